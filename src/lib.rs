@@ -1,0 +1,2 @@
+//! pg_parallel_backup
+pgrx::pg_module_magic!();
