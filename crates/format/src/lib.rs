@@ -1,1 +1,33 @@
-//! Base backup formats.
+//! The formats of a PostgreSQL base backup, free of a server and of `unsafe`.
+//!
+//! What is known of the bytes and names in a backup lives here and nowhere else, as plain
+//! functions over byte slices. Paths are bytes throughout, because PostgreSQL accepts any file
+//! name that the file system does. No function panics, whatever it is given.
+//!
+//! | module | subject | PostgreSQL source |
+//! |---|---|---|
+//! | [`archive`] | tar headers and padding | `src/port/tar.c` |
+//! | [`manifest`] | the backup manifest | `src/backend/backup/backup_manifest.c` |
+//! | [`timeline`] | the WAL ranges of a backup | `src/backend/backup/backup_manifest.c` |
+//! | [`checksum`] | names of checksum algorithms | `src/common/checksum_helper.c` |
+//! | [`relation_file`] | names of relation files | `src/backend/storage/file/reinit.c` |
+//! | [`exclusion`] | what a base backup leaves out | `src/backend/backup/basebackup.c` |
+//! | [`path`] | paths as SQL text | `src/backend/utils/adt/encode.c` |
+//! | [`page`] | page headers | `src/include/storage/bufpage.h` |
+//! | [`lsn`] | log sequence numbers | `src/backend/utils/adt/pg_lsn.c` |
+//! | [`wal`] | names and order of WAL segments | `src/include/access/xlog_internal.h` |
+//! | [`rate`] | arithmetic of a shared rate limit | `src/backend/backup/basebackup_throttle.c` |
+
+#![forbid(unsafe_code)]
+
+pub mod archive;
+pub mod checksum;
+pub mod exclusion;
+pub mod lsn;
+pub mod manifest;
+pub mod page;
+pub mod path;
+pub mod rate;
+pub mod relation_file;
+pub mod timeline;
+pub mod wal;

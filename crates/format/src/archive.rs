@@ -1,0 +1,170 @@
+//! Members of a tar archive: headers, padding and the end.
+//!
+//! Headers are plain ustar wherever that can express the member, as `tarCreateHeader()` writes
+//! them. What it cannot, it gets in the form that GNU tar introduced and that bsdtar, Python and
+//! others read as well: base-256 numbers, and an extra member before the real one for a name or
+//! link target that is longer than its field.
+//!
+//! All functions append to the caller's buffer and cannot fail, as long as names hold no zero
+//! byte, which no file name does.
+
+use tar::{EntryType, Header};
+
+/// The unit of a tar archive, in bytes: the size of a header, and what data is padded to.
+pub const BLOCK_SIZE: usize = 512;
+
+/// What ends an archive: two blocks of zeros.
+pub const END: [u8; 2 * BLOCK_SIZE] = [0; 2 * BLOCK_SIZE];
+
+/// The name that GNU tar gives to a member that carries a long name or link target.
+const LONG_LINK: &[u8] = b"././@LongLink";
+
+/// The user and the group that members belong to, by name. Like PostgreSQL we do not look them
+/// up: whoever restores a backup as root gets files that the server can use.
+const OWNER: &[u8; 8] = b"postgres";
+
+/// The largest user or group id whose base-256 form leaves the first byte of its field, which
+/// holds the mark and the sign, alone.
+const MAX_ID: u64 = (1 << 56) - 1;
+
+/// What a header says of a member besides name, type and size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits; those of the file type are ignored.
+    pub mode: u32,
+    /// User id of the owner.
+    pub uid: u64,
+    /// Group id of the owner.
+    pub gid: u64,
+    /// Time of the last modification, in seconds since 1970-01-01 UTC.
+    pub mtime: i64,
+}
+
+/// Appends the header of a regular file, to be followed by `size` bytes and [`padding`].
+pub fn file_header(out: &mut Vec<u8>, path: &[u8], size: u64, attributes: &Attributes) {
+    member_header(out, EntryType::Regular, path, b"", size, attributes);
+}
+
+/// Appends the header of a directory. The slash at the end of its name is added where missing;
+/// an empty path is the directory that the archive is extracted to.
+pub fn directory_header(out: &mut Vec<u8>, path: &[u8], attributes: &Attributes) {
+    let mut name = if path.is_empty() { b"." } else { path }.to_vec();
+    if !name.ends_with(b"/") {
+        name.push(b'/');
+    }
+    member_header(out, EntryType::Directory, &name, b"", 0, attributes);
+}
+
+/// Appends the header of a symbolic link.
+pub fn link_header(out: &mut Vec<u8>, path: &[u8], target: &[u8], attributes: &Attributes) {
+    member_header(out, EntryType::Symlink, path, target, 0, attributes);
+}
+
+/// The number of zero bytes that follow the `size` bytes of a member.
+pub fn padding(size: u64) -> usize {
+    let tail = (size % BLOCK_SIZE as u64) as usize;
+    (BLOCK_SIZE - tail) % BLOCK_SIZE
+}
+
+fn member_header(
+    out: &mut Vec<u8>,
+    entry_type: EntryType,
+    path: &[u8],
+    target: &[u8],
+    size: u64,
+    attributes: &Attributes,
+) {
+    let mut header = Header::new_ustar();
+    let fields = header.as_old();
+    let (path_fits, target_fits) = (
+        path.len() <= fields.name.len(),
+        target.len() <= fields.linkname.len(),
+    );
+    // The order in which GNU tar writes them.
+    if !target_fits {
+        long_member(out, EntryType::GNULongLink, target);
+    }
+    if !path_fits {
+        long_member(out, EntryType::GNULongName, path);
+    }
+
+    header.set_mode(attributes.mode & 0o7777);
+    header.set_uid(attributes.uid.min(MAX_ID));
+    header.set_gid(attributes.gid.min(MAX_ID));
+    header.set_size(size);
+    set_mtime(&mut header, attributes.mtime);
+    finish_header(
+        out,
+        header,
+        entry_type,
+        path,
+        target,
+        path_fits && target_fits,
+    );
+}
+
+/// Appends a member whose data is the name or link target of the member that follows.
+fn long_member(out: &mut Vec<u8>, entry_type: EntryType, value: &[u8]) {
+    // GNU tar counts the terminating zero byte as data.
+    let size = value.len() as u64 + 1;
+    let mut header = Header::new_ustar();
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(size);
+    finish_header(out, header, entry_type, LONG_LINK, b"", false);
+    out.extend_from_slice(value);
+    out.resize(out.len() + 1 + padding(size), 0);
+}
+
+/// Fills in names and type, seals the header with its checksum, and appends it.
+///
+/// What does not fit the fields for name and target is cut off. `plain` says that the header is
+/// read on its own; otherwise it bears the mark of the GNU format, whose layout is the same as
+/// far as it is used here.
+fn finish_header(
+    out: &mut Vec<u8>,
+    mut header: Header,
+    entry_type: EntryType,
+    path: &[u8],
+    target: &[u8],
+    plain: bool,
+) {
+    header.set_entry_type(entry_type);
+    if let Some(fields) = header.as_ustar_mut() {
+        copy_prefix(&mut fields.name, path);
+        copy_prefix(&mut fields.linkname, target);
+        copy_prefix(&mut fields.uname, OWNER);
+        copy_prefix(&mut fields.gname, OWNER);
+        fields.dev_major = *b"0000000\0";
+        fields.dev_minor = *b"0000000\0";
+        if !plain {
+            fields.magic = *b"ustar ";
+            fields.version = *b" \0";
+        }
+    }
+    header.set_cksum();
+    out.extend_from_slice(header.as_bytes());
+}
+
+/// Sets the time of modification. Before 1970 it takes a base-256 number, in two's complement
+/// over the width of the field.
+fn set_mtime(header: &mut Header, mtime: i64) {
+    match u64::try_from(mtime) {
+        Ok(seconds) => header.set_mtime(seconds),
+        Err(_) => {
+            let field = &mut header.as_old_mut().mtime;
+            field.fill(0xff);
+            if let Some(low) = field.last_chunk_mut() {
+                *low = mtime.to_be_bytes();
+            }
+        }
+    }
+}
+
+/// Copies as many bytes as the field holds.
+fn copy_prefix(field: &mut [u8], bytes: &[u8]) {
+    for (slot, byte) in field.iter_mut().zip(bytes) {
+        *slot = *byte;
+    }
+}

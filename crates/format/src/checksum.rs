@@ -1,0 +1,74 @@
+//! The algorithms for checksums of files in a backup manifest, by name and number.
+
+/// An algorithm for the checksum of a file, `pg_checksum_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// No checksum.
+    None,
+    /// CRC-32C.
+    Crc32c,
+    /// SHA-224.
+    Sha224,
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+impl Algorithm {
+    /// All algorithms; each one's position is its [`code`](Self::code).
+    const ALL: [Self; 6] = [
+        Self::None,
+        Self::Crc32c,
+        Self::Sha224,
+        Self::Sha256,
+        Self::Sha384,
+        Self::Sha512,
+    ];
+
+    /// Finds an algorithm by its name, in upper or lower case.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| {
+            algorithm
+                .name()
+                .unwrap_or("NONE")
+                .eq_ignore_ascii_case(name)
+        })
+    }
+
+    /// The name in a manifest, where an absent checksum has none.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Crc32c => Some("CRC32C"),
+            Self::Sha224 => Some("SHA224"),
+            Self::Sha256 => Some("SHA256"),
+            Self::Sha384 => Some("SHA384"),
+            Self::Sha512 => Some("SHA512"),
+        }
+    }
+
+    /// The length of a checksum in bytes.
+    pub fn digest_len(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Crc32c => 4,
+            Self::Sha224 => 28,
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
+        }
+    }
+
+    /// A number for the algorithm, the same as `pg_checksum_type` has.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The algorithm that has a number, if any.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+}

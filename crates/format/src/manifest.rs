@@ -1,0 +1,174 @@
+//! The backup manifest, version 1, byte for byte as `backup_manifest.c` writes it.
+//!
+//! [`Writer`] appends piece after piece to a buffer of the caller, who hashes and sends it
+//! whenever that suits: [`begin`](Writer::begin), [`file`](Writer::file) for each file,
+//! [`wal_ranges`](Writer::wal_ranges), and [`finish`](Writer::finish) with the SHA-256 of all
+//! that came before.
+
+use std::io::Write as _;
+
+use crate::checksum::Algorithm;
+pub use crate::timeline::{TimelineEntry, WalRange, WalRangeError, wal_ranges};
+
+/// When a path is written as text. Otherwise it is written in hexadecimal, as `Encoded-Path`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathStyle {
+    /// When it is valid UTF-8, as the server does it.
+    Utf8,
+    /// When it is ASCII, so that the manifest is text in every encoding.
+    Ascii,
+}
+
+/// A file in the backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct File<'a> {
+    /// Its path, relative to the data directory.
+    pub path: &'a [u8],
+    /// Its size in bytes.
+    pub size: u64,
+    /// Time of its last modification, in seconds since 1970-01-01 UTC.
+    pub mtime: i64,
+    /// The checksum of its contents; ignored by a manifest without checksums.
+    pub digest: &'a [u8],
+}
+
+/// Writes one manifest.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    algorithm: Algorithm,
+    path_style: PathStyle,
+    first_file: bool,
+}
+
+impl Writer {
+    /// A manifest whose files have checksums of one kind.
+    pub fn new(algorithm: Algorithm, path_style: PathStyle) -> Self {
+        Self {
+            algorithm,
+            path_style,
+            first_file: true,
+        }
+    }
+
+    /// Appends what precedes the files.
+    pub fn begin(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [");
+    }
+
+    /// Appends a file.
+    pub fn file(&mut self, out: &mut Vec<u8>, file: &File<'_>) {
+        // Each entry ends the line before it, since only the last one is not followed by a comma.
+        let separator = if self.first_file { "\n" } else { ",\n" };
+        self.first_file = false;
+        append(out, format_args!("{separator}{{ "));
+        self.path(out, file.path);
+        append(
+            out,
+            format_args!(
+                ", \"Size\": {}, \"Last-Modified\": \"{}\"",
+                file.size,
+                Gmt(file.mtime)
+            ),
+        );
+        if let Some(name) = self.algorithm.name() {
+            append(
+                out,
+                format_args!(", \"Checksum-Algorithm\": \"{name}\", \"Checksum\": \""),
+            );
+            append_hex(out, file.digest);
+            out.push(b'"');
+        }
+        out.extend_from_slice(b" }");
+    }
+
+    fn path(&self, out: &mut Vec<u8>, path: &[u8]) {
+        let text = std::str::from_utf8(path)
+            .ok()
+            .filter(|text| self.path_style == PathStyle::Utf8 || text.is_ascii());
+        // serde_json escapes the same characters in the same way as escape_json().
+        match text.and_then(|text| serde_json::to_string(text).ok()) {
+            Some(json) => append(out, format_args!("\"Path\": {json}")),
+            None => {
+                out.extend_from_slice(b"\"Encoded-Path\": \"");
+                append_hex(out, path);
+                out.push(b'"');
+            }
+        }
+    }
+
+    /// Appends the end of the files and the WAL that the backup needs, newest first.
+    pub fn wal_ranges(&self, out: &mut Vec<u8>, ranges: &[WalRange]) {
+        out.extend_from_slice(b"\n],\n\"WAL-Ranges\": [\n");
+        for (at, range) in ranges.iter().enumerate() {
+            let separator = if at == 0 { "" } else { ",\n" };
+            append(
+                out,
+                format_args!(
+                    "{separator}{{ \"Timeline\": {}, \"Start-LSN\": \"{}\", \"End-LSN\": \"{}\" }}",
+                    range.timeline, range.start, range.end
+                ),
+            );
+        }
+        out.extend_from_slice(b"\n],\n");
+    }
+
+    /// Appends the last line, which protects all lines before it.
+    pub fn finish(&self, out: &mut Vec<u8>, sha256_of_all_before: &[u8; 32]) {
+        out.extend_from_slice(b"\"Manifest-Checksum\": \"");
+        append_hex(out, sha256_of_all_before);
+        out.extend_from_slice(b"\"}\n");
+    }
+}
+
+fn append(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    // Writing to a Vec has no way to fail.
+    let _ = out.write_fmt(text);
+}
+
+fn append_hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.extend(
+        bytes
+            .iter()
+            .flat_map(|byte| [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)])),
+    );
+}
+
+/// A time in seconds since 1970, written as `2024-02-29 23:59:59 GMT` in the Gregorian calendar.
+struct Gmt(i64);
+
+impl std::fmt::Display for Gmt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const DAY: i64 = 24 * 60 * 60;
+        let (year, month, day) = civil_date(self.0.div_euclid(DAY));
+        let second = self.0.rem_euclid(DAY);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} GMT"
+        )
+    }
+}
+
+/// Year, month and day of the day that is this many days after 1970-01-01.
+///
+/// The calendar repeats after 400 years, an era. Years that begin with March have their leap day
+/// at the end, so the months before it have the same lengths in every year.
+fn civil_date(days_since_1970: i64) -> (i64, i64, i64) {
+    const DAYS_PER_ERA: i64 = 146_097;
+    const DAYS_FROM_YEAR_0_MARCH_TO_1970: i64 = 719_468;
+
+    let days = days_since_1970 + DAYS_FROM_YEAR_0_MARCH_TO_1970;
+    let era = days.div_euclid(DAYS_PER_ERA);
+    let day_of_era = days.rem_euclid(DAYS_PER_ERA);
+    // Without the leap days that came before, an era's years have 365 days each.
+    let leap_days = day_of_era / 1_460 - day_of_era / 36_524 + day_of_era / 146_096;
+    let year_of_era = (day_of_era - leap_days) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // Five months from March or August on have 153 days.
+    let months_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * months_from_march + 2) / 5 + 1;
+    let month = (months_from_march + 2) % 12 + 1;
+    let january_or_february = i64::from(month <= 2);
+    (400 * era + year_of_era + january_or_february, month, day)
+}

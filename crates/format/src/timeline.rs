@@ -1,0 +1,134 @@
+//! Which WAL has to be replayed when a backup is restored, timeline by timeline.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::lsn::Lsn;
+
+/// A part of the write-ahead log, all on one timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalRange {
+    /// The timeline.
+    pub timeline: u32,
+    /// Its beginning.
+    pub start: Lsn,
+    /// Its end, exclusive.
+    pub end: Lsn,
+}
+
+/// A timeline in the history of another, as `readTimeLineHistory()` gives it. It ends where the
+/// next newer one begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimelineEntry {
+    /// The timeline.
+    pub timeline: u32,
+    /// Where it branched off its parent; zero for one without a parent.
+    pub begin: Lsn,
+}
+
+/// The timelines of a backup and the history do not belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalRangeError {
+    /// The newest timeline that is new enough to matter is not the one the backup ended on.
+    EndTimeline {
+        /// The timeline on which the backup ended.
+        expected: u32,
+        /// The one in the history.
+        found: u32,
+    },
+    /// A timeline without a parent is not the one the backup started on.
+    StartTimeline {
+        /// The timeline on which the backup started.
+        expected: u32,
+        /// The one in the history.
+        found: u32,
+    },
+    /// The history does not reach back to the timeline the backup started on.
+    NotInHistory {
+        /// The timeline on which the backup started.
+        start: u32,
+        /// The timeline whose history it is.
+        end: u32,
+    },
+}
+
+impl fmt::Display for WalRangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EndTimeline { expected, found } => {
+                write!(
+                    f,
+                    "expected end timeline {expected} but found timeline {found}"
+                )
+            }
+            Self::StartTimeline { expected, found } => {
+                write!(
+                    f,
+                    "expected start timeline {expected} but found timeline {found}"
+                )
+            }
+            Self::NotInHistory { start, end } => {
+                write!(
+                    f,
+                    "start timeline {start} not found in history of timeline {end}"
+                )
+            }
+        }
+    }
+}
+
+impl Error for WalRangeError {}
+
+/// The WAL from `start` on one timeline to `end` on another, newest range first.
+///
+/// `history` is that of `end_timeline`, newest first, `end_timeline` itself included. The rules
+/// are those of `AddWALInfoToBackupManifest()`.
+///
+/// # Errors
+/// [`WalRangeError`] when `history` does not lead from one timeline to the other.
+pub fn wal_ranges(
+    history: &[TimelineEntry],
+    start_timeline: u32,
+    start: Lsn,
+    end_timeline: u32,
+    end: Lsn,
+) -> Result<Vec<WalRange>, WalRangeError> {
+    const NONE: Lsn = Lsn(0);
+    let mut ranges = Vec::new();
+    let mut range_end = end;
+    let mut entry_end = NONE;
+    for entry in history {
+        // Timelines that ended before the backup started do not matter.
+        let ended_before = entry_end != NONE && entry_end < start;
+        entry_end = entry.begin;
+        if ended_before {
+            continue;
+        }
+        if ranges.is_empty() && entry.timeline != end_timeline {
+            return Err(WalRangeError::EndTimeline {
+                expected: end_timeline,
+                found: entry.timeline,
+            });
+        }
+        let is_first = entry.timeline == start_timeline;
+        if !is_first && entry.begin == NONE {
+            return Err(WalRangeError::StartTimeline {
+                expected: start_timeline,
+                found: entry.timeline,
+            });
+        }
+        ranges.push(WalRange {
+            timeline: entry.timeline,
+            start: if is_first { start } else { entry.begin },
+            end: range_end,
+        });
+        if is_first {
+            return Ok(ranges);
+        }
+        range_end = entry.begin;
+    }
+    Err(WalRangeError::NotInHistory {
+        start: start_timeline,
+        end: end_timeline,
+    })
+}
