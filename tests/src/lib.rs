@@ -1,1 +1,23 @@
-//! Test support.
+//! What the outside tests of `pg_parallel_backup` share: clusters made for one test, sessions that
+//! stream, backups put together from the streams, and the judges of the result.
+//!
+//! The judges are programs that know nothing of the extension: GNU tar unpacks the streams,
+//! `pg_verifybackup` reads the manifest, and a server starts from what was unpacked.
+//!
+//! Everything lives in one folder below `/tmp` that disappears with the test process, however that
+//! process ends. Servers listen on a Unix-domain socket in that folder and nowhere else.
+
+pub mod archive;
+pub mod backup;
+pub mod failure;
+pub mod notices;
+pub mod program;
+pub mod restored;
+pub mod scratch;
+pub mod server;
+pub mod session;
+pub mod stream;
+pub mod template;
+pub mod turn;
+pub mod wait;
+pub mod workload;

@@ -1,0 +1,36 @@
+//! The NOTICEs and WARNINGs that a session received.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use postgres::error::DbError;
+
+/// Shared with the connection that fills it.
+#[derive(Clone, Default)]
+pub struct Notices(Arc<Mutex<Vec<DbError>>>);
+
+impl Notices {
+    /// Adds one; the connection calls this.
+    pub fn push(&self, notice: DbError) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(notice);
+    }
+
+    /// Everything received so far, oldest first.
+    pub fn all(&self) -> Vec<DbError> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The primary messages of the WARNINGs received so far, oldest first.
+    pub fn warnings(&self) -> Vec<String> {
+        self.all()
+            .into_iter()
+            .filter(|notice| notice.severity() == "WARNING")
+            .map(|notice| notice.message().to_owned())
+            .collect()
+    }
+}

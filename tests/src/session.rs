@@ -1,0 +1,135 @@
+//! Sessions of a cluster: connections, psql, and waiting for what one of them sees.
+
+use std::process::{Command, Output};
+
+use postgres::{Client, Config, NoTls};
+
+use crate::failure::Failure;
+use crate::notices::Notices;
+use crate::program::{command, run};
+use crate::server::Cluster;
+use crate::wait::{PATIENCE, wait_for};
+
+impl Cluster {
+    /// How to connect to a database as superuser `postgres`; tests may change it before they connect.
+    pub fn config(&self, database: &str) -> Config {
+        let mut config = Config::new();
+        config
+            .host_path(self.socket_dir())
+            .port(self.port())
+            .user("postgres")
+            .dbname(database)
+            .application_name("backup_tests")
+            .notice_callback(|_| {});
+        config
+    }
+
+    /// A session of superuser `postgres` in database `postgres`.
+    #[track_caller]
+    pub fn connect(&self) -> Client {
+        self.connect_to("postgres")
+    }
+
+    /// A session of superuser `postgres` in another database.
+    #[track_caller]
+    pub fn connect_to(&self, database: &str) -> Client {
+        open(&self.config(database))
+    }
+
+    /// A session of another role in database `postgres`.
+    #[track_caller]
+    pub fn connect_as(&self, role: &str) -> Client {
+        open(self.config("postgres").user(role))
+    }
+
+    /// A session whose NOTICEs and WARNINGs are kept.
+    #[track_caller]
+    pub fn connect_with_notices(&self) -> (Client, Notices) {
+        let notices = Notices::default();
+        let receiver = notices.clone();
+        let client = open(
+            self.config("postgres")
+                .notice_callback(move |notice| receiver.push(notice)),
+        );
+        (client, notices)
+    }
+
+    /// What tells a program of PostgreSQL to connect here.
+    pub fn connection_args(&self, user: &str) -> Vec<String> {
+        vec![
+            "-h".to_owned(),
+            self.socket_dir().display().to_string(),
+            "-p".to_owned(),
+            self.port().to_string(),
+            "-U".to_owned(),
+            user.to_owned(),
+        ]
+    }
+
+    /// The same as a connection string, for database `postgres`.
+    pub fn connection_string(&self) -> String {
+        format!(
+            "host={} port={} user=postgres dbname=postgres",
+            self.socket_dir().display(),
+            self.port()
+        )
+    }
+
+    /// Runs psql without its start-up file in database `postgres`; it stops at the first error.
+    pub fn psql(&self, args: &[&str]) -> Output {
+        run(&mut self.psql_command(args))
+    }
+
+    /// The command that `psql` runs.
+    pub fn psql_command(&self, args: &[&str]) -> Command {
+        let mut psql = command("psql");
+        psql.args(self.connection_args("postgres"))
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
+            .args(["-d", "postgres"])
+            .args(args);
+        psql
+    }
+
+    /// Runs statements in a session of their own.
+    #[track_caller]
+    pub fn execute(&self, statements: &str) {
+        if let Err(error) = self.connect().batch_execute(statements) {
+            panic!("{statements}\n{}", Failure::from(error));
+        }
+    }
+
+    /// Polls a query that returns one boolean until it is true.
+    #[track_caller]
+    pub fn wait_for_sql(&self, what: &str, query: &str) {
+        let mut client = self.connect();
+        wait_for(what, PATIENCE, || match client.query_one(query, &[]) {
+            Ok(row) => row.get::<_, Option<bool>>(0) == Some(true),
+            Err(error) => panic!("{query}\n{}", Failure::from(error)),
+        });
+    }
+
+    /// Waits until a process of the server is gone.
+    #[track_caller]
+    pub fn wait_for_end_of(&self, backend: i32) {
+        self.wait_for_sql(
+            &format!("backend {backend} to end"),
+            &format!("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {backend})"),
+        );
+    }
+}
+
+#[track_caller]
+fn open(config: &Config) -> Client {
+    match config.connect(NoTls) {
+        Ok(client) => client,
+        Err(error) => panic!("could not connect: {}", Failure::from(error)),
+    }
+}
+
+/// The process that serves a session.
+pub fn backend_pid(client: &mut Client) -> i32 {
+    client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .expect("pg_backend_pid()")
+        .get(0)
+}

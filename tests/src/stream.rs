@@ -1,0 +1,227 @@
+//! COPY streams as their clients receive them: whole, in the background, halted half-way, or by a
+//! psql that can be killed.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use postgres::Client;
+
+use crate::failure::Failure;
+use crate::notices::Notices;
+use crate::scratch;
+use crate::server::Cluster;
+use crate::session::backend_pid;
+use crate::wait::{PATIENCE, wait_for};
+
+/// Runs a `COPY … TO STDOUT` to its end and returns the bytes of the stream.
+pub fn copy_out(client: &mut Client, copy: &str) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    client.copy_out(copy)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The COPY statement around a call such as `send_backup_files(42)`.
+pub fn copy_of(call: &str) -> String {
+    format!("COPY (SELECT {call}) TO STDOUT")
+}
+
+/// A session of its own that receives one stream in a thread of its own.
+pub struct Worker {
+    /// The process that serves the session.
+    pub pid: i32,
+    /// What the session was told beside the stream.
+    pub notices: Notices,
+    received: Arc<AtomicU64>,
+    resume: Option<Sender<()>>,
+    thread: JoinHandle<Result<Vec<u8>, Failure>>,
+}
+
+impl Worker {
+    /// Connects, and sends the statement from a thread.
+    #[track_caller]
+    pub fn spawn(cluster: &Cluster, copy: &str) -> Self {
+        Self::spawn_halting(cluster, copy, u64::MAX)
+    }
+
+    /// The same, but stops reading after `halt_at` bytes until `resume` is called, so that the
+    /// server stands in the middle of its stream for as long as the test likes.
+    #[track_caller]
+    pub fn spawn_halting(cluster: &Cluster, copy: &str, halt_at: u64) -> Self {
+        let (mut client, notices) = cluster.connect_with_notices();
+        let pid = backend_pid(&mut client);
+        let received = Arc::new(AtomicU64::new(0));
+        let (resume, resumed) = mpsc::channel();
+        let thread = std::thread::spawn({
+            let copy = copy.to_owned();
+            let received = Arc::clone(&received);
+            move || receive(client, &copy, &received, halt_at, &resumed)
+        });
+        Worker {
+            pid,
+            notices,
+            received,
+            resume: Some(resume),
+            thread,
+        }
+    }
+
+    /// The bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Waits until at least that many bytes have arrived.
+    #[track_caller]
+    pub fn wait_for_bytes(&self, bytes: u64) {
+        wait_for("a worker to receive its first bytes", PATIENCE, || {
+            assert!(
+                !self.thread.is_finished() || self.received() >= bytes,
+                "the stream ended after {} bytes",
+                self.received()
+            );
+            self.received() >= bytes
+        });
+    }
+
+    /// Lets a halted worker read on.
+    pub fn resume(&mut self) {
+        self.resume = None;
+    }
+
+    /// Whether the stream has ended, well or not.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for the end of the stream.
+    pub fn join(mut self) -> Result<Vec<u8>, Failure> {
+        self.resume();
+        self.thread.join().unwrap_or_else(|panic| {
+            std::panic::resume_unwind(panic);
+        })
+    }
+
+    /// Waits for the end of a stream that must end well.
+    #[track_caller]
+    pub fn expect(self) -> Vec<u8> {
+        match self.join() {
+            Ok(bytes) => bytes,
+            Err(failure) => panic!("a stream failed: {failure}"),
+        }
+    }
+
+    /// Waits for the end of a stream that must fail.
+    #[track_caller]
+    pub fn expect_failure(self) -> Failure {
+        crate::failure::expect_failure("a stream", self.join())
+    }
+}
+
+fn receive(
+    mut client: Client,
+    copy: &str,
+    received: &AtomicU64,
+    halt_at: u64,
+    resumed: &Receiver<()>,
+) -> Result<Vec<u8>, Failure> {
+    let mut stream = client.copy_out(copy)?;
+    let mut bytes = Vec::new();
+    let mut part = vec![0; 64 * 1024];
+    let mut halted = false;
+    loop {
+        let length = stream.read(&mut part)?;
+        if length == 0 {
+            return Ok(bytes);
+        }
+        bytes.extend_from_slice(&part[..length]);
+        received.store(bytes.len() as u64, Ordering::Relaxed);
+        if !halted && bytes.len() as u64 >= halt_at {
+            halted = true;
+            // Ends when `resume` drops the sender.
+            let _ = resumed.recv();
+        }
+    }
+}
+
+/// A psql that writes its stream to a file, for tests of a client that dies.
+pub struct PsqlWorker {
+    /// The process that serves its session.
+    pub pid: i32,
+    /// Where the stream goes.
+    pub output: PathBuf,
+    psql: Mutex<Child>,
+}
+
+impl PsqlWorker {
+    /// Starts psql with the statement and waits until the server runs it.
+    #[track_caller]
+    pub fn spawn(cluster: &Cluster, copy: &str) -> Self {
+        let name = format!("psql worker {}", scratch::number());
+        let output = scratch::dir().join(format!("stream{}", scratch::number()));
+        let file = File::create(&output).expect("could not make the file of a stream");
+        let mut psql = cluster.psql_command(&["-c", copy]);
+        psql.env("PGAPPNAME", &name)
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(Stdio::null());
+        let psql = psql.spawn().expect("could not run psql");
+        let mut client = cluster.connect();
+        let mut pid = 0;
+        wait_for("psql to run its statement", PATIENCE, || {
+            let rows = client
+                .query(
+                    "SELECT pid FROM pg_stat_activity
+                     WHERE application_name = $1 AND state = 'active' AND query LIKE 'COPY%'",
+                    &[&name],
+                )
+                .expect("pg_stat_activity");
+            pid = rows.first().map_or(0, |row| row.get(0));
+            pid != 0
+        });
+        PsqlWorker {
+            pid,
+            output,
+            psql: Mutex::new(psql),
+        }
+    }
+
+    /// Waits until that many bytes have reached the file.
+    #[track_caller]
+    pub fn wait_for_bytes(&self, bytes: u64) {
+        wait_for("psql to write its first bytes", PATIENCE, || {
+            length_of(&self.output) >= bytes
+        });
+    }
+
+    /// Kills psql with SIGKILL, so that the server sees its client vanish.
+    pub fn kill(&self) {
+        let mut psql = self.psql.lock().expect("no test panics with the lock");
+        psql.kill().expect("could not kill psql");
+        psql.wait().expect("could not wait for psql");
+    }
+
+    /// Waits for the end of psql.
+    pub fn wait(&self) -> ExitStatus {
+        let mut psql = self.psql.lock().expect("no test panics with the lock");
+        psql.wait().expect("could not wait for psql")
+    }
+}
+
+impl Drop for PsqlWorker {
+    fn drop(&mut self) {
+        if let Ok(mut psql) = self.psql.lock() {
+            let _ = psql.kill();
+            let _ = psql.wait();
+        }
+    }
+}
+
+fn length_of(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}

@@ -1,0 +1,82 @@
+//! pgbench: transactions that write while a backup runs, and the sums that must agree afterwards.
+
+use std::process::{Child, Stdio};
+
+use postgres::Client;
+
+use crate::program::{command, succeed};
+use crate::server::Cluster;
+use crate::wait::{PATIENCE, wait_for};
+
+/// A pgbench that runs until it is stopped.
+pub struct Pgbench(Child);
+
+impl Pgbench {
+    /// Fills the four tables of pgbench in database `postgres`; 15 MB for each unit of `scale`.
+    #[track_caller]
+    pub fn fill(cluster: &Cluster, scale: u32) {
+        succeed(
+            command("pgbench")
+                .args(cluster.connection_args("postgres"))
+                .args(["-i", "-q", "-s", &scale.to_string(), "postgres"]),
+        );
+    }
+
+    /// Starts the transactions and waits for the first of them. The rate is bounded, so that the
+    /// WAL of a test does not depend on the speed of the machine.
+    #[track_caller]
+    pub fn run(cluster: &Cluster, per_second: u32) -> Self {
+        let mut client = cluster.connect();
+        let mut written = || -> i64 {
+            client
+                .query_one("SELECT count(*) FROM pgbench_history", &[])
+                .expect("pgbench_history")
+                .get(0)
+        };
+        let before = written();
+        let pgbench = command("pgbench")
+            .args(cluster.connection_args("postgres"))
+            .args(["-n", "-c", "2", "-T", "3600", "-R", &per_second.to_string()])
+            .arg("postgres")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("could not run pgbench");
+        let pgbench = Pgbench(pgbench);
+        wait_for("pgbench to write", PATIENCE, || written() > before);
+        pgbench
+    }
+
+    /// Ends it; transactions in progress are rolled back.
+    pub fn stop(self) {}
+}
+
+impl Drop for Pgbench {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Checks that the balances of accounts, tellers and branches and the history agree; the number
+/// of transactions in the history.
+#[track_caller]
+pub fn assert_balanced(client: &mut Client) -> i64 {
+    let row = client
+        .query_one(
+            "SELECT (SELECT sum(abalance)::bigint FROM pgbench_accounts),
+                    (SELECT sum(tbalance)::bigint FROM pgbench_tellers),
+                    (SELECT sum(bbalance)::bigint FROM pgbench_branches),
+                    (SELECT coalesce(sum(delta), 0)::bigint FROM pgbench_history),
+                    (SELECT count(*) FROM pgbench_history)",
+            &[],
+        )
+        .expect("the sums of pgbench");
+    let sums: [i64; 4] = std::array::from_fn(|column| row.get(column));
+    assert!(
+        sums.iter().all(|sum| *sum == sums[0]),
+        "accounts, tellers, branches and history do not agree: {sums:?}"
+    );
+    row.get(4)
+}
