@@ -10,13 +10,17 @@
 pub mod archive;
 pub mod backup;
 pub mod failure;
+pub mod leftover;
+pub mod member;
 pub mod notices;
+pub mod page;
 pub mod program;
 pub mod restored;
 pub mod scratch;
 pub mod server;
 pub mod session;
 pub mod stream;
+pub mod stepwise;
 pub mod template;
 pub mod turn;
 pub mod wait;

@@ -53,7 +53,13 @@ impl Worker {
     /// server stands in the middle of its stream for as long as the test likes.
     #[track_caller]
     pub fn spawn_halting(cluster: &Cluster, copy: &str, halt_at: u64) -> Self {
-        let (mut client, notices) = cluster.connect_with_notices();
+        let (client, notices) = cluster.connect_with_notices();
+        Self::take_over(client, notices, copy, halt_at)
+    }
+
+    /// The same in a session that exists already, such as the leader's.
+    #[track_caller]
+    pub fn take_over(mut client: Client, notices: Notices, copy: &str, halt_at: u64) -> Self {
         let pid = backend_pid(&mut client);
         let received = Arc::new(AtomicU64::new(0));
         let (resume, resumed) = mpsc::channel();

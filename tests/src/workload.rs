@@ -8,6 +8,26 @@ use crate::program::{command, succeed};
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 
+/// Makes a table of about this many megabytes, none of them compressed, all of them on disk.
+#[track_caller]
+pub fn create_table(cluster: &Cluster, name: &str, megabytes: u32) {
+    let rows = megabytes * 8 * 128;
+    cluster.execute(&format!(
+        "CREATE TABLE {name} AS
+             SELECT i, repeat('x', 900) AS filler FROM generate_series(1, {rows}) AS i"
+    ));
+    cluster.execute("CHECKPOINT");
+}
+
+/// The path of a table's file, relative to the data directory.
+#[track_caller]
+pub fn path_of(client: &mut Client, table: &str) -> String {
+    client
+        .query_one("SELECT pg_relation_filepath($1::text::regclass)", &[&table])
+        .expect("the path of a table")
+        .get(0)
+}
+
 /// A pgbench that runs until it is stopped.
 pub struct Pgbench(Child);
 

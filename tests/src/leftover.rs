@@ -1,0 +1,71 @@
+//! What a backup that has ended must not leave on the server.
+
+use std::fs;
+
+use crate::server::Cluster;
+use crate::wait::{PATIENCE, wait_for};
+
+/// What each query finds is something that only a running backup or stream may have.
+const TRACES: &[(&str, &str)] = &[
+    (
+        "a row of backup_progress()",
+        "SELECT format('backup %s, phase %s', backup_id, phase) FROM backup_progress()",
+    ),
+    (
+        "a row of pg_stat_progress_basebackup",
+        "SELECT format('process %s', pid) FROM pg_stat_progress_basebackup",
+    ),
+    (
+        "a replication slot",
+        "SELECT slot_name::text FROM pg_replication_slots",
+    ),
+    (
+        "a background worker",
+        "SELECT format('process %s', pid) FROM pg_stat_activity
+         WHERE backend_type LIKE 'pg_parallel_backup%'",
+    ),
+    (
+        "a lock",
+        "SELECT format('process %s: %s %s', pid, locktype, mode) FROM pg_locks
+         WHERE locktype NOT IN ('relation', 'virtualxid', 'transactionid', 'extend')",
+    ),
+];
+
+/// Waits until nothing of any backup is left, and fails with what still is. Processes that were
+/// terminated take a moment to clean up after themselves.
+#[track_caller]
+pub fn assert_none(cluster: &Cluster) {
+    for (what, query) in TRACES {
+        let mut client = cluster.connect();
+        let mut found = Vec::new();
+        wait_for(&format!("the end of {what}"), PATIENCE, || {
+            found = client
+                .query(*query, &[])
+                .unwrap_or_else(|error| panic!("{query}\n{error}"))
+                .iter()
+                .map(|row| row.get::<_, String>(0))
+                .collect();
+            found.is_empty()
+        });
+    }
+    wait_for("the end of the shared segment", PATIENCE, || {
+        shared_segments(cluster).is_empty()
+    });
+}
+
+/// The sizes of the shared segments that hold the listing of a backup. Only a cluster with
+/// `dynamic_shared_memory_type = mmap` has them in its own folder, others have none here.
+pub fn shared_segments(cluster: &Cluster) -> Vec<u64> {
+    const PATH_IN_EVERY_LISTING: &[u8] = b"base/1/PG_VERSION";
+    let entries = fs::read_dir(cluster.data_dir().join("pg_dynshmem"))
+        .unwrap_or_else(|error| panic!("could not read pg_dynshmem: {error}"));
+    entries
+        .filter_map(|entry| fs::read(entry.ok()?.path()).ok())
+        .filter(|segment| {
+            segment
+                .windows(PATH_IN_EVERY_LISTING.len())
+                .any(|part| part == PATH_IN_EVERY_LISTING)
+        })
+        .map(|segment| segment.len() as u64)
+        .collect()
+}
