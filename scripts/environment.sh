@@ -1,0 +1,114 @@
+# shellcheck shell=bash
+# Sourced by the other scripts. It answers: where is the repository, which PostgreSQL is built
+# for, where is cargo, and which account runs the servers.
+#
+# Afterwards these are set: ROOT, SUPPORTED_MAJORS, PG_CONFIG, PG_MAJOR, PG_BIN (the last three
+# are empty while the machine has no PostgreSQL to build for), SERVER_USER.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# Cargo.toml says which major versions the code supports: it has a feature for each.
+SUPPORTED_MAJORS=$(sed -n 's/^pg\([0-9][0-9]*\) *=.*/\1/p' "$ROOT/Cargo.toml" | sort -rn | tr '\n' ' ')
+
+# An installation by rustup need not be in the PATH of a shell that reads no profile.
+if ! command -v cargo >/dev/null && [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo ]]; then
+    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+fi
+case ":$PATH:" in
+    *":${CARGO_HOME:-$HOME/.cargo}/bin:"*) ;;
+    *) PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin ;;
+esac
+export PATH
+
+say() {
+    printf '%s\n' "$*"
+}
+
+die() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# The words of SUPPORTED_MAJORS for a message: "15" or "15, 16, 17".
+supported_majors_text() {
+    # shellcheck disable=SC2086 # one word for each version
+    printf '%s\n' $SUPPORTED_MAJORS | sort -n | paste -sd, | sed 's/,/, /g'
+}
+
+# pg_config_major PROGRAM: the major version that a pg_config belongs to.
+pg_config_major() {
+    "$1" --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9][0-9]*\).*/\1/p'
+}
+
+# usable_pg_config PROGRAM: whether an extension can be built and tested with it.
+usable_pg_config() {
+    local major
+    [[ -x $1 ]] || return 1
+    major=$(pg_config_major "$1")
+    [[ -n $major && " $SUPPORTED_MAJORS" == *" $major "* ]] || return 1
+    # libpq-dev has a pg_config of its own, without the server's headers and programs.
+    [[ -f $("$1" --includedir-server)/postgres.h && -x $("$1" --bindir)/initdb ]]
+}
+
+# find_pg_config: prints the pg_config to build with, newest supported version first; a
+# PG_CONFIG in the environment decides alone.
+find_pg_config() {
+    local major program
+    if [[ -n ${PG_CONFIG:-} ]]; then
+        program=$(command -v "$PG_CONFIG") && usable_pg_config "$program" && say "$program"
+        return
+    fi
+    for major in $SUPPORTED_MAJORS; do
+        for program in "/usr/lib/postgresql/$major/bin/pg_config" "/usr/pgsql-$major/bin/pg_config"; do
+            usable_pg_config "$program" && say "$program" && return
+        done
+    done
+    program=$(command -v pg_config) && usable_pg_config "$program" && say "$program"
+}
+
+# set_postgres: sets PG_CONFIG, PG_MAJOR and PG_BIN; fails when there is nothing to set.
+set_postgres() {
+    local program
+    program=$(find_pg_config) || true
+    PG_MAJOR='' PG_BIN=''
+    [[ -n $program ]] || return 1
+    PG_CONFIG=$program
+    PG_MAJOR=$(pg_config_major "$PG_CONFIG")
+    PG_BIN=$("$PG_CONFIG" --bindir)
+    # pgrx takes this for what `cargo pgrx init` would have written to the home directory.
+    export PGRX_PG_CONFIG_PATH=$PG_CONFIG
+    export PG_CONFIG PG_MAJOR PG_BIN
+}
+
+# require_postgres: the same for scripts that cannot do without.
+require_postgres() {
+    set_postgres || die "no PostgreSQL $(supported_majors_text) with server headers found; scripts/setup.sh installs it"
+}
+
+# PostgreSQL refuses to run as root.
+if [[ $(id -u) -eq 0 ]]; then
+    SERVER_USER=postgres
+else
+    SERVER_USER=$(id -un)
+fi
+
+# as_server_user COMMAND...: runs it as the account that owns the scratch clusters, in a folder
+# that this account can enter.
+as_server_user() {
+    if [[ $(id -u) -eq 0 ]]; then
+        (cd / && exec runuser -u "$SERVER_USER" -- "$@")
+    else
+        "$@"
+    fi
+}
+
+# as_root COMMAND...: for what an ordinary user may not write.
+as_root() {
+    if [[ $(id -u) -eq 0 ]]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+set_postgres || true

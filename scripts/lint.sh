@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Everything that can be said about the sources without running them. Each check runs, also after
+# one that failed.
+set -uo pipefail
+
+# shellcheck source=scripts/environment.sh
+. "$(dirname "$0")/environment.sh"
+require_postgres
+cd "$ROOT" || exit 1
+
+failed=()
+
+check() {
+    say "==> $*"
+    "$@" || failed+=("$1 $2")
+}
+
+mapfile -t shell_scripts < <(find scripts examples bench -name '*.sh' | sort)
+mapfile -t python_scripts < <(find examples bench -name '*.py' | sort)
+
+check cargo fmt --all --check
+check cargo clippy --quiet --workspace --all-targets -- -D warnings
+if command -v shellcheck >/dev/null; then
+    check shellcheck -x .ci/run "${shell_scripts[@]}"
+else
+    say "shellcheck is not installed: shell scripts are not checked"
+fi
+# Without this, byte code would be left beside the sources.
+export PYTHONPYCACHEPREFIX=${CARGO_TARGET_DIR:-$ROOT/target}/pycache
+check python3 -m py_compile "${python_scripts[@]}"
+
+if ((${#failed[@]})); then
+    say "lint failed: ${failed[*]}"
+    exit 1
+fi
+say "lint passed"

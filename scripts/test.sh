@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Runs every test there is, the later parts also when an earlier one failed, and ends with one
+# line over all of them: "N passed, N failed". Exits with 1 when anything failed.
+#
+# usage: scripts/test.sh [PART...]    parts: format server outside examples (all by default)
+set -uo pipefail
+
+# shellcheck source=scripts/environment.sh
+. "$(dirname "$0")/environment.sh"
+require_postgres
+cd "$ROOT" || exit 1
+export CARGO_TERM_COLOR=never
+
+readonly LOGS=${CARGO_TARGET_DIR:-$ROOT/target}/test-logs
+mkdir -p "$LOGS"
+passed=0
+failed=0
+summary=()
+
+# run_part NAME COMMAND...: runs it, shows its output and counts its tests. The counts come from
+# the closing lines of cargo's test runner and of our own scripts. A command that fails although
+# no test did (it was not built, it crashed) counts as one failure, and so does one without tests.
+run_part() {
+    local name=$1 log=$LOGS/$1.log status part_passed part_failed
+    shift
+    say "==> Tests: $name"
+    "$@" 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
+    read -r part_passed part_failed < <(awk '
+        /test result: .* passed; [0-9]+ failed/ {
+            for (i = 2; i <= NF; i++) {
+                if ($i == "passed;") p += $(i - 1)
+                if ($i == "failed;") f += $(i - 1)
+            }
+        }
+        /^[0-9]+ passed, [0-9]+ failed$/ { p += $1; f += $3 }
+        END { print p + 0, f + 0 }' "$log")
+    if ((status != 0 && part_failed == 0)); then
+        say "$name: exit status $status although no test reported a failure"
+        part_failed=1
+    elif ((part_passed + part_failed == 0)); then
+        say "$name: no test ran"
+        part_failed=1
+    fi
+    passed=$((passed + part_passed))
+    failed=$((failed + part_failed))
+    summary+=("$(printf '%-10s %4d passed, %d failed' "$name" "$part_passed" "$part_failed")")
+}
+
+# The tests inside a server: pgrx builds a debug version with the tests in it, installs that and
+# starts a cluster of its own. Where the installation folders belong to root it does this by sudo.
+server_tests() {
+    local data status run_as=()
+    data=$(mktemp -d /tmp/pgrx-test.XXXXXX)
+    if [[ $(id -u) -eq 0 || ! -w $("$PG_CONFIG" --pkglibdir) ]]; then
+        run_as=(--runas "$SERVER_USER")
+    fi
+    [[ $(id -u) -ne 0 ]] || chown "$SERVER_USER" "$data"
+    USER=${USER:-$(id -un)} cargo pgrx test "pg$PG_MAJOR" "${run_as[@]}" --pgdata "$data"
+    status=$?
+    rm -rf "$data"
+    return "$status"
+}
+
+# The other tests use the release version, which also takes the place of the one with tests in it.
+# It is installed once.
+install_release() {
+    [[ -z ${release_installed:-} ]] || return 0
+    release_installed=yes
+    say "==> Installing the release version"
+    scripts/install.sh || {
+        say "the release version could not be installed"
+        failed=$((failed + 1))
+    }
+}
+
+parts=("$@")
+((${#parts[@]})) || parts=(format server outside examples)
+for part in "${parts[@]}"; do
+    case $part in
+        format) run_part format cargo test --no-fail-fast -p backup_format ;;
+        server) run_part server server_tests ;;
+        outside)
+            install_release
+            run_part outside cargo test --no-fail-fast -p backup_tests
+            ;;
+        examples)
+            install_release
+            run_part examples examples/test_examples.sh
+            ;;
+        *) die "no such part: $part" ;;
+    esac
+done
+# Whatever ran last, the version without tests in it is the one that stays installed.
+install_release
+
+say ""
+for line in "${summary[@]}"; do
+    say "$line"
+done
+say "$passed passed, $failed failed"
+((failed == 0))
