@@ -72,3 +72,42 @@ impl Algorithm {
         Self::ALL.get(usize::from(code)).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn algorithms_have_the_names_lengths_and_codes_of_the_server() {
+        for (code, (name, len)) in [
+            ("NONE", 0),
+            ("CRC32C", 4),
+            ("SHA224", 28),
+            ("SHA256", 32),
+            ("SHA384", 48),
+            ("SHA512", 64),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let code = code as u8;
+            let algorithm = Algorithm::from_code(code);
+            assert_eq!(algorithm.map(Algorithm::code), Some(code));
+            assert_eq!(algorithm.map(Algorithm::digest_len), Some(len));
+            assert_eq!(algorithm.map(|a| a.name().unwrap_or("NONE")), Some(name));
+            assert_eq!(Algorithm::parse(name), algorithm);
+            assert_eq!(Algorithm::parse(&name.to_lowercase()), algorithm);
+        }
+        assert_eq!(Algorithm::from_code(6), None);
+    }
+
+    #[test]
+    fn unknown_names_are_refused() {
+        for name in [
+            "", "OFF", "md5", "SHA", "SHA-256", "sha2567", " NONE", "crc32",
+        ] {
+            assert_eq!(Algorithm::parse(name), None, "{name}");
+        }
+        assert_eq!(Algorithm::parse("Sha512"), Some(Algorithm::Sha512));
+    }
+}

@@ -42,3 +42,52 @@ impl FromStr for Lsn {
             .ok_or_else(|| InvalidLsn(text.to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_lsn_is_written_as_pg_lsn_writes_it() {
+        for (lsn, text) in [
+            (0, "0/0"),
+            (0x0200_0028, "0/2000028"),
+            (0x16_B374_D848, "16/B374D848"),
+            (0x1_0000_0000, "1/0"),
+            (u64::MAX, "FFFFFFFF/FFFFFFFF"),
+        ] {
+            assert_eq!(Lsn(lsn).to_string(), text);
+            assert_eq!(text.parse(), Ok(Lsn(lsn)));
+        }
+    }
+
+    #[test]
+    fn leading_zeros_and_lower_case_are_read() {
+        assert_eq!("00000016/b374d848".parse(), Ok(Lsn(0x16_B374_D848)));
+    }
+
+    #[test]
+    fn other_texts_are_no_lsn() {
+        for text in [
+            "",
+            "/",
+            "0",
+            "0/",
+            "/0",
+            "000000001/0",
+            "0/000000001",
+            "G/0",
+            "0/G",
+            "+1/0",
+            "-1/0",
+            " 1/0",
+            "1/0 ",
+            "1/0/0",
+            "1/\u{662}",
+        ] {
+            let message = text.parse::<Lsn>().map_err(|error| error.to_string());
+            let expected = format!("invalid input syntax for type pg_lsn: \"{text}\"");
+            assert_eq!(message, Err(expected));
+        }
+    }
+}

@@ -172,3 +172,100 @@ fn civil_date(days_since_1970: i64) -> (i64, i64, i64) {
     let january_or_february = i64::from(month <= 2);
     (400 * era + year_of_era + january_or_february, month, day)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_gmt() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00 GMT"),
+            (-1, "1969-12-31 23:59:59 GMT"),
+            (951_827_696, "2000-02-29 12:34:56 GMT"),
+            (951_868_800, "2000-03-01 00:00:00 GMT"),
+            (1_709_251_199, "2024-02-29 23:59:59 GMT"),
+            (1_735_603_199, "2024-12-30 23:59:59 GMT"),
+            (1_735_689_599, "2024-12-31 23:59:59 GMT"),
+            (1_735_689_600, "2025-01-01 00:00:00 GMT"),
+            (4_107_542_399, "2100-02-28 23:59:59 GMT"),
+            (4_107_542_400, "2100-03-01 00:00:00 GMT"),
+            (-62_135_596_800, "0001-01-01 00:00:00 GMT"),
+            (253_402_300_799, "9999-12-31 23:59:59 GMT"),
+        ] {
+            assert_eq!(Gmt(seconds).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn every_day_is_the_day_after_the_one_before() {
+        let is_leap = |year| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let days_in = |year, month| match month {
+            2 if is_leap(year) => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        };
+        let (mut year, mut month, mut day) = (1, 1, 1);
+        for days in -719_162.. {
+            assert_eq!(civil_date(days), (year, month, day));
+            day += 1;
+            if day > days_in(year, month) {
+                (month, day) = (month + 1, 1);
+            }
+            if month > 12 {
+                (year, month) = (year + 1, 1);
+            }
+            if year == 10_000 {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn times_that_no_calendar_holds_do_not_panic() {
+        assert!(Gmt(i64::MIN).to_string().ends_with(" GMT"));
+        assert!(Gmt(i64::MAX).to_string().ends_with(" GMT"));
+    }
+
+    #[test]
+    fn an_ascii_manifest_encodes_all_other_paths() {
+        let path = |style, path: &[u8]| {
+            let mut out = Vec::new();
+            Writer::new(Algorithm::None, style).path(&mut out, path);
+            String::from_utf8_lossy(&out).into_owned()
+        };
+        for (bytes, utf8, ascii) in [
+            (&b"PG_VERSION"[..], r#""Path": "PG_VERSION""#, None),
+            (
+                b"a\"\\\n\x01\x7f",
+                "\"Path\": \"a\\\"\\\\\\n\\u0001\x7f\"",
+                None,
+            ),
+            (
+                b"caf\xc3\xa9",
+                "\"Path\": \"café\"",
+                Some(r#""Encoded-Path": "636166c3a9""#),
+            ),
+            (b"\xe9", r#""Encoded-Path": "e9""#, None),
+        ] {
+            assert_eq!(path(PathStyle::Utf8, bytes), utf8);
+            assert_eq!(path(PathStyle::Ascii, bytes), ascii.unwrap_or(utf8));
+        }
+    }
+
+    #[test]
+    fn a_manifest_without_files_is_whole() {
+        let writer = Writer::new(Algorithm::Sha512, PathStyle::Utf8);
+        let mut out = Vec::new();
+        writer.begin(&mut out);
+        writer.wal_ranges(&mut out, &[]);
+        writer.finish(&mut out, &[0xa5; 32]);
+        let expected = format!(
+            "{{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [\n],\n\
+             \"WAL-Ranges\": [\n\n],\n\"Manifest-Checksum\": \"{}\"}}\n",
+            "a5".repeat(32)
+        );
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+    }
+}

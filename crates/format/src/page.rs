@@ -65,3 +65,57 @@ pub fn is_all_zeros(page: &[u8]) -> bool {
     page.chunks(256)
         .all(|piece| piece.iter().fold(0, |bits, byte| bits | byte) == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_is_read_in_native_byte_order() {
+        let mut page = vec![0xAA; 8192];
+        page[0..4].copy_from_slice(&0x16_u32.to_ne_bytes());
+        page[4..8].copy_from_slice(&0xB374_D848_u32.to_ne_bytes());
+        page[8..10].copy_from_slice(&0x1A2B_u16.to_ne_bytes());
+        page[14..16].copy_from_slice(&0x0102_u16.to_ne_bytes());
+        let header = PageHeader::read(&page);
+        assert_eq!(
+            header,
+            PageHeader {
+                lsn: Lsn(0x16_B374_D848),
+                checksum: 0x1A2B,
+                upper: 0x0102,
+            }
+        );
+        assert!(!header.is_new());
+    }
+
+    #[test]
+    fn a_page_is_new_when_its_free_space_has_no_end() {
+        let mut page = vec![0xAA; 8192];
+        page[14..16].fill(0);
+        assert!(PageHeader::read(&page).is_new());
+    }
+
+    #[test]
+    fn a_page_without_a_whole_header_reads_as_if_zeros_followed() {
+        let page = [0xAA; HEADER_SIZE];
+        assert_eq!(PageHeader::read(&page), PageHeader::read(&[0xAA; 8192]));
+        assert_eq!(PageHeader::read(&page[..10]).checksum, 0xAAAA);
+        assert!(PageHeader::read(&page[..14]).is_new());
+        assert!(PageHeader::read(b"").is_new());
+    }
+
+    #[test]
+    fn one_bit_anywhere_makes_a_page_other_than_zeros() {
+        for len in [1, 24, 255, 256, 257, 8192] {
+            let mut page = vec![0; len];
+            assert!(is_all_zeros(&page), "{len}");
+            for at in [0, len / 2, len - 1] {
+                page[at] = 0x80;
+                assert!(!is_all_zeros(&page), "byte {at} of {len}");
+                page[at] = 0;
+            }
+        }
+        assert!(is_all_zeros(b""));
+    }
+}

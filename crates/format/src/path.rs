@@ -70,3 +70,58 @@ pub(crate) fn below_version_directory(path: &[u8]) -> Option<&[u8]> {
     let fits = !oid.is_empty() && oid.iter().all(u8::is_ascii_digit) && version.starts_with(b"PG_");
     fits.then_some(rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_current_directory_is_stripped() {
+        for (path, expected) in [
+            ("./base/5", "base/5"),
+            ("base/5", "base/5"),
+            ("././base", "./base"),
+            ("../base", "../base"),
+            ("./", ""),
+            (".", "."),
+            (".//base", "/base"),
+        ] {
+            assert_eq!(
+                strip_current_directory(path.as_bytes()),
+                expected.as_bytes()
+            );
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_ascii_are_escaped() {
+        for (path, text) in [
+            (&b"base/5/16384"[..], "base/5/16384"),
+            (b"caf\xc3\xa9", "caf\\303\\251"),
+            (b"\xff\x80\x7f", "\\377\\200\x7f"),
+            (b"a\\b", "a\\\\b"),
+            (b"\\101", "\\\\101"),
+            (b"a\nb\0", "a\nb\\000"),
+        ] {
+            assert_eq!(escape(path), text);
+            assert_eq!(unescape(text.as_bytes()).as_deref(), Some(path));
+        }
+    }
+
+    #[test]
+    fn bytes_may_be_escaped_without_need() {
+        assert_eq!(
+            unescape(b"\\101\\012\xe9").as_deref(),
+            Some(&b"A\n\xe9"[..])
+        );
+    }
+
+    #[test]
+    fn broken_escapes_are_refused() {
+        for text in [
+            "\\", "a\\", "\\x41", "\\1", "\\12", "\\12a", "\\400", "\\128", "\\777", "\\\\\\",
+        ] {
+            assert_eq!(unescape(text.as_bytes()), None, "{text}");
+        }
+    }
+}

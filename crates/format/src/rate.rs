@@ -58,3 +58,87 @@ pub fn reserve(clock: &AtomicU64, now: u64, cost: u64, burst: u64) -> u64 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_cost_is_rounded_up() {
+        let rate = Rate::from_kilobytes(1024);
+        assert_eq!(rate.cost_micros(0), 0);
+        assert_eq!(rate.cost_micros(1), 1);
+        assert_eq!(rate.cost_micros(1 << 20), MICROS_PER_SECOND);
+        assert_eq!(rate.cost_micros((1 << 20) + 1), MICROS_PER_SECOND + 1);
+        assert_eq!(
+            Rate::from_kilobytes(32).cost_micros(32 * 1024 * 60),
+            60 * MICROS_PER_SECOND
+        );
+    }
+
+    #[test]
+    fn no_amount_overflows() {
+        assert_eq!(Rate::from_kilobytes(0).cost_micros(u64::MAX), u64::MAX);
+        assert_eq!(Rate::from_kilobytes(1).cost_micros(u64::MAX), u64::MAX);
+        assert!(Rate::from_kilobytes(u32::MAX).cost_micros(u64::MAX) < u64::MAX);
+    }
+
+    #[test]
+    fn a_chunk_takes_an_eighth_of_a_second_at_most() {
+        let chunk = |kilobytes, most, unit| Rate::from_kilobytes(kilobytes).chunk(most, unit);
+        assert_eq!(chunk(1024, 256 << 10, 8192), 128 << 10);
+        assert_eq!(chunk(1_048_576, 256 << 10, 8192), 256 << 10);
+        assert_eq!(chunk(100, 256 << 10, 8192), 8192);
+        assert_eq!(chunk(32, 256 << 10, 8192), 8192);
+        assert_eq!(chunk(32, 256 << 10, 512), 4096);
+        assert_eq!(chunk(1024, 100_000, 8192), 98_304);
+        assert_eq!(chunk(1024, 100, 8192), 8192);
+        assert_eq!(chunk(1024, 100, 0), 100);
+    }
+
+    #[test]
+    fn senders_queue_up_behind_each_other() {
+        let clock = AtomicU64::new(0);
+        assert_eq!(reserve(&clock, 1000, 50, 0), 1000);
+        assert_eq!(reserve(&clock, 1010, 50, 0), 1050);
+        assert_eq!(reserve(&clock, 1020, 50, 0), 1100);
+        assert_eq!(clock.into_inner(), 1150);
+    }
+
+    #[test]
+    fn unused_time_is_lost_but_for_the_burst() {
+        let clock = AtomicU64::new(1000);
+        assert_eq!(reserve(&clock, 9000, 50, 100), 8900);
+        assert_eq!(reserve(&clock, 9000, 50, 100), 8950);
+        assert_eq!(reserve(&clock, 9000, 50, 100), 9000);
+        assert_eq!(reserve(&clock, 9000, 50, 100), 9050);
+    }
+
+    #[test]
+    fn a_clock_at_its_end_stays_there() {
+        let clock = AtomicU64::new(u64::MAX - 1);
+        assert_eq!(reserve(&clock, 5, 10, 100), u64::MAX - 1);
+        assert_eq!(reserve(&clock, 5, 10, u64::MAX), u64::MAX);
+        assert_eq!(clock.into_inner(), u64::MAX);
+    }
+
+    #[test]
+    fn no_reservation_is_lost_between_threads() {
+        const THREADS: u64 = 4;
+        const EACH: u64 = 10_000;
+        let clock = AtomicU64::new(0);
+        let mut starts: Vec<u64> = std::thread::scope(|scope| {
+            let reserve_all = || (0..EACH).map(|_| reserve(&clock, 0, 3, 0)).collect();
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(reserve_all)).collect();
+            threads
+                .into_iter()
+                .flat_map(|thread| -> Vec<u64> { thread.join().expect("a thread that ends") })
+                .collect()
+        });
+        starts.sort_unstable();
+        let expected: Vec<u64> = (0..THREADS * EACH).map(|turn| turn * 3).collect();
+        assert_eq!(starts, expected);
+    }
+}

@@ -174,3 +174,174 @@ fn parse_number(digits: &[u8]) -> Option<u32> {
     }
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(name: &str) -> Option<(u32, Fork, u32)> {
+        RelationFile::parse(name.as_bytes()).map(|file| (file.relfilenode, file.fork, file.segment))
+    }
+
+    #[test]
+    fn names_of_relation_files_are_read() {
+        for (name, expected) in [
+            ("16384", (16384, Fork::Main, 0)),
+            ("16384.1", (16384, Fork::Main, 1)),
+            ("16384_fsm", (16384, Fork::FreeSpaceMap, 0)),
+            ("16384_vm.2", (16384, Fork::VisibilityMap, 2)),
+            ("16384_init", (16384, Fork::Init, 0)),
+            ("1", (1, Fork::Main, 0)),
+            ("4294967295.4294967295", (u32::MAX, Fork::Main, u32::MAX)),
+        ] {
+            assert_eq!(parsed(name), Some(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn other_names_are_no_relation_files() {
+        for name in [
+            "",
+            "0",
+            "00016384",
+            "4294967296",
+            "99999999999",
+            "16384.",
+            "16384.0",
+            "16384.01",
+            "16384.4294967296",
+            "16384.1.2",
+            "16384.1_vm",
+            "16384_",
+            "16384_main",
+            "16384_FSM",
+            "16384_fsm_vm",
+            "16384_fsmx",
+            "16384_vm.",
+            "16384_init.x",
+            " 16384",
+            "+16384",
+            "-1",
+            "16384\n",
+            "16384.+1",
+            "t3_16384",
+            "PG_VERSION",
+            "pg_filenode.map",
+        ] {
+            assert_eq!(parsed(name), None, "{name}");
+        }
+        assert_eq!(RelationFile::parse(b"16384\xff"), None);
+        assert_eq!(RelationFile::parse(b"\xb2\xb3"), None);
+    }
+
+    #[test]
+    fn temporary_relations_are_told_by_their_names() {
+        for name in [
+            "t999_999",
+            "t9999_999.1",
+            "t999_9999_vm",
+            "t99999_99999_vm.1",
+            "t0_0",
+            "t1_00016384_init",
+            "t99999999999_99999999999.99999999999",
+        ] {
+            assert!(is_temporary_relation(name.as_bytes()), "{name}");
+        }
+        for name in [
+            "",
+            "t",
+            "t_",
+            "t1",
+            "t1_",
+            "t_1",
+            "T1_1",
+            "t1_1_",
+            "t1_1_main",
+            "t1_1_vmx",
+            "t1_1.",
+            "t1_1.x",
+            "t1_1.1x",
+            "t1_1.1_vm",
+            "t1_1_1",
+            "tt1_1",
+            "t-1_1",
+            "16384",
+        ] {
+            assert!(!is_temporary_relation(name.as_bytes()), "{name}");
+        }
+        assert!(!is_temporary_relation(b"t1_1\xff"));
+    }
+
+    #[test]
+    fn only_files_of_pages_are_checksummed() {
+        for path in [
+            "global/1262",
+            "base/5/16384",
+            "base/5/16384_fsm.1",
+            "base/5/stray file",
+            "base/5/PG_VERSION.old",
+            "base/5/pg_control2",
+            "pg_tblspc/16400/PG_15_202209061/5/16384",
+        ] {
+            assert!(is_checksummed(path.as_bytes()), "{path}");
+        }
+        for path in [
+            "",
+            "global",
+            "global/",
+            "global/pg_control",
+            "global/pg_filenode.map",
+            "global/pg_internal.init",
+            "global/pg_internal.init.123",
+            "base/5/PG_VERSION",
+            "base/5/pg_internal.init",
+            "base/5/config_exec_params.new",
+            "PG_VERSION",
+            "postgresql.conf",
+            "pg_xact/0000",
+            "./base/5/16384",
+            "globals/1",
+            "pg_tblspc/16400",
+            "pg_tblspc/16400/16384",
+            "pg_tblspc/x/PG_15_202209061/5/16384",
+            "pg_tblspc/16400/PG_15_202209061/5/PG_VERSION",
+        ] {
+            assert!(!is_checksummed(path.as_bytes()), "{path}");
+        }
+    }
+
+    #[test]
+    fn segment_numbers_are_read_from_the_file_name() {
+        for (path, expected) in [
+            ("base/5/16384", 0),
+            ("base/5/16384.1", 1),
+            ("base/5/16384_vm.12", 12),
+            ("base.7/16384", 0),
+            ("base/5/16384.2.3", 2),
+            ("base/5/16384.4x", 4),
+            ("16384.4294967295", u32::MAX),
+        ] {
+            assert_eq!(segment_number(path.as_bytes()), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn invalid_segment_numbers_name_the_file() {
+        for (path, number, file_name) in [
+            (&b"base/5/16384."[..], "0", "16384."),
+            (b"base/5/16384.0", "0", "16384.0"),
+            (b"base/5/\xe9.conf", "0", "\\351.conf"),
+            (b"base/5/1.-1", "0", "1.-1"),
+            (b"base/5/1.4294967296", "4294967296", "1.4294967296"),
+            (
+                b"1.99999999999999999999",
+                "18446744073709551615",
+                "1.99999999999999999999",
+            ),
+        ] {
+            let message = segment_number(path).map_err(|error| error.to_string());
+            let expected = format!("invalid segment number {number} in file \"{file_name}\"");
+            assert_eq!(message, Err(expected));
+        }
+    }
+}

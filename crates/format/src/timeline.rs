@@ -132,3 +132,90 @@ pub fn wal_ranges(
         end: end_timeline,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(entries: &[(u32, u64)]) -> Vec<TimelineEntry> {
+        entries
+            .iter()
+            .map(|&(timeline, begin)| TimelineEntry {
+                timeline,
+                begin: Lsn(begin),
+            })
+            .collect()
+    }
+
+    fn ranges(
+        entries: &[(u32, u64)],
+        start: (u32, u64),
+        end: (u32, u64),
+    ) -> Result<Vec<(u32, u64, u64)>, String> {
+        wal_ranges(&history(entries), start.0, Lsn(start.1), end.0, Lsn(end.1))
+            .map(|ranges| {
+                ranges
+                    .iter()
+                    .map(|range| (range.timeline, range.start.0, range.end.0))
+                    .collect()
+            })
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_timeline_is_one_range() {
+        assert_eq!(ranges(&[(1, 0)], (1, 10), (1, 20)), Ok(vec![(1, 10, 20)]));
+    }
+
+    #[test]
+    fn older_timelines_do_not_matter() {
+        assert_eq!(
+            ranges(&[(3, 50), (2, 30), (1, 0)], (3, 60), (3, 70)),
+            Ok(vec![(3, 60, 70)])
+        );
+    }
+
+    #[test]
+    fn a_timeline_that_began_during_the_backup_begins_a_range() {
+        assert_eq!(
+            ranges(&[(3, 50), (2, 30), (1, 0)], (1, 20), (3, 70)),
+            Ok(vec![(3, 50, 70), (2, 30, 50), (1, 20, 30)])
+        );
+    }
+
+    #[test]
+    fn a_timeline_that_ended_where_the_backup_starts_is_no_older_one() {
+        assert_eq!(
+            ranges(&[(2, 30), (1, 0)], (1, 30), (2, 40)),
+            Ok(vec![(2, 30, 40), (1, 30, 30)])
+        );
+        assert_eq!(
+            ranges(&[(2, 30), (1, 0)], (1, 31), (2, 40)),
+            Err("start timeline 1 not found in history of timeline 2".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_history_of_another_timeline_is_refused() {
+        assert_eq!(
+            ranges(&[(3, 50), (1, 0)], (1, 20), (2, 70)),
+            Err("expected end timeline 2 but found timeline 3".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_history_of_other_ancestors_is_refused() {
+        assert_eq!(
+            ranges(&[(3, 50), (1, 0)], (2, 20), (3, 70)),
+            Err("expected start timeline 2 but found timeline 1".to_owned())
+        );
+        assert_eq!(
+            ranges(&[(3, 50)], (2, 20), (3, 70)),
+            Err("start timeline 2 not found in history of timeline 3".to_owned())
+        );
+        assert_eq!(
+            ranges(&[], (1, 20), (1, 70)),
+            Err("start timeline 1 not found in history of timeline 1".to_owned())
+        );
+    }
+}

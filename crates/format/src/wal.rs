@@ -169,3 +169,207 @@ fn parse_hex(digits: &[u8]) -> Option<u32> {
         Some(number << 4 | u32::from(value))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    fn size(bytes: u32) -> SegmentSize {
+        SegmentSize::new(bytes).expect("a valid segment size")
+    }
+
+    fn megabytes(count: u32) -> SegmentSize {
+        size(count << 20)
+    }
+
+    /// The result of `select_segments` for segments of 16 MB on timeline 1, as file names.
+    fn selected(names: &[&str], start: u64, stop: u64) -> Result<Vec<String>, SequenceError> {
+        let names: Vec<_> = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        select_segments(&names, start, stop, 1, megabytes(16))
+            .map(|segments| segments.iter().map(SegmentName::to_string).collect())
+    }
+
+    fn missing(name: &str) -> Result<Vec<String>, SequenceError> {
+        Err(SequenceError::Missing(name.to_owned()))
+    }
+
+    #[test]
+    fn segment_sizes_are_powers_of_two_from_1_mb_to_1_gb() {
+        for bytes in [0, 1, 512 << 10, 3 << 20, (16 << 20) + 1, 1 << 31, u32::MAX] {
+            assert_eq!(SegmentSize::new(bytes), None, "{bytes}");
+        }
+        for bytes in [1 << 20, 16 << 20, 1 << 30] {
+            assert_eq!(size(bytes).bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_boundary_is_in_one_segment_and_the_byte_before_it_in_another() {
+        let size = megabytes(16);
+        for (lsn, segment, before) in [
+            (0, 0, 0),
+            (1, 0, 0),
+            (0x0100_0000, 1, 0),
+            (0x0100_0001, 1, 1),
+            (0x1_0000_0000, 256, 255),
+            (u64::MAX, 0xFF_FFFF_FFFF, 0xFF_FFFF_FFFF),
+        ] {
+            assert_eq!(size.segment_of(Lsn(lsn)), segment, "{lsn:X}");
+            assert_eq!(size.segment_before(Lsn(lsn)), before, "{lsn:X}");
+        }
+    }
+
+    #[test]
+    fn file_names_depend_on_the_segment_size() {
+        for (megabyte, segment, name) in [
+            (16, 1, "000000010000000000000001"),
+            (16, 255, "0000000100000000000000FF"),
+            (16, 256, "000000010000000100000000"),
+            (1, 4095, "000000010000000000000FFF"),
+            (1, 4096, "000000010000000100000000"),
+            (1024, 3, "000000010000000000000003"),
+            (1024, 4, "000000010000000100000000"),
+        ] {
+            assert_eq!(megabytes(megabyte).file_name(1, segment), name);
+        }
+        assert_eq!(
+            megabytes(16).file_name(0xABCDEF, 0xFF_FFFF_FFFF),
+            "00ABCDEFFFFFFFFF000000FF"
+        );
+        assert_eq!(megabytes(1).file_name(u32::MAX, u64::MAX).len(), 24);
+    }
+
+    #[test]
+    fn segment_names_are_24_upper_case_hexadecimal_digits() {
+        assert_eq!(
+            SegmentName::parse(b"0000000A00000016000000B3"),
+            Some(SegmentName {
+                timeline: 0xA,
+                log: 0x16,
+                seg: 0xB3,
+            })
+        );
+        assert!(SegmentName::parse(b"FFFFFFFFFFFFFFFFFFFFFFFF").is_some());
+        for name in [
+            "",
+            "00000001000000000000000",
+            "0000000100000000000000010",
+            "0000000a00000016000000b3",
+            "00000001000000000000000G",
+            "+00000010000000000000001",
+            "000000010000000000000001.partial",
+            "000000010000000000000001.00000028.backup",
+            "00000002.history",
+            "archive_status",
+        ] {
+            assert_eq!(SegmentName::parse(name.as_bytes()), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn history_files_are_told_by_their_names() {
+        for name in ["00000002.history", "FFFFFFFF.history"] {
+            assert!(is_history_file(name.as_bytes()), "{name}");
+        }
+        for name in [
+            "",
+            ".history",
+            "0000002.history",
+            "000000002.history",
+            "0000000a.history",
+            "00000002.history.done",
+            "00000002.History",
+            "00000002",
+        ] {
+            assert!(!is_history_file(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn segments_in_the_range_come_oldest_first() {
+        let names = [
+            "000000010000000100000001",
+            "000000010000000100000000",
+            "0000000100000000000000FE",
+            "000000010000000100000002",
+            "0000000100000000000000FF",
+            "archive_status",
+            "00000001.history",
+            "0000000100000000000000FF.partial",
+        ];
+        assert_eq!(
+            selected(&names, 255, 257),
+            Ok(vec![
+                "0000000100000000000000FF".to_owned(),
+                "000000010000000100000000".to_owned(),
+                "000000010000000100000001".to_owned(),
+            ])
+        );
+    }
+
+    #[test]
+    fn segments_of_all_timelines_are_taken() {
+        let names = [
+            "000000030000000000000002",
+            "000000010000000000000001",
+            "000000020000000000000002",
+            "000000010000000000000002",
+            "000000030000000000000003",
+        ];
+        assert_eq!(
+            selected(&names, 1, 3),
+            Ok(vec![
+                "000000010000000000000001".to_owned(),
+                "000000010000000000000002".to_owned(),
+                "000000020000000000000002".to_owned(),
+                "000000030000000000000002".to_owned(),
+                "000000030000000000000003".to_owned(),
+            ])
+        );
+    }
+
+    #[test]
+    fn the_first_gap_is_named() {
+        let names = [
+            "000000010000000000000002",
+            "000000010000000000000003",
+            "000000010000000000000005",
+            "000000010000000000000007",
+        ];
+        assert_eq!(selected(&names, 1, 3), missing("000000010000000000000001"));
+        assert_eq!(selected(&names, 2, 7), missing("000000010000000000000004"));
+        assert_eq!(selected(&names, 5, 6), missing("000000010000000000000006"));
+        assert!(selected(&names, 2, 3).is_ok());
+    }
+
+    #[test]
+    fn no_segment_in_the_range_is_an_error_of_its_own() {
+        let names = ["000000010000000000000002"];
+        assert_eq!(selected(&names, 3, 4), Err(SequenceError::NoFiles));
+        assert_eq!(selected(&names, 4, 1), Err(SequenceError::NoFiles));
+        assert_eq!(selected(&[], 0, u64::MAX), Err(SequenceError::NoFiles));
+        assert_eq!(
+            SequenceError::NoFiles.to_string(),
+            "could not find any WAL files"
+        );
+        assert_eq!(
+            SequenceError::Missing("000000010000000000000002".to_owned()).to_string(),
+            "could not find WAL file \"000000010000000000000002\""
+        );
+    }
+
+    #[test]
+    fn a_name_that_no_segment_of_this_size_has_leaves_a_gap() {
+        // The number of the fourth of four segments of 1 GB, and one beyond.
+        let names = ["000000010000000000000003", "000000010000000000000004"]
+            .map(|name| name.as_bytes().to_vec());
+        assert_eq!(
+            select_segments(&names, 3, 5, 1, megabytes(1024)),
+            Err(SequenceError::Missing(
+                "000000010000000100000001".to_owned()
+            ))
+        );
+    }
+}

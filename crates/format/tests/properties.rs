@@ -1,0 +1,219 @@
+//! What holds for names, positions and rates of any value.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::atomic::AtomicU64;
+
+use backup_format::lsn::Lsn;
+use backup_format::page::{PageHeader, is_all_zeros};
+use backup_format::rate::{Rate, reserve};
+use backup_format::relation_file::{Fork, RelationFile};
+use backup_format::wal::{SegmentName, SegmentSize, SequenceError, select_segments};
+use backup_format::{exclusion, path, relation_file, wal};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// Byte strings that look more or less like the names this crate has to do with.
+fn near_name() -> impl Strategy<Value = Vec<u8>> {
+    let text = "(pg_tblspc/|base/|global/|t)?[0-9]{0,11}(/PG_15_[0-9]{1,3})?(/|_)?(fsm|vm|init|[0-9]{0,11})(\\.[0-9]{0,21})?";
+    prop_oneof![vec(any::<u8>(), 0..60), text.prop_map(String::into_bytes)]
+}
+
+fn segment_size() -> impl Strategy<Value = SegmentSize> {
+    (20_u32..=30).prop_map(|log2| SegmentSize::new(1 << log2).unwrap())
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in near_name()) {
+        RelationFile::parse(&bytes);
+        let _ = relation_file::segment_number(&bytes).map_err(|error| error.to_string());
+        relation_file::is_temporary_relation(&bytes);
+        relation_file::is_checksummed(&bytes);
+        exclusion::is_excluded_file(&bytes);
+        exclusion::is_emptied_directory(&bytes);
+        exclusion::is_database_directory(&bytes);
+        path::strip_current_directory(&bytes);
+        path::unescape(&bytes);
+        SegmentName::parse(&bytes);
+        wal::is_history_file(&bytes);
+        PageHeader::read(&bytes);
+        let _ = String::from_utf8_lossy(&bytes).parse::<Lsn>();
+    }
+
+    #[test]
+    fn a_relation_file_and_its_name_determine_each_other(
+        relfilenode in 1_u32..,
+        (fork, suffix) in select(&[
+            (Fork::Main, ""),
+            (Fork::FreeSpaceMap, "_fsm"),
+            (Fork::VisibilityMap, "_vm"),
+            (Fork::Init, "_init"),
+        ][..]),
+        segment in prop_oneof![Just(0), any::<u32>()],
+    ) {
+        let end = if segment == 0 { String::new() } else { format!(".{segment}") };
+        let name = format!("{relfilenode}{suffix}{end}");
+        let file = RelationFile { relfilenode, fork, segment };
+        prop_assert_eq!(RelationFile::parse(name.as_bytes()), Some(file));
+        prop_assert_eq!(relation_file::segment_number(name.as_bytes()), Ok(segment));
+        prop_assert!(!relation_file::is_temporary_relation(name.as_bytes()));
+        let temporary = format!("t3_{name}");
+        prop_assert!(relation_file::is_temporary_relation(temporary.as_bytes()));
+        prop_assert_eq!(RelationFile::parse(temporary.as_bytes()), None);
+    }
+
+    #[test]
+    fn what_is_read_as_a_relation_file_is_its_name(bytes in near_name()) {
+        if let Some(file) = RelationFile::parse(&bytes) {
+            let name = String::from_utf8(bytes).unwrap();
+            let number = file.relfilenode.to_string();
+            prop_assert!(name.starts_with(&number));
+            prop_assert_eq!(name.contains('.'), file.segment > 0);
+            prop_assert_eq!(name.contains('_'), file.fork != Fork::Main);
+        }
+    }
+
+    #[test]
+    fn an_escaped_path_is_ascii_and_read_back(bytes in vec(any::<u8>(), 0..300)) {
+        let text = path::escape(&bytes);
+        prop_assert!(text.is_ascii());
+        prop_assert_eq!(path::unescape(text.as_bytes()), Some(bytes));
+    }
+
+    #[test]
+    fn an_lsn_is_read_back(lsn in any::<u64>().prop_map(Lsn)) {
+        prop_assert_eq!(lsn.to_string().parse(), Ok(lsn));
+        prop_assert_eq!(lsn.to_string().to_lowercase().parse(), Ok(lsn));
+    }
+
+    #[test]
+    fn a_segment_name_tells_the_segment(
+        size in segment_size(),
+        timeline in any::<u32>(),
+        lsn in any::<u64>().prop_map(Lsn),
+    ) {
+        let segment = size.segment_of(lsn);
+        let name = SegmentName::parse(size.file_name(timeline, segment).as_bytes()).unwrap();
+        prop_assert_eq!(name.timeline, timeline);
+        prop_assert_eq!(size.number_of(name.log, name.seg), segment);
+        prop_assert!(size.segment_before(lsn) <= segment);
+        prop_assert!(segment - size.segment_before(lsn) <= 1);
+    }
+
+    /// The model looks for each number of the range among those that are there.
+    #[test]
+    fn a_sequence_of_segments_has_no_gap(
+        size in segment_size(),
+        first in 0_u64..10_000,
+        len in 1_u64..8,
+        mut present in vec((1_u32..4, 0_u64..10), 0..40),
+        shuffle in any::<prop::sample::Index>(),
+    ) {
+        if !present.is_empty() {
+            let at = shuffle.index(present.len());
+            present.rotate_left(at);
+        }
+        let names: Vec<_> = present
+            .iter()
+            .map(|&(timeline, segment)| size.file_name(timeline, first + segment).into_bytes())
+            .collect();
+        let holds = |number: u64| present.iter().any(|&(_, segment)| segment == number);
+        let gap = (0..len).find(|&number| !holds(number));
+
+        let result = select_segments(&names, first, first + len - 1, 9, size);
+        match (gap, result) {
+            (None, Ok(segments)) => {
+                let numbers: Vec<_> = segments.iter().map(|s| size.number_of(s.log, s.seg)).collect();
+                prop_assert!(numbers.is_sorted());
+                let inside = present.iter().filter(|(_, segment)| *segment < len).count();
+                prop_assert_eq!(numbers.len(), inside);
+            }
+            (Some(gap), Err(SequenceError::Missing(name))) => {
+                prop_assert_eq!(name, size.file_name(9, first + gap));
+            }
+            (Some(_), Err(SequenceError::NoFiles)) => prop_assert!((0..len).all(|n| !holds(n))),
+            (gap, result) => prop_assert!(false, "gap {gap:?}, but {result:?}"),
+        }
+    }
+
+    #[test]
+    fn no_numbers_panic(
+        size in segment_size(),
+        numbers in any::<(u64, u64, u32, u32)>(),
+        names in vec(any::<[u32; 3]>(), 0..10),
+    ) {
+        let (start, stop, timeline, seg) = numbers;
+        let names: Vec<_> = names
+            .iter()
+            .map(|[timeline, log, seg]| format!("{timeline:08X}{log:08X}{seg:08X}").into_bytes())
+            .collect();
+        let _ = select_segments(&names, start, stop, timeline, size);
+        let _ = select_segments(&names, 0, u64::MAX, timeline, size);
+        size.number_of(timeline, seg);
+        size.file_name(timeline, start);
+    }
+
+    #[test]
+    fn only_zeros_are_all_zeros(mut page in vec(0_u8..=0, 0..2000), at in any::<prop::sample::Index>(), byte in 1_u8..) {
+        prop_assert!(is_all_zeros(&page));
+        if !page.is_empty() {
+            let at = at.index(page.len());
+            page[at] = byte;
+            prop_assert!(!is_all_zeros(&page));
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_whole_units_and_costs_no_more_than_an_eighth_of_a_second(
+        kilobytes in any::<u32>(),
+        most in any::<usize>(),
+        unit in any::<usize>(),
+    ) {
+        let rate = Rate::from_kilobytes(kilobytes);
+        let chunk = rate.chunk(most, unit);
+        let unit = unit.max(1);
+        prop_assert_eq!(chunk % unit, 0);
+        prop_assert!(chunk >= unit);
+        prop_assert!(chunk == unit || chunk <= most);
+        prop_assert!(chunk == unit || rate.cost_micros(chunk as u64) <= 125_000);
+    }
+
+    #[test]
+    fn the_cost_is_the_smallest_time_in_which_the_rate_allows_the_bytes(
+        kilobytes in 1_u32..,
+        bytes in 0_u64..1 << 60,
+    ) {
+        let micros = u128::from(Rate::from_kilobytes(kilobytes).cost_micros(bytes));
+        let allowed = |micros: u128| micros * u128::from(kilobytes) * 1024 / 1_000_000;
+        prop_assert!(allowed(micros) >= u128::from(bytes));
+        prop_assert!(micros == 0 || allowed(micros - 1) < u128::from(bytes));
+    }
+
+    /// Whatever the senders do, no window of time lets more through than its length and a burst.
+    #[test]
+    fn reservations_do_not_overlap(
+        steps in vec((0_u64..2000, 0_u64..1000), 1..50),
+        burst in 0_u64..500,
+    ) {
+        let clock = AtomicU64::new(0);
+        let mut now = 1_000_000;
+        let mut free_from = 0;
+        for (pause, cost) in steps {
+            now += pause;
+            let start = reserve(&clock, now, cost, burst);
+            prop_assert!(start >= free_from);
+            prop_assert!(start >= now - burst);
+            prop_assert!(start == free_from || start == now - burst);
+            free_from = start + cost;
+        }
+    }
+
+    #[test]
+    fn no_times_panic(clock in any::<u64>(), now in any::<u64>(), cost in any::<u64>(), burst in any::<u64>()) {
+        let clock = AtomicU64::new(clock);
+        let start = reserve(&clock, now, cost, burst);
+        prop_assert_eq!(clock.into_inner(), start.saturating_add(cost));
+    }
+}
