@@ -88,10 +88,7 @@ pub fn read_page(path: &Path, block: u32) -> Vec<u8> {
 #[track_caller]
 pub fn with_checksum(client: &mut Client, mut page: Vec<u8>, block: u32) -> Vec<u8> {
     let checksum: i16 = client
-        .query_one(
-            "SELECT page_checksum($1, $2)",
-            &[&page, &i64::from(block)],
-        )
+        .query_one("SELECT page_checksum($1, $2)", &[&page, &i64::from(block)])
         .expect("page_checksum of the extension pageinspect")
         .get(0);
     page[8..10].copy_from_slice(&checksum.to_ne_bytes());

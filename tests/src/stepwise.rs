@@ -65,7 +65,7 @@ impl Stepwise {
         stream
     }
 
-    /// The listing of the backup: type and size by path.
+    /// The listing of the backup.
     #[track_caller]
     pub fn listing(&mut self) -> Vec<Entry> {
         listing(&mut self.leader, "")

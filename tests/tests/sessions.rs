@@ -225,10 +225,10 @@ fn an_id_that_names_no_backup_is_refused() {
     for guess in guesses {
         let message = format!("backup {guess} does not exist");
         for function in ["backup_filelist", "backup_tablespaces"] {
-            let statement = format!("SELECT count(*) FROM {function}({guess}::bigint)");
+            let statement = format!("SELECT count(*) FROM {function}('{guess}'::bigint)");
             failure_of(&mut session, &statement).assert("42704", &message);
         }
-        let copy = copy_of(&format!("send_backup_files({guess}::bigint)"));
+        let copy = copy_of(&format!("send_backup_files('{guess}'::bigint)"));
         expect_failure(&copy, copy_out(&mut session, &copy)).assert("42704", &message);
     }
     complete(&cluster, &mut leader, running);
