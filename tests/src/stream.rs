@@ -82,6 +82,11 @@ impl Worker {
         self.received.load(Ordering::Relaxed)
     }
 
+    /// The same count, for after the worker was joined.
+    pub fn received_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.received)
+    }
+
     /// Waits until at least that many bytes have arrived.
     #[track_caller]
     pub fn wait_for_bytes(&self, bytes: u64) {
