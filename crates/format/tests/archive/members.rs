@@ -182,6 +182,14 @@ fn plain_members_are_ustar_and_long_ones_gnu() {
 }
 
 #[test]
+fn members_are_no_devices() {
+    let mut block = Vec::new();
+    file_header(&mut block, b"PG_VERSION", 3, &ATTRIBUTES);
+    // Some readers take a field without digits for damage.
+    assert_eq!(block[329..345], *b"0000000\x000000000\x00");
+}
+
+#[test]
 fn data_is_padded_to_whole_blocks() {
     for (size, zeros) in [
         (0, 0),
