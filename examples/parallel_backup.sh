@@ -1,0 +1,454 @@
+#!/usr/bin/env bash
+# Takes a base backup with several workers, by nothing but psql and GNU tar.
+#
+# One psql, the leader, starts and stops the backup and stays connected in between. Each worker is
+# a pipe: psql asks for files until none is left, tar unpacks them. All unpack into one directory,
+# which then starts as a data directory. Links of tablespaces are made here, before anything is
+# unpacked below them, so that a tablespace can get a new place.
+#
+# After any error, and after Ctrl-C, the workers are stopped, the backup is ended on the server
+# (it ends with the leader's session) and what was made is removed.
+set -euo pipefail
+export LC_ALL=C
+
+readonly PROGRAM=${0##*/}
+readonly END_OF_ANSWER='-- end of answer --'
+
+usage() {
+    cat <<USAGE
+$PROGRAM takes a parallel base backup of a PostgreSQL server.
+
+Usage: $PROGRAM -D DIRECTORY [OPTION]...
+
+  -D, --directory DIR       where the backup goes; must be empty or not exist
+  -d, --dbname CONNINFO     connection string, or name of a database that has the extension
+  -j, --jobs N              number of workers (default 4)
+  -T, --tablespace-mapping OLD=NEW
+                            puts the tablespace at OLD into NEW; \\= is a = in a path
+      --wal, --no-wal       include the WAL that the backup needs (default), or not
+  -c, --checkpoint fast|spread
+                            (default spread)
+  -r, --max-rate RATE       kB/s for all workers together, 32 to 1048576
+  -l, --label LABEL         label of the backup (default "parallel_backup")
+      --no-verify-checksums do not verify the checksums of pages
+      --no-verify           do not run pg_verifybackup on the result
+      --no-sync             do not wait for the files to reach the disk
+  -v, --verbose             show the progress once a second
+  -h, --help                this help
+
+Passwords come from a password file or PGPASSWORD: nothing is asked for.
+USAGE
+}
+
+# ---- messages and the end ----------------------------------------------------------------------
+
+say() {
+    printf '%s\n' "$*"
+}
+
+fail() {
+    printf '%s: error: %s\n' "$PROGRAM" "$*" >&2
+    exit 1
+}
+
+work=''            # scratch folder: pipes, and what the programs said
+tablespaces=()     # where the tablespaces of the backup are
+made=()            # what to remove after an error
+emptied=()         # directories that existed, to be empty again after an error
+jobs_started=()    # process groups of all programs that we started
+leader_in=''
+leader_out=''
+complete=no
+
+# Every job runs in a process group of its own (set -m): killing the group ends psql and tar both,
+# and a Ctrl-C reaches this script alone, which then ends them in order.
+stop_jobs() {
+    local group signal deadline
+    if [[ -n $leader_in ]]; then
+        exec {leader_in}>&- || true
+    fi
+    # An interrupt makes psql cancel what it waits for; the rest is for what does not end by that.
+    for signal in INT TERM KILL; do
+        for group in "${jobs_started[@]}"; do
+            kill "-$signal" -- "-$group" 2>/dev/null || true
+        done
+        deadline=$((SECONDS + 3))
+        while jobs_run; do
+            ((SECONDS < deadline)) || continue 2
+            sleep 0.05
+        done
+        return
+    done
+}
+
+jobs_run() {
+    local group
+    for group in "${jobs_started[@]}"; do
+        if kill -0 -- "-$group" 2>/dev/null; then
+            return 0
+        fi
+    done
+    return 1
+}
+
+at_exit() {
+    local status=$? directory
+    trap '' HUP INT TERM
+    set +e
+    stop_jobs 2>/dev/null
+    if [[ $complete != yes ]]; then
+        for directory in "${made[@]}"; do
+            rm -rf -- "$directory"
+        done
+        for directory in "${emptied[@]}"; do
+            find "$directory" -mindepth 1 -delete
+        done
+        ((${#made[@]} + ${#emptied[@]} == 0)) || say "$PROGRAM: removed what had been written" >&2
+    fi
+    [[ -z $work ]] || rm -rf -- "$work"
+    exit "$status"
+}
+
+# ---- arguments ---------------------------------------------------------------------------------
+
+connection=()
+directory=''
+workers=4
+declare -A mapping=()
+wal=true
+fast=false
+max_rate=NULL
+label=parallel_backup
+verify_checksums=true
+verify=yes
+sync=yes
+verbose=no
+
+# add_mapping OLD=NEW: the rules of pg_basebackup.
+add_mapping() {
+    local text=$1 sides=('') side=0 i
+    for ((i = 0; i < ${#text}; i++)); do
+        if [[ ${text:i:2} == '\=' ]]; then
+            sides[side]+='='
+            i=$((i + 1))
+        elif [[ ${text:i:1} == '=' ]]; then
+            side=$((side + 1))
+            sides[side]=''
+        else
+            sides[side]+=${text:i:1}
+        fi
+    done
+    [[ $side == 1 && -n ${sides[0]} && -n ${sides[1]} ]] \
+        || fail "invalid tablespace mapping \"$text\", must be \"OLD=NEW\""
+    [[ ${sides[0]} == /* ]] || fail "old directory is not an absolute path in tablespace mapping: ${sides[0]}"
+    [[ ${sides[1]} == /* ]] || fail "new directory is not an absolute path in tablespace mapping: ${sides[1]}"
+    mapping[${sides[0]%/}]=${sides[1]%/}
+}
+
+parse_arguments() {
+    local argument
+    while (($#)); do
+        argument=$1
+        shift
+        case $argument in
+            -D | --directory | -d | --dbname | -j | --jobs | -T | --tablespace-mapping | \
+                -c | --checkpoint | -r | --max-rate | -l | --label)
+                (($#)) || fail "option $argument needs a value"
+                ;;&
+            -D | --directory) directory=$1 && shift ;;
+            -d | --dbname) connection=(-d "$1") && shift ;;
+            -j | --jobs) workers=$1 && shift ;;
+            -T | --tablespace-mapping) add_mapping "$1" && shift ;;
+            -c | --checkpoint)
+                case $1 in
+                    fast) fast=true ;;
+                    spread) fast=false ;;
+                    *) fail "invalid checkpoint argument \"$1\", must be \"fast\" or \"spread\"" ;;
+                esac
+                shift
+                ;;
+            -r | --max-rate) max_rate=$1 && shift ;;
+            -l | --label) label=$1 && shift ;;
+            --wal) wal=true ;;
+            --no-wal) wal=false ;;
+            --no-verify-checksums) verify_checksums=false ;;
+            --no-verify) verify=no ;;
+            --no-sync) sync=no ;;
+            -v | --verbose) verbose=yes ;;
+            -h | --help) usage && exit 0 ;;
+            *) fail "unknown argument \"$argument\"; --help shows what there is" ;;
+        esac
+    done
+    [[ -n $directory ]] || fail "no target directory specified (-D)"
+    [[ $workers =~ ^[1-9][0-9]{0,3}$ ]] || fail "invalid number of workers \"$workers\""
+    [[ $max_rate =~ ^([1-9][0-9]{0,8}|NULL)$ ]] || fail "invalid transfer rate \"$max_rate\""
+    [[ $directory == /* ]] || directory=$PWD/$directory
+    [[ $directory == / ]] || directory=${directory%/}
+}
+
+# ---- directories -------------------------------------------------------------------------------
+
+# claim_directory DIR: makes it, or takes one that is empty, and remembers how to undo that.
+claim_directory() {
+    local missing=$1
+    if [[ -e $1 || -L $1 ]]; then
+        [[ -d $1 ]] || fail "\"$1\" exists but is not a directory"
+        [[ -z $(ls -A -- "$1") ]] || fail "directory \"$1\" exists but is not empty"
+        emptied+=("$1")
+    else
+        while [[ ! -e ${missing%/*} && -n ${missing%/*} ]]; do
+            missing=${missing%/*}
+        done
+        made+=("$missing")
+        mkdir -p -- "$1" || fail "could not create directory \"$1\""
+    fi
+    chmod "$directory_mode" -- "$1"
+}
+
+# prepare_tablespaces: a new place for each tablespace, and the link to it in the backup.
+prepare_tablespaces() {
+    local row oid location target old
+    declare -A unused=()
+    for old in "${!mapping[@]}"; do
+        unused[$old]=yes
+    done
+    leader "SELECT spcoid, spclocation FROM $schema.backup_tablespaces($backup_id) WHERE spcoid IS NOT NULL;"
+    claim_directory "$directory"
+    for row in "${rows[@]}"; do
+        oid=${row%%|*}
+        location=${row#*|}
+        # One that is a real directory in pg_tblspc travels with the data directory.
+        [[ $location == /* ]] || continue
+        [[ $oid =~ ^[0-9]+$ ]] || fail "the server sent an invalid tablespace OID \"$oid\""
+        target=${mapping[$location]:-$location}
+        unset "unused[$location]"
+        claim_directory "$target"
+        tablespaces+=("$target")
+        mkdir -p -- "$directory/pg_tblspc"
+        ln -s -- "$target" "$directory/pg_tblspc/$oid"
+    done
+    for old in "${!unused[@]}"; do
+        fail "there is no tablespace at \"$old\", which -T maps"
+    done
+}
+
+# ---- the leader --------------------------------------------------------------------------------
+
+start_leader() {
+    mkfifo "$work/leader.in" "$work/leader.out"
+    PGAPPNAME="$PROGRAM leader" "${psql[@]}" -v label="$label" \
+        <"$work/leader.in" >"$work/leader.out" 2>"$work/leader.err" &
+    leader_pid=$!
+    jobs_started+=("$leader_pid")
+    exec {leader_in}>"$work/leader.in" {leader_out}<"$work/leader.out"
+}
+
+# leader STATEMENT: runs it in the leader's session; the rows come back in the array of that name.
+leader() {
+    local line
+    rows=()
+    printf '%s\n' "$1" "\\echo $END_OF_ANSWER" >&"$leader_in" || leader_failed
+    while IFS= read -r line <&"$leader_out"; do
+        [[ $line != "$END_OF_ANSWER" ]] || return 0
+        rows+=("$line")
+    done
+    leader_failed
+}
+
+leader_failed() {
+    fail "leader: $(said leader.err)"
+}
+
+# said FILE...: what programs wrote to their standard error.
+said() {
+    local text
+    text=$(cd "$work" && cat -- "$@" 2>/dev/null)
+    printf '%s' "${text:-connection lost}"
+}
+
+start_backup() {
+    # A time limit that the role has for its ordinary work would end the backup.
+    leader "SET search_path = pg_catalog; SET statement_timeout = 0; SET idle_session_timeout = 0;"
+    leader "SELECT format('%I', n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+        WHERE e.extname = 'pg_parallel_backup';"
+    ((${#rows[@]} == 1)) \
+        || fail "this database has no extension pg_parallel_backup (CREATE EXTENSION pg_parallel_backup)"
+    schema=${rows[0]}
+    leader "SELECT current_setting('server_version_num')::integer / 10000, current_setting('data_directory_mode');"
+    IFS='|' read -r server_major directory_mode <<<"${rows[0]}"
+    umask "$(printf '%04o' $((0777 & ~0$directory_mode)))"
+
+    say "starting the backup, waiting for its checkpoint"
+    leader "SELECT backup_id, file_count, total_bytes, start_lsn, timeline
+        FROM $schema.start_backup(:'label', fast => $fast, tablespace_map => false, max_rate => $max_rate,
+            verify_checksums => $verify_checksums, retain_wal => $wal);"
+    IFS='|' read -r backup_id file_count total_bytes start_lsn timeline <<<"${rows[0]}"
+    [[ $backup_id =~ ^[0-9]+$ ]] || fail "the server sent an invalid backup ID \"$backup_id\""
+}
+
+# ---- the workers -------------------------------------------------------------------------------
+
+# Unpacks an archive. What a server sends must not reach beyond the backup: tar refuses absolute
+# names and "..", and a link that is not there already gets a target that does not exist. The
+# links of the tablespaces are there already and stay what they are.
+untar=(tar -x -f - --same-permissions --no-same-owner --numeric-owner --skip-old-files
+    --transform='s,.*,/nonexistent,sRH' --totals)
+
+run_worker() {
+    local status started=$EPOCHREALTIME
+    set +e
+    exec {leader_in}>&- {leader_out}<&-
+    PGAPPNAME="$PROGRAM worker $1" "${psql[@]}" -c "SET statement_timeout = 0" \
+        -c "COPY (SELECT $schema.send_backup_files($backup_id)) TO STDOUT" 2>"$work/$1.psql" \
+        | "${untar[@]}" -C "$directory" 2>"$work/$1.tar"
+    status=("${PIPESTATUS[@]}")
+    printf '%s\n' "${status[*]} $started $EPOCHREALTIME" >"$work/$1.status"
+}
+
+# check_worker N: called when its process has ended.
+check_worker() {
+    local sender unpacker started ended
+    [[ -s $work/$1.status ]] || fail "worker $1: its process was killed"
+    read -r sender unpacker started ended <"$work/$1.status"
+    if ((sender != 0 || unpacker != 0)); then
+        fail "worker $1: psql ended with status $sender, tar with $unpacker: $(said "$1.psql" "$1.tar")"
+    fi
+    cat -- "$work/$1.psql" >&2
+    report+=("$(rate_line "worker $1" "$(unpacked_bytes "$1.tar")" "$started" "$ended")")
+}
+
+run_workers() {
+    local n pid=() running=$workers
+    say "streaming $file_count files, $(megabytes "$total_bytes") MB, with $workers workers"
+    for ((n = 1; n <= workers; n++)); do
+        run_worker "$n" &
+        pid[n]=$!
+        jobs_started+=("$!")
+    done
+    if [[ $verbose == yes ]]; then
+        show_progress &
+        jobs_started+=("$!")
+    fi
+    while ((running)); do
+        # It returns when any of our programs has ended, the leader among them.
+        wait -n 2>/dev/null || true
+        kill -0 "$leader_pid" 2>/dev/null || leader_failed
+        for n in "${!pid[@]}"; do
+            if ! kill -0 "${pid[n]}" 2>/dev/null; then
+                check_worker "$n"
+                unset "pid[n]"
+                running=$((running - 1))
+            fi
+        done
+    done
+}
+
+show_progress() {
+    exec {leader_in}>&- {leader_out}<&-
+    while sleep 1; do
+        "${psql[@]}" -c "SELECT format('%s: %s of %s files, %s of %s MB, %s workers', phase, files_sent,
+            files_total, bytes_sent / 1000000, bytes_total / 1000000, workers)
+            FROM $schema.backup_progress() WHERE backup_id = $backup_id" 2>/dev/null || return 0
+    done
+}
+
+# ---- the end of the backup ---------------------------------------------------------------------
+
+stop_backup() {
+    local closing=$work/closing unpacker
+    say "stopping the backup"
+    mkfifo "$closing"
+    "${untar[@]}" -C "$directory" <"$closing" 2>"$work/closing.tar" {leader_in}>&- {leader_out}<&- &
+    unpacker=$!
+    jobs_started+=("$unpacker")
+    leader "\\o '${closing//\'/\'\'}'
+COPY (SELECT $schema.send_stop_backup(wal => $wal)) TO STDOUT;
+\\o"
+    wait "$unpacker" || fail "closing archive: tar: $(said closing.tar)"
+    [[ -f $directory/backup_label && -f $directory/backup_manifest ]] \
+        || fail "the closing archive was not complete"
+    cat -- "$work/leader.err" >&2
+}
+
+# No link can have come in but those that were made here.
+check_links() {
+    local link
+    while IFS= read -r -d '' link; do
+        [[ $(readlink -- "$link") != /nonexistent ]] || fail "the server sent an unexpected link \"$link\""
+    done < <(find "$directory" -type l -print0)
+}
+
+verify_backup() {
+    local program options=(-q)
+    [[ $wal == true ]] || options+=(-n)
+    for program in "$(command -v pg_verifybackup)" "/usr/lib/postgresql/$server_major/bin/pg_verifybackup" \
+        "$(pg_config --bindir 2>/dev/null)/pg_verifybackup"; do
+        if [[ -x $program ]]; then
+            "$program" "${options[@]}" "$directory" || fail "pg_verifybackup did not accept the backup"
+            say "verified by pg_verifybackup"
+            return
+        fi
+    done
+    say "not verified: there is no pg_verifybackup here"
+}
+
+# ---- figures -----------------------------------------------------------------------------------
+
+megabytes() {
+    awk -v bytes="$1" 'BEGIN { printf "%.1f", bytes / 1e6 }'
+}
+
+unpacked_bytes() {
+    sed -n 's/^Total bytes read: \([0-9]*\).*/\1/p' "$work/$1"
+}
+
+# rate_line NAME BYTES STARTED ENDED
+rate_line() {
+    awk -v name="$1" -v bytes="$2" -v started="$3" -v ended="$4" 'BEGIN {
+        seconds = ended - started
+        printf "  %-10s %9.1f MB  %6.1f s  %8.1f MB/s", name, bytes / 1e6, seconds, bytes / 1e6 / (seconds > 0 ? seconds : 1e-6)
+    }'
+}
+
+# ---- the whole ---------------------------------------------------------------------------------
+
+((BASH_VERSINFO[0] >= 5)) || fail "bash 5 or later is needed"
+parse_arguments "$@"
+tar --version 2>/dev/null | grep -q 'GNU tar' || fail "GNU tar is needed"
+
+report=()
+set -m
+trap at_exit EXIT
+trap 'fail "stopped by a signal"' HUP INT TERM
+# A leader that went away is noticed when its answer does not come.
+trap : PIPE
+work=$(mktemp -d)
+psql=(psql -XAtqw -v ON_ERROR_STOP=1 "${connection[@]}")
+
+# Before the server does anything; the directory is looked at again when it is made.
+[[ ! -d $directory || -z $(ls -A -- "$directory") ]] || fail "directory \"$directory\" exists but is not empty"
+
+began=$EPOCHREALTIME
+start_leader
+start_backup
+prepare_tablespaces
+run_workers
+stop_backup
+check_links
+if [[ $sync == yes ]]; then
+    sync -f "$directory" "${tablespaces[@]}"
+fi
+ended=$EPOCHREALTIME
+if [[ $verify == yes ]]; then
+    verify_backup
+fi
+complete=yes
+
+total=0
+for file in "$work"/*.tar; do
+    total=$((total + $(unpacked_bytes "${file##*/}")))
+done
+say "backup from $start_lsn on timeline $timeline is complete in \"$directory\""
+printf '%s\n' "${report[@]}"
+rate_line "in total" "$total" "$began" "$ended"
+say ""

@@ -1,0 +1,296 @@
+#!/usr/bin/env bash
+# Tests both drivers against a scratch cluster: a backup that is restored and queried, and every
+# way in which a driver has to give up without leaving anything behind.
+set -uo pipefail
+
+# shellcheck source=scripts/environment.sh
+. "$(dirname "$0")/../scripts/environment.sh"
+# shellcheck source=scripts/cluster.sh
+. "$ROOT/scripts/cluster.sh"
+require_postgres
+export PATH=$PG_BIN:$PATH
+
+readonly PORT=54611 RESTORED_PORT=54612
+# A name that goes wrong wherever it is not quoted.
+readonly SCHEMA='"Backup ""of"" everything"'
+passed=0
+failed=0
+
+# ---- the cluster -------------------------------------------------------------------------------
+
+make_source() {
+    init_cluster "$SCRATCH/source" || return 1
+    mkdir "$SCRATCH/tablespace=1" && give_to_server "$SCRATCH/tablespace=1" || return 1
+    start_cluster "$SCRATCH/source" $PORT || return 1
+    sql $PORT <<SQL
+CREATE SCHEMA $SCHEMA;
+CREATE EXTENSION pg_parallel_backup SCHEMA $SCHEMA;
+CREATE TABLESPACE elsewhere LOCATION '$SCRATCH/tablespace=1';
+CREATE TABLE here AS SELECT i, repeat(md5(i::text), 20) AS padding FROM generate_series(1, 40000) i;
+CREATE TABLE there TABLESPACE elsewhere AS SELECT * FROM here;
+CHECKPOINT;
+SQL
+}
+
+python_with_psycopg() {
+    local venv=${CARGO_TARGET_DIR:-$ROOT/target}/venv
+    if ! "$venv/bin/python" -c 'import psycopg' 2>/dev/null; then
+        python3 -m venv "$venv" \
+            && "$venv/bin/pip" install --quiet --disable-pip-version-check \
+                -r "$ROOT/examples/requirements.txt" || return 1
+    fi
+    driver_python=$venv/bin/python
+}
+
+# ---- how a driver is called --------------------------------------------------------------------
+
+# Signals that this script ignores, as every background job of a shell without job control does
+# with SIGINT, would be ignored by the driver too.
+driver() {
+    local fresh=(env '--default-signal=INT,TERM,HUP')
+    case $language in
+        sh) fresh+=("$ROOT/examples/parallel_backup.sh") ;;
+        py) fresh+=("$driver_python" "$ROOT/examples/parallel_backup.py") ;;
+    esac
+    exec "${fresh[@]}" -d "host=$SCRATCH/socket port=$PORT user=postgres dbname=postgres" \
+        -D "$SCRATCH/backup" "$@"
+}
+
+mapped() {
+    printf '%s=%s' "$SCRATCH/tablespace\\=1" "$SCRATCH/moved"
+}
+
+# take OPTION...: runs the driver to its end.
+take() {
+    (driver -c fast "$@") >"$SCRATCH/out" 2>&1
+}
+
+# take_slowly: starts the driver with a rate at which the backup takes long, and returns
+# when files are on their way. Sets driver_pid.
+take_slowly() {
+    (driver -c fast -T "$(mapped)" -r 1024 -j 3) >"$SCRATCH/out" 2>&1 &
+    driver_pid=$!
+    until_true "workers stream" "SELECT count(*) = 1 FROM $SCHEMA.backup_progress()
+        WHERE workers = 3 AND bytes_sent > 100000"
+}
+
+# until_true WHAT QUERY: polls the source until the query says true.
+until_true() {
+    local deadline=$((SECONDS + 60))
+    until [[ $(sql $PORT -c "$2") == t ]]; do
+        if ((SECONDS > deadline)); then
+            say "# waited in vain: $1"
+            return 1
+        fi
+        sleep 0.05
+    done
+}
+
+# ---- what is expected --------------------------------------------------------------------------
+
+expect() {
+    if ! "${@:2}"; then
+        say "# not so: $1"
+        return 1
+    fi
+}
+
+said() {
+    grep -q -e "$1" "$SCRATCH/out"
+}
+
+# gave_up STATUS: the driver failed and left nothing, neither here nor on the server.
+gave_up() {
+    expect "exit status 1, not $1" test "$1" -eq 1 \
+        && expect "backup directory is gone" test ! -e "$SCRATCH/backup" \
+        && expect "tablespace directory is gone" test ! -e "$SCRATCH/moved" \
+        && until_true "no backup in progress" "SELECT count(*) = 0 FROM $SCHEMA.backup_progress()" \
+        && until_true "no session is left" "SELECT count(*) = 0 FROM pg_stat_activity
+            WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()" \
+        && until_true "no slot is left" "SELECT count(*) = 0 FROM pg_replication_slots" \
+        && expect "no tar is left" no_process_works_in "$SCRATCH/backup"
+}
+
+no_process_works_in() {
+    local link
+    for link in /proc/[0-9]*/cwd; do
+        [[ $(readlink "$link" 2>/dev/null) != "$1"* ]] || return 1
+    done
+}
+
+# descendants_named NAME PID: process ids.
+descendants_named() {
+    local child
+    for child in $(ps -o pid= --ppid "$2"); do
+        if [[ $(ps -o comm= -p "$child") == "$1" ]]; then
+            say "$child"
+        fi
+        descendants_named "$1" "$child"
+    done
+}
+
+# ---- tests -------------------------------------------------------------------------------------
+
+test_backup_with_moved_tablespace_restores() {
+    local counts
+    take -T "$(mapped)" -j 3 -l "it's a label" || return 1
+    counts=$(sql $PORT -c "SELECT count(*), sum(i) FROM (TABLE here UNION ALL TABLE there) AS t")
+    expect "verified" said 'verified by pg_verifybackup' \
+        && expect "a rate for each worker" said 'worker 3 .* MB/s' \
+        && expect "mode of the directory" test "$(stat -c %a "$SCRATCH/backup")" = 700 \
+        && expect "label" grep -q "^LABEL: it's a label\$" "$SCRATCH/backup/backup_label" \
+        && expect "the link" test "$(readlink "$SCRATCH"/backup/pg_tblspc/*)" = "$SCRATCH/moved" \
+        && give_to_server "$SCRATCH/backup" "$SCRATCH/moved" \
+        && start_cluster "$SCRATCH/backup" $RESTORED_PORT \
+        && expect "the same rows" test "$counts" = "$(sql $RESTORED_PORT -c \
+            "SELECT count(*), sum(i) FROM (TABLE here UNION ALL TABLE there) AS t")" \
+        && expect "the new place" test "$SCRATCH/moved" = "$(sql $RESTORED_PORT -c \
+            "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'elsewhere'")"
+}
+
+test_backup_without_wal_holds_no_segment() {
+    take --no-wal -T "$(mapped)" -v || return 1
+    expect "verified" said 'verified by pg_verifybackup' \
+        && expect "no segment" test -z "$(find "$SCRATCH/backup/pg_wal" -type f)"
+}
+
+test_empty_directory_is_used_and_emptied_again() {
+    mkdir "$SCRATCH/backup"
+    take -T /no/such/tablespace="$SCRATCH/moved"
+    expect "exit status" test $? -eq 1 \
+        && expect "still there" test -d "$SCRATCH/backup" \
+        && expect "empty" test -z "$(ls -A "$SCRATCH/backup")"
+}
+
+test_mapping_of_unknown_tablespace_is_refused() {
+    take -T "$(mapped)" -T /no/such/tablespace="$SCRATCH/other"
+    gave_up $? && expect "message" said 'no tablespace at "/no/such/tablespace"'
+}
+
+test_malformed_mappings_are_refused() {
+    local text
+    for text in /a =/b /a= /a=/b=/c a=/b /a=b; do
+        if take -T "$text"; then
+            say "# accepted: $text"
+            return 1
+        fi
+        expect "message for $text" said 'tablespace mapping' || return 1
+    done
+}
+
+test_directory_with_files_is_refused_and_kept() {
+    mkdir "$SCRATCH/backup" && echo precious >"$SCRATCH/backup/file"
+    take -T "$(mapped)"
+    expect "exit status" test $? -eq 1 \
+        && expect "message" said 'exists but is not empty' \
+        && expect "the file" grep -q precious "$SCRATCH/backup/file"
+}
+
+test_place_of_live_tablespace_is_refused_and_kept() {
+    local before after
+    before=$(find "$SCRATCH/tablespace=1" | sort)
+    take
+    gave_up $? || return 1
+    after=$(find "$SCRATCH/tablespace=1" | sort)
+    expect "message" said 'exists but is not empty' \
+        && expect "files of the tablespace" test "$before" = "$after"
+}
+
+test_terminated_worker_ends_the_backup() {
+    local status
+    take_slowly || return 1
+    sql $PORT -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE application_name LIKE '%worker 2'" >/dev/null
+    wait "$driver_pid"
+    status=$?
+    gave_up "$status" && expect "names the worker" said 'error: worker 2: '
+}
+
+test_killed_tar_ends_the_backup() {
+    local status tars
+    take_slowly || return 1
+    mapfile -t tars < <(descendants_named tar "$driver_pid")
+    expect "a tar for each worker" test "${#tars[@]}" -eq 3 || return 1
+    kill -KILL "${tars[1]}"
+    wait "$driver_pid"
+    status=$?
+    gave_up "$status" && expect "names a worker and tar" said 'error: worker [123]: .*tar'
+}
+
+test_terminated_leader_ends_the_backup() {
+    local status
+    take_slowly || return 1
+    sql $PORT -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE application_name LIKE '%leader'" >/dev/null
+    wait "$driver_pid"
+    status=$?
+    gave_up "$status"
+}
+
+test_interrupt_ends_the_backup() {
+    local status
+    take_slowly || return 1
+    kill -INT "$driver_pid"
+    wait "$driver_pid"
+    status=$?
+    gave_up "$status" && expect "says so" said 'stopped by a signal'
+}
+
+test_sigterm_ends_the_backup() {
+    local status
+    take_slowly || return 1
+    kill -TERM "$driver_pid"
+    wait "$driver_pid"
+    status=$?
+    gave_up "$status" && expect "says so" said 'stopped by a signal'
+}
+
+test_damaged_page_ends_the_backup() {
+    local file status
+    sql $PORT -c "CREATE TABLE damaged AS SELECT generate_series(1, 1000)" -c "CHECKPOINT"
+    file=$SCRATCH/source/$(sql $PORT -c "SELECT pg_relation_filepath('damaged')")
+    # In the middle of the second page, where rows are.
+    printf 'damage' | dd of="$file" bs=1 seek=$((8192 + 4096)) conv=notrunc status=none
+    take -T "$(mapped)" -j 2
+    status=$?
+    sql $PORT -c "DROP TABLE damaged" -c "CHECKPOINT"
+    gave_up "$status" \
+        && expect "WARNING" said 'checksum verification failed in file "base/.*, block 1: ' \
+        && expect "ERROR" said 'checksum verification failure during base backup'
+}
+
+test_database_without_extension_is_refused() {
+    take -d "host=$SCRATCH/socket port=$PORT user=postgres dbname=template1"
+    gave_up $? && expect "message" said 'CREATE EXTENSION pg_parallel_backup'
+}
+
+# ---- all of them -------------------------------------------------------------------------------
+
+run_test() {
+    if "test_$1"; then
+        passed=$((passed + 1))
+        say "ok $((passed + failed)) - $language: ${1//_/ }"
+    else
+        failed=$((failed + 1))
+        say "not ok $((passed + failed)) - $language: ${1//_/ }"
+        sed 's/^/# /' "$SCRATCH/out"
+    fi
+    stop_cluster "$SCRATCH/backup" immediate
+    rm -rf -- "$SCRATCH/backup" "$SCRATCH/moved" "$SCRATCH/backup".*
+}
+
+make_scratch pgpb-examples
+if ! make_source; then
+    say "the scratch cluster could not be made"
+    say "0 passed, 1 failed"
+    exit 1
+fi
+driver_python=''
+python_with_psycopg || say "# psycopg could not be installed; the tests of the Python driver will fail"
+for language in ${LANGUAGES:-sh py}; do
+    for name in $(compgen -A function test_ | sed 's/^test_//'); do
+        run_test "$name"
+    done
+done
+say "$passed passed, $failed failed"
+((failed == 0))
