@@ -27,7 +27,7 @@ missing_system_parts() {
     # The in-server tests install as root and run the server as somebody else: pgrx calls sudo.
     have sudo || echo sudo
     { [[ $(id -u) -ne 0 ]] || have runuser; } || echo runuser
-    tar --version 2>/dev/null | grep -q 'GNU tar' || echo tar
+    [[ $(tar --version 2>/dev/null) == *"GNU tar"* ]] || echo tar
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python
     have shellcheck || echo shellcheck
     rust_is_new_enough || echo rust
@@ -90,7 +90,10 @@ apt_postgresql_major() {
 }
 
 apt_has() {
-    apt-cache policy "$1" 2>/dev/null | grep -q '^ *Candidate: [0-9]'
+    # Read whole before it is searched: grep -q would end apt-cache by SIGPIPE, and the pipe with it.
+    local policy
+    policy=$(apt-cache policy "$1" 2>/dev/null)
+    grep -q '^ *Candidate: [0-9]' <<<"$policy"
 }
 
 apt_get() {

@@ -85,6 +85,9 @@ impl Builder {
 
     /// Makes the data directory and starts a server on it.
     pub fn start(self) -> Cluster {
+        if self.extension {
+            require_extension();
+        }
         let mut cluster = self.create();
         cluster.start();
         if self.extension {
@@ -281,12 +284,7 @@ impl Cluster {
     /// Makes the extension in a database.
     #[track_caller]
     pub fn create_extension(&self, database: &str) {
-        let control = program::extension_dir().join("pg_parallel_backup.control");
-        assert!(
-            control.exists(),
-            "the extension is not installed ({} does not exist): run \"make install\" first",
-            control.display()
-        );
+        require_extension();
         if let Err(error) = self
             .connect_to(database)
             .batch_execute("CREATE EXTENSION pg_parallel_backup")
@@ -366,4 +364,14 @@ impl Drop for Cluster {
 
 fn process_id(child: &Child) -> i32 {
     i32::try_from(child.id()).expect("a process id is positive")
+}
+
+#[track_caller]
+fn require_extension() {
+    let control = program::extension_dir().join("pg_parallel_backup.control");
+    assert!(
+        control.exists(),
+        "the extension is not installed ({} does not exist): run \"make install\" first",
+        control.display()
+    );
 }

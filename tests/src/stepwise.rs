@@ -60,9 +60,15 @@ impl Stepwise {
     /// Stops the backup with its WAL and unpacks the closing tar.
     #[track_caller]
     pub fn stop(&mut self) -> Vec<u8> {
-        let stream = self.stream("send_stop_backup(wal => true)");
+        let stream = self.closing_tar();
         self.backup.unpack(&stream);
         stream
+    }
+
+    /// The same, for a backup whose streams the test unpacks itself.
+    #[track_caller]
+    pub fn closing_tar(&mut self) -> Vec<u8> {
+        self.stream("send_stop_backup(wal => true)")
     }
 
     /// The listing of the backup.

@@ -34,33 +34,55 @@ fn database_dir(relation_path: &str) -> &str {
     dir
 }
 
-/// Plants files, takes a backup, and returns its listing and the bytes of its streams.
-fn backup_of(cluster: &Cluster, planted: &[String]) -> (Vec<String>, Vec<u8>) {
+/// What left the server in one backup.
+struct Sent {
+    listing: Vec<String>,
+    members: Vec<String>,
+    streams: Vec<u8>,
+}
+
+/// Plants files with the mark and takes a backup.
+#[track_caller]
+fn send_with(cluster: &Cluster, planted: &[String]) -> Sent {
     for path in planted {
         cluster.write_file(path, MARK.as_bytes());
     }
     let mut taken = Stepwise::start(cluster, "");
     let listing = taken.listing().into_iter().map(|entry| entry.path);
-    let listing: Vec<_> = listing.collect();
+    let listing = listing.collect();
     let mut streams = taken.send_files();
-    streams.extend(taken.stop());
+    let mut members = member::members(&streams);
+    let closing = taken.stop();
+    members.extend(member::members(&closing));
+    streams.extend(closing);
     taken.backup.verify();
-    (listing, streams)
+    Sent {
+        listing,
+        members: members.iter().map(Member::name).collect(),
+        streams,
+    }
 }
 
-#[track_caller]
-fn assert_left_out(planted: &[String], listing: &[String], streams: &[u8]) {
-    for path in planted {
-        assert!(!listing.contains(path), "{path} is in the listing");
+impl Sent {
+    #[track_caller]
+    fn assert_without(&self, planted: &[String]) {
+        for path in planted {
+            assert!(!self.listing.contains(path), "{path} is in the listing");
+            assert!(!self.members.contains(path), "{path} is in a stream");
+        }
         assert!(
-            !member::contains(streams, &format!("{path}\0")),
-            "{path} is in a stream"
+            !member::contains(&self.streams, MARK),
+            "the content of an excluded file left the server"
         );
     }
-    assert!(
-        !member::contains(streams, MARK),
-        "the content of an excluded file left the server"
-    );
+
+    #[track_caller]
+    fn assert_with(&self, path: &str) {
+        for (place, names) in [("listing", &self.listing), ("streams", &self.members)] {
+            let found = names.iter().filter(|name| *name == path).count();
+            assert_eq!(found, 1, "{path} in the {place}");
+        }
+    }
 }
 
 fn below(dir: &str, names: &[&str]) -> Vec<String> {
@@ -102,19 +124,18 @@ fn files_that_the_server_makes_anew_stay_behind() {
         cluster.write_file(path, WANTED.as_bytes());
     }
 
-    let (listing, streams) = backup_of(&cluster, &planted);
+    let sent = send_with(&cluster, &planted);
     for path in ["backup_label", "backup_manifest"] {
         // These arrive all the same: the backup's own.
-        assert!(!listing.iter().any(|listed| listed == path), "{path}");
+        assert!(!sent.listing.iter().any(|listed| listed == path), "{path}");
         planted.retain(|planted| planted != path);
     }
     planted.push("postmaster.pid".to_owned());
-    assert_left_out(&planted, &listing, &streams);
+    sent.assert_without(&planted);
     for path in wanted {
-        assert!(listing.iter().any(|listed| listed == path), "{path}");
-        assert!(member::contains(&streams, &format!("{path}\0")), "{path}");
+        sent.assert_with(path);
     }
-    assert!(member::contains(&streams, WANTED));
+    assert!(member::contains(&sent.streams, WANTED));
 }
 
 #[test]
@@ -147,12 +168,12 @@ fn relation_files_of_sessions_stay_behind() {
         }
     }
 
-    let (listing, streams) = backup_of(&cluster, &planted);
-    assert_left_out(&planted, &listing, &streams);
-    assert!(listing.iter().any(|path| path == "pg_logical/t999_999"));
+    let sent = send_with(&cluster, &planted);
+    sent.assert_without(&planted);
+    sent.assert_with("pg_logical/t999_999");
     for dir in [&here, &there].map(|path| database_dir(path)) {
         for path in below(dir, &no_relations) {
-            assert!(listing.contains(&path), "{path} is missing");
+            sent.assert_with(&path);
         }
     }
 }
@@ -167,12 +188,14 @@ fn only_the_version_directory_of_a_tablespace_belongs_to_the_server() {
         &format!("pg_tblspc/{oid}"),
         &["PG_9.6_201608131/PG_VERSION", "beside"],
     );
-    let (listing, streams) = backup_of(&cluster, &planted);
-    assert_left_out(&planted, &listing, &streams);
-    assert!(
-        !listing.iter().any(|path| path.contains("PG_9.6")),
-        "the folder of another server is listed"
-    );
+    let sent = send_with(&cluster, &planted);
+    sent.assert_without(&planted);
+    for names in [&sent.listing, &sent.members] {
+        assert!(
+            !names.iter().any(|path| path.contains("PG_9.6")),
+            "the folder of another server was sent"
+        );
+    }
 }
 
 #[test]
@@ -181,16 +204,11 @@ fn emptied_directories_arrive_empty() {
     let mut planted: Vec<_> = EMPTIED.iter().map(|dir| format!("{dir}/planted")).collect();
     planted.push("pg_wal/planted".to_owned());
     planted.push("pg_wal/archive_status/planted.ready".to_owned());
-    let (listing, streams) = backup_of(&cluster, &planted);
-    assert_left_out(&planted, &listing, &streams);
+    let sent = send_with(&cluster, &planted);
+    sent.assert_without(&planted);
     for dir in EMPTIED.iter().chain(&["pg_wal", "pg_wal/archive_status"]) {
-        let listed = listing.iter().filter(|path| path == dir).count();
-        assert_eq!(listed, 1, "{dir}");
+        sent.assert_with(dir);
     }
-    assert!(
-        !listing.iter().any(|path| path == "global/pg_control"),
-        "global/pg_control must leave last"
-    );
 }
 
 #[test]
@@ -228,8 +246,8 @@ fn other_links_and_special_files_are_skipped_with_a_warning() {
     succeed(command("mkfifo").arg(cluster.data_dir().join("global/fifo")));
 
     let mut taken = Stepwise::start(&cluster, "");
-    let mut streams = taken.send_files();
-    streams.extend(taken.stop());
+    let stream = taken.send_files();
+    taken.stop();
     let warnings = taken.notices.warnings();
     for name in ["link_to_dir", "link", "global/fifo"] {
         let matching = warnings
@@ -241,8 +259,8 @@ fn other_links_and_special_files_are_skipped_with_a_warning() {
             .count();
         assert_eq!(matching, 1, "{name}: {warnings:?}");
     }
-    assert!(!member::contains(&streams, MARK));
-    assert!(!member::contains(&streams, "link_to_dir"));
+    assert!(!member::contains(&stream, MARK));
+    assert_eq!(member::find(&stream, "link_to_dir"), None);
     taken.backup.verify();
 }
 
@@ -319,7 +337,10 @@ fn unlogged_relations_arrive_empty() {
             .expect("VACUUM");
         for relation in [name.to_owned(), format!("{name}_index")] {
             let path: String = client
-                .query_one("SELECT pg_relation_filepath($1::text::regclass)", &[&relation])
+                .query_one(
+                    "SELECT pg_relation_filepath($1::text::regclass)",
+                    &[&relation],
+                )
                 .expect("the path of a relation")
                 .get(0);
             forks.push(path);
@@ -337,7 +358,11 @@ fn unlogged_relations_arrive_empty() {
     }
 
     let mut taken = Stepwise::start(&cluster, "");
-    let listing: Vec<_> = taken.listing().into_iter().map(|entry| entry.path).collect();
+    let listing: Vec<_> = taken
+        .listing()
+        .into_iter()
+        .map(|entry| entry.path)
+        .collect();
     for path in &forks {
         let mut found = listing.iter().filter(|listed| listed.starts_with(path));
         assert_eq!(found.next(), Some(&format!("{path}_init")));

@@ -113,6 +113,18 @@ pub fn is_checksummed(path: &[u8]) -> bool {
         && !PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// The oid of the database whose directory a file lies in; 0 for shared relations and for what is no
+/// relation.
+///
+/// `path` is relative to the data directory.
+pub fn database_of(path: &[u8]) -> u32 {
+    path.strip_prefix(b"base/")
+        .or_else(|| path::below_version_directory(path))
+        .and_then(|rest| rest.split(|&byte| byte == b'/').next())
+        .and_then(parse_number)
+        .unwrap_or(0)
+}
+
 /// A file whose pages should be verified has a suffix that is no segment number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidSegment {
@@ -181,6 +193,23 @@ mod tests {
 
     fn parsed(name: &str) -> Option<(u32, Fork, u32)> {
         RelationFile::parse(name.as_bytes()).map(|file| (file.relfilenode, file.fork, file.segment))
+    }
+
+    #[test]
+    fn the_database_of_a_file_is_its_directory() {
+        for (path, database) in [
+            ("base/5/16384.1", 5),
+            ("pg_tblspc/16400/PG_15_202209061/16385/16386_vm", 16385),
+            ("global/1262", 0),
+            ("base/pgsql_tmp/5", 0),
+            ("pg_tblspc/16400/PG_15_202209061", 0),
+            ("pg_tblspc/16400/other/5/6", 0),
+            ("base", 0),
+            ("5/6", 0),
+            ("base/99999999999/1", 0),
+        ] {
+            assert_eq!(database_of(path.as_bytes()), database, "{path}");
+        }
     }
 
     #[test]

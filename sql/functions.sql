@@ -1,0 +1,116 @@
+-- The SQL interface. Names, arguments, defaults and result columns are what other programs rely on:
+-- a change here needs an upgrade script. Every function is for whoever EXECUTE is granted to.
+
+CREATE FUNCTION start_backup(
+    label text DEFAULT 'pg_parallel_backup',
+    fast boolean DEFAULT false,
+    tablespace_map boolean DEFAULT true,
+    max_rate integer DEFAULT NULL,
+    verify_checksums boolean DEFAULT true,
+    manifest_checksums text DEFAULT 'CRC32C',
+    retain_wal boolean DEFAULT false
+) RETURNS TABLE (
+    backup_id bigint,
+    start_lsn pg_lsn,
+    timeline integer,
+    backup_label text,
+    tablespace_map text,
+    file_count bigint,
+    total_bytes bigint
+) ROWS 1
+LANGUAGE c AS 'MODULE_PATHNAME', 'start_backup_wrapper';
+
+CREATE FUNCTION backup_tablespaces(backup_id bigint DEFAULT NULL)
+RETURNS TABLE (spcoid oid, spclocation text, size bigint)
+LANGUAGE c AS 'MODULE_PATHNAME', 'backup_tablespaces_wrapper';
+
+CREATE FUNCTION backup_filelist(backup_id bigint DEFAULT NULL, tablespace oid DEFAULT NULL)
+RETURNS TABLE (path text, type "char", size bigint, mtime timestamptz)
+LANGUAGE c AS 'MODULE_PATHNAME', 'backup_filelist_wrapper';
+
+CREATE FUNCTION send_backup_files(
+    backup_id bigint DEFAULT NULL,
+    files text[] DEFAULT NULL,
+    tablespace oid DEFAULT NULL,
+    max_rate integer DEFAULT NULL,
+    verify_checksums boolean DEFAULT NULL,
+    start_wal_location pg_lsn DEFAULT NULL,
+    compression text DEFAULT NULL
+) RETURNS SETOF bytea
+LANGUAGE c AS 'MODULE_PATHNAME', 'send_backup_files_wrapper';
+
+CREATE FUNCTION stop_backup(wait boolean DEFAULT true, allow_incomplete boolean DEFAULT false)
+RETURNS TABLE (
+    stop_lsn pg_lsn,
+    timeline integer,
+    backup_label text,
+    tablespace_map text,
+    pg_control bytea,
+    backup_manifest text
+) ROWS 1
+LANGUAGE c AS 'MODULE_PATHNAME', 'stop_backup_wrapper';
+
+CREATE FUNCTION send_stop_backup(
+    wal boolean DEFAULT false,
+    wait boolean DEFAULT true,
+    allow_incomplete boolean DEFAULT false,
+    compression text DEFAULT NULL
+) RETURNS SETOF bytea
+LANGUAGE c AS 'MODULE_PATHNAME', 'send_stop_backup_wrapper';
+
+CREATE FUNCTION base_backup(
+    label text DEFAULT 'pg_parallel_backup',
+    fast boolean DEFAULT false,
+    tablespace_map boolean DEFAULT true,
+    max_rate integer DEFAULT NULL,
+    verify_checksums boolean DEFAULT true,
+    manifest_checksums text DEFAULT 'CRC32C',
+    retain_wal boolean DEFAULT false,
+    wal boolean DEFAULT false,
+    wait boolean DEFAULT true,
+    allow_incomplete boolean DEFAULT false,
+    compression text DEFAULT NULL
+) RETURNS SETOF bytea
+LANGUAGE c AS 'MODULE_PATHNAME', 'base_backup_wrapper';
+
+CREATE FUNCTION abort_backup() RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'abort_backup_wrapper';
+
+CREATE FUNCTION backup_progress()
+RETURNS TABLE (
+    backup_id bigint,
+    leader_pid integer,
+    label text,
+    phase text,
+    started_at timestamptz,
+    workers integer,
+    files_total bigint,
+    files_sent bigint,
+    bytes_total bigint,
+    bytes_sent bigint,
+    checksum_failures bigint
+)
+LANGUAGE c AS 'MODULE_PATHNAME', 'backup_progress_wrapper';
+
+REVOKE ALL ON FUNCTION start_backup FROM PUBLIC;
+REVOKE ALL ON FUNCTION backup_tablespaces FROM PUBLIC;
+REVOKE ALL ON FUNCTION backup_filelist FROM PUBLIC;
+REVOKE ALL ON FUNCTION send_backup_files FROM PUBLIC;
+REVOKE ALL ON FUNCTION stop_backup FROM PUBLIC;
+REVOKE ALL ON FUNCTION send_stop_backup FROM PUBLIC;
+REVOKE ALL ON FUNCTION base_backup FROM PUBLIC;
+REVOKE ALL ON FUNCTION abort_backup FROM PUBLIC;
+REVOKE ALL ON FUNCTION backup_progress FROM PUBLIC;
+
+COMMENT ON FUNCTION start_backup IS 'starts a backup that this session leads';
+COMMENT ON FUNCTION backup_tablespaces IS 'tablespaces of a backup with their sizes';
+COMMENT ON FUNCTION backup_filelist IS 'files, directories and links of a backup';
+COMMENT ON FUNCTION send_backup_files IS
+    'sends files of a backup as a tar archive, in COPY (SELECT ...) TO STDOUT';
+COMMENT ON FUNCTION stop_backup IS 'stops the backup of this session and returns its last files';
+COMMENT ON FUNCTION send_stop_backup IS
+    'stops the backup of this session and sends its last files, in COPY (SELECT ...) TO STDOUT';
+COMMENT ON FUNCTION base_backup IS
+    'takes a whole backup in one statement, in COPY (SELECT ...) TO STDOUT';
+COMMENT ON FUNCTION abort_backup IS 'ends the backup of this session without a result';
+COMMENT ON FUNCTION backup_progress IS 'backups that run on this server';

@@ -1,0 +1,36 @@
+//! What the functions have in common: arguments that may not be null, and the COPY that a stream
+//! needs.
+
+use crate::server::copy_query;
+use crate::server::report::{Failure, Outcome, Sqlstate};
+
+/// An argument that has a default and therefore need not be null.
+///
+/// # Errors
+/// `null_value_not_allowed`.
+pub fn required<T>(name: &str, argument: Option<T>) -> Outcome<T> {
+    argument.ok_or_else(|| {
+        Failure::new(
+            Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            format!("argument \"{name}\" cannot be null"),
+        )
+        .hint("Leave the argument out to have its default.")
+    })
+}
+
+/// Makes sure that the running statement is `COPY (SELECT function(…)) TO STDOUT`.
+///
+/// # Errors
+/// `feature_not_supported`, with the statement to use.
+pub fn check_stream(function: &str) -> Outcome<()> {
+    copy_query::check(function).map_err(|obstacle| {
+        Failure::new(
+            Sqlstate::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("{function}() can only be used in COPY (SELECT ...) TO STDOUT"),
+        )
+        .detail(obstacle.detail())
+        .hint(format!(
+            "Use COPY (SELECT {function}(...)) TO STDOUT, in text format and without other options."
+        ))
+    })
+}

@@ -1,0 +1,171 @@
+//! start_backup(), stop_backup() and abort_backup().
+
+use backup_format::manifest::PathStyle;
+use pgrx::name;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::backup::options::{self, StartOptions};
+use crate::backup::{leader, stop};
+use crate::server::encoding;
+use crate::server::report::{Failure, Outcome, Sqlstate};
+
+use super::arguments::required;
+
+/// The options of start_backup() and base_backup(), as SQL hands them over.
+pub struct StartArguments {
+    pub label: Option<Vec<u8>>,
+    pub fast: Option<bool>,
+    pub tablespace_map: Option<bool>,
+    pub max_rate: Option<i32>,
+    pub verify_checksums: Option<bool>,
+    pub manifest_checksums: Option<Vec<u8>>,
+    pub retain_wal: Option<bool>,
+}
+
+impl StartArguments {
+    /// Checks them.
+    ///
+    /// # Errors
+    /// `null_value_not_allowed`, and those of [`options`].
+    pub fn check(self) -> Outcome<StartOptions> {
+        Ok(StartOptions {
+            label: required("label", self.label)?,
+            fast: required("fast", self.fast)?,
+            tablespace_map: required("tablespace_map", self.tablespace_map)?,
+            max_rate: options::check_max_rate(self.max_rate)?,
+            verify_checksums: required("verify_checksums", self.verify_checksums)?,
+            manifest: options::check_manifest_checksums(&required(
+                "manifest_checksums",
+                self.manifest_checksums,
+            )?)?,
+            retain_wal: required("retain_wal", self.retain_wal)?,
+        })
+    }
+}
+
+type StartRow = (i64, i64, i32, Vec<u8>, Vec<u8>, i64, i64);
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn start_backup(
+    label: Option<Vec<u8>>,
+    fast: Option<bool>,
+    tablespace_map: Option<bool>,
+    max_rate: Option<i32>,
+    verify_checksums: Option<bool>,
+    manifest_checksums: Option<Vec<u8>>,
+    retain_wal: Option<bool>,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(backup_id, i64),
+            name!(start_lsn, i64),
+            name!(timeline, i32),
+            name!(backup_label, Vec<u8>),
+            name!(tablespace_map, Vec<u8>),
+            name!(file_count, i64),
+            name!(total_bytes, i64),
+        ),
+    >,
+    ErrorReport,
+> {
+    let arguments = StartArguments {
+        label,
+        fast,
+        tablespace_map,
+        max_rate,
+        verify_checksums,
+        manifest_checksums,
+        retain_wal,
+    };
+    let row = start(arguments).map_err(Failure::into_report)?;
+    Ok(TableIterator::once(row))
+}
+
+fn start(arguments: StartArguments) -> Outcome<StartRow> {
+    let summary = leader::start(&arguments.check()?)?;
+    Ok((
+        summary.backup_id,
+        summary.start_lsn.cast_signed(),
+        summary.timeline.cast_signed(),
+        summary.backup_label,
+        summary.tablespace_map,
+        summary.file_count.cast_signed(),
+        summary.total_bytes.cast_signed(),
+    ))
+}
+
+type StopRow = (i64, i32, Vec<u8>, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+
+#[pg_extern(sql = false)]
+fn stop_backup(
+    wait: Option<bool>,
+    allow_incomplete: Option<bool>,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(stop_lsn, i64),
+            name!(timeline, i32),
+            name!(backup_label, Vec<u8>),
+            name!(tablespace_map, Vec<u8>),
+            name!(pg_control, Vec<u8>),
+            name!(backup_manifest, Option<Vec<u8>>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let row = stop(wait, allow_incomplete).map_err(Failure::into_report)?;
+    Ok(TableIterator::once(row))
+}
+
+fn stop(wait: Option<bool>, allow_incomplete: Option<bool>) -> Outcome<StopRow> {
+    let (wait, allow_incomplete) = (
+        required("wait", wait)?,
+        required("allow_incomplete", allow_incomplete)?,
+    );
+    let stopped = stop::stop(wait, allow_incomplete)?;
+    let closing = stopped.closing_files();
+    // A manifest of ASCII is text in every encoding and the same bytes at every client.
+    let style = if encoding::is_utf8() {
+        PathStyle::Utf8
+    } else {
+        PathStyle::Ascii
+    };
+    let manifest = match stopped.manifest(&closing, style)? {
+        Some(pieces) => Some(one_text(&pieces)?),
+        None => None,
+    };
+    let started = &stopped.running.leader().started;
+    let row = (
+        stopped.end.stop_lsn.cast_signed(),
+        stopped.end.timeline.cast_signed(),
+        started.backup_label.clone(),
+        started.tablespace_map.clone(),
+        stopped.control_file.content.clone(),
+        manifest,
+    );
+    stopped.finish();
+    Ok(row)
+}
+
+fn one_text(pieces: &[Vec<u8>]) -> Outcome<Vec<u8>> {
+    /// A row of a result holds at most 1 GB (MaxAllocSize).
+    const LARGEST: usize = 0x3FFF_FFFF - 64 * 1024;
+    let size: usize = pieces.iter().map(Vec::len).sum();
+    if size > LARGEST {
+        return Err(Failure::new(
+            Sqlstate::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("backup manifest of {size} bytes does not fit into a row"),
+        )
+        .hint("Use send_stop_backup(), whose stream has room for it. The backup has been ended."));
+    }
+    Ok(pieces.concat())
+}
+
+#[pg_extern(sql = false)]
+fn abort_backup() -> Result<(), ErrorReport> {
+    leader::abort().map_err(Failure::into_report)
+}

@@ -1,0 +1,132 @@
+//! backup_filelist() and backup_tablespaces(): what a backup holds, or one taken now would.
+
+use pgrx::name;
+use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::backup::{leader, listing, lookup, tablespace, walk};
+use crate::server::backup_control::Tablespace;
+use crate::server::clock;
+use crate::server::encoding;
+use crate::server::report::{Failure, Outcome};
+use crate::server::shared_files::{Entry, Kind};
+
+type FileRow = (Vec<u8>, i8, i64, i64);
+
+#[pg_extern(sql = false)]
+fn backup_filelist(
+    backup_id: Option<i64>,
+    tablespace: Option<Oid>,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(path, Vec<u8>),
+            name!(kind, i8),
+            name!(size, i64),
+            name!(mtime, i64),
+        ),
+    >,
+    ErrorReport,
+> {
+    let rows = file_rows(backup_id, tablespace.map(Oid::to_u32)).map_err(Failure::into_report)?;
+    Ok(TableIterator::new(rows))
+}
+
+fn file_rows(backup_id: Option<i64>, tablespace: Option<u32>) -> Outcome<Vec<FileRow>> {
+    let wanted = |oid| tablespace.is_none_or(|wanted| wanted == oid);
+    if lists_present(backup_id) {
+        let tablespaces = tablespace::current()?;
+        tablespace::check_known(tablespace, &tablespaces)?;
+        let entries = walk::list(&tablespaces, false)?;
+        let rows = listing::by_path(&entries)
+            .into_iter()
+            .map(|index| &entries[index as usize])
+            .filter(|entry| wanted(entry.tablespace))
+            .map(|entry| file_row(&entry.path, entry.kind, entry.size, entry.mtime));
+        return Ok(rows.collect());
+    }
+    let found = lookup::find(backup_id)?;
+    let table = found.files.table();
+    if let Some(oid) = tablespace {
+        tablespace::check_in_backup(oid, &table)?;
+    }
+    let slots = table.by_path().filter(|slot| wanted(slot.tablespace));
+    Ok(slots
+        .map(|slot| file_row(table.path(slot), slot.kind, slot.size, slot.mtime))
+        .collect())
+}
+
+fn file_row(path: &[u8], kind: Kind, size: u64, mtime: i64) -> FileRow {
+    let path = encoding::sql_text(path).into_owned();
+    (
+        path,
+        (kind as u8).cast_signed(),
+        size.cast_signed(),
+        clock::timestamp(mtime),
+    )
+}
+
+type TablespaceRow = (Option<Oid>, Option<Vec<u8>>, i64);
+
+#[pg_extern(sql = false)]
+fn backup_tablespaces(
+    backup_id: Option<i64>,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(spcoid, Option<Oid>),
+            name!(spclocation, Option<Vec<u8>>),
+            name!(size, i64),
+        ),
+    >,
+    ErrorReport,
+> {
+    let rows = tablespace_rows(backup_id).map_err(Failure::into_report)?;
+    Ok(TableIterator::new(rows))
+}
+
+fn tablespace_rows(backup_id: Option<i64>) -> Outcome<Vec<TablespaceRow>> {
+    if lists_present(backup_id) {
+        let tablespaces = tablespace::current()?;
+        let entries = walk::list(&tablespaces, false)?;
+        let sizes = entries
+            .iter()
+            .map(|entry: &Entry| (entry.tablespace, entry.size));
+        let tablespaces = tablespaces
+            .into_iter()
+            .map(|Tablespace { oid, location, .. }| (oid, location));
+        return Ok(sum_sizes(tablespaces.collect(), sizes));
+    }
+    let found = lookup::find(backup_id)?;
+    let table = found.files.table();
+    let sizes = table
+        .slots()
+        .iter()
+        .map(|slot| (slot.tablespace, slot.size));
+    Ok(sum_sizes(tablespace::decode(table.tablespaces()), sizes))
+}
+
+/// A row for each tablespace, and one for the data directory at the end.
+fn sum_sizes(
+    tablespaces: Vec<(u32, Vec<u8>)>,
+    sizes: impl Iterator<Item = (u32, u64)>,
+) -> Vec<TablespaceRow> {
+    let mut sums = std::collections::HashMap::new();
+    for (oid, size) in sizes {
+        *sums.entry(oid).or_insert(0) += size;
+    }
+    let sum_of = |oid: u32| -> i64 { sums.get(&oid).copied().unwrap_or(0_u64).cast_signed() };
+    let rows = tablespaces.into_iter().map(|(oid, location)| {
+        let location = encoding::sql_text(&location).into_owned();
+        (Some(Oid::from(oid)), Some(location), sum_of(oid))
+    });
+    rows.chain([(None, None, sum_of(0))]).collect()
+}
+
+/// Whether there is no backup to look at: then the rows are those of one taken now.
+fn lists_present(backup_id: Option<i64>) -> bool {
+    backup_id.is_none() && leader::with_leader(|_| ()).is_none()
+}

@@ -1,0 +1,99 @@
+//! backup_progress(): the backups that run on this server, seen from any session.
+
+use core::sync::atomic::Ordering;
+
+use pgrx::name;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::backup::lookup::{self, Running};
+use crate::server::report::{Failure, Outcome};
+
+type Row = (
+    i64,
+    i32,
+    Vec<u8>,
+    &'static str,
+    i64,
+    i32,
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+);
+
+#[pg_extern(sql = false)]
+fn backup_progress() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(backup_id, i64),
+            name!(leader_pid, i32),
+            name!(label, Vec<u8>),
+            name!(phase, &'static str),
+            name!(started_at, i64),
+            name!(workers, i32),
+            name!(files_total, i64),
+            name!(files_sent, i64),
+            name!(bytes_total, i64),
+            name!(bytes_sent, i64),
+            name!(checksum_failures, i64),
+        ),
+    >,
+    ErrorReport,
+> {
+    let rows = rows().map_err(Failure::into_report)?;
+    Ok(TableIterator::new(rows))
+}
+
+fn rows() -> Outcome<Vec<Row>> {
+    lookup::running_backups()
+        .iter()
+        .map(row)
+        .filter_map(Result::transpose)
+        .collect()
+}
+
+/// `None` for a backup that has ended since it was found.
+fn row(running: &Running) -> Outcome<Option<Row>> {
+    let backup = &running.backup;
+    let phase = backup.phase();
+    if phase.has_ended() {
+        return Ok(None);
+    }
+    let mut counts = [0; 6];
+    if let Some(files) = &running.files {
+        let table = files.table();
+        let header = table.header();
+        counts = [
+            u64::from(header.workers.load(Ordering::Relaxed)),
+            table.slots().len() as u64,
+            header.files_sent.load(Ordering::Relaxed),
+            header.bytes_total,
+            header.bytes_sent.load(Ordering::Relaxed),
+            header.checksum_failures.load(Ordering::Relaxed),
+        ];
+    }
+    let [
+        workers,
+        files_total,
+        files_sent,
+        bytes_total,
+        bytes_sent,
+        failures,
+    ] = counts.map(u64::cast_signed);
+    Ok(Some((
+        running.backup_id,
+        backup.leader_pid(),
+        crate::server::encoding::sql_text(backup.label()).into_owned(),
+        phase.name(),
+        backup.started_at(),
+        i32::try_from(workers).unwrap_or(i32::MAX),
+        files_total,
+        files_sent,
+        bytes_total,
+        bytes_sent,
+        failures,
+    )))
+}

@@ -1,0 +1,123 @@
+//! send_backup_files(), send_stop_backup() and base_backup(): they write into the stream of a COPY
+//! and return no row.
+
+use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::backup::options;
+use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::stream::{closing, data_files, whole_backup};
+
+use super::arguments::{check_stream, required};
+use super::leading::StartArguments;
+
+type NoRows = Result<SetOfIterator<'static, Vec<u8>>, ErrorReport>;
+
+fn no_rows(outcome: Outcome<()>) -> NoRows {
+    outcome
+        .map(|()| SetOfIterator::empty())
+        .map_err(Failure::into_report)
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn send_backup_files(
+    backup_id: Option<i64>,
+    files: Option<Array<&[u8]>>,
+    tablespace: Option<Oid>,
+    max_rate: Option<i32>,
+    verify_checksums: Option<bool>,
+    start_wal_location: Option<i64>,
+    compression: Option<Vec<u8>>,
+) -> Result<SetOfIterator<'static, Vec<u8>>, ErrorReport> {
+    let request = || {
+        check_stream("send_backup_files")?;
+        options::check_compression(compression.as_deref())?;
+        Ok(data_files::Request {
+            backup_id,
+            files: files.map(names).transpose()?,
+            tablespace: tablespace.map(Oid::to_u32),
+            max_rate: options::check_max_rate(max_rate)?,
+            verify_checksums,
+            start_lsn: start_wal_location.map(i64::cast_unsigned),
+        })
+    };
+    no_rows(request().and_then(|request| data_files::send(&request)))
+}
+
+fn names(files: Array<&[u8]>) -> Outcome<Vec<Vec<u8>>> {
+    files
+        .iter()
+        .map(|name| {
+            name.map(<[u8]>::to_vec).ok_or_else(|| {
+                Failure::new(
+                    Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                    "list of files cannot contain null",
+                )
+            })
+        })
+        .collect()
+}
+
+fn closing_request(
+    wal: Option<bool>,
+    wait: Option<bool>,
+    allow_incomplete: Option<bool>,
+) -> Outcome<closing::Request> {
+    Ok(closing::Request {
+        wal: required("wal", wal)?,
+        wait: required("wait", wait)?,
+        allow_incomplete: required("allow_incomplete", allow_incomplete)?,
+    })
+}
+
+#[pg_extern(sql = false)]
+fn send_stop_backup(
+    wal: Option<bool>,
+    wait: Option<bool>,
+    allow_incomplete: Option<bool>,
+    compression: Option<Vec<u8>>,
+) -> Result<SetOfIterator<'static, Vec<u8>>, ErrorReport> {
+    let request = || {
+        check_stream("send_stop_backup")?;
+        options::check_compression(compression.as_deref())?;
+        closing_request(wal, wait, allow_incomplete)
+    };
+    no_rows(request().and_then(|request| closing::send(&request)))
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn base_backup(
+    label: Option<Vec<u8>>,
+    fast: Option<bool>,
+    tablespace_map: Option<bool>,
+    max_rate: Option<i32>,
+    verify_checksums: Option<bool>,
+    manifest_checksums: Option<Vec<u8>>,
+    retain_wal: Option<bool>,
+    wal: Option<bool>,
+    wait: Option<bool>,
+    allow_incomplete: Option<bool>,
+    compression: Option<Vec<u8>>,
+) -> Result<SetOfIterator<'static, Vec<u8>>, ErrorReport> {
+    let requests = || {
+        check_stream("base_backup")?;
+        options::check_compression(compression.as_deref())?;
+        let start = StartArguments {
+            label,
+            fast,
+            tablespace_map,
+            max_rate,
+            verify_checksums,
+            manifest_checksums,
+            retain_wal,
+        };
+        Ok((
+            start.check()?,
+            closing_request(wal, wait, allow_incomplete)?,
+        ))
+    };
+    no_rows(requests().and_then(|(start, end)| whole_backup::send(&start, &end)))
+}

@@ -1,0 +1,296 @@
+//! The leader: the session that starts a backup, keeps it, and stops it.
+//!
+//! A session leads at most one backup. Whatever ends the session ends the backup: the server's
+//! own exit handler takes the cluster out of backup mode, the detach callback of the backup's
+//! segment tells the workers, and the lock that announces the backup goes with the session.
+
+use core::cell::RefCell;
+
+use crate::server::backup_control::{self, StartedBackup, Tablespace};
+use crate::server::clock;
+use crate::server::function_hook::ServerFunction;
+use crate::server::lock_registry::{self, Registration};
+use crate::server::progress::{self, ProgressRow};
+use crate::server::recovery;
+use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::settings;
+use crate::server::shared_backup::{Options, Phase, SharedBackup};
+use crate::server::shared_files::SharedFiles;
+use crate::server::wal_retention::RetentionWorker;
+
+use super::options::StartOptions;
+use super::{listing, walk};
+
+/// The backup that this session leads.
+pub struct Leader {
+    /// The shared state.
+    pub backup: SharedBackup,
+    /// The shared files, once they are listed.
+    files: Option<SharedFiles>,
+    retention: Option<RetentionWorker>,
+    /// What the start gave.
+    pub started: StartedBackup,
+    /// The manifest's algorithm; `None` for no manifest.
+    pub manifest: Option<backup_format::checksum::Algorithm>,
+}
+
+thread_local! {
+    static LEADER: RefCell<Option<Leader>> = const { RefCell::new(None) };
+}
+
+/// What start_backup() tells its caller.
+pub struct StartSummary {
+    /// The number by which workers join.
+    pub backup_id: i64,
+    /// Where the backup starts.
+    pub start_lsn: u64,
+    /// On which timeline.
+    pub timeline: u32,
+    /// The content of backup_label.
+    pub backup_label: Vec<u8>,
+    /// The content of tablespace_map; empty where there is nothing to write.
+    pub tablespace_map: Vec<u8>,
+    /// Entries of the listing: files, directories and links.
+    pub file_count: u64,
+    /// Bytes of the files in the listing.
+    pub total_bytes: u64,
+}
+
+/// Starts a backup that this session leads.
+///
+/// # Errors
+/// `object_not_in_prerequisite_state` where a backup runs in this session; the server's own errors.
+pub fn start(options: &StartOptions) -> Outcome<StartSummary> {
+    if backup_control::is_running() {
+        return Err(Failure::new(
+            Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "a backup is already in progress in this session",
+        ));
+    }
+    let shared_options = Options {
+        max_rate: options.max_rate,
+        verify_checksums: options.verify_checksums && settings::has_data_checksums(),
+        algorithm: options
+            .manifest
+            .unwrap_or(backup_format::checksum::Algorithm::None),
+        started_in_recovery: recovery::is_in_recovery(),
+    };
+    let backup = SharedBackup::create(&options.label, shared_options, clock::current_timestamp())?;
+    // From here on an ERROR ends the backup.
+    let mut running = Running(Some(Leader {
+        backup,
+        files: None,
+        retention: None,
+        started: StartedBackup::default(),
+        manifest: options.manifest,
+    }));
+    let leader = running.leader_mut();
+    lock_registry::announce(leader.registration());
+    leader.enter_backup_mode(options)?;
+    leader.share_files(options.tablespace_map)?;
+    let summary = leader.summary();
+    keep(running);
+    Ok(summary)
+}
+
+/// Ends this session's backup without a result.
+///
+/// # Errors
+/// `object_not_in_prerequisite_state` where this session leads no backup.
+pub fn abort() -> Outcome<()> {
+    take()?.end(Phase::Aborted);
+    Ok(())
+}
+
+/// Looks at the backup that this session leads.
+pub fn with_leader<T>(look: impl FnOnce(&Leader) -> T) -> Option<T> {
+    LEADER.with_borrow(|leader| leader.as_ref().map(look))
+}
+
+/// The shared state of the backup that this session leads, for as long as it leads it.
+///
+/// # Errors
+/// `object_not_in_prerequisite_state` where this session leads no backup.
+pub fn own_backup() -> Outcome<SharedBackup> {
+    with_leader(|leader| leader.backup.borrow_pinned()).ok_or_else(not_in_progress)
+}
+
+/// Takes the backup out of the session: it ends unless it is given back with [`keep`].
+///
+/// # Errors
+/// `object_not_in_prerequisite_state` where this session leads no backup.
+pub fn take() -> Outcome<Running> {
+    if let Some(leader) = LEADER.take() {
+        return Ok(Running(Some(leader)));
+    }
+    Err(if backup_control::is_running() {
+        Failure::new(
+            Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the backup in progress was not started by start_backup()",
+        )
+        .hint("Use pg_backup_stop() to end it.")
+    } else {
+        not_in_progress()
+    })
+}
+
+/// Leaves the backup to the session.
+pub fn keep(mut running: Running) {
+    LEADER.set(running.0.take());
+}
+
+/// "backup is not in progress", as core says it.
+#[must_use]
+pub fn not_in_progress() -> Failure {
+    Failure::new(
+        Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "backup is not in progress",
+    )
+    .hint("Did you call start_backup()?")
+}
+
+/// Refuses pg_backup_stop() while this session leads a backup: core keeps what it needs in
+/// variables that only its own pg_backup_start() fills, and would follow a null pointer.
+///
+/// # Errors
+/// `object_not_in_prerequisite_state`.
+pub fn check_function_call(function: ServerFunction) -> Outcome<()> {
+    match function {
+        ServerFunction::PgBackupStop if with_leader(|_| ()).is_some() => Err(Failure::new(
+            Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "cannot use pg_backup_stop() for a backup started by start_backup()",
+        )
+        .hint("Use stop_backup(), send_stop_backup() or abort_backup().")),
+        ServerFunction::PgBackupStop => Ok(()),
+    }
+}
+
+impl Leader {
+    fn registration(&self) -> Registration {
+        Registration {
+            handle: self.backup.handle(),
+            nonce: self.backup.nonce(),
+        }
+    }
+
+    /// The number by which workers join.
+    #[must_use]
+    pub fn backup_id(&self) -> i64 {
+        self.registration().backup_id()
+    }
+
+    /// The shared files, for one statement of the leader's own.
+    #[must_use]
+    pub fn borrow_files(&self) -> Option<SharedFiles> {
+        self.files.as_ref().map(SharedFiles::borrow_pinned)
+    }
+
+    fn enter_backup_mode(&mut self, options: &StartOptions) -> Outcome<()> {
+        if options.retain_wal {
+            // Before the start, so that the slot holds the checkpoint's WAL from its first byte.
+            self.retention = Some(RetentionWorker::start(&self.backup)?);
+        }
+        self.backup.enter(Phase::WaitingForCheckpoint);
+        let _row = ProgressRow::start(progress::Phase::WaitingForCheckpoint);
+        self.started = backup_control::start(&options.label, options.fast)?;
+        self.backup.set_start_lsn(self.started.start_lsn);
+        if !options.tablespace_map {
+            self.started.tablespace_map.clear();
+        }
+        Ok(())
+    }
+
+    fn share_files(&mut self, tablespace_map: bool) -> Outcome<()> {
+        self.backup.enter(Phase::ListingFiles);
+        let _row = ProgressRow::start(progress::Phase::EstimatingSize);
+        // The tablespaces of the start, not of now: replay makes what came later.
+        let tablespaces: &[Tablespace] = &self.started.tablespaces;
+        let entries = walk::list(tablespaces, !tablespace_map)?;
+        let digest_length = self.backup.options().algorithm.digest_len();
+        let files = listing::share(&entries, tablespaces, digest_length)?;
+        self.backup.publish_files(files.handle());
+        self.files = Some(files);
+        Ok(())
+    }
+
+    fn summary(&self) -> StartSummary {
+        let (file_count, total_bytes) = self.files.as_ref().map_or((0, 0), |files| {
+            let table = files.table();
+            (table.slots().len() as u64, table.header().bytes_total)
+        });
+        StartSummary {
+            backup_id: self.backup_id(),
+            start_lsn: self.started.start_lsn,
+            timeline: self.started.timeline,
+            backup_label: self.started.backup_label.clone(),
+            tablespace_map: self.started.tablespace_map.clone(),
+            file_count,
+            total_bytes,
+        }
+    }
+}
+
+const TAKEN_AT_ITS_END: &str = "a backup is taken out of its guard only when the guard ends";
+
+/// A backup that ends when this value is dropped, by whatever way.
+pub struct Running(Option<Leader>);
+
+impl Running {
+    /// The leader's view of the backup.
+    #[must_use]
+    pub fn leader(&self) -> &Leader {
+        match &self.0 {
+            Some(leader) => leader,
+            None => unreachable!("{TAKEN_AT_ITS_END}"),
+        }
+    }
+
+    fn leader_mut(&mut self) -> &mut Leader {
+        match &mut self.0 {
+            Some(leader) => leader,
+            None => unreachable!("{TAKEN_AT_ITS_END}"),
+        }
+    }
+
+    /// Ends the backup, and returns when nothing of it is left.
+    pub fn end(mut self, phase: Phase) {
+        let leader = self.leader_mut();
+        leader.backup.enter(phase);
+        if let Some(retention) = leader.retention.take() {
+            retention.wait_for_end(&leader.backup);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0.take() {
+            close(leader);
+        }
+    }
+}
+
+/// Takes the server out of backup mode and lets go of everything shared. Does not raise.
+fn close(leader: Leader) {
+    backup_control::abort();
+    if !leader.backup.phase().has_ended() {
+        leader.backup.enter(Phase::Aborted);
+    }
+    lock_registry::withdraw();
+    if let Some(files) = leader.files {
+        files.detach();
+    }
+    leader.backup.detach();
+}
+
+/// Ends the backup that this session still leads when the value goes: for statements that start a
+/// backup and do not leave one.
+pub struct EndWithStatement;
+
+impl Drop for EndWithStatement {
+    fn drop(&mut self) {
+        if let Some(leader) = LEADER.take() {
+            close(leader);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What a backup is started with, checked.
+
+use backup_format::checksum::Algorithm;
+
+use crate::server::report::{Failure, Outcome, Sqlstate};
+
+/// kB/s that a rate limit can have (MAX_RATE_LOWER and MAX_RATE_UPPER in backup/basebackup.h).
+const RATES: core::ops::RangeInclusive<i32> = 32..=1_048_576;
+
+/// The arguments of start_backup(), checked.
+#[derive(Clone, Debug)]
+pub struct StartOptions {
+    /// In the encoding of the database.
+    pub label: Vec<u8>,
+    /// Whether the checkpoint is to be fast.
+    pub fast: bool,
+    /// Whether links travel in the file tablespace_map; otherwise they are entries of the listing.
+    pub tablespace_map: bool,
+    /// kB/s of all workers together.
+    pub max_rate: Option<u32>,
+    /// Whether pages are verified, where the cluster has checksums.
+    pub verify_checksums: bool,
+    /// The manifest's algorithm; `None` for no manifest.
+    pub manifest: Option<Algorithm>,
+    /// Whether the backup's WAL is held.
+    pub retain_wal: bool,
+}
+
+/// Checks a rate limit in kB/s.
+///
+/// # Errors
+/// `numeric_value_out_of_range`, in core's words.
+pub fn check_max_rate(max_rate: Option<i32>) -> Outcome<Option<u32>> {
+    let Some(rate) = max_rate else {
+        return Ok(None);
+    };
+    if !RATES.contains(&rate) {
+        return Err(Failure::new(
+            Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            format!(
+                "{rate} is outside the valid range for parameter \"max_rate\" ({} .. {})",
+                RATES.start(),
+                RATES.end()
+            ),
+        ));
+    }
+    Ok(Some(rate.unsigned_abs()))
+}
+
+/// Checks the name of a manifest's checksum algorithm. OFF stands for no manifest.
+///
+/// # Errors
+/// `invalid_parameter_value`.
+pub fn check_manifest_checksums(name: &[u8]) -> Outcome<Option<Algorithm>> {
+    let text = String::from_utf8_lossy(name);
+    if text.eq_ignore_ascii_case("off") {
+        return Ok(None);
+    }
+    match Algorithm::parse(&text) {
+        Some(algorithm) => Ok(Some(algorithm)),
+        None => Err(Failure::new(
+            Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("unrecognized checksum algorithm: \"{text}\""),
+        )
+        .hint("Available algorithms are NONE, CRC32C, SHA224, SHA256, SHA384, SHA512; OFF writes no manifest.")),
+    }
+}
+
+/// Checks the name of a compression method.
+///
+/// # Errors
+/// `feature_not_supported` for all but `none`.
+pub fn check_compression(name: Option<&[u8]>) -> Outcome<()> {
+    match name {
+        None => Ok(()),
+        Some(name) if name.eq_ignore_ascii_case(b"none") => Ok(()),
+        Some(name) => Err(Failure::new(
+            Sqlstate::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!(
+                "compression \"{}\" is not supported",
+                String::from_utf8_lossy(name)
+            ),
+        )
+        .hint("Use compression => 'none', and compress the stream on the client.")),
+    }
+}

@@ -1,0 +1,256 @@
+//! The queue: which worker has which file, and which files have been sent.
+//!
+//! The slot of a file says who owns it. [`FREE`] files wait to be taken. A worker takes a file by
+//! writing its own number with a compare-and-exchange, and alone changes the slot from then on.
+//! When its stream has ended well its files become [`SETTLED`]; when the stream fails, for whatever
+//! reason, the callback on the end of the worker's mapping makes them free again. Nobody ever
+//! waits for anybody.
+//!
+//! Slots lie in the order in which they are handed out: directories and links, then the largest
+//! file first. A worker walks them once, skipping what others have; when files return, the
+//! generation changes and it walks again.
+
+use core::sync::atomic::Ordering;
+
+use crate::server::shared_files::{FileTable, Kind, Slot};
+
+/// Owner of a file that waits to be taken.
+const FREE: u32 = 0;
+/// Owner of a file whose stream has ended well.
+const SETTLED: u32 = 1;
+/// The first number that a worker can have.
+const FIRST_WORKER: u32 = 2;
+
+/// Nothing of this file has been finished.
+const NOT_CARRIED: u32 = 0;
+/// The archive holds the file.
+const SENT: u32 = 1;
+/// The file was gone; the archive holds nothing of it.
+const VANISHED: u32 = 2;
+
+/// A worker takes this many files at once, at most.
+const BATCH_FILES: usize = 64;
+/// A worker takes no more files once they hold so many bytes.
+const BATCH_BYTES: u64 = 1024 * 1024;
+
+/// What a worker has found out about a file that it is done with.
+pub enum Carried<'a> {
+    /// The archive holds the file.
+    Sent {
+        /// Size in the archive.
+        size: u64,
+        /// Modification time in the archive.
+        mtime: i64,
+        /// The checksum of what went out.
+        digest: &'a [u8],
+        /// Bad pages.
+        failures: u32,
+    },
+    /// The file was gone.
+    Vanished,
+}
+
+/// Where a worker stands in the queue.
+#[derive(Default)]
+pub struct Position {
+    generation: u64,
+    next: usize,
+}
+
+/// What keeps a file from being taken.
+pub struct TakenByAnother;
+
+/// Entries of the listing that have not been sent.
+#[derive(Default)]
+pub struct Unsent<'a> {
+    /// How many there are.
+    pub count: usize,
+    /// The paths of some.
+    pub examples: Vec<&'a [u8]>,
+}
+
+impl<'a> FileTable<'a> {
+    /// Registers a worker and gives it its number.
+    #[must_use]
+    pub fn register_worker(&self) -> u32 {
+        let header = self.header();
+        header.workers.fetch_add(1, Ordering::Relaxed);
+        FIRST_WORKER + header.last_owner.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes the next files of the queue, at least one while there is one that `wanted` accepts.
+    pub fn take(
+        &self,
+        worker: u32,
+        position: &mut Position,
+        wanted: impl Fn(&Slot) -> bool,
+        batch: &mut Vec<&'a Slot>,
+    ) {
+        batch.clear();
+        let generation = self.header().generation.load(Ordering::Acquire);
+        if position.generation != generation {
+            *position = Position {
+                generation,
+                next: 0,
+            };
+        }
+        let mut bytes = 0;
+        while let Some(slot) = self.slots().get(position.next) {
+            if batch.len() == BATCH_FILES || bytes >= BATCH_BYTES {
+                break;
+            }
+            position.next += 1;
+            if slot.owner.load(Ordering::Relaxed) == FREE
+                && wanted(slot)
+                && exchange_owner(slot, FREE, worker)
+            {
+                bytes += slot.size;
+                batch.push(slot);
+            }
+        }
+    }
+
+    /// Whether another worker that still runs has a file.
+    #[must_use]
+    pub fn is_taken_by_another(&self, worker: u32, slot: &Slot) -> bool {
+        let owner = slot.owner.load(Ordering::Relaxed);
+        owner >= FIRST_WORKER && owner != worker
+    }
+
+    /// Takes one file by name, even when it has been sent before.
+    ///
+    /// # Errors
+    /// Where another worker that still runs has it.
+    pub fn take_named(&self, worker: u32, slot: &Slot) -> Result<(), TakenByAnother> {
+        loop {
+            let owner = slot.owner.load(Ordering::Acquire);
+            if owner == worker {
+                return Ok(());
+            }
+            if owner >= FIRST_WORKER {
+                return Err(TakenByAnother);
+            }
+            if exchange_owner(slot, owner, worker) {
+                self.uncount(slot);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Adds bytes of a file that have gone out to the backup's count. A file counts for as many
+    /// bytes as the listing gives it, whatever has become of it.
+    pub fn count_bytes(&self, slot: &Slot, bytes: u64) {
+        let counted = slot.counted.load(Ordering::Relaxed);
+        let bytes = bytes.min(slot.size - counted.min(slot.size));
+        slot.counted.store(counted + bytes, Ordering::Relaxed);
+        self.header().bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that the worker which owns a file is done with it.
+    pub fn carried(&self, slot: &Slot, outcome: &Carried<'_>) {
+        let header = self.header();
+        self.count_bytes(slot, slot.size);
+        let state = match outcome {
+            Carried::Sent {
+                size,
+                mtime,
+                digest,
+                failures,
+            } => {
+                slot.sent_size.store(*size, Ordering::Relaxed);
+                slot.sent_mtime.store(*mtime, Ordering::Relaxed);
+                for (place, byte) in self.digest(slot).iter().zip(*digest) {
+                    place.store(*byte, Ordering::Relaxed);
+                }
+                let before = slot.failures.swap(*failures, Ordering::Relaxed);
+                header
+                    .checksum_failures
+                    .fetch_add(u64::from(*failures), Ordering::Relaxed);
+                header
+                    .checksum_failures
+                    .fetch_sub(u64::from(before), Ordering::Relaxed);
+                SENT
+            }
+            Carried::Vanished => VANISHED,
+        };
+        let before = slot.carried.swap(state, Ordering::Relaxed);
+        if before == NOT_CARRIED {
+            header.files_sent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The stream of this worker has ended well: its files are sent.
+    pub fn settle(&self, worker: u32) {
+        for slot in self.owned_by(worker) {
+            // Release: whoever sees the file settled sees its size and checksum too.
+            slot.owner.store(SETTLED, Ordering::Release);
+        }
+    }
+
+    /// The worker has gone. What it has not settled returns to the queue. Does not raise, and may
+    /// run while the process exits.
+    pub fn release_worker(&self, worker: u32) {
+        let mut returned = false;
+        for slot in self.owned_by(worker) {
+            self.uncount(slot);
+            slot.owner.store(FREE, Ordering::Release);
+            returned = true;
+        }
+        if returned {
+            self.header().generation.fetch_add(1, Ordering::Release);
+        }
+        self.header().workers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What has not been sent, with the paths of at most `examples`.
+    #[must_use]
+    pub fn unsent(&self, examples: usize) -> Unsent<'a> {
+        let mut unsent = Unsent::default();
+        for slot in self.slots() {
+            if slot.owner.load(Ordering::Acquire) == SETTLED {
+                continue;
+            }
+            unsent.count += 1;
+            if unsent.examples.len() < examples {
+                unsent.examples.push(self.path(slot));
+            }
+        }
+        unsent
+    }
+
+    /// The files that streams which ended well have carried, in the order of their paths.
+    pub fn sent_files(&self) -> impl Iterator<Item = &'a Slot> + use<'a> {
+        self.by_path().filter(|slot| {
+            slot.kind == Kind::File
+                && slot.owner.load(Ordering::Acquire) == SETTLED
+                && slot.carried.load(Ordering::Relaxed) == SENT
+        })
+    }
+
+    fn owned_by(&self, worker: u32) -> impl Iterator<Item = &'a Slot> + use<'a> {
+        self.slots()
+            .iter()
+            .filter(move |slot| slot.owner.load(Ordering::Relaxed) == worker)
+    }
+
+    /// Takes a file out of the common counts. Its owner alone calls it.
+    fn uncount(&self, slot: &Slot) {
+        let header = self.header();
+        let failures = slot.failures.swap(0, Ordering::Relaxed);
+        header
+            .checksum_failures
+            .fetch_sub(u64::from(failures), Ordering::Relaxed);
+        let bytes = slot.counted.swap(0, Ordering::Relaxed);
+        header.bytes_sent.fetch_sub(bytes, Ordering::Relaxed);
+        let carried = slot.carried.swap(NOT_CARRIED, Ordering::Relaxed);
+        if carried != NOT_CARRIED {
+            header.files_sent.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn exchange_owner(slot: &Slot, from: u32, to: u32) -> bool {
+    slot.owner
+        .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
+        .is_ok()
+}

@@ -1,0 +1,186 @@
+//! The stop of a backup: the proof that nothing is missing, then core's own stop, then the files
+//! that only the end of a backup can write.
+
+use core::sync::atomic::Ordering;
+
+use backup_format::archive::Attributes;
+use backup_format::manifest::PathStyle;
+
+use crate::server::backup_control::{self, StoppedBackup};
+use crate::server::control_file::{self, ControlFile};
+use crate::server::encoding;
+use crate::server::file;
+use crate::server::progress::{self, ProgressRow};
+use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::shared_backup::Phase;
+
+use super::leader::{self, Leader, Running};
+use super::manifest;
+
+/// The paths that an error about an incomplete backup names.
+const EXAMPLES: usize = 5;
+
+/// A backup that is out of backup mode; its closing files remain to be handed over.
+pub struct Stopped {
+    /// Ends with the value.
+    pub running: Running,
+    /// Where the backup ended.
+    pub end: StoppedBackup,
+    /// pg_control as it was before the stop, after everything else.
+    pub control_file: ControlFile,
+}
+
+/// A file that the end of a backup adds to what workers have sent.
+pub struct ClosingFile {
+    /// Relative to the data directory.
+    pub path: &'static [u8],
+    /// All of it.
+    pub content: Vec<u8>,
+    /// Mode, owner and modification time.
+    pub attributes: Attributes,
+}
+
+/// Stops the backup that this session leads.
+///
+/// # Errors
+/// `object_not_in_prerequisite_state` where this session leads no backup, or where files have not
+/// been sent; the backup then goes on. Any later error ends it, `data_corrupted` among them, which
+/// says that workers found bad pages.
+pub fn stop(wait_for_archive: bool, allow_incomplete: bool) -> Outcome<Stopped> {
+    let running = leader::take()?;
+    if !allow_incomplete && let Err(failure) = check_complete(running.leader()) {
+        leader::keep(running);
+        return Err(failure);
+    }
+    let leader = running.leader();
+    leader.backup.enter(Phase::Stopping);
+    let _row = ProgressRow::start(progress::Phase::WaitingForArchive);
+    if let Err(failure) = check_verified(leader) {
+        running.end(Phase::Aborted);
+        return Err(failure);
+    }
+    let control_file = control_file::read()?;
+    let end = backup_control::stop(&leader.started.backup_label, wait_for_archive)?;
+    Ok(Stopped {
+        running,
+        end,
+        control_file,
+    })
+}
+
+impl Stopped {
+    /// pg_control, backup_label and, where there are tablespaces, tablespace_map.
+    #[must_use]
+    pub fn closing_files(&self) -> Vec<ClosingFile> {
+        let started = &self.running.leader().started;
+        let mut files = vec![ClosingFile {
+            path: control_file::PATH,
+            content: self.control_file.content.clone(),
+            attributes: self.control_file.attributes,
+        }];
+        for (path, content) in [
+            (&b"backup_label"[..], &started.backup_label),
+            (b"tablespace_map", &started.tablespace_map),
+        ] {
+            if !content.is_empty() {
+                files.push(ClosingFile {
+                    path,
+                    content: content.clone(),
+                    attributes: file::attributes_of_new_file(),
+                });
+            }
+        }
+        files
+    }
+
+    /// The manifest in pieces; `None` where the backup was started without one.
+    ///
+    /// # Errors
+    /// As [`manifest::write`].
+    pub fn manifest(
+        &self,
+        closing: &[ClosingFile],
+        path_style: PathStyle,
+    ) -> Outcome<Option<Vec<Vec<u8>>>> {
+        let leader = self.running.leader();
+        let (Some(algorithm), Some(files)) = (leader.manifest, leader.borrow_files()) else {
+            return Ok(None);
+        };
+        manifest::write(
+            leader,
+            &files.table(),
+            algorithm,
+            closing,
+            self.end,
+            path_style,
+        )
+        .map(Some)
+    }
+
+    /// Ends the backup, once everything has been handed over.
+    pub fn finish(self) {
+        self.running.end(Phase::Stopped);
+    }
+}
+
+fn check_complete(leader: &Leader) -> Outcome<()> {
+    let Some(files) = leader.borrow_files() else {
+        return Ok(());
+    };
+    let table = files.table();
+    let unsent = table.unsent(EXAMPLES);
+    if unsent.count == 0 {
+        return Ok(());
+    }
+    let names: Vec<_> = unsent
+        .examples
+        .iter()
+        .map(|path| format!("\"{}\"", encoding::display(path)))
+        .collect();
+    let more = if unsent.count > names.len() {
+        ", ..."
+    } else {
+        ""
+    };
+    let workers = table.header().workers.load(Ordering::Relaxed);
+    let running = match workers {
+        0 => String::new(),
+        1 => " 1 worker is still sending.".to_owned(),
+        count => format!(" {count} workers are still sending."),
+    };
+    Err(Failure::new(
+        Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!(
+            "backup is incomplete: {} of {} files have not been sent",
+            unsent.count,
+            table.slots().len()
+        ),
+    )
+    .detail(format!("Not sent: {}{more}.{running}", names.join(", ")))
+    .hint("Send them with send_backup_files() and stop again, end the backup with abort_backup(), or use allow_incomplete => true if they are copied by other means."))
+}
+
+fn check_verified(leader: &Leader) -> Outcome<()> {
+    let failures = leader.borrow_files().map_or(0, |files| {
+        files
+            .table()
+            .header()
+            .checksum_failures
+            .load(Ordering::Relaxed)
+    });
+    if failures == 0 {
+        return Ok(());
+    }
+    Err(found_damage()
+        .detail(format!("{failures} bad pages were found. The backup has been ended without a result."))
+        .hint("The warnings of the workers and the server log name the damaged files and blocks. To back up a damaged cluster as it is, use start_backup(verify_checksums => false)."))
+}
+
+/// The error for a backup or a stream with bad pages, in core's words.
+#[must_use]
+pub fn found_damage() -> Failure {
+    Failure::new(
+        Sqlstate::ERRCODE_DATA_CORRUPTED,
+        "checksum verification failure during base backup",
+    )
+}

@@ -1,0 +1,184 @@
+//! The walk over the data directory and the tablespaces: which files a base backup holds.
+//!
+//! Follows sendDir() and sendTablespace() in backup/basebackup.c. What is left out is decided by
+//! `backup_format::exclusion` and here, where the surroundings count.
+
+use std::collections::HashSet;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
+use backup_format::exclusion;
+use backup_format::relation_file::{self, Fork, RelationFile};
+
+use super::tablespace;
+use crate::server::backup_control::Tablespace;
+use crate::server::control_file;
+use crate::server::encoding;
+use crate::server::file;
+use crate::server::interrupt;
+use crate::server::report::{Outcome, Sqlstate, warning};
+use crate::server::settings;
+use crate::server::shared_files::{Entry, Kind};
+
+/// Lists the files, directories and, where `with_links` is set, links of pg_tblspc that a backup
+/// holds, in no particular order. pg_control is not among them: it is sent when the backup stops.
+///
+/// # Errors
+/// Where a directory cannot be read. What vanishes meanwhile is no error.
+pub fn list(tablespaces: &[Tablespace], with_links: bool) -> Outcome<Vec<Entry>> {
+    let mut walk = Walk {
+        inside_data_directory: tablespaces
+            .iter()
+            .filter_map(|tablespace| tablespace.inside_data_directory.clone())
+            .collect(),
+        entries: Vec::new(),
+        tablespace: 0,
+    };
+    walk.directory(b"")?;
+    for tablespace in tablespaces {
+        walk.tablespace = tablespace.oid;
+        walk.tablespace(with_links)?;
+    }
+    Ok(walk.entries)
+}
+
+struct Walk {
+    /// Tablespaces that lie in the data directory, relative to it: sent as tablespaces, not twice.
+    inside_data_directory: HashSet<Vec<u8>>,
+    entries: Vec<Entry>,
+    /// The tablespace that is being walked; 0 for the data directory.
+    tablespace: u32,
+}
+
+impl Walk {
+    /// Only the directory of this major version and catalog belongs to this cluster.
+    fn tablespace(&mut self, with_link: bool) -> Outcome<()> {
+        let link = tablespace::directory(self.tablespace);
+        if with_link && let Some(metadata) = file::metadata_if_exists(&link)? {
+            // A link is part of the data directory.
+            self.entries.push(Entry {
+                tablespace: 0,
+                ..self.entry(link.clone(), Kind::Link, &metadata)
+            });
+        }
+        let version = join(&link, settings::tablespace_version_directory().as_bytes());
+        if let Some(metadata) = file::metadata_if_exists(&version)?
+            && metadata.is_dir()
+        {
+            self.push(version.clone(), Kind::Directory, &metadata);
+            self.directory(&version)?;
+        }
+        Ok(())
+    }
+
+    /// Lists what is in a directory. The data directory itself is the empty path.
+    fn directory(&mut self, directory: &[u8]) -> Outcome<()> {
+        interrupt::check();
+        let name: &[u8] = if directory.is_empty() {
+            b"."
+        } else {
+            directory
+        };
+        let Some(names) = file::read_directory(name)? else {
+            return Ok(());
+        };
+        let is_database = exclusion::is_database_directory(directory);
+        let unlogged = if is_database {
+            unlogged_relations(&names)
+        } else {
+            HashSet::new()
+        };
+        for name in names {
+            if exclusion::is_excluded_file(&name)
+                || (is_database && is_excluded_relation(&name, &unlogged))
+            {
+                continue;
+            }
+            let path = join(directory, &name);
+            if path == control_file::PATH {
+                continue;
+            }
+            if let Some(metadata) = file::metadata_if_exists(&path)? {
+                self.visit(path, &name, &metadata)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit(&mut self, path: Vec<u8>, name: &[u8], metadata: &Metadata) -> Outcome<()> {
+        let kind = metadata.file_type();
+        let is_directory_or_link = kind.is_dir() || kind.is_symlink();
+        if path == b"pg_wal" && is_directory_or_link {
+            // The WAL that is needed comes when the backup stops, or from elsewhere.
+            let archive_status = join(&path, b"archive_status");
+            self.push(path, Kind::Directory, metadata);
+            self.push(archive_status, Kind::Directory, metadata);
+        } else if exclusion::is_emptied_directory(name) && is_directory_or_link {
+            self.push(path, Kind::Directory, metadata);
+        } else if kind.is_symlink() && path.starts_with(b"pg_tblspc/") {
+            // The tablespace behind it has a walk of its own.
+        } else if kind.is_dir() {
+            self.push(path.clone(), Kind::Directory, metadata);
+            if !self.inside_data_directory.contains(&path) {
+                self.directory(&path)?;
+            }
+        } else if kind.is_file() {
+            self.push(path, Kind::File, metadata);
+        } else {
+            let path = encoding::display(&path);
+            warning(
+                Sqlstate::ERRCODE_WARNING,
+                format!("skipping special file \"{path}\""),
+            );
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, path: Vec<u8>, kind: Kind, metadata: &Metadata) {
+        let entry = self.entry(path, kind, metadata);
+        self.entries.push(entry);
+    }
+
+    fn entry(&self, path: Vec<u8>, kind: Kind, metadata: &Metadata) -> Entry {
+        Entry {
+            path,
+            kind,
+            size: if kind == Kind::File {
+                metadata.len()
+            } else {
+                0
+            },
+            mtime: metadata.mtime(),
+            inode: metadata.ino(),
+            tablespace: self.tablespace,
+        }
+    }
+}
+
+/// The relfilenodes of a database directory that have an init fork.
+fn unlogged_relations(names: &[Vec<u8>]) -> HashSet<u32> {
+    names
+        .iter()
+        .filter_map(|name| RelationFile::parse(name))
+        .filter(|file| file.fork == Fork::Init)
+        .map(|file| file.relfilenode)
+        .collect()
+}
+
+/// Temporary relations, and every fork but the init fork of unlogged ones.
+fn is_excluded_relation(name: &[u8], unlogged: &HashSet<u32>) -> bool {
+    relation_file::is_temporary_relation(name)
+        || RelationFile::parse(name)
+            .is_some_and(|file| file.fork != Fork::Init && unlogged.contains(&file.relfilenode))
+}
+
+fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() {
+        return name.to_vec();
+    }
+    let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
+    path.extend_from_slice(directory);
+    path.push(b'/');
+    path.extend_from_slice(name);
+    path
+}

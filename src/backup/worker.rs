@@ -1,0 +1,147 @@
+//! A worker: a session that streams files of a backup.
+
+use crate::server::encoding;
+use crate::server::recovery;
+use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::shared_backup::{BackupState, Phase};
+use crate::server::shared_files::{FileTable, Slot};
+
+use super::lookup::{self, Found};
+use super::queue::Position;
+
+/// A session's part in a backup. When the value goes, by whatever way, files that are not settled
+/// return to the queue.
+pub struct Worker {
+    found: Found,
+    number: u32,
+}
+
+impl Worker {
+    /// Joins a backup; `None` stands for the one that this session leads.
+    ///
+    /// # Errors
+    /// As [`lookup::find`]; `object_not_in_prerequisite_state` where the backup is being stopped.
+    pub fn join(backup_id: Option<i64>) -> Outcome<Self> {
+        let found = lookup::find(backup_id)?;
+        check_running(&found.backup, found.backup_id)?;
+        let number = found.files.table().register_worker();
+        if !found.is_own {
+            found.files.release_on_detach(number);
+        }
+        Ok(Self { found, number })
+    }
+
+    /// The backup's state.
+    #[must_use]
+    pub fn backup(&self) -> &BackupState {
+        &self.found.backup
+    }
+
+    /// The backup's files.
+    #[must_use]
+    pub fn table(&self) -> FileTable<'_> {
+        self.found.files.table()
+    }
+
+    /// Takes the next files of the queue that `wanted` accepts. Leaves `batch` empty where there is
+    /// none left.
+    pub fn take<'a>(
+        &'a self,
+        position: &mut Position,
+        wanted: impl Fn(&Slot) -> bool,
+        batch: &mut Vec<&'a Slot>,
+    ) {
+        self.table().take(self.number, position, wanted, batch);
+    }
+
+    /// Takes files by name, also those that have been sent before. Takes none where one cannot be
+    /// had.
+    ///
+    /// # Errors
+    /// `object_in_use` where a stream that still runs has one of them.
+    pub fn take_all(&self, slots: &[&Slot]) -> Outcome<()> {
+        let table = self.table();
+        let in_use = slots
+            .iter()
+            .find(|slot| table.is_taken_by_another(self.number, slot));
+        if let Some(slot) = in_use {
+            return Err(self.in_use(slot));
+        }
+        for slot in slots {
+            table
+                .take_named(self.number, slot)
+                .map_err(|_| self.in_use(slot))?;
+        }
+        Ok(())
+    }
+
+    fn in_use(&self, slot: &Slot) -> Failure {
+        let path = encoding::display(self.table().path(slot)).into_owned();
+        Failure::new(
+            Sqlstate::ERRCODE_OBJECT_IN_USE,
+            format!("file \"{path}\" is being sent by another worker"),
+        )
+        .hint("It can be sent again when that worker has ended.")
+    }
+
+    /// Makes sure that the backup still runs and that its source has not been promoted.
+    ///
+    /// # Errors
+    /// `object_not_in_prerequisite_state`.
+    pub fn check_running(&self) -> Outcome<()> {
+        check_running(self.backup(), self.found.backup_id)
+    }
+
+    /// Makes sure that a standby is still one.
+    ///
+    /// # Errors
+    /// `object_not_in_prerequisite_state`, in core's words.
+    pub fn check_not_promoted(&self) -> Outcome<()> {
+        if self.backup().options().started_in_recovery && !recovery::is_in_recovery() {
+            return Err(Failure::new(
+                Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "the standby was promoted during online backup",
+            )
+            .hint("This means that the backup being taken is corrupt and should not be used. Try taking another online backup."));
+        }
+        Ok(())
+    }
+
+    /// The stream has ended well: its files are sent.
+    ///
+    /// # Errors
+    /// Where the backup has ended meanwhile.
+    pub fn settle(&self) -> Outcome<()> {
+        self.check_running()?;
+        self.table().settle(self.number);
+        Ok(())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if self.found.is_own {
+            // The leader's mapping stays, so that no detach callback does it. When the leader's
+            // process exits without coming here, the whole backup ends.
+            self.table().release_worker(self.number);
+        }
+    }
+}
+
+fn check_running(backup: &BackupState, backup_id: i64) -> Outcome<()> {
+    let detail = match backup.phase() {
+        Phase::Streaming => return Ok(()),
+        Phase::Initializing | Phase::WaitingForCheckpoint | Phase::ListingFiles => {
+            "It has not started yet."
+        }
+        Phase::Stopping | Phase::TransferringWal | Phase::Stopped => "Its leader has stopped it.",
+        Phase::Aborted => "Its leader has aborted it, or failed.",
+        Phase::Abandoned => "The session of its leader has ended.",
+    };
+    Err(Failure::new(
+        Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("backup {backup_id} has ended"),
+    )
+    .detail(detail)
+    .hint("What this stream has sent is no part of a backup. Start a new one."))
+}

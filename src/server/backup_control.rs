@@ -1,0 +1,163 @@
+//! The server's own start, stop and abort of a backup (access/xlog.h, backup/basebackup.h).
+
+use core::ffi::{CStr, c_char};
+use std::ffi::CString;
+
+use pgrx::pg_sys;
+
+use super::report::{Failure, Outcome, Sqlstate};
+
+/// A tablespace as do_pg_backup_start() found it (tablespaceinfo in backup/basebackup.h, which
+/// pgrx does not bind).
+#[repr(C)]
+struct TablespaceInfo {
+    oid: *mut c_char,
+    path: *mut c_char,
+    relative_path: *mut c_char,
+    size: i64,
+}
+
+/// A tablespace outside pg_default and pg_global.
+#[derive(Clone, Debug)]
+pub struct Tablespace {
+    /// Its oid, and the name of its link in pg_tblspc.
+    pub oid: u32,
+    /// Where the link leads.
+    pub location: Vec<u8>,
+    /// Its place relative to the data directory, if it lies inside.
+    pub inside_data_directory: Option<Vec<u8>>,
+}
+
+/// What the start of a backup gives.
+#[derive(Default)]
+pub struct StartedBackup {
+    /// The checkpoint's redo position.
+    pub start_lsn: u64,
+    /// The timeline of that position.
+    pub timeline: u32,
+    /// The content of backup_label.
+    pub backup_label: Vec<u8>,
+    /// The content of tablespace_map; empty without tablespaces.
+    pub tablespace_map: Vec<u8>,
+    /// The tablespaces at that time.
+    pub tablespaces: Vec<Tablespace>,
+}
+
+/// Where a backup ended.
+#[derive(Clone, Copy)]
+pub struct StoppedBackup {
+    /// The position up to which WAL is needed.
+    pub stop_lsn: u64,
+    /// The timeline of that position.
+    pub timeline: u32,
+}
+
+/// Whether a backup runs in this session, whoever started it.
+#[must_use]
+pub fn is_running() -> bool {
+    // SAFETY: reads a variable of this session.
+    let status = unsafe { pg_sys::get_backup_status() };
+    status != pg_sys::SessionBackupState::SESSION_BACKUP_NONE
+}
+
+/// Starts a backup, as pg_backup_start() does. Waits for a checkpoint; interrupts are served.
+///
+/// # Errors
+/// Raises the server's own errors: wal_level too low, label too long, and so on.
+pub fn start(label: &[u8], fast: bool) -> Outcome<StartedBackup> {
+    let label = CString::new(label).map_err(|_| {
+        Failure::new(
+            Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
+            "backup label cannot contain null bytes",
+        )
+    })?;
+    // SAFETY: guarded by pgrx. The buffers are made by the server in the current memory context,
+    // the list holds tablespaceinfo structures, and all of it is copied before the context ends.
+    unsafe {
+        pg_sys::register_persistent_abort_backup_handler();
+        let label_file = pg_sys::makeStringInfo();
+        let map_file = pg_sys::makeStringInfo();
+        let mut tablespaces: *mut pg_sys::List = core::ptr::null_mut();
+        let mut timeline = 0;
+        let start_lsn = pg_sys::do_pg_backup_start(
+            label.as_ptr(),
+            fast,
+            &raw mut timeline,
+            label_file,
+            &raw mut tablespaces,
+            map_file,
+        );
+        Ok(StartedBackup {
+            start_lsn,
+            timeline,
+            backup_label: string_info_bytes(label_file),
+            tablespace_map: string_info_bytes(map_file),
+            tablespaces: tablespace_list(tablespaces),
+        })
+    }
+}
+
+/// Stops the backup of this session, as pg_backup_stop() does, and waits for its WAL to be
+/// archived where `wait_for_archive` is set and the server archives.
+///
+/// # Errors
+/// Raises the server's own errors. Whether the backup still runs afterwards differs; call
+/// [`abort`] in any case.
+pub fn stop(backup_label: &[u8], wait_for_archive: bool) -> Outcome<StoppedBackup> {
+    let mut label_file = backup_label.to_vec();
+    label_file.push(0);
+    let mut timeline = 0;
+    // SAFETY: guarded by pgrx. The server reads the label, which is terminated and outlives the
+    // call; it does not write to it.
+    let stop_lsn = unsafe {
+        pg_sys::do_pg_backup_stop(
+            label_file.as_mut_ptr().cast(),
+            wait_for_archive,
+            &raw mut timeline,
+        )
+    };
+    Ok(StoppedBackup { stop_lsn, timeline })
+}
+
+/// Ends the backup of this session without a result. Harmless when none runs, and does not raise.
+pub fn abort() {
+    // SAFETY: the second argument is "emit_warning"; the call does nothing without a backup.
+    unsafe { pg_sys::do_pg_abort_backup(0, pg_sys::Datum::from(false)) }
+}
+
+/// # Safety
+/// `buffer` is a StringInfo of the server.
+unsafe fn string_info_bytes(buffer: pg_sys::StringInfo) -> Vec<u8> {
+    // SAFETY: a StringInfo holds `len` bytes.
+    unsafe {
+        let length = usize::try_from((*buffer).len).unwrap_or(0);
+        core::slice::from_raw_parts((*buffer).data.cast::<u8>(), length).to_vec()
+    }
+}
+
+/// # Safety
+/// `list` is NIL or a list of tablespaceinfo.
+unsafe fn tablespace_list(list: *mut pg_sys::List) -> Vec<Tablespace> {
+    let mut tablespaces = Vec::new();
+    if list.is_null() {
+        return tablespaces;
+    }
+    // SAFETY: the list's cells point to tablespaceinfo structures with terminated strings.
+    unsafe {
+        for index in 0..(*list).length {
+            let info: *const TablespaceInfo = pg_sys::list_nth(list, index).cast();
+            let oid = CStr::from_ptr((*info).oid).to_str().ok();
+            let Some(oid) = oid.and_then(|digits| digits.parse().ok()) else {
+                continue;
+            };
+            let inside = (*info).relative_path;
+            tablespaces.push(Tablespace {
+                oid,
+                location: CStr::from_ptr((*info).path).to_bytes().to_vec(),
+                inside_data_directory: (!inside.is_null())
+                    .then(|| CStr::from_ptr(inside).to_bytes().to_vec()),
+            });
+        }
+    }
+    tablespaces
+}

@@ -1,0 +1,116 @@
+//! The connection to the client (libpq/libpq.h, libpq/libpq-be.h): CopyData messages without a copy.
+//!
+//! `pq_putmessage` copies everything through an 8 kB buffer. Here that buffer is flushed, and a
+//! whole message goes to secure_write() from where the file was read to, under TLS and GSSAPI too.
+//!
+//! While secure_write() waits for a client that does not read, it serves a termination and the
+//! death of the postmaster, but no cancel, because the message is begun: COPY of the server does
+//! the same.
+
+use core::ffi::{c_char, c_int, c_void};
+
+use pgrx::pg_sys;
+
+use super::interrupt;
+
+/// PQcommMethods in libpq/libpq.h, which pgrx does not bind.
+#[repr(C)]
+struct CommMethods {
+    comm_reset: unsafe extern "C-unwind" fn(),
+    flush: unsafe extern "C-unwind" fn() -> c_int,
+    flush_if_writable: unsafe extern "C-unwind" fn() -> c_int,
+    is_send_pending: unsafe extern "C-unwind" fn() -> bool,
+    putmessage: unsafe extern "C-unwind" fn(c_char, *const c_char, usize) -> c_int,
+    putmessage_noblock: unsafe extern "C-unwind" fn(c_char, *const c_char, usize),
+}
+
+#[allow(ffi_unwind_calls)]
+mod bindings {
+    use super::{CommMethods, c_void};
+    use pgrx::pg_sys;
+
+    #[pgrx::pg_guard]
+    unsafe extern "C-unwind" {
+        pub fn secure_write(port: *mut pg_sys::Port, data: *mut c_void, length: usize) -> isize;
+        pub fn pq_check_connection() -> bool;
+    }
+
+    unsafe extern "C" {
+        pub static PqCommMethods: *const CommMethods;
+    }
+}
+
+/// Bytes of a message's head: its type and its length.
+pub const HEADROOM: usize = 5;
+
+/// Bytes of the largest payload that fits a message's length field and PQ_LARGE_MESSAGE_LIMIT.
+const LARGEST_PAYLOAD: usize = 0x3FFF_FFFF - 4;
+
+/// Sends one CopyData message. The first [`HEADROOM`] bytes of `message` are for the head, which
+/// is written here; the payload follows.
+///
+/// Where the client has gone, the session ends.
+///
+/// # Panics
+/// Where the message has no room for its head or is larger than the protocol allows.
+pub fn send_copy_data(message: &mut [u8]) {
+    let payload = message.len() - HEADROOM;
+    assert!(
+        payload <= LARGEST_PAYLOAD,
+        "a message this large breaks the protocol"
+    );
+    message[0] = b'd';
+    message[1..HEADROOM].copy_from_slice(&(payload as u32 + 4).to_be_bytes());
+
+    flush_server_buffer();
+    let mut sent = 0;
+    while sent < message.len() {
+        let rest = &mut message[sent..];
+        // SAFETY: guarded; MyProcPort is the connection of this session, which has one because
+        // the COPY goes to a client. After the flush it blocks until all is written.
+        let count = unsafe {
+            bindings::secure_write(pg_sys::MyProcPort, rest.as_mut_ptr().cast(), rest.len())
+        };
+        match usize::try_from(count) {
+            Ok(count) if count > 0 => sent += count,
+            _ if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => {}
+            _ => end_lost_connection(),
+        }
+    }
+}
+
+/// Makes sure that the client is still there, so far as the operating system knows. Where it has
+/// gone, the session ends.
+pub fn check_connection() {
+    flush_server_buffer();
+    // SAFETY: guarded; looks at the socket without waiting.
+    if !unsafe { bindings::pq_check_connection() } {
+        end_lost_connection();
+    }
+}
+
+/// Sends what the server has buffered, so that messages keep their order.
+fn flush_server_buffer() {
+    // SAFETY: the table is set before any statement runs. A function pointer has no guard of
+    // pgrx's, and the flush serves interrupts: hence the guard here. The closure owns nothing.
+    let status = unsafe {
+        #[allow(ffi_unwind_calls)]
+        pg_sys::ffi::pg_guard_ffi_boundary(|| ((*bindings::PqCommMethods).flush)())
+    };
+    if status != 0 {
+        end_lost_connection();
+    }
+}
+
+/// The connection is lost: ends the session as the server's own send functions do, by
+/// "connection to client lost", which runs the exit callbacks.
+fn end_lost_connection() -> ! {
+    // SAFETY: the flags that the server's own code sets at this point.
+    unsafe {
+        pg_sys::ClientConnectionLost = 1;
+        pg_sys::InterruptPending = 1;
+    }
+    interrupt::check();
+    // Interrupts can be held off by no code of ours; should they be, an ERROR must end the stream.
+    pgrx::error!("connection to client lost")
+}

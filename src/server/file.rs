@@ -1,0 +1,228 @@
+//! Files and directories of the cluster through the server's own descriptors (storage/fd.h).
+//!
+//! The server knows of every descriptor opened here and closes what an ERROR leaves behind.
+//! Relative paths start at the data directory, which is every backend's working directory.
+
+use core::ffi::CStr;
+use std::ffi::{CString, OsStr};
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use backup_format::archive::Attributes;
+use pgrx::pg_sys;
+
+use super::clock;
+use super::interrupt::ReadWait;
+use super::report::{Failure, Outcome, Sqlstate};
+use super::settings;
+
+/// An open regular file.
+#[derive(Debug)]
+pub struct TransientFile {
+    descriptor: i32,
+}
+
+impl TransientFile {
+    /// Opens a file for reading, without following a link in the last component and without
+    /// waiting for the writer of a fifo. The outer error is the server's, the inner one the
+    /// operating system's.
+    ///
+    /// # Errors
+    /// Where the session has too many files open.
+    pub fn open(path: &[u8]) -> Outcome<io::Result<Self>> {
+        let Ok(name) = CString::new(path) else {
+            return Ok(Err(io::ErrorKind::InvalidInput.into()));
+        };
+        let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        // SAFETY: guarded by pgrx; the name is terminated.
+        let descriptor = unsafe { pg_sys::OpenTransientFile(name.as_ptr(), flags) };
+        if descriptor < 0 {
+            return Ok(Err(io::Error::last_os_error()));
+        }
+        Ok(Ok(Self { descriptor }))
+    }
+
+    /// What fstat() says.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.with_std_file(std::fs::File::metadata)
+    }
+
+    /// Reads at an offset until the buffer is full or the file ends. Returns the bytes read.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        use std::os::unix::fs::FileExt;
+
+        let _waiting = ReadWait::start();
+        self.with_std_file(|file| {
+            let mut filled = 0;
+            while filled < buffer.len() {
+                match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                    Ok(0) => break,
+                    Ok(count) => filled += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(filled)
+        })
+    }
+
+    /// Lends the descriptor to the standard library.
+    fn with_std_file<T>(&self, action: impl FnOnce(&std::fs::File) -> T) -> T {
+        use std::os::fd::FromRawFd;
+
+        // SAFETY: the descriptor is open as long as `self`, and ManuallyDrop leaves it open.
+        let file = unsafe { std::fs::File::from_raw_fd(self.descriptor) };
+        let file = core::mem::ManuallyDrop::new(file);
+        action(&file)
+    }
+}
+
+impl Drop for TransientFile {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor came from OpenTransientFile in this transaction, so the server
+        // knows it and has nothing to complain about.
+        unsafe { pg_sys::CloseTransientFile(self.descriptor) };
+    }
+}
+
+/// Reads a whole directory, without `.` and `..`. Returns nothing where it does not exist.
+///
+/// # Errors
+/// Raises the server's own "could not open directory" and "could not read directory".
+pub fn read_directory(path: &[u8]) -> Outcome<Option<Vec<Vec<u8>>>> {
+    let Ok(name) = CString::new(path) else {
+        return Ok(None);
+    };
+    let mut names = Vec::new();
+    // SAFETY: guarded by pgrx. The server keeps the open directory in its own table and closes
+    // it after an ERROR; each entry is copied before the next is read.
+    unsafe {
+        let directory = pg_sys::AllocateDir(name.as_ptr());
+        if directory.is_null() {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => Ok(None),
+                _ => Err(Failure::of_file("open directory", path, &error)),
+            };
+        }
+        loop {
+            let entry = pg_sys::ReadDir(directory, name.as_ptr());
+            if entry.is_null() {
+                break;
+            }
+            let name = CStr::from_ptr((&raw const (*entry).d_name).cast()).to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name.to_vec());
+            }
+        }
+        pg_sys::FreeDir(directory);
+    }
+    Ok(Some(names))
+}
+
+/// What lstat() says. `None` where there is nothing of that name.
+///
+/// # Errors
+/// "could not stat file or directory", where the operating system says anything else.
+pub fn metadata_if_exists(path: &[u8]) -> Outcome<Option<Metadata>> {
+    match std::fs::symlink_metadata(as_path(path)) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => Ok(None),
+            _ => Err(Failure::of_file("stat file or directory", path, &error)),
+        },
+    }
+}
+
+/// Whether the directories that a relative path leads through still exist.
+///
+/// # Errors
+/// Where one of them has become a link to somewhere else. Those in pg_tblspc are meant to be links.
+pub fn has_its_directories(path: &[u8]) -> Outcome<bool> {
+    for (end, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+        let directory = &path[..end];
+        let is_tablespace = directory
+            .strip_prefix(b"pg_tblspc/")
+            .is_some_and(|name| name.iter().all(u8::is_ascii_digit));
+        if is_tablespace {
+            continue;
+        }
+        match metadata_if_exists(directory)? {
+            Some(metadata) if metadata.is_dir() => {}
+            Some(metadata) if metadata.is_symlink() => {
+                return Err(has_changed(directory, "directory"));
+            }
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// The error for an entry of the listing that something else has taken the place of.
+#[must_use]
+pub fn has_changed(path: &[u8], was: &str) -> Failure {
+    let path = super::encoding::display(path);
+    Failure::new(
+        Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("\"{path}\" is no longer a {was}"),
+    )
+    .detail(format!(
+        "It was a {was} when the files of the backup were listed."
+    ))
+    .hint(
+        "Symbolic links are followed in pg_tblspc only, and special files are no part of a backup.",
+    )
+}
+
+/// The target of a link. `None` where there is no link of that name.
+///
+/// # Errors
+/// "could not read symbolic link", where the operating system says anything else.
+pub fn link_target(path: &[u8]) -> Outcome<Option<Vec<u8>>> {
+    use std::os::unix::ffi::OsStringExt;
+
+    match std::fs::read_link(as_path(path)) {
+        Ok(target) => Ok(Some(target.into_os_string().into_vec())),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::EINVAL) => Ok(None),
+            _ => Err(Failure::of_file("read symbolic link", path, &error)),
+        },
+    }
+}
+
+/// A file's attributes as the archive carries them.
+#[must_use]
+pub fn attributes(metadata: &Metadata) -> Attributes {
+    Attributes {
+        mode: metadata.mode() & 0o7777,
+        uid: u64::from(metadata.uid()),
+        gid: u64::from(metadata.gid()),
+        mtime: metadata.mtime(),
+    }
+}
+
+/// What a file that the server wrote now would have.
+#[must_use]
+pub fn attributes_of_new_file() -> Attributes {
+    // SAFETY: both only read the process's own ids.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    Attributes {
+        mode: settings::file_mode(),
+        uid: u64::from(uid),
+        gid: u64::from(gid),
+        mtime: clock::current_unix_time(),
+    }
+}
+
+fn as_path(path: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(path))
+}

@@ -1,0 +1,30 @@
+//! Safe types over PostgreSQL's functions: the only unsafe code of the extension.
+//!
+//! One file for each header that it wraps. What differs between major versions of the server is
+//! decided here and nowhere else.
+//!
+//! Two rules hold in every file. A call that can raise an ERROR goes through a guard (pgrx's
+//! bindings have one, our own `extern` blocks carry `#[pg_guard]`), so that it arrives as an
+//! unwinding panic that runs destructors. And a destructor never makes a call that can raise.
+
+#![allow(unsafe_code)]
+
+pub mod backup_control;
+pub mod checksum;
+pub mod client;
+pub mod clock;
+pub mod control_file;
+pub mod copy_query;
+pub mod encoding;
+pub mod file;
+pub mod function_hook;
+pub mod interrupt;
+pub mod lock_registry;
+pub mod progress;
+pub mod recovery;
+pub mod report;
+pub mod segment;
+pub mod settings;
+pub mod shared_backup;
+pub mod shared_files;
+pub mod wal_retention;

@@ -1,0 +1,79 @@
+//! Errors and warnings as PostgreSQL reports them (utils/elog.h).
+//!
+//! Functions return [`Failure`], which keeps SQLSTATE, message, detail and hint; pgrx raises it as
+//! an ERROR once it has reached the SQL function's edge, after every destructor has run.
+
+use pgrx::PgLogLevel;
+use pgrx::pg_sys::panic::ErrorReport;
+
+pub use pgrx::pg_sys::errcodes::PgSqlErrorCode as Sqlstate;
+
+/// An ERROR on its way to the client.
+///
+/// Boxed, because it travels through the result of every small function.
+#[derive(Debug)]
+pub struct Failure(Box<ErrorReport>);
+
+/// What every fallible function here returns.
+pub type Outcome<T> = Result<T, Failure>;
+
+impl Failure {
+    /// A failure with its SQLSTATE and primary message.
+    #[track_caller]
+    pub fn new(sqlstate: Sqlstate, message: impl Into<String>) -> Self {
+        Self(Box::new(ErrorReport::new(sqlstate, message.into(), "")))
+    }
+
+    /// "could not … file …", with SQLSTATE and `%m` taken from the operating system's error.
+    #[track_caller]
+    pub fn of_file(action: &str, path: &[u8], error: &std::io::Error) -> Self {
+        let sqlstate = match error.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+                Sqlstate::ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
+            Some(libc::ENOENT) => Sqlstate::ERRCODE_UNDEFINED_FILE,
+            Some(libc::ENOSPC) => Sqlstate::ERRCODE_DISK_FULL,
+            Some(libc::ENFILE | libc::EMFILE) => Sqlstate::ERRCODE_INSUFFICIENT_RESOURCES,
+            Some(libc::EIO) => Sqlstate::ERRCODE_IO_ERROR,
+            _ => Sqlstate::ERRCODE_INTERNAL_ERROR,
+        };
+        let path = super::encoding::display(path);
+        Self::new(
+            sqlstate,
+            format!("could not {action} \"{path}\": {}", os_message(error)),
+        )
+    }
+
+    /// Adds the DETAIL, a sentence.
+    #[must_use]
+    pub fn detail(self, detail: impl Into<String>) -> Self {
+        Self(Box::new(self.0.set_detail(detail)))
+    }
+
+    /// Adds the HINT, a sentence.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self(Box::new(self.0.set_hint(hint)))
+    }
+
+    /// The report, for pgrx to raise.
+    #[must_use]
+    pub fn into_report(self) -> ErrorReport {
+        *self.0
+    }
+}
+
+/// The operating system's own words, as `%m` gives them: without Rust's "(os error 2)".
+fn os_message(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// Reports a WARNING to the client and to the log.
+#[track_caller]
+pub fn warning(sqlstate: Sqlstate, message: impl Into<String>) {
+    ErrorReport::new(sqlstate, message.into(), "").report(PgLogLevel::WARNING);
+}

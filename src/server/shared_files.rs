@@ -1,0 +1,396 @@
+//! The segment with the files of a backup: one slot for each, and what workers count together.
+//!
+//! ```text
+//! Header | Slot × n, in the order of the queue | u32 × n, slots by path | digests | paths | tablespaces
+//! ```
+//!
+//! Paths, sizes and order are written once, before the segment's handle is published in the
+//! backup's segment; everything that changes afterwards is atomic. What the atomics mean, and
+//! who may change which, is the business of `backup::queue`.
+
+use core::mem::size_of;
+use core::ptr::NonNull;
+use core::slice;
+use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
+
+use pgrx::pg_sys;
+
+use super::report::{Failure, Outcome, Sqlstate};
+use super::segment::{self, Segment};
+
+/// "pgpfiles" in ASCII, and the version of the layout in the last byte.
+const MAGIC: u64 = 0x7067_7066_696C_6501;
+
+/// What an entry of the listing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// A directory.
+    Directory = b'd',
+    /// A symbolic link in pg_tblspc.
+    Link = b'l',
+    /// A regular file.
+    File = b'f',
+}
+
+/// An entry of the listing, before it is shared.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Relative to the data directory.
+    pub path: Vec<u8>,
+    /// File, directory or link.
+    pub kind: Kind,
+    /// Bytes of a file, 0 for the others.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub mtime: i64,
+    /// The file's serial number, by which a replaced file is known.
+    pub inode: u64,
+    /// The tablespace's oid; 0 for what lies in the data directory.
+    pub tablespace: u32,
+}
+
+/// A file's slot.
+#[repr(C)]
+pub struct Slot {
+    /// Bytes of a file when it was listed.
+    pub size: u64,
+    /// Seconds since 1970, when it was listed.
+    pub mtime: i64,
+    /// The file's serial number when it was listed.
+    pub inode: u64,
+    path_offset: u64,
+    path_length: u32,
+    /// The tablespace's oid; 0 for what lies in the data directory.
+    pub tablespace: u32,
+    /// File, directory or link.
+    pub kind: Kind,
+    /// Who has it: see `backup::queue`.
+    pub owner: AtomicU32,
+    /// Bad pages found in it by the stream that carried it.
+    pub failures: AtomicU32,
+    /// Whether a member, or nothing because it had vanished, went out: see `backup::queue`.
+    pub carried: AtomicU32,
+    /// Bytes of it that are part of the backup's count of bytes sent.
+    pub counted: AtomicU64,
+    /// Size in the archive.
+    pub sent_size: AtomicU64,
+    /// Modification time in the archive, seconds since 1970.
+    pub sent_mtime: AtomicI64,
+}
+
+const _: () = assert!(
+    size_of::<Slot>() <= 88,
+    "a slot takes about 100 bytes with its digest"
+);
+
+/// The head of the segment: what its workers count together.
+#[repr(C)]
+pub struct Header {
+    magic: AtomicU64,
+    slot_count: u64,
+    path_bytes: u64,
+    digest_length: u32,
+    /// Bytes of the regular files in the listing.
+    pub bytes_total: u64,
+    /// Sessions that stream.
+    pub workers: AtomicU32,
+    /// The last number given to a worker.
+    pub last_owner: AtomicU32,
+    /// Grows when files return to the queue, so that workers look from its start again.
+    pub generation: AtomicU64,
+    /// Entries carried so far.
+    pub files_sent: AtomicU64,
+    /// Bytes of regular files carried so far.
+    pub bytes_sent: AtomicU64,
+    /// Bad pages found so far.
+    pub checksum_failures: AtomicU64,
+}
+
+/// Where the parts of the segment begin, in bytes.
+struct Layout {
+    by_path: usize,
+    digests: usize,
+    paths: usize,
+}
+
+impl Layout {
+    fn new(slots: usize, digest_length: usize) -> Self {
+        let by_path = size_of::<Header>() + slots * size_of::<Slot>();
+        let digests = by_path + slots * size_of::<u32>();
+        Self {
+            by_path,
+            digests,
+            paths: digests + slots * digest_length,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Header>().is_multiple_of(align_of::<Slot>()));
+const _: () = assert!(size_of::<Slot>().is_multiple_of(align_of::<u32>()));
+
+/// A view of a mapped segment.
+#[derive(Clone, Copy)]
+pub struct FileTable<'a> {
+    header: &'a Header,
+    slots: &'a [Slot],
+    by_path: &'a [u32],
+    digests: &'a [AtomicU8],
+    paths: &'a [u8],
+    tablespaces: &'a [u8],
+}
+
+impl<'a> FileTable<'a> {
+    /// The common counts.
+    #[must_use]
+    pub fn header(&self) -> &'a Header {
+        self.header
+    }
+
+    /// The slots, in the order of the queue.
+    #[must_use]
+    pub fn slots(&self) -> &'a [Slot] {
+        self.slots
+    }
+
+    /// The slots in the order of their paths.
+    pub fn by_path(&self) -> impl Iterator<Item = &'a Slot> + use<'a> {
+        let slots = self.slots;
+        self.by_path
+            .iter()
+            .map(move |index| &slots[*index as usize])
+    }
+
+    /// The tablespaces, as the leader has encoded them.
+    #[must_use]
+    pub fn tablespaces(&self) -> &'a [u8] {
+        self.tablespaces
+    }
+
+    /// A slot's index in the queue's order.
+    #[must_use]
+    pub fn index_of(&self, slot: &Slot) -> usize {
+        let offset = core::ptr::from_ref(slot).addr() - self.slots.as_ptr().addr();
+        offset / size_of::<Slot>()
+    }
+
+    /// A slot's path, relative to the data directory.
+    #[must_use]
+    pub fn path(&self, slot: &Slot) -> &'a [u8] {
+        let start = slot.path_offset as usize;
+        &self.paths[start..start + slot.path_length as usize]
+    }
+
+    /// The slot of a path.
+    #[must_use]
+    pub fn find(&self, path: &[u8]) -> Option<&'a Slot> {
+        let slots = self.slots;
+        self.by_path
+            .binary_search_by(|index| self.path(&slots[*index as usize]).cmp(path))
+            .ok()
+            .map(|position| &slots[self.by_path[position] as usize])
+    }
+
+    /// The place of a file's checksum.
+    #[must_use]
+    pub fn digest(&self, slot: &Slot) -> &'a [AtomicU8] {
+        let length = self.header.digest_length as usize;
+        let start = self.index_of(slot) * length;
+        &self.digests[start..start + length]
+    }
+
+    /// # Safety
+    /// `address` is where `size` bytes of a filled segment are mapped, for at least `'a`.
+    unsafe fn at(address: NonNull<u8>, size: usize) -> Option<Self> {
+        if size < size_of::<Header>() {
+            return None;
+        }
+        // SAFETY: large enough, page aligned, and valid for every bit pattern of its fields.
+        let header = unsafe { address.cast::<Header>().as_ref() };
+        if header.magic.load(core::sync::atomic::Ordering::Acquire) != MAGIC {
+            return None;
+        }
+        let count = header.slot_count as usize;
+        let layout = Layout::new(count, header.digest_length as usize);
+        let tablespaces = layout.paths + header.path_bytes as usize;
+        let base = address.as_ptr();
+        // SAFETY: the leader sized the segment by the same layout and filled it before it
+        // published the handle; the plain parts are never written again.
+        unsafe {
+            Some(Self {
+                header,
+                slots: slice::from_raw_parts(base.add(size_of::<Header>()).cast(), count),
+                by_path: slice::from_raw_parts(base.add(layout.by_path).cast(), count),
+                digests: slice::from_raw_parts(
+                    base.add(layout.digests).cast(),
+                    layout.paths - layout.digests,
+                ),
+                paths: slice::from_raw_parts(base.add(layout.paths), header.path_bytes as usize),
+                tablespaces: slice::from_raw_parts(base.add(tablespaces), size - tablespaces),
+            })
+        }
+    }
+}
+
+/// A segment with the files of a backup, mapped.
+#[derive(Debug)]
+pub struct SharedFiles {
+    segment: Segment,
+}
+
+impl SharedFiles {
+    /// Shares a listing. `queue_order` and `path_order` hold the indexes of all entries, in the
+    /// order in which the queue hands them out and in the order of their paths; `tablespaces` is kept as
+    /// it is.
+    ///
+    /// # Errors
+    /// Where the listing has 2^32 entries or more, or the server has no shared memory left.
+    pub fn create(
+        entries: &[Entry],
+        queue_order: &[u32],
+        path_order: &[u32],
+        tablespaces: &[u8],
+        digest_length: usize,
+    ) -> Outcome<Self> {
+        let count = entries.len();
+        if u32::try_from(count).is_err() || queue_order.len() != count || path_order.len() != count
+        {
+            return Err(Failure::new(
+                Sqlstate::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("cannot back up {count} files at once"),
+            ));
+        }
+        let layout = Layout::new(count, digest_length);
+        let path_bytes: usize = entries.iter().map(|entry| entry.path.len()).sum();
+        let segment = Segment::create_pinned(layout.paths + path_bytes + tablespaces.len())?;
+        let base = segment.address().as_ptr();
+        // SAFETY: the segment ends with these bytes.
+        unsafe {
+            base.add(layout.paths + path_bytes)
+                .copy_from_nonoverlapping(tablespaces.as_ptr(), tablespaces.len());
+        }
+
+        let mut slot_of_entry = vec![0_u32; count];
+        let mut path_offset = 0;
+        for (index, entry_index) in queue_order.iter().enumerate() {
+            let entry = &entries[*entry_index as usize];
+            slot_of_entry[*entry_index as usize] = index as u32;
+            let slot = Slot {
+                size: entry.size,
+                mtime: entry.mtime,
+                inode: entry.inode,
+                path_offset: path_offset as u64,
+                path_length: entry.path.len() as u32,
+                tablespace: entry.tablespace,
+                kind: entry.kind,
+                owner: AtomicU32::new(0),
+                failures: AtomicU32::new(0),
+                carried: AtomicU32::new(0),
+                counted: AtomicU64::new(0),
+                sent_size: AtomicU64::new(0),
+                sent_mtime: AtomicI64::new(0),
+            };
+            // SAFETY: slot `index` and its path lie within the segment, which was sized for them;
+            // no other process knows of the segment yet.
+            unsafe {
+                base.add(size_of::<Header>())
+                    .cast::<Slot>()
+                    .add(index)
+                    .write(slot);
+                base.add(layout.paths + path_offset)
+                    .copy_from_nonoverlapping(entry.path.as_ptr(), entry.path.len());
+            }
+            path_offset += entry.path.len();
+        }
+        for (position, entry_index) in path_order.iter().enumerate() {
+            let slot = slot_of_entry[*entry_index as usize];
+            // SAFETY: as above; there is one number for each entry.
+            unsafe {
+                base.add(layout.by_path)
+                    .cast::<u32>()
+                    .add(position)
+                    .write(slot)
+            };
+        }
+        let files = entries.iter().filter(|entry| entry.kind == Kind::File);
+        let header = Header {
+            magic: AtomicU64::new(MAGIC),
+            slot_count: count as u64,
+            path_bytes: path_bytes as u64,
+            digest_length: digest_length as u32,
+            bytes_total: files.map(|entry| entry.size).sum(),
+            workers: AtomicU32::new(0),
+            last_owner: AtomicU32::new(0),
+            generation: AtomicU64::new(0),
+            files_sent: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
+            checksum_failures: AtomicU64::new(0),
+        };
+        // SAFETY: the segment begins with its header.
+        unsafe { base.cast::<Header>().write(header) };
+        Ok(Self { segment })
+    }
+
+    /// Attaches to the files of a backup. `None` where the backup has ended meanwhile.
+    #[must_use]
+    pub fn attach(handle: u32) -> Option<Self> {
+        let files = Self {
+            segment: Segment::attach(handle)?,
+        };
+        // SAFETY: mapped as long as `files` lives.
+        unsafe { FileTable::at(files.segment.address(), files.segment.size()) }?;
+        Some(files)
+    }
+
+    /// The leader's own mapping, used for one statement.
+    #[must_use]
+    pub fn borrow_pinned(&self) -> Self {
+        Self {
+            segment: self.segment.borrow_pinned(),
+        }
+    }
+
+    /// The files.
+    #[must_use]
+    pub fn table(&self) -> FileTable<'_> {
+        // SAFETY: mapped as long as `self` lives.
+        let table = unsafe { FileTable::at(self.segment.address(), self.segment.size()) };
+        table.unwrap_or_else(|| unreachable!("the magic number was checked when it was mapped"))
+    }
+
+    /// The segment's handle.
+    #[must_use]
+    pub fn handle(&self) -> u32 {
+        self.segment.handle()
+    }
+
+    /// Has the files of worker `owner` returned to the queue when this mapping ends, whatever
+    /// ends it.
+    pub fn release_on_detach(&self, owner: u32) {
+        // SAFETY: the callback works on the segment alone and does not raise.
+        unsafe { self.segment.on_detach(worker_detaches, owner) };
+    }
+
+    /// Ends the leader's mapping.
+    pub fn detach(self) {
+        self.segment.detach();
+    }
+}
+
+/// A worker's mapping ends: with its statement, by an ERROR, or with its session.
+unsafe extern "C-unwind" fn worker_detaches(
+    mapping: *mut pg_sys::dsm_segment,
+    owner: pg_sys::Datum,
+) {
+    let Some(mapping) = NonNull::new(mapping) else {
+        return;
+    };
+    // SAFETY: the server calls back while the segment is still mapped.
+    let table = unsafe {
+        let size = pg_sys::dsm_segment_map_length(mapping.as_ptr());
+        FileTable::at(segment::address_of(mapping), size)
+    };
+    if let Some(table) = table {
+        table.release_worker(owner.value() as u32);
+    }
+}

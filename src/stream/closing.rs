@@ -1,0 +1,151 @@
+//! The stream that ends a backup: what was not to be sent before everything else.
+//!
+//! Follows the end of perform_base_backup() in backup/basebackup.c.
+
+use backup_format::manifest::PathStyle;
+
+use crate::backup::manifest;
+use crate::backup::stop::{self, Stopped};
+use crate::backup::wal_range::{self, Segment, WalRange};
+use crate::server::file::{self, TransientFile};
+use crate::server::progress::{Phase, ProgressRow};
+use crate::server::recovery;
+use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::settings::PAGE_SIZE;
+use crate::server::shared_backup;
+
+use super::archive::Archive;
+use super::throttle::Throttle;
+
+/// What the end of a backup is asked to do.
+pub struct Request {
+    /// Whether the WAL from start to stop is sent.
+    pub wal: bool,
+    /// Whether to wait for the WAL to be archived.
+    pub wait: bool,
+    /// Whether files may have been left out.
+    pub allow_incomplete: bool,
+}
+
+/// Stops the backup that this session leads and sends its last files into the stream of the running
+/// COPY.
+///
+/// # Errors
+/// As [`stop::stop`]; where WAL is missing; and those of the stream.
+pub fn send(request: &Request) -> Outcome<()> {
+    let stopped = stop::stop(request.wait, request.allow_incomplete)?;
+    let backup = &stopped.running.leader().backup;
+    let throttle = Throttle::new(None, backup.options().max_rate, &backup.rate_clock);
+    let mut archive = Archive::new(throttle, || Ok(()));
+    send_files(&stopped, request.wal, &mut archive)?;
+    archive.finish()?;
+    stopped.finish();
+    Ok(())
+}
+
+/// Sends the last files of a backup that has stopped.
+///
+/// # Errors
+/// Where WAL is missing, before anything is sent or later; and those of the stream.
+pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Outcome<()> {
+    let leader = stopped.running.leader();
+    let wal = if wal {
+        Some(wal_range::find(leader, stopped.end)?)
+    } else {
+        None
+    };
+    let closing = stopped.closing_files();
+    for file in &closing {
+        archive.whole_file(file.path, &[&file.content], &file.attributes)?;
+    }
+    if let Some(wal) = wal {
+        leader.backup.enter(shared_backup::Phase::TransferringWal);
+        let _row = ProgressRow::start(Phase::TransferringWal);
+        send_wal(&wal, archive)?;
+    }
+    if let Some(pieces) = stopped.manifest(&closing, PathStyle::Utf8)? {
+        let pieces: Vec<_> = pieces.iter().map(Vec::as_slice).collect();
+        archive.whole_file(
+            manifest::FILE_NAME,
+            &pieces,
+            &file::attributes_of_new_file(),
+        )?;
+    }
+    Ok(())
+}
+
+fn send_wal(wal: &WalRange, archive: &mut Archive<'_>) -> Outcome<()> {
+    let size = u64::from(wal.segment_size.bytes());
+    for segment in &wal.segments {
+        send_segment(segment, size, archive)
+            .inspect_err(|_| recovery::check_not_removed(segment.number, segment.timeline))?;
+        send_done_file(segment.name.as_bytes(), archive)?;
+    }
+    for name in &wal.histories {
+        send_history(name, archive)?;
+        send_done_file(name, archive)?;
+    }
+    Ok(())
+}
+
+/// Any failure may mean that the segment was removed or recycled meanwhile; the caller looks.
+fn send_segment(segment: &Segment, size: u64, archive: &mut Archive<'_>) -> Outcome<()> {
+    let path = in_pg_wal(segment.name.as_bytes());
+    let failure = |action: &str, error| Failure::of_file(action, &path, &error);
+    let file = TransientFile::open(&path)?.map_err(|error| failure("open file", error))?;
+    let metadata = file
+        .metadata()
+        .map_err(|error| failure("stat file", error))?;
+    if metadata.len() != size {
+        return Err(unexpected_size(segment));
+    }
+    archive.file(&path, size, &file::attributes(&metadata))?;
+    let mut offset = 0;
+    while offset < size {
+        let part = archive.next_part(size - offset, PAGE_SIZE)?;
+        let length = part.len();
+        let count = file
+            .read_at(part, offset)
+            .map_err(|error| failure("read file", error))?;
+        // What was just read is of this segment only if it is still there.
+        recovery::check_not_removed(segment.number, segment.timeline);
+        if count < length {
+            return Err(unexpected_size(segment));
+        }
+        archive.keep(length)?;
+        offset += length as u64;
+    }
+    archive.pad(size)
+}
+
+fn unexpected_size(segment: &Segment) -> Failure {
+    Failure::new(
+        Sqlstate::ERRCODE_DATA_CORRUPTED,
+        format!("unexpected WAL file size \"{}\"", segment.name),
+    )
+}
+
+fn send_history(name: &[u8], archive: &mut Archive<'_>) -> Outcome<()> {
+    let path = in_pg_wal(name);
+    let failure = |action: &str, error| Failure::of_file(action, &path, &error);
+    let file = TransientFile::open(&path)?.map_err(|error| failure("open file", error))?;
+    let metadata = file
+        .metadata()
+        .map_err(|error| failure("stat file", error))?;
+    // A line for each timeline that there ever was: small.
+    let mut content = vec![0; usize::try_from(metadata.len()).unwrap_or(usize::MAX)];
+    let count = file
+        .read_at(&mut content, 0)
+        .map_err(|error| failure("read file", error))?;
+    archive.whole_file(&path, &[&content[..count]], &file::attributes(&metadata))
+}
+
+/// Marks a file as archived, so that a restored server does not archive it again.
+fn send_done_file(name: &[u8], archive: &mut Archive<'_>) -> Outcome<()> {
+    let path = [b"pg_wal/archive_status/", name, b".done"].concat();
+    archive.whole_file(&path, &[], &file::attributes_of_new_file())
+}
+
+fn in_pg_wal(name: &[u8]) -> Vec<u8> {
+    [b"pg_wal/", name].concat()
+}

@@ -1,0 +1,198 @@
+//! The stream of a worker: files of a backup, from its queue or from a list.
+
+use backup_format::path;
+
+use crate::backup::queue::Position;
+use crate::backup::worker::Worker;
+use crate::backup::{stop, tablespace};
+use crate::server::encoding;
+use crate::server::progress::{Phase, ProgressRow};
+use crate::server::report::{Failure, Outcome, Sqlstate, warning};
+use crate::server::settings;
+use crate::server::shared_files::{FileTable, Slot};
+
+use super::archive::Archive;
+use super::file_sender::FileSender;
+use super::throttle::Throttle;
+
+/// What a worker is asked to send, and how.
+#[derive(Default)]
+pub struct Request {
+    /// Which backup; `None` stands for the one that this session leads.
+    pub backup_id: Option<i64>,
+    /// Exactly these, in this order; `None` takes from the queue.
+    pub files: Option<Vec<Vec<u8>>>,
+    /// One tablespace, or 0 for the data directory without tablespaces.
+    pub tablespace: Option<u32>,
+    /// kB/s of this stream.
+    pub max_rate: Option<u32>,
+    /// Overrides the backup's setting.
+    pub verify_checksums: Option<bool>,
+    /// Overrides the position from which a page counts as changed since the start.
+    pub start_lsn: Option<u64>,
+}
+
+/// Sends files of a backup into the stream of the running COPY.
+///
+/// # Errors
+/// Where the backup or a file of the request does not exist, before anything is sent;
+/// `data_corrupted` after everything is sent, where pages were bad; and those of the stream.
+pub fn send(request: &Request) -> Outcome<()> {
+    let worker = Worker::join(request.backup_id)?;
+    let backup = worker.backup();
+    let throttle = Throttle::new(
+        request.max_rate,
+        backup.options().max_rate,
+        &backup.rate_clock,
+    );
+    let mut archive = Archive::new(throttle, || worker.check_running());
+    let failures = send_files(&worker, request, &mut archive)?;
+    archive.finish()?;
+    worker.settle()?;
+    match failures {
+        0 => Ok(()),
+        failures => Err(report_damage(failures)),
+    }
+}
+
+/// Sends the files into an archive, and returns the number of bad pages in them.
+///
+/// # Errors
+/// As [`send`], but for bad pages.
+pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>) -> Outcome<u64> {
+    worker.check_not_promoted()?;
+    let table = worker.table();
+    let options = worker.backup().options();
+    let filter = Filter::new(request.tablespace, &table)?;
+    let listed = match &request.files {
+        Some(files) => Some(claim_listed(worker, &table, &filter, files)?),
+        None => None,
+    };
+
+    let verify_checksums = request.verify_checksums.unwrap_or(options.verify_checksums);
+    let verify_from = request
+        .start_lsn
+        .unwrap_or_else(|| worker.backup().start_lsn());
+    let progress = ProgressRow::start(Phase::Streaming);
+    progress.set_bytes_total(table.header().bytes_total.cast_signed());
+    let mut sender = FileSender {
+        table,
+        algorithm: options.algorithm,
+        verify_from: (verify_checksums && settings::has_data_checksums()).then_some(verify_from),
+        prefix: filter.prefix(),
+        progress,
+        bytes_sent: 0,
+        failures: 0,
+    };
+    match listed {
+        Some(slots) => {
+            for slot in slots {
+                worker.check_not_promoted()?;
+                sender.send(archive, slot)?;
+            }
+        }
+        None => {
+            let mut position = Position::default();
+            let mut batch = Vec::new();
+            loop {
+                worker.take(&mut position, |slot| filter.accepts(slot), &mut batch);
+                if batch.is_empty() {
+                    break;
+                }
+                for slot in &batch {
+                    worker.check_not_promoted()?;
+                    sender.send(archive, slot)?;
+                }
+            }
+        }
+    }
+    Ok(sender.failures)
+}
+
+/// Finds the slots of a list and takes them, all before anything is sent.
+fn claim_listed<'a>(
+    worker: &Worker,
+    table: &FileTable<'a>,
+    filter: &Filter,
+    files: &[Vec<u8>],
+) -> Outcome<Vec<&'a Slot>> {
+    let slots = files
+        .iter()
+        .map(|name| {
+            let found = find(table, name).filter(|slot| filter.accepts(slot));
+            found.ok_or_else(|| not_in_backup(name, filter))
+        })
+        .collect::<Outcome<Vec<_>>>()?;
+    worker.take_all(&slots)?;
+    Ok(slots)
+}
+
+/// Names are those of the listing, where what is no text in the database's encoding is escaped.
+fn find<'a>(table: &FileTable<'a>, name: &[u8]) -> Option<&'a Slot> {
+    let name = path::strip_current_directory(name);
+    table.find(name).or_else(|| {
+        let unescaped = path::unescape(name)?;
+        table
+            .find(&unescaped)
+            .filter(|slot| encoding::sql_text(table.path(slot)).as_ref() == name)
+    })
+}
+
+fn not_in_backup(name: &[u8], filter: &Filter) -> Failure {
+    let failure = Failure::new(
+        Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!(
+            "file \"{}\" is not part of the backup",
+            encoding::display(name)
+        ),
+    );
+    match filter.tablespace {
+        None => failure.hint("backup_filelist() shows the files that are."),
+        Some(0) => failure.detail("Only the data directory without tablespaces was asked for."),
+        Some(oid) => failure.detail(format!("Only the tablespace with OID {oid} was asked for.")),
+    }
+}
+
+/// Which part of the listing a stream is for.
+struct Filter {
+    tablespace: Option<u32>,
+}
+
+impl Filter {
+    fn new(tablespace: Option<u32>, table: &FileTable<'_>) -> Outcome<Self> {
+        if let Some(oid) = tablespace {
+            tablespace::check_in_backup(oid, table)?;
+        }
+        Ok(Self { tablespace })
+    }
+
+    fn accepts(&self, slot: &Slot) -> bool {
+        self.tablespace.is_none_or(|oid| slot.tablespace == oid)
+    }
+
+    /// Members of one tablespace have names relative to its location.
+    fn prefix(&self) -> Vec<u8> {
+        match self.tablespace {
+            None | Some(0) => Vec::new(),
+            Some(oid) => {
+                let mut prefix = tablespace::directory(oid);
+                prefix.push(b'/');
+                prefix
+            }
+        }
+    }
+}
+
+fn report_damage(failures: u64) -> Failure {
+    if failures > 1 {
+        warning(
+            Sqlstate::ERRCODE_DATA_CORRUPTED,
+            format!("{failures} total checksum verification failures"),
+        );
+    }
+    stop::found_damage()
+        .detail("All files of this stream have been sent, but the backup cannot be completed.")
+        .hint(
+            "The warnings before this error and the server log name the damaged files and blocks.",
+        )
+}

@@ -1,0 +1,205 @@
+//! One entry of the listing on its way into the archive.
+//!
+//! Follows sendFile() and _tarWriteDir() in backup/basebackup.c.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use backup_format::archive::Attributes;
+use backup_format::checksum::Algorithm;
+
+use crate::backup::queue::Carried;
+use crate::server::checksum::Digest;
+use crate::server::file::{self, TransientFile};
+use crate::server::progress::ProgressRow;
+use crate::server::report::{Failure, Outcome};
+use crate::server::settings::{self, PAGE_SIZE};
+use crate::server::shared_files::{FileTable, Kind, Slot};
+
+use super::archive::Archive;
+use super::page_verifier::PageVerifier;
+
+/// How a stream sends its files.
+pub struct FileSender<'a> {
+    /// The files of the backup.
+    pub table: FileTable<'a>,
+    /// The manifest's algorithm.
+    pub algorithm: Algorithm,
+    /// The position from which a page counts as changed; `None` verifies nothing.
+    pub verify_from: Option<u64>,
+    /// What precedes a member's name in the listing and not in the archive.
+    pub prefix: Vec<u8>,
+    /// This session's progress.
+    pub progress: ProgressRow,
+    /// Bytes of files that this stream has sent.
+    pub bytes_sent: u64,
+    /// Bad pages that this stream has found.
+    pub failures: u64,
+}
+
+impl FileSender<'_> {
+    /// Sends an entry that this worker owns, and notes what has become of it.
+    ///
+    /// # Errors
+    /// The operating system's, the connection's and the check's of the archive.
+    pub fn send(&mut self, archive: &mut Archive<'_>, slot: &Slot) -> Outcome<()> {
+        let sent = match slot.kind {
+            Kind::Directory => self.send_directory(archive, slot)?,
+            Kind::Link => self.send_link(archive, slot)?,
+            Kind::File => self.send_file(archive, slot)?,
+        };
+        if !sent {
+            // Whoever removed it has left a record in the WAL, or it was none of the server's.
+            self.table.carried(slot, &Carried::Vanished);
+        }
+        Ok(())
+    }
+
+    fn member_name<'n>(&self, path: &'n [u8]) -> &'n [u8] {
+        path.strip_prefix(self.prefix.as_slice()).unwrap_or(path)
+    }
+
+    fn send_directory(&self, archive: &mut Archive<'_>, slot: &Slot) -> Outcome<bool> {
+        let path = self.table.path(slot);
+        let Some(metadata) = file::metadata_if_exists(path)? else {
+            return Ok(false);
+        };
+        let mut attributes = file::attributes(&metadata);
+        if metadata.is_symlink() {
+            // pg_wal and the like can be links; in a backup they are directories.
+            attributes.mode = settings::directory_mode();
+        } else if !metadata.is_dir() {
+            return Ok(false);
+        }
+        archive.directory(self.member_name(path), &attributes)?;
+        self.table.carried(slot, &sent_without_content(&attributes));
+        Ok(true)
+    }
+
+    fn send_link(&self, archive: &mut Archive<'_>, slot: &Slot) -> Outcome<bool> {
+        let path = self.table.path(slot);
+        let (Some(target), Some(metadata)) =
+            (file::link_target(path)?, file::metadata_if_exists(path)?)
+        else {
+            return Ok(false);
+        };
+        let attributes = file::attributes(&metadata);
+        archive.link(self.member_name(path), &target, &attributes)?;
+        self.table.carried(slot, &sent_without_content(&attributes));
+        Ok(true)
+    }
+
+    fn send_file(&mut self, archive: &mut Archive<'_>, slot: &Slot) -> Outcome<bool> {
+        let path = self.table.path(slot);
+        let verifier = match self.verify_from {
+            Some(lsn) => PageVerifier::for_file(path, lsn)?,
+            None => None,
+        };
+        let Some((file, metadata)) = open_listed(path)? else {
+            return Ok(false);
+        };
+        // A file that another was renamed to is sent whole. The same file keeps its announced size:
+        // what was added is in the WAL, and so is what was cut off.
+        let replaced = metadata.ino() != slot.inode;
+        let size = if replaced { metadata.len() } else { slot.size };
+        let attributes = file::attributes(&metadata);
+        archive.file(self.member_name(path), size, &attributes)?;
+
+        let mut content = Content {
+            file: &file,
+            path,
+            size,
+            verifier,
+            digest: Digest::new(self.algorithm)?,
+        };
+        let mut offset = 0;
+        while offset < size {
+            let length = content.send_part(archive, offset)?;
+            offset += length;
+            self.bytes_sent += length;
+            self.table.count_bytes(slot, length);
+            self.progress.set_bytes_sent(self.bytes_sent);
+        }
+        archive.pad(size)?;
+
+        let failures = content.verifier.map_or(0, PageVerifier::finish);
+        self.failures += u64::from(failures);
+        let digest = content.digest.finish()?;
+        let mtime = attributes.mtime;
+        self.table.carried(
+            slot,
+            &Carried::Sent {
+                size,
+                mtime,
+                digest: digest.as_ref(),
+                failures,
+            },
+        );
+        Ok(true)
+    }
+}
+
+fn sent_without_content(attributes: &Attributes) -> Carried<'static> {
+    Carried::Sent {
+        size: 0,
+        mtime: attributes.mtime,
+        digest: &[],
+        failures: 0,
+    }
+}
+
+/// The bytes of a file, as many as its header says.
+struct Content<'a> {
+    file: &'a TransientFile,
+    path: &'a [u8],
+    size: u64,
+    verifier: Option<PageVerifier<'a>>,
+    digest: Digest,
+}
+
+impl Content<'_> {
+    /// Sends the part that begins at `offset` and returns its length. Behind the end of a file
+    /// that has become shorter there are zeros.
+    fn send_part(&mut self, archive: &mut Archive<'_>, offset: u64) -> Outcome<u64> {
+        let part = archive.next_part(self.size - offset, PAGE_SIZE)?;
+        let failure = |error: io::Error| Failure::of_file("read file", self.path, &error);
+        let count = self.file.read_at(part, offset).map_err(failure)?;
+        let (read, missing) = part.split_at_mut(count);
+        if let Some(verifier) = &mut self.verifier {
+            verifier.verify(read, offset, |page, offset| self.file.read_at(page, offset))?;
+        }
+        missing.fill(0);
+        self.digest.update(part)?;
+        let length = part.len();
+        archive.keep(length)?;
+        Ok(length as u64)
+    }
+}
+
+/// Opens a regular file of the listing. `None` where it has vanished.
+fn open_listed(path: &[u8]) -> Outcome<Option<(TransientFile, Metadata)>> {
+    if !file::has_its_directories(path)? {
+        return Ok(None);
+    }
+    let failure = |action: &str, error: io::Error| Failure::of_file(action, path, &error);
+    let file = match TransientFile::open(path)? {
+        Ok(file) => file,
+        Err(error) => {
+            return match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => Ok(None),
+                // A link, or a socket.
+                Some(libc::ELOOP | libc::ENXIO) => Err(file::has_changed(path, "regular file")),
+                _ => Err(failure("open file", error)),
+            };
+        }
+    };
+    let metadata = file
+        .metadata()
+        .map_err(|error| failure("stat file", error))?;
+    if metadata.is_file() {
+        Ok(Some((file, metadata)))
+    } else {
+        Err(file::has_changed(path, "regular file"))
+    }
+}

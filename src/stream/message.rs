@@ -1,0 +1,86 @@
+//! The buffer of a stream: one CopyData message, filled in place and sent from where it lies.
+
+use crate::server::client::{self, HEADROOM};
+use crate::server::settings::PAGE_SIZE;
+
+/// Payload bytes of a full message: the read that is fastest from the page cache, and room for the
+/// headers before it.
+pub const FULL_PAYLOAD: usize = 128 * 1024 + HEADER_ROOM;
+
+/// What a member's header takes, unless its name is long.
+pub const HEADER_ROOM: usize = 512;
+
+/// A message that is being filled.
+pub struct Message {
+    storage: Vec<u8>,
+    /// Where the payload begins: aligned to a page of memory, behind the room for the head.
+    start: usize,
+    filled: usize,
+    capacity: usize,
+}
+
+impl Message {
+    /// An empty message with room for `capacity` bytes, which never grows.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        const ALIGNMENT: usize = 4096;
+        let storage = vec![0; HEADROOM + ALIGNMENT + capacity];
+        let start = HEADROOM + storage[HEADROOM..].as_ptr().align_offset(ALIGNMENT);
+        Self {
+            storage,
+            start,
+            filled: 0,
+            capacity,
+        }
+    }
+
+    /// The bytes that it still takes.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.capacity - self.filled
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.filled == 0
+    }
+
+    /// The payload so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.filled
+    }
+
+    /// The part that comes next, `length` bytes or as many as there is room for, to be filled by
+    /// the caller and then kept with [`Message::keep`].
+    pub fn next_part(&mut self, length: usize) -> &mut [u8] {
+        let from = self.start + self.filled;
+        let length = length.min(self.room());
+        &mut self.storage[from..from + length]
+    }
+
+    /// Makes the first `length` bytes of the next part part of the message.
+    pub fn keep(&mut self, length: usize) {
+        self.filled += length.min(self.room());
+    }
+
+    /// Adds as many of the bytes as there is room for, and returns the rest.
+    #[must_use]
+    pub fn push<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let (now, rest) = bytes.split_at(bytes.len().min(self.room()));
+        self.next_part(now.len()).copy_from_slice(now);
+        self.keep(now.len());
+        rest
+    }
+
+    /// Sends what is in it, and is empty again.
+    pub fn send(&mut self) {
+        let from = self.start - HEADROOM;
+        client::send_copy_data(&mut self.storage[from..self.start + self.filled]);
+        self.filled = 0;
+    }
+}
+
+// A file's content goes on at a multiple of 512 bytes, which suits the page checksum.
+const _: () = assert!(FULL_PAYLOAD.is_multiple_of(512) && FULL_PAYLOAD > PAGE_SIZE + HEADER_ROOM);

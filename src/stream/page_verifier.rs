@@ -1,0 +1,199 @@
+//! Verification of the pages of one file while they pass through.
+//!
+//! Follows verify_page_checksum() in backup/basebackup.c, with two differences. A page's LSN
+//! excuses a mismatch only up to where the server has written WAL; beyond that it is damage as
+//! well. And a page that is marked new must be all zeros.
+
+use std::io;
+use std::time::Duration;
+
+use backup_format::page::{self, PageHeader};
+use backup_format::relation_file;
+
+use crate::server::checksum::page_checksum;
+use crate::server::encoding;
+use crate::server::progress;
+use crate::server::recovery;
+use crate::server::report::{Failure, Outcome, Sqlstate, warning};
+use crate::server::settings::{PAGE_SIZE, PAGES_PER_SEGMENT};
+
+/// The failures of a file that are reported one by one.
+const REPORTED: u32 = 5;
+
+/// How long a page that may be in the middle of being written is left alone before it is read
+/// again: the writer may have lost its processor between two halves.
+const SECOND_LOOK: Duration = Duration::from_millis(1);
+
+/// What is wrong with a page.
+enum Damage {
+    /// Its checksum is another.
+    Mismatch { calculated: u16, expected: u16 },
+    /// It is marked new, but holds something.
+    NewWithContent,
+}
+
+/// The pages of one file.
+pub struct PageVerifier<'a> {
+    path: &'a [u8],
+    /// The position from which a page counts as changed since the start of the backup.
+    start_lsn: u64,
+    /// The number of the file's first block in its fork.
+    first_block: u32,
+    failures: u32,
+    /// A position up to which the server is known to have written WAL.
+    written_lsn: u64,
+    finished: bool,
+}
+
+impl<'a> PageVerifier<'a> {
+    /// A verifier, or `None` for a file that holds no pages.
+    ///
+    /// # Errors
+    /// Where the file's name has an invalid segment number.
+    pub fn for_file(path: &'a [u8], start_lsn: u64) -> Outcome<Option<Self>> {
+        if !relation_file::is_checksummed(path) {
+            return Ok(None);
+        }
+        let segment = relation_file::segment_number(path).map_err(|error| {
+            Failure::new(Sqlstate::ERRCODE_DATA_CORRUPTED, error.to_string())
+                .detail(format!("The file is \"{}\".", encoding::display(path)))
+                .hint("The server does not make such files. Move it out of the directory, or use verify_checksums => false.")
+        })?;
+        Ok(Some(Self {
+            path,
+            start_lsn,
+            first_block: segment.wrapping_mul(PAGES_PER_SEGMENT),
+            failures: 0,
+            written_lsn: 0,
+            finished: false,
+        }))
+    }
+
+    /// Verifies what was read at `offset`, which is a multiple of the page size. Pages that were
+    /// wrong are read again by `read_at`, and `bytes` then holds what they were the second time.
+    ///
+    /// # Errors
+    /// Where a page cannot be read again.
+    pub fn verify(
+        &mut self,
+        bytes: &mut [u8],
+        offset: u64,
+        read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+    ) -> Outcome<()> {
+        if self.finished {
+            return Ok(());
+        }
+        let length = bytes.len();
+        let first_block = (offset / PAGE_SIZE as u64) as u32;
+        let mut pages = bytes.chunks_exact_mut(PAGE_SIZE);
+        for (page, block) in pages.by_ref().zip(first_block..) {
+            if self.look_at(page, block).is_none() {
+                continue;
+            }
+            let before = page.to_vec();
+            if self.failures < REPORTED {
+                std::thread::sleep(SECOND_LOOK);
+            }
+            let again = read_at(page, u64::from(block) * PAGE_SIZE as u64);
+            let count =
+                again.map_err(|error| Failure::of_file("reread file", self.path, &error))?;
+            if count < PAGE_SIZE {
+                // The file was truncated below this page: nobody will ask for it.
+                page[count..].fill(0);
+                continue;
+            }
+            // A page that changes under our eyes is being written, and its WAL comes with it.
+            if page == before.as_slice()
+                && let Some(damage) = self.look_at(page, block)
+            {
+                self.report(&damage, block);
+            }
+        }
+        if !pages.into_remainder().is_empty() {
+            let block = first_block.wrapping_add((length / PAGE_SIZE) as u32);
+            warning(
+                Sqlstate::ERRCODE_WARNING,
+                format!(
+                    "could not verify checksum in file \"{}\", block {block}: read buffer size {length} and page size {PAGE_SIZE} differ",
+                    encoding::display(self.path)
+                ),
+            );
+            self.finished = true;
+        }
+        Ok(())
+    }
+
+    /// Reports the total to the client and to the statistics, and returns it.
+    #[must_use]
+    pub fn finish(self) -> u32 {
+        if self.failures > 1 {
+            warning(
+                Sqlstate::ERRCODE_DATA_CORRUPTED,
+                format!(
+                    "file \"{}\" has a total of {} checksum verification failures",
+                    encoding::display(self.path),
+                    self.failures
+                ),
+            );
+        }
+        if self.failures > 0 {
+            let database = relation_file::database_of(self.path);
+            progress::report_checksum_failures(database, self.failures);
+        }
+        self.failures
+    }
+
+    /// What is wrong with a page and not excused.
+    fn look_at(&mut self, page: &mut [u8], block: u32) -> Option<Damage> {
+        let header = PageHeader::read(page);
+        if header.is_new() {
+            return (!page::is_all_zeros(page)).then_some(Damage::NewWithContent);
+        }
+        if header.lsn.0 >= self.start_lsn && self.is_written(header.lsn.0) {
+            return None;
+        }
+        let calculated = page_checksum(page, self.first_block.wrapping_add(block));
+        let expected = header.checksum;
+        (calculated != expected).then_some(Damage::Mismatch {
+            calculated,
+            expected,
+        })
+    }
+
+    /// Whether the server has written WAL up to this position. It is asked after the page was read.
+    fn is_written(&mut self, lsn: u64) -> bool {
+        if lsn > self.written_lsn {
+            self.written_lsn = recovery::current_position();
+        }
+        lsn <= self.written_lsn
+    }
+
+    fn report(&mut self, damage: &Damage, block: u32) {
+        self.failures += 1;
+        let path = encoding::display(self.path);
+        if self.failures == REPORTED + 1 {
+            warning(
+                Sqlstate::ERRCODE_DATA_CORRUPTED,
+                format!(
+                    "further checksum verification failures in file \"{path}\" will not be reported"
+                ),
+            );
+        }
+        if self.failures > REPORTED {
+            return;
+        }
+        let what = match damage {
+            Damage::Mismatch {
+                calculated,
+                expected,
+            } => {
+                format!("calculated {calculated:X} but expected {expected:X}")
+            }
+            Damage::NewWithContent => "page is marked new but is not all zeros".to_owned(),
+        };
+        warning(
+            Sqlstate::ERRCODE_DATA_CORRUPTED,
+            format!("checksum verification failed in file \"{path}\", block {block}: {what}"),
+        );
+    }
+}

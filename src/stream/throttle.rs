@@ -1,0 +1,102 @@
+//! Rate limits of a stream: the backup's, shared by all its workers, and the stream's own.
+//!
+//! Follows backup/basebackup_throttle.c where it waits: in a loop over the time that has passed,
+//! since the latch can be set for any reason.
+
+use core::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use backup_format::rate::{self, Rate};
+
+use crate::server::clock;
+use crate::server::interrupt::{self, WaitEvent};
+use crate::server::report::Outcome;
+use crate::server::settings::PAGE_SIZE;
+
+/// Time unused that can be made up for, in microseconds: what a loaded machine may wake up late.
+const BURST_MICROS: u64 = 50_000;
+
+/// The longest time without a look at whether the backup still runs.
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
+
+/// A limit and the clock on which its senders reserve their time.
+struct Limit<'a> {
+    rate: Rate,
+    clock: Clock<'a>,
+}
+
+enum Clock<'a> {
+    Shared(&'a AtomicU64),
+    Own(AtomicU64),
+}
+
+impl Clock<'_> {
+    fn atomic(&self) -> &AtomicU64 {
+        match self {
+            Self::Shared(clock) => clock,
+            Self::Own(clock) => clock,
+        }
+    }
+}
+
+/// All the limits that a stream has to keep.
+pub struct Throttle<'a> {
+    limits: Vec<Limit<'a>>,
+}
+
+impl<'a> Throttle<'a> {
+    /// `own` and `shared` are in kB/s; `clock` is the one in the backup's segment.
+    #[must_use]
+    pub fn new(own: Option<u32>, shared: Option<u32>, clock: &'a AtomicU64) -> Self {
+        // The stream's own comes first: who waits for that has not yet taken time from others.
+        let own = own.map(|rate| (rate, Clock::Own(AtomicU64::new(0))));
+        let shared = shared.map(|rate| (rate, Clock::Shared(clock)));
+        let limits = own
+            .into_iter()
+            .chain(shared)
+            .map(|(rate, clock)| Limit {
+                rate: Rate::from_kilobytes(rate),
+                clock,
+            })
+            .collect();
+        Self { limits }
+    }
+
+    /// How many bytes to send at a time, at most `most`, so that the stream flows evenly.
+    #[must_use]
+    pub fn chunk(&self, most: usize) -> usize {
+        let chunks = self
+            .limits
+            .iter()
+            .map(|limit| limit.rate.chunk(most, PAGE_SIZE));
+        chunks.min().unwrap_or(most)
+    }
+
+    /// Waits until `bytes` may leave. `check` says now and then whether it is still worth it.
+    ///
+    /// # Errors
+    /// Those of `check`. A cancel raises.
+    pub fn wait(&self, bytes: usize, check: &dyn Fn() -> Outcome<()>) -> Outcome<()> {
+        for limit in &self.limits {
+            let cost = limit.rate.cost_micros(bytes as u64);
+            let now = clock::monotonic_micros();
+            let start = rate::reserve(limit.clock.atomic(), now, cost, BURST_MICROS);
+            wait_until(start, check)?;
+        }
+        Ok(())
+    }
+}
+
+fn wait_until(time: u64, check: &dyn Fn() -> Outcome<()>) -> Outcome<()> {
+    loop {
+        let left = time.saturating_sub(clock::monotonic_micros());
+        if left == 0 {
+            return Ok(());
+        }
+        interrupt::wait(
+            Duration::from_micros(left).min(LONGEST_WAIT),
+            WaitEvent::Throttle,
+        );
+        check()?;
+    }
+}

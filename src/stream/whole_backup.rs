@@ -1,0 +1,35 @@
+//! A whole backup in one statement and one stream: the case of one worker, which is the leader.
+
+use crate::backup::options::StartOptions;
+use crate::backup::worker::Worker;
+use crate::backup::{leader, stop};
+use crate::server::report::Outcome;
+
+use super::archive::Archive;
+use super::throttle::Throttle;
+use super::{closing, data_files};
+
+/// Starts a backup, sends everything and stops it. Whatever fails ends the backup.
+///
+/// # Errors
+/// Those of [`leader::start`], [`data_files::send`] and [`closing::send`].
+pub fn send(options: &StartOptions, end: &closing::Request) -> Outcome<()> {
+    leader::start(options)?;
+    let _end = leader::EndWithStatement;
+    let backup = leader::own_backup()?;
+    let throttle = Throttle::new(None, backup.options().max_rate, &backup.rate_clock);
+    let mut archive = Archive::new(throttle, || Ok(()));
+    send_data_files(&mut archive)?;
+    let stopped = stop::stop(end.wait, end.allow_incomplete)?;
+    closing::send_files(&stopped, end.wal, &mut archive)?;
+    archive.finish()?;
+    stopped.finish();
+    Ok(())
+}
+
+/// The worker's part. It leaves the backup's memory before the stop takes that away.
+fn send_data_files(archive: &mut Archive<'_>) -> Outcome<()> {
+    let worker = Worker::join(None)?;
+    data_files::send_files(&worker, &data_files::Request::default(), archive)?;
+    worker.settle()
+}

@@ -1,0 +1,219 @@
+//! Files that change between the listing and their place in a stream. What matters is that a
+//! stream keeps the size it announced and that the manifest describes what was sent; the WAL
+//! repairs the rest.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use backup_tests::member;
+use backup_tests::program::{command, make_dir, succeed};
+use backup_tests::server::Cluster;
+use backup_tests::stepwise::Stepwise;
+use backup_tests::stream::{Worker, copy_of};
+
+/// Bytes without a zero among them, different at every position nearby.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251) as u8 + 1).collect()
+}
+
+/// A planted file and its path on disk.
+fn plant(cluster: &Cluster, name: &str, length: usize) -> PathBuf {
+    cluster.write_file(name, &pattern(length));
+    cluster.data_dir().join(name)
+}
+
+/// Writes the manifest's end and has everything that arrived verified.
+#[track_caller]
+fn stop_and_verify(taken: &mut Stepwise) {
+    taken.stop();
+    taken.backup.verify();
+}
+
+/// Whether the manifest of the backup knows a path.
+fn is_in_manifest(taken: &Stepwise, path: &str) -> bool {
+    let manifest = fs::read_to_string(taken.backup.data_dir().join("backup_manifest"));
+    let manifest: serde_json::Value =
+        serde_json::from_str(&manifest.expect("backup_manifest")).expect("the manifest is JSON");
+    let files = manifest["Files"].as_array().expect("Files is a list");
+    files.iter().any(|file| file["Path"] == path)
+}
+
+#[test]
+fn a_vanished_file_is_skipped_and_not_in_the_manifest() {
+    let cluster = Cluster::new();
+    let path = plant(&cluster, "vanishing", 1000);
+    plant(&cluster, "staying", 1000);
+    let mut taken = Stepwise::start(&cluster, "");
+    fs::remove_file(path).expect("could not remove a file");
+    assert!(
+        taken
+            .listing()
+            .iter()
+            .any(|entry| entry.path == "vanishing")
+    );
+
+    let stream = taken.send_files();
+    assert_eq!(member::find(&stream, "vanishing"), None);
+    member::expect(&stream, "staying");
+    stop_and_verify(&mut taken);
+    assert!(!is_in_manifest(&taken, "vanishing"));
+    assert!(is_in_manifest(&taken, "staying"));
+}
+
+#[test]
+fn a_vanished_file_that_is_asked_for_is_skipped_as_well() {
+    let cluster = Cluster::new();
+    let path = plant(&cluster, "vanishing", 1000);
+    let mut taken = Stepwise::start(&cluster, "");
+    fs::remove_file(path).expect("could not remove a file");
+    let stream = taken.stream("send_backup_files(files => ARRAY['vanishing', 'PG_VERSION'])");
+    let members = member::members(&stream);
+    assert_eq!(members.len(), 1);
+    assert_eq!(members[0].name(), "PG_VERSION");
+    taken.send_files();
+    taken.stop();
+}
+
+#[test]
+fn a_vanished_directory_takes_its_files_along() {
+    let cluster = Cluster::new();
+    let dir = cluster.data_dir().join("extra");
+    make_dir(&dir);
+    make_dir(&dir.join("inner"));
+    plant(&cluster, "extra/one", 10);
+    plant(&cluster, "extra/inner/two", 10);
+    let mut taken = Stepwise::start(&cluster, "");
+    fs::remove_dir_all(dir).expect("could not remove a folder");
+    let stream = taken.send_files();
+    for file in ["extra/one", "extra/inner/two"] {
+        assert_eq!(member::find(&stream, file), None, "{file}");
+    }
+    stop_and_verify(&mut taken);
+    assert!(!is_in_manifest(&taken, "extra/one"));
+}
+
+#[test]
+fn a_shrunk_file_is_padded_with_zeros_to_the_announced_size() {
+    let cluster = Cluster::new();
+    let shrunk = plant(&cluster, "shrunk", 1_000_000);
+    let emptied = plant(&cluster, "emptied", 1234);
+    let mut taken = Stepwise::start(&cluster, "");
+    for (path, length) in [(shrunk, 12_345), (emptied, 0)] {
+        let file = File::options()
+            .write(true)
+            .open(path)
+            .expect("a planted file");
+        file.set_len(length).expect("could not shorten a file");
+    }
+    let stream = taken.send_files();
+    let mut expected = pattern(12_345);
+    expected.resize(1_000_000, 0);
+    // A plain comparison would print two megabytes.
+    assert!(member::expect(&stream, "shrunk").content == expected);
+    assert_eq!(member::expect(&stream, "emptied").content, vec![0; 1234]);
+    stop_and_verify(&mut taken);
+    assert!(is_in_manifest(&taken, "shrunk"));
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_sent_is_padded_with_zeros() {
+    const LENGTH: usize = 32 << 20;
+    const SHORTENED: usize = 24 << 20;
+    let cluster = Cluster::new();
+    let path = plant(&cluster, "big", LENGTH);
+    let mut taken = Stepwise::start(&cluster, "");
+    let id = taken.started.id;
+    let copy = copy_of(&format!("send_backup_files({id}, ARRAY['big'])"));
+    // The reader stands still after the first bytes; what the connection holds beyond them is
+    // less than the eight megabytes that a file needs here to be shortened unread.
+    let worker = Worker::spawn_halting(&cluster, &copy, 1000);
+    worker.wait_for_bytes(1000);
+    let file = File::options()
+        .write(true)
+        .open(path)
+        .expect("a planted file");
+    file.set_len(SHORTENED as u64)
+        .expect("could not shorten a file");
+    let stream = worker.expect();
+
+    let mut expected = pattern(SHORTENED);
+    expected.resize(LENGTH, 0);
+    assert!(member::expect(&stream, "big").content == expected);
+    taken.backup.unpack(&stream);
+    taken.send_files();
+    stop_and_verify(&mut taken);
+}
+
+#[test]
+fn a_grown_file_is_cut_at_the_announced_size() {
+    let cluster = Cluster::new();
+    let path = plant(&cluster, "grown", 12_345);
+    let empty = plant(&cluster, "empty", 0);
+    let mut taken = Stepwise::start(&cluster, "");
+    // Written in place: it stays the same file.
+    fs::write(path, pattern(500_000)).expect("could not write a file");
+    fs::write(empty, pattern(600)).expect("could not write a file");
+    let stream = taken.send_files();
+    assert_eq!(member::expect(&stream, "grown").content, pattern(12_345));
+    assert_eq!(member::expect(&stream, "empty").content, [0; 0]);
+    stop_and_verify(&mut taken);
+}
+
+#[test]
+fn a_file_replaced_by_rename_is_sent_whole() {
+    let cluster = Cluster::new();
+    let longer = plant(&cluster, "longer", 1000);
+    let shorter = plant(&cluster, "shorter", 200_000);
+    let mut taken = Stepwise::start(&cluster, "");
+    for (path, length) in [(&longer, 300_000), (&shorter, 10)] {
+        let new = cluster.socket_dir().join("new");
+        fs::write(&new, pattern(length)).expect("could not write a file");
+        backup_tests::program::give_to_owner(&new);
+        fs::rename(new, path).expect("could not rename a file");
+    }
+    // As the server does it.
+    cluster.execute("ALTER SYSTEM SET work_mem = '7MB'");
+
+    let stream = taken.send_files();
+    assert!(member::expect(&stream, "longer").content == pattern(300_000));
+    assert_eq!(member::expect(&stream, "shorter").content, pattern(10));
+    let settings = member::expect(&stream, "postgresql.auto.conf").content;
+    assert!(String::from_utf8_lossy(&settings).ends_with("work_mem = '7MB'\n"));
+    stop_and_verify(&mut taken);
+}
+
+#[test]
+fn a_file_that_became_a_link_is_not_followed() {
+    let cluster = Cluster::new();
+    let path = plant(&cluster, "file", 1000);
+    let secret = cluster.make_dir("outside").join("secret");
+    fs::write(&secret, "DONOTCOPY".repeat(200)).expect("could not write outside");
+    let mut taken = Stepwise::start(&cluster, "");
+    fs::remove_file(&path).expect("could not remove a file");
+    succeed(command("ln").arg("-s").arg(&secret).arg(&path));
+    // Whether the stream fails or leaves the file out, nothing from outside may be in it.
+    match taken.try_stream("send_backup_files(files => ARRAY['file'])") {
+        Ok(stream) => assert!(!member::contains(&stream, "DONOTCOPY")),
+        Err(failure) => assert!(failure.message.contains("file"), "{failure}"),
+    }
+    fs::remove_file(&path).expect("could not remove a link");
+    taken.send_files();
+    stop_and_verify(&mut taken);
+}
+
+#[test]
+fn a_file_made_after_the_start_is_left_to_the_wal() {
+    let cluster = Cluster::new();
+    let mut taken = Stepwise::start(&cluster, "");
+    plant(&cluster, "late", 1000);
+    cluster.execute("CREATE TABLE late AS SELECT generate_series(1, 1000) AS a");
+    let stream = taken.send_files();
+    assert_eq!(member::find(&stream, "late"), None);
+    stop_and_verify(&mut taken);
+    let restored = taken.backup.restore();
+    let row = restored
+        .connect()
+        .query_one("SELECT count(*) FROM late", &[])
+        .expect("the table");
+    assert_eq!(row.get::<_, i64>(0), 1000);
+}

@@ -1,0 +1,187 @@
+//! Backups taken from a standby, and what a promotion does to them.
+
+use std::fs;
+
+use backup_tests::backup::{Backup, start};
+use backup_tests::failure::Failure;
+use backup_tests::leftover;
+use backup_tests::server::Cluster;
+use backup_tests::stepwise::Stepwise;
+use backup_tests::stream::{Worker, copy_of};
+
+const PROMOTED: &str = "the standby was promoted during online backup";
+
+/// Waits until a standby has replayed all that its primary has written by now.
+fn catch_up(primary: &Cluster, standby: &Cluster) {
+    let row = primary
+        .connect()
+        .query_one("SELECT pg_current_wal_flush_lsn()::text", &[]);
+    let lsn: String = row.expect("the end of the WAL").get(0);
+    standby.wait_for_sql(
+        "the standby to catch up",
+        &format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'"),
+    );
+}
+
+/// A backup of a standby while its primary writes, with rows of before, during and after.
+fn backup_of(primary: &Cluster, standby: &Cluster) -> Backup {
+    primary.execute("CREATE TABLE t AS SELECT generate_series(1, 10000) AS a");
+    catch_up(primary, standby);
+    let mut taken = Stepwise::start(standby, "");
+    assert!(
+        taken
+            .started
+            .backup_label
+            .contains("BACKUP FROM: standby\n"),
+        "{}",
+        taken.started.backup_label
+    );
+    primary.execute("INSERT INTO t SELECT generate_series(1, 10000)");
+    catch_up(primary, standby);
+    taken.send_files();
+    // What is flushed moves the position that a restore has to reach.
+    primary.execute("INSERT INTO t SELECT generate_series(1, 10000)");
+    primary.execute("CHECKPOINT");
+    catch_up(primary, standby);
+    standby.execute("CHECKPOINT");
+    taken.stop();
+    taken.backup.verify();
+    taken.backup
+}
+
+fn rows(cluster: &Cluster) -> i64 {
+    cluster
+        .connect()
+        .query_one("SELECT count(*) FROM t", &[])
+        .expect("the table")
+        .get(0)
+}
+
+#[test]
+fn a_backup_of_a_standby_becomes_another_standby() {
+    let primary = Cluster::new();
+    let standby = primary.standby();
+    let restored = backup_of(&primary, &standby).restore();
+    primary.execute("INSERT INTO t VALUES (0)");
+    restored.wait_for_sql(
+        "the new standby to follow",
+        "SELECT count(*) = 30001 FROM t",
+    );
+}
+
+#[test]
+fn a_backup_of_a_standby_starts_alone() {
+    let primary = Cluster::new();
+    let standby = primary.standby();
+    let mut restored = backup_of(&primary, &standby).into_cluster();
+    drop(standby);
+    drop(primary);
+    fs::remove_file(restored.data_dir().join("standby.signal")).expect("standby.signal");
+    restored.start();
+    assert_eq!(rows(&restored), 30_000);
+    restored.amcheck();
+    restored.stop_and_check_checksums();
+}
+
+#[test]
+fn several_workers_stream_from_a_standby_under_load() {
+    let primary = Cluster::new();
+    backup_tests::workload::Pgbench::fill(&primary, 1);
+    let load = backup_tests::workload::Pgbench::run(&primary, 100);
+    let standby = primary.standby();
+    let backup = Backup::take(&standby, 3);
+    load.stop();
+    backup.verify();
+    let restored = backup.into_cluster();
+    fs::remove_file(restored.data_dir().join("standby.signal")).expect("standby.signal");
+    let mut restored = restored;
+    restored.start();
+    assert!(backup_tests::workload::assert_balanced(&mut restored.connect()) > 0);
+}
+
+#[test]
+fn a_promotion_before_a_stream_fails_the_stream() {
+    let primary = Cluster::new();
+    let standby = primary.standby();
+    let mut taken = Stepwise::start(&standby, "");
+    standby.execute("SELECT pg_promote()");
+    let failure = taken
+        .try_stream("send_backup_files()")
+        .expect_err("a stream of a promoted standby");
+    failure.assert("55000", PROMOTED);
+    end_and_start_again(&standby, taken);
+}
+
+#[test]
+fn a_promotion_in_mid_stream_fails_the_stream_or_the_stop() {
+    let primary = Cluster::new();
+    backup_tests::workload::create_table(&primary, "big", 20);
+    let standby = primary.standby();
+    let mut taken = Stepwise::start(&standby, "");
+    let copy = copy_of(&format!("send_backup_files({})", taken.started.id));
+    let worker = Worker::spawn_halting(&standby, &copy, 1 << 20);
+    worker.wait_for_bytes(1 << 20);
+    standby.execute("SELECT pg_promote()");
+    // The worker may just have looked for the last time; the stop looks for certain.
+    if let Err(failure) = worker.join() {
+        failure.assert("55000", PROMOTED);
+    }
+    let failure = taken
+        .try_stream("send_stop_backup(allow_incomplete => true)")
+        .expect_err("a backup of a promoted standby");
+    failure.assert("55000", PROMOTED);
+    end_and_start_again(&standby, taken);
+}
+
+#[test]
+fn a_promotion_after_the_last_stream_fails_the_stop() {
+    let primary = Cluster::new();
+    let standby = primary.standby();
+    let mut taken = Stepwise::start(&standby, "");
+    taken.send_files();
+    standby.execute("SELECT pg_promote()");
+    let stopped = taken.leader.query("SELECT * FROM stop_backup()", &[]);
+    let failure = Failure::from(stopped.expect_err("a backup of a promoted standby"));
+    failure.assert("55000", PROMOTED);
+    end_and_start_again(&standby, taken);
+}
+
+/// A spoiled backup must not stand in the way of the next one in the same session.
+fn end_and_start_again(promoted: &Cluster, mut taken: Stepwise) {
+    if let Err(error) = taken.leader.batch_execute("SELECT abort_backup()") {
+        Failure::from(error).assert("55000", "backup is not in progress");
+    }
+    leftover::assert_none(promoted);
+    let started = start(&mut taken.leader, "");
+    assert_eq!(started.timeline, 2);
+}
+
+#[test]
+fn wal_without_full_pages_spoils_a_backup_of_a_standby() {
+    let primary = Cluster::new();
+    let standby = primary.standby();
+    let mut taken = Stepwise::start(&standby, "");
+    primary.execute("ALTER SYSTEM SET full_page_writes = off");
+    primary.execute("SELECT pg_reload_conf()");
+    primary.wait_for_sql(
+        "full_page_writes to be off",
+        "SELECT current_setting('full_page_writes') = 'off'",
+    );
+    // The checkpointer writes the change to the WAL when it has read the setting.
+    standby.wait_for_sql("the WAL that tells of it", {
+        primary.execute("CHECKPOINT");
+        catch_up(&primary, &standby);
+        "SELECT NOT full_page_writes FROM pg_control_checkpoint()"
+    });
+    taken.send_files();
+    let failure = taken
+        .try_stream("send_stop_backup(wal => true)")
+        .expect_err("a backup with torn pages");
+    assert_eq!(failure.sqlstate, "55000", "{failure}");
+    assert!(
+        failure
+            .message
+            .starts_with("WAL generated with full_page_writes=off was replayed"),
+        "{failure}"
+    );
+}
