@@ -2,13 +2,12 @@
 
 use backup_format::manifest::PathStyle;
 use pgrx::name;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::backup::options::{self, StartOptions};
 use crate::backup::{leader, stop};
 use crate::server::encoding;
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Failure, Outcome, Sqlstate, or_raise};
 
 use super::arguments::required;
 
@@ -56,20 +55,17 @@ fn start_backup(
     verify_checksums: Option<bool>,
     manifest_checksums: Option<Vec<u8>>,
     retain_wal: Option<bool>,
-) -> Result<
-    TableIterator<
-        'static,
-        (
-            name!(backup_id, i64),
-            name!(start_lsn, i64),
-            name!(timeline, i32),
-            name!(backup_label, Vec<u8>),
-            name!(tablespace_map, Vec<u8>),
-            name!(file_count, i64),
-            name!(total_bytes, i64),
-        ),
-    >,
-    ErrorReport,
+) -> TableIterator<
+    'static,
+    (
+        name!(backup_id, i64),
+        name!(start_lsn, i64),
+        name!(timeline, i32),
+        name!(backup_label, Vec<u8>),
+        name!(tablespace_map, Vec<u8>),
+        name!(file_count, i64),
+        name!(total_bytes, i64),
+    ),
 > {
     let arguments = StartArguments {
         label,
@@ -80,8 +76,7 @@ fn start_backup(
         manifest_checksums,
         retain_wal,
     };
-    let row = start(arguments).map_err(Failure::into_report)?;
-    Ok(TableIterator::once(row))
+    TableIterator::once(or_raise(start(arguments)))
 }
 
 fn start(arguments: StartArguments) -> Outcome<StartRow> {
@@ -103,22 +98,18 @@ type StopRow = (i64, i32, Vec<u8>, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
 fn stop_backup(
     wait: Option<bool>,
     allow_incomplete: Option<bool>,
-) -> Result<
-    TableIterator<
-        'static,
-        (
-            name!(stop_lsn, i64),
-            name!(timeline, i32),
-            name!(backup_label, Vec<u8>),
-            name!(tablespace_map, Vec<u8>),
-            name!(pg_control, Vec<u8>),
-            name!(backup_manifest, Option<Vec<u8>>),
-        ),
-    >,
-    ErrorReport,
+) -> TableIterator<
+    'static,
+    (
+        name!(stop_lsn, i64),
+        name!(timeline, i32),
+        name!(backup_label, Vec<u8>),
+        name!(tablespace_map, Vec<u8>),
+        name!(pg_control, Vec<u8>),
+        name!(backup_manifest, Option<Vec<u8>>),
+    ),
 > {
-    let row = stop(wait, allow_incomplete).map_err(Failure::into_report)?;
-    Ok(TableIterator::once(row))
+    TableIterator::once(or_raise(stop(wait, allow_incomplete)))
 }
 
 fn stop(wait: Option<bool>, allow_incomplete: Option<bool>) -> Outcome<StopRow> {
@@ -166,6 +157,6 @@ fn one_text(pieces: &[Vec<u8>]) -> Outcome<Vec<u8>> {
 }
 
 #[pg_extern(sql = false)]
-fn abort_backup() -> Result<(), ErrorReport> {
-    leader::abort().map_err(Failure::into_report)
+fn abort_backup() {
+    or_raise(leader::abort());
 }

@@ -2,14 +2,13 @@
 
 use pgrx::name;
 use pgrx::pg_sys::Oid;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::backup::{leader, listing, lookup, tablespace, walk};
 use crate::server::backup_control::Tablespace;
 use crate::server::clock;
 use crate::server::encoding;
-use crate::server::report::{Failure, Outcome};
+use crate::server::report::{Outcome, or_raise};
 use crate::server::shared_files::{Entry, Kind};
 
 type FileRow = (Vec<u8>, i8, i64, i64);
@@ -18,20 +17,16 @@ type FileRow = (Vec<u8>, i8, i64, i64);
 fn backup_filelist(
     backup_id: Option<i64>,
     tablespace: Option<Oid>,
-) -> Result<
-    TableIterator<
-        'static,
-        (
-            name!(path, Vec<u8>),
-            name!(kind, i8),
-            name!(size, i64),
-            name!(mtime, i64),
-        ),
-    >,
-    ErrorReport,
+) -> TableIterator<
+    'static,
+    (
+        name!(path, Vec<u8>),
+        name!(kind, i8),
+        name!(size, i64),
+        name!(mtime, i64),
+    ),
 > {
-    let rows = file_rows(backup_id, tablespace.map(Oid::to_u32)).map_err(Failure::into_report)?;
-    Ok(TableIterator::new(rows))
+    TableIterator::new(or_raise(file_rows(backup_id, tablespace.map(Oid::to_u32))))
 }
 
 fn file_rows(backup_id: Option<i64>, tablespace: Option<u32>) -> Outcome<Vec<FileRow>> {
@@ -73,19 +68,15 @@ type TablespaceRow = (Option<Oid>, Option<Vec<u8>>, i64);
 #[pg_extern(sql = false)]
 fn backup_tablespaces(
     backup_id: Option<i64>,
-) -> Result<
-    TableIterator<
-        'static,
-        (
-            name!(spcoid, Option<Oid>),
-            name!(spclocation, Option<Vec<u8>>),
-            name!(size, i64),
-        ),
-    >,
-    ErrorReport,
+) -> TableIterator<
+    'static,
+    (
+        name!(spcoid, Option<Oid>),
+        name!(spclocation, Option<Vec<u8>>),
+        name!(size, i64),
+    ),
 > {
-    let rows = tablespace_rows(backup_id).map_err(Failure::into_report)?;
-    Ok(TableIterator::new(rows))
+    TableIterator::new(or_raise(tablespace_rows(backup_id)))
 }
 
 fn tablespace_rows(backup_id: Option<i64>) -> Outcome<Vec<TablespaceRow>> {

@@ -4,6 +4,9 @@
 //! encoding of the database, which need not be UTF-8; a `pg_lsn` and a `timestamptz` are their
 //! 64-bit values.
 
+// pgrx reads the columns of a result from the signature, where they have to be spelt out.
+#![allow(clippy::type_complexity)]
+
 mod arguments;
 mod leading;
 mod listing;

@@ -3,11 +3,10 @@
 use core::sync::atomic::Ordering;
 
 use pgrx::name;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::backup::lookup::{self, Running};
-use crate::server::report::{Failure, Outcome};
+use crate::server::encoding;
 
 type Row = (
     i64,
@@ -24,43 +23,35 @@ type Row = (
 );
 
 #[pg_extern(sql = false)]
-fn backup_progress() -> Result<
-    TableIterator<
-        'static,
-        (
-            name!(backup_id, i64),
-            name!(leader_pid, i32),
-            name!(label, Vec<u8>),
-            name!(phase, &'static str),
-            name!(started_at, i64),
-            name!(workers, i32),
-            name!(files_total, i64),
-            name!(files_sent, i64),
-            name!(bytes_total, i64),
-            name!(bytes_sent, i64),
-            name!(checksum_failures, i64),
-        ),
-    >,
-    ErrorReport,
+fn backup_progress() -> TableIterator<
+    'static,
+    (
+        name!(backup_id, i64),
+        name!(leader_pid, i32),
+        name!(label, Vec<u8>),
+        name!(phase, &'static str),
+        name!(started_at, i64),
+        name!(workers, i32),
+        name!(files_total, i64),
+        name!(files_sent, i64),
+        name!(bytes_total, i64),
+        name!(bytes_sent, i64),
+        name!(checksum_failures, i64),
+    ),
 > {
-    let rows = rows().map_err(Failure::into_report)?;
-    Ok(TableIterator::new(rows))
+    TableIterator::new(rows())
 }
 
-fn rows() -> Outcome<Vec<Row>> {
-    lookup::running_backups()
-        .iter()
-        .map(row)
-        .filter_map(Result::transpose)
-        .collect()
+fn rows() -> Vec<Row> {
+    lookup::running_backups().iter().filter_map(row).collect()
 }
 
 /// `None` for a backup that has ended since it was found.
-fn row(running: &Running) -> Outcome<Option<Row>> {
+fn row(running: &Running) -> Option<Row> {
     let backup = &running.backup;
     let phase = backup.phase();
     if phase.has_ended() {
-        return Ok(None);
+        return None;
     }
     let mut counts = [0; 6];
     if let Some(files) = &running.files {
@@ -83,10 +74,10 @@ fn row(running: &Running) -> Outcome<Option<Row>> {
         bytes_sent,
         failures,
     ] = counts.map(u64::cast_signed);
-    Ok(Some((
+    Some((
         running.backup_id,
         backup.leader_pid(),
-        crate::server::encoding::sql_text(backup.label()).into_owned(),
+        encoding::sql_text(backup.label()).into_owned(),
         phase.name(),
         backup.started_at(),
         i32::try_from(workers).unwrap_or(i32::MAX),
@@ -95,5 +86,5 @@ fn row(running: &Running) -> Outcome<Option<Row>> {
         bytes_total,
         bytes_sent,
         failures,
-    )))
+    ))
 }

@@ -2,22 +2,18 @@
 //! and return no row.
 
 use pgrx::pg_sys::Oid;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::backup::options;
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Failure, Outcome, Sqlstate, or_raise};
 use crate::stream::{closing, data_files, whole_backup};
 
 use super::arguments::{check_stream, required};
 use super::leading::StartArguments;
 
-type NoRows = Result<SetOfIterator<'static, Vec<u8>>, ErrorReport>;
-
-fn no_rows(outcome: Outcome<()>) -> NoRows {
-    outcome
-        .map(|()| SetOfIterator::empty())
-        .map_err(Failure::into_report)
+fn no_rows(outcome: Outcome<()>) -> SetOfIterator<'static, Vec<u8>> {
+    or_raise(outcome);
+    SetOfIterator::empty()
 }
 
 #[pg_extern(sql = false)]
@@ -30,7 +26,7 @@ fn send_backup_files(
     verify_checksums: Option<bool>,
     start_wal_location: Option<i64>,
     compression: Option<Vec<u8>>,
-) -> Result<SetOfIterator<'static, Vec<u8>>, ErrorReport> {
+) -> SetOfIterator<'static, Vec<u8>> {
     let request = || {
         check_stream("send_backup_files")?;
         options::check_compression(compression.as_deref())?;
@@ -78,7 +74,7 @@ fn send_stop_backup(
     wait: Option<bool>,
     allow_incomplete: Option<bool>,
     compression: Option<Vec<u8>>,
-) -> Result<SetOfIterator<'static, Vec<u8>>, ErrorReport> {
+) -> SetOfIterator<'static, Vec<u8>> {
     let request = || {
         check_stream("send_stop_backup")?;
         options::check_compression(compression.as_deref())?;
@@ -101,7 +97,7 @@ fn base_backup(
     wait: Option<bool>,
     allow_incomplete: Option<bool>,
     compression: Option<Vec<u8>>,
-) -> Result<SetOfIterator<'static, Vec<u8>>, ErrorReport> {
+) -> SetOfIterator<'static, Vec<u8>> {
     let requests = || {
         check_stream("base_backup")?;
         options::check_compression(compression.as_deref())?;

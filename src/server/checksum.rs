@@ -163,4 +163,4 @@ fn failure(action: &str) -> Failure {
     )
 }
 
-const _: () = assert!(pg_sys::BLCKSZ % 4 == 0);
+const _: () = assert!(pg_sys::BLCKSZ.is_multiple_of(4));

@@ -96,10 +96,8 @@ unsafe fn check_options(options: *mut pg_sys::List) -> Result<(), Obstacle> {
         for option in nodes::<pg_sys::DefElem>(options) {
             let option: *mut pg_sys::DefElem = option;
             match CStr::from_ptr((*option).defname).to_bytes() {
-                b"format" => {
-                    if CStr::from_ptr(pg_sys::defGetString(option)).to_bytes() != b"text" {
-                        return Err(Obstacle::Format);
-                    }
+                b"format" if CStr::from_ptr(pg_sys::defGetString(option)) != c"text" => {
+                    return Err(Obstacle::Format);
                 }
                 b"header" if pg_sys::defGetBoolean(option) => return Err(Obstacle::Header),
                 _ => {}

@@ -58,6 +58,6 @@ unsafe extern "C-unwind" fn before_access(
     if let Some(check) = CHECK.get()
         && let Err(failure) = check(ServerFunction::PgBackupStop)
     {
-        failure.into_report().report(pgrx::PgLogLevel::ERROR);
+        failure.raise();
     }
 }

@@ -1,7 +1,7 @@
 //! Errors and warnings as PostgreSQL reports them (utils/elog.h).
 //!
-//! Functions return [`Failure`], which keeps SQLSTATE, message, detail and hint; pgrx raises it as
-//! an ERROR once it has reached the SQL function's edge, after every destructor has run.
+//! Functions return [`Failure`], which keeps SQLSTATE, message, detail and hint. It is raised as an
+//! ERROR once it has reached the SQL function's edge, after every destructor has run.
 
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -56,10 +56,11 @@ impl Failure {
         Self(Box::new(self.0.set_hint(hint)))
     }
 
-    /// The report, for pgrx to raise.
-    #[must_use]
-    pub fn into_report(self) -> ErrorReport {
-        *self.0
+    /// Raises it. To be called where no destructor is left to run.
+    #[track_caller]
+    pub fn raise(self) -> ! {
+        self.0.report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
     }
 }
 
@@ -69,6 +70,15 @@ fn os_message(error: &std::io::Error) -> String {
     match text.find(" (os error ") {
         Some(end) => text[..end].to_owned(),
         None => text,
+    }
+}
+
+/// The value, or the failure as an ERROR: the edge between Rust and SQL.
+#[track_caller]
+pub fn or_raise<T>(outcome: Outcome<T>) -> T {
+    match outcome {
+        Ok(value) => value,
+        Err(failure) => failure.raise(),
     }
 }
 

@@ -119,7 +119,9 @@ impl RetentionWorker {
 
 fn register(backup: &SharedBackup) -> Outcome<*mut pg_sys::BackgroundWorkerHandle> {
     let mut worker = pg_sys::BackgroundWorker {
-        bgw_flags: pg_sys::BGWORKER_SHMEM_ACCESS as i32,
+        // It connects to no database, but only with this flag does pg_stat_activity show it.
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION)
+            as i32,
         bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState,
         bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
         bgw_main_arg: pg_sys::Datum::from(backup.handle()),
@@ -191,6 +193,7 @@ pub extern "C-unwind" fn pg_parallel_backup_retain_wal(argument: pg_sys::Datum) 
     // SAFETY: the postmaster has set up this entry; the extra bytes are those of `register`.
     let nonce = unsafe {
         pg_sys::BackgroundWorkerUnblockSignals();
+        pg_sys::BackgroundWorkerInitializeConnection(core::ptr::null(), core::ptr::null(), 0);
         let extra = &(*pg_sys::MyBgworkerEntry).bgw_extra;
         u32::from_ne_bytes(core::array::from_fn(|index| extra[index] as u8))
     };

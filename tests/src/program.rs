@@ -64,6 +64,8 @@ pub fn command(program: &str) -> Command {
         }
     }
     command.env("LC_ALL", "C").env("TZ", "UTC");
+    // Rust code in a server that inherits this would put a backtrace into the DETAIL of errors.
+    command.env_remove("RUST_BACKTRACE");
     // The folder of the tests may be closed to the owner of the clusters.
     command.current_dir("/tmp");
     if let Some(Owner { uid, gid }) = owner() {

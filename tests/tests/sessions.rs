@@ -37,8 +37,8 @@ fn two_leaders_run_a_backup_each() {
     cluster.execute("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a");
     let mut first = cluster.connect();
     let mut second = cluster.connect();
-    let one = start(&mut first, "label => 'one'");
-    let two = start(&mut second, "label => 'two'");
+    let one = start(&mut first, "label => 'one', retain_wal => true");
+    let two = start(&mut second, "label => 'two', retain_wal => true");
     assert_ne!(one.id, two.id);
 
     let mut workers = spawn_workers(&cluster, one.id, 2);

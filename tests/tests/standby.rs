@@ -27,7 +27,7 @@ fn catch_up(primary: &Cluster, standby: &Cluster) {
 fn backup_of(primary: &Cluster, standby: &Cluster) -> Backup {
     primary.execute("CREATE TABLE t AS SELECT generate_series(1, 10000) AS a");
     catch_up(primary, standby);
-    let mut taken = Stepwise::start(standby, "");
+    let mut taken = Stepwise::start(standby, "retain_wal => true");
     assert!(
         taken
             .started
@@ -89,7 +89,7 @@ fn several_workers_stream_from_a_standby_under_load() {
     backup_tests::workload::Pgbench::fill(&primary, 1);
     let load = backup_tests::workload::Pgbench::run(&primary, 100);
     let standby = primary.standby();
-    let backup = Backup::take(&standby, 3);
+    let backup = Backup::take_with(&standby, 3, "retain_wal => true");
     load.stop();
     backup.verify();
     let restored = backup.into_cluster();

@@ -11,8 +11,9 @@ use backup_tests::wait::{PATIENCE, wait_for};
 use backup_tests::workload::{Pgbench, assert_balanced, create_table};
 use postgres::Client;
 
-/// Slow enough for the changes to overtake the streams.
-const RATE: &str = "max_rate => 12288";
+/// Slow enough for the changes to overtake the streams. They make checkpoints, after which nothing
+/// but the backup needs its WAL.
+const OPTIONS: &str = "max_rate => 12288, retain_wal => true";
 
 /// A session that repeats something until it is told to stop.
 struct Churn {
@@ -21,7 +22,9 @@ struct Churn {
 }
 
 impl Churn {
-    /// Runs `round` with the numbers from 0 on, and waits until it has run once.
+    /// Runs `round` with the numbers from 0 on, and waits until it has run once. While a backup
+    /// runs, a round comes after each of the backup's steps: what is written does not depend on the
+    /// speed of the machine.
     fn start(cluster: &Cluster, mut round: impl FnMut(&mut Client, u32) + Send + 'static) -> Self {
         let mut client = cluster.connect();
         round(&mut client, 0);
@@ -29,11 +32,18 @@ impl Churn {
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let mut number = 1;
-            while !stopped.load(Ordering::Relaxed) {
+            let mut seen = None;
+            loop {
+                wait_for("the next step of the backup", PATIENCE * 2, || {
+                    let step = step_of_backup(&mut client);
+                    stopped.load(Ordering::Relaxed) || seen.replace(step.clone()) != Some(step)
+                });
+                if stopped.load(Ordering::Relaxed) {
+                    return number;
+                }
                 round(&mut client, number);
                 number += 1;
             }
-            number
         });
         Churn { stop, thread }
     }
@@ -46,6 +56,18 @@ impl Churn {
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
+}
+
+/// Changes with the phase and with each 4 MB that are sent.
+fn step_of_backup(client: &mut Client) -> String {
+    client
+        .query_one(
+            "SELECT coalesce(max(format('%s %s', phase, bytes_sent / 4194304)), 'none')
+             FROM backup_progress()",
+            &[],
+        )
+        .expect("backup_progress()")
+        .get(0)
 }
 
 fn execute(client: &mut Client, statements: &str) {
@@ -61,7 +83,7 @@ fn execute(client: &mut Client, statements: &str) {
 fn back_up_and_restore(cluster: &Cluster, mark: impl FnOnce(&mut Client)) -> Cluster {
     let backup = Backup::folder(cluster);
     let mut leader = cluster.connect();
-    let id = start(&mut leader, RATE).id;
+    let id = start(&mut leader, OPTIONS).id;
     for worker in spawn_workers(cluster, id, 4) {
         backup.unpack(&worker.expect());
     }
@@ -266,7 +288,7 @@ fn one_statement_under_write_load_makes_a_backup_that_balances() {
     let mut session = cluster.connect();
     let stream = backup_tests::stream::copy_out(
         &mut session,
-        "COPY (SELECT base_backup(fast => true, wal => true)) TO STDOUT",
+        "COPY (SELECT base_backup(fast => true, wal => true, retain_wal => true)) TO STDOUT",
     );
     load.stop();
     backup.unpack(&stream.expect("the stream"));
@@ -284,7 +306,7 @@ fn workers_that_come_late_and_leave_early_make_a_backup() {
     let load = Pgbench::run(&cluster, 100);
     let backup = Backup::folder(&cluster);
     let mut leader = cluster.connect();
-    let id = start(&mut leader, RATE).id;
+    let id = start(&mut leader, OPTIONS).id;
     let mut lists = leader
         .query(
             "SELECT path FROM backup_filelist() WHERE path LIKE 'base/1/%'",
