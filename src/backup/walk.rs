@@ -182,3 +182,46 @@ fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     path.extend_from_slice(name);
     path
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use std::collections::HashSet;
+
+    use pgrx::{Spi, pg_test};
+
+    use super::{Kind, list};
+
+    #[pg_test]
+    fn the_listing_has_every_relation_and_no_unlogged_data() {
+        let made = "CREATE UNLOGGED TABLE unlogged (a int);
+                    CREATE TEMPORARY TABLE temporary AS SELECT 1 AS a";
+        assert_eq!(Spi::run(made), Ok(()));
+        let Ok(entries) = list(&[], true) else {
+            panic!("the walk failed")
+        };
+        let files: HashSet<String> = entries
+            .iter()
+            .filter(|entry| entry.kind == Kind::File)
+            .map(|entry| String::from_utf8_lossy(&entry.path).into_owned())
+            .collect();
+        let path_of = |relation: &str| {
+            let query = format!("SELECT pg_relation_filepath('{relation}')");
+            Spi::get_one::<String>(&query)
+                .ok()
+                .flatten()
+                .unwrap_or_default()
+        };
+        for relation in ["pg_class", "pg_class_oid_index", "pg_database"] {
+            assert!(files.contains(&path_of(relation)), "{relation}");
+        }
+        let unlogged = path_of("unlogged");
+        assert!(files.contains(&format!("{unlogged}_init")));
+        assert!(!files.contains(&unlogged));
+        assert!(!files.contains(&path_of("temporary")));
+        for excluded in ["global/pg_control", "postmaster.pid"] {
+            assert!(!files.contains(excluded), "{excluded}");
+        }
+        assert!(!files.iter().any(|path| path.starts_with("pg_wal/")));
+    }
+}

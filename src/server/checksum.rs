@@ -164,3 +164,69 @@ fn failure(action: &str) -> Failure {
 }
 
 const _: () = assert!(pg_sys::BLCKSZ.is_multiple_of(4));
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use backup_format::checksum::Algorithm;
+    use pgrx::{Spi, pg_test};
+
+    use super::{Digest, page_checksum};
+
+    fn digest_of(algorithm: Algorithm, pieces: &[&[u8]]) -> Vec<u8> {
+        let Ok(mut digest) = Digest::new(algorithm) else {
+            panic!("no digest")
+        };
+        for piece in pieces {
+            assert!(digest.update(piece).is_ok());
+        }
+        match digest.finish() {
+            Ok(bytes) => bytes.as_ref().to_vec(),
+            Err(_) => panic!("no digest"),
+        }
+    }
+
+    #[pg_test]
+    fn digests_are_those_of_the_server() {
+        for (algorithm, function) in [
+            (Algorithm::Sha224, "sha224"),
+            (Algorithm::Sha256, "sha256"),
+            (Algorithm::Sha384, "sha384"),
+            (Algorithm::Sha512, "sha512"),
+        ] {
+            let query = format!("SELECT {function}('one and two'::bytea)");
+            let expected = Spi::get_one::<Vec<u8>>(&query);
+            assert_eq!(
+                expected,
+                Ok(Some(digest_of(algorithm, &[b"one ", b"", b"and two"])))
+            );
+        }
+        // The check value of CRC-32C, in the machine's byte order, as the server writes it.
+        let expected = 0xE306_9283_u32.to_ne_bytes();
+        assert_eq!(digest_of(Algorithm::Crc32c, &[b"1234", b"56789"]), expected);
+        assert_eq!(digest_of(Algorithm::None, &[b"1234"]), [0; 0]);
+    }
+
+    #[pg_test]
+    fn page_checksums_are_those_of_the_server() {
+        assert_eq!(Spi::run("CREATE EXTENSION pageinspect"), Ok(()));
+        let query = "SELECT get_raw_page('pg_class', 0)";
+        let Ok(Some(page)) = Spi::get_one::<Vec<u8>>(query) else {
+            panic!("{query}")
+        };
+        for block in [0, 1, 131_073] {
+            let query = format!("SELECT page_checksum(get_raw_page('pg_class', 0), {block})");
+            let expected = Spi::get_one::<i16>(&query)
+                .ok()
+                .flatten()
+                .map(i16::cast_unsigned);
+            let mut copy = page.clone();
+            assert_eq!(
+                Some(page_checksum(&mut copy, block)),
+                expected,
+                "block {block}"
+            );
+            assert!(copy == page, "the page was changed");
+        }
+    }
+}

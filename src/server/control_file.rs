@@ -101,3 +101,33 @@ impl Drop for SharedLock {
         unsafe { pg_sys::LWLockRelease(Self::lock()) };
     }
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::{Spi, pg_test};
+
+    use super::{has_valid_crc, read};
+
+    #[pg_test]
+    fn pg_control_is_read_whole() {
+        let Ok(control_file) = read() else {
+            panic!("pg_control could not be read")
+        };
+        let expected = Spi::get_one::<Vec<u8>>("SELECT pg_read_binary_file('global/pg_control')");
+        assert_eq!(expected, Ok(Some(control_file.content)));
+        assert_eq!(control_file.attributes.mode, 0o600);
+    }
+
+    #[pg_test]
+    fn a_torn_pg_control_is_noticed() {
+        let Ok(control_file) = read() else {
+            panic!("pg_control could not be read")
+        };
+        let mut content = control_file.content;
+        assert!(has_valid_crc(&content));
+        content[100] ^= 1;
+        assert!(!has_valid_crc(&content));
+        assert!(!has_valid_crc(&vec![0; content.len()]));
+    }
+}

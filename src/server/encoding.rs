@@ -50,3 +50,27 @@ pub fn display(name: &[u8]) -> Cow<'_, str> {
         _ => Cow::Owned(path::escape(name)),
     }
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::pg_test;
+
+    use super::{display, is_utf8, sql_text};
+
+    #[pg_test]
+    fn names_that_are_no_text_are_escaped() {
+        assert!(is_utf8(), "the tests run in a database with UTF-8");
+        for (name, text) in [
+            (&b"base/5/1"[..], "base/5/1"),
+            ("caf\u{e9}".as_bytes(), "caf\u{e9}"),
+            (b"caf\xe9 \\", "caf\\351 \\\\"),
+            // A surrogate, and a code that is longer than it need be.
+            (b"\xed\xa0\x80", "\\355\\240\\200"),
+            (b"\xc0\xaf", "\\300\\257"),
+        ] {
+            assert_eq!(sql_text(name).as_ref(), text.as_bytes());
+            assert_eq!(display(name), text);
+        }
+    }
+}

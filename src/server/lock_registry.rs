@@ -136,3 +136,40 @@ unsafe extern "C-unwind" fn before_commit(
         take_lock(registration);
     }
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::{Spi, pg_test};
+
+    use super::{Registration, announce, running_backups, withdraw};
+
+    #[pg_test]
+    fn a_backup_is_announced_until_it_is_withdrawn() {
+        let backup = Registration {
+            handle: 7,
+            nonce: 9,
+        };
+        let advisory = "SELECT pg_advisory_lock(7, 9), pg_advisory_lock((7::bigint << 32) | 9)";
+        assert_eq!(Spi::run(advisory), Ok(()));
+        assert_eq!(running_backups(), []);
+        announce(backup);
+        assert_eq!(running_backups(), [backup]);
+        withdraw();
+        withdraw();
+        assert_eq!(running_backups(), []);
+    }
+
+    #[pg_test]
+    fn a_backup_id_is_a_handle_and_a_nonce() {
+        let backup = Registration {
+            handle: u32::MAX,
+            nonce: 0x7FFF_FFFF,
+        };
+        assert_eq!(backup.backup_id(), i64::MAX);
+        assert_eq!(Registration::from_backup_id(i64::MAX), Some(backup));
+        for id in [0, -1, 5, 5 << 32, i64::MIN, i64::from(u32::MAX)] {
+            assert_eq!(Registration::from_backup_id(id), None, "{id}");
+        }
+    }
+}

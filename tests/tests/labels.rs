@@ -203,8 +203,11 @@ fn a_null_argument_starts_no_backup() {
         let call = call_with_null("start_backup", argument);
         let result = query(&mut client, &format!("SELECT * FROM {call}"));
         assert_null_refused(argument, &expect_failure(&call, result));
-        expect_failure("abort_backup()", query(&mut client, "SELECT abort_backup()"))
-            .assert("55000", "backup is not in progress");
+        expect_failure(
+            "abort_backup()",
+            query(&mut client, "SELECT abort_backup()"),
+        )
+        .assert("55000", "backup is not in progress");
     }
     for argument in OF_START.iter().chain(&["wal", "wait", "allow_incomplete"]) {
         let copy = copy_of(&call_with_null("base_backup", argument));

@@ -47,7 +47,8 @@ fn by_path(manifest: &Value) -> BTreeMap<String, (i64, String)> {
         .collect()
 }
 
-/// Takes a backup with every algorithm's name in `names` and checks that the manifest bears it.
+/// Takes a backup for each way to write an algorithm's name and checks that the manifest bears it,
+/// with checksums of so many digits.
 #[track_caller]
 fn assert_algorithm(cluster: &Cluster, algorithm: &str, digits: usize, names: &[&str]) {
     for name in names {
@@ -137,12 +138,17 @@ fn off_writes_no_manifest() {
         taken.send_files();
         let row = taken
             .leader
-            .query_one("SELECT backup_manifest, backup_label FROM stop_backup()", &[])
+            .query_one(
+                "SELECT backup_manifest, backup_label FROM stop_backup()",
+                &[],
+            )
             .expect("stop_backup()");
         assert_eq!(row.get::<_, Option<String>>(0), None);
         assert!(row.get::<_, String>(1).contains("LABEL: "));
 
-        let whole = copy_of(&format!("base_backup(fast => true, wal => true, {options})"));
+        let whole = copy_of(&format!(
+            "base_backup(fast => true, wal => true, {options})"
+        ));
         let archive = copy_out(&mut taken.leader, &whole).expect("base_backup()");
         let names = members(&archive);
         assert!(!names.iter().any(|name| name == "backup_manifest"));
@@ -223,7 +229,8 @@ const OF_ONE_BACKUP: [&str; 2] = ["backup_label", "global/pg_control"];
 fn the_manifest_says_what_that_of_pg_basebackup_says() {
     let cluster = Cluster::builder().setting("autovacuum", "off").start();
     cluster.create_tablespace("elsewhere");
-    cluster.execute("CREATE TABLE far TABLESPACE elsewhere AS SELECT generate_series(1, 9999) AS a");
+    cluster
+        .execute("CREATE TABLE far TABLESPACE elsewhere AS SELECT generate_series(1, 9999) AS a");
     cluster.execute("CREATE UNLOGGED TABLE passing AS SELECT generate_series(1, 9999) AS a");
     cluster.execute("CREATE INDEX ON passing (a)");
     cluster.write_file("planted \"file\" é", b"planted");
@@ -234,7 +241,8 @@ fn the_manifest_says_what_that_of_pg_basebackup_says() {
     let mut pg_basebackup = command("pg_basebackup");
     pg_basebackup
         .args(cluster.connection_args("postgres"))
-        .args(["-Ft", "-X", "none", "-c", "fast", "--no-sync", "-D"])
+        .args(["-Ft", "-X", "none", "-c", "fast", "--no-sync"])
+        .args(["-l", "pg_parallel_backup", "-D"])
         .arg(&dir);
     succeed(&mut pg_basebackup);
     let theirs = fs::read_to_string(dir.join("backup_manifest")).expect("a manifest");

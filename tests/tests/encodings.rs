@@ -1,0 +1,392 @@
+//! Text that is not UTF-8: file names of any bytes, and sessions in databases of other encodings.
+//! The clients here use UTF8, unless a test says otherwise.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use backup_tests::archive::content;
+use backup_tests::backup::{Backup, start, try_start};
+use backup_tests::failure::expect_failure;
+use backup_tests::member::{self, Member};
+use backup_tests::notices::Notices;
+use backup_tests::program::{command, give_to_owner, make_dir, succeed};
+use backup_tests::server::Cluster;
+use backup_tests::stepwise::{Stepwise, listing};
+use backup_tests::stream::{Worker, copy_of};
+
+/// No UTF-8, but text in LATIN1.
+const STRAY: &[u8] = b"caf\xe9 name";
+
+/// As bytea's escape format writes it.
+const STRAY_ESCAPED: &str = r"caf\351 name";
+
+/// Names that a file can have.
+fn odd_names() -> Vec<Vec<u8>> {
+    let mut names: Vec<Vec<u8>> = [
+        STRAY,
+        "café in UTF-8".as_bytes(),
+        b"  spaces  around  ",
+        b"it's a \"quote\" `or` not",
+        b"back\\slash\\\\ \\",
+        b"\\n\\t\\0 %s%n$HOME*?;&",
+        b"a\nnew\nline",
+        b"\ttab\r\x01\x1b\x7f",
+        b"-rf",
+        b"\xff\xfe\x80\xc3",
+        b"\\377",
+    ]
+    .map(<[u8]>::to_vec)
+    .into();
+    // Longer than the field of a tar header, and the longest that file systems take.
+    names.push([b'l'; 150].to_vec());
+    names.push([&b"\xe9\xff"[..], &[b'm'; 253]].concat());
+    names
+}
+
+fn join(dir: &Path, name: &[u8]) -> PathBuf {
+    dir.join(OsStr::from_bytes(name))
+}
+
+/// Makes a file in the data directory that holds its own name.
+#[track_caller]
+fn plant(cluster: &Cluster, name: &[u8]) {
+    let path = join(&cluster.data_dir(), name);
+    fs::write(&path, name).unwrap_or_else(|error| panic!("could not write {path:?}: {error}"));
+    give_to_owner(&path);
+}
+
+/// Makes a folder of the data directory with such files; their paths.
+#[track_caller]
+fn plant_in(cluster: &Cluster, folder: &[u8], names: &[Vec<u8>]) -> BTreeSet<Vec<u8>> {
+    make_dir(&join(&cluster.data_dir(), folder));
+    let paths = names.iter().map(|name| [folder, b"/", name].concat());
+    paths.inspect(|path| plant(cluster, path)).collect()
+}
+
+/// Makes a database of that encoding with the extension; the name of the database.
+#[track_caller]
+fn create_database(cluster: &Cluster, encoding: &str) -> String {
+    let name = format!("in_{}", encoding.to_lowercase());
+    cluster.execute(&format!(
+        "CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+    ));
+    cluster.create_extension(&name);
+    name
+}
+
+/// A backup that is led from another database.
+#[track_caller]
+fn start_in(cluster: &Cluster, database: &str, options: &str) -> Stepwise {
+    let mut leader = cluster.connect_to(database);
+    Stepwise {
+        backup: Backup::folder(cluster),
+        notices: Notices::default(),
+        started: start(&mut leader, options),
+        leader,
+    }
+}
+
+fn send_of(listed: &str) -> String {
+    let quoted = listed.replace('\'', "''");
+    format!("send_backup_files(files => ARRAY['{quoted}'])")
+}
+
+/// Sends the one file of that listed name.
+#[track_caller]
+fn send_named(taken: &mut Stepwise, listed: &str) -> Member {
+    let stream = taken.stream(&send_of(listed));
+    taken.backup.unpack(&stream);
+    let mut members = member::members(&stream);
+    assert_eq!(members.len(), 1, "{members:?}");
+    members.remove(0)
+}
+
+/// Checks that files of these names are listed, each by a name of its own, and that each is sent
+/// when it is asked for by that.
+#[track_caller]
+fn assert_each_can_be_asked_for(encoding: &str, names: &[Vec<u8>]) {
+    let cluster = Cluster::new();
+    let database = create_database(&cluster, encoding);
+    let paths = plant_in(&cluster, b"odd", names);
+    let mut taken = start_in(&cluster, &database, "");
+    let listed: Vec<String> = listing(&mut taken.leader, "")
+        .into_iter()
+        .map(|entry| entry.path)
+        .filter(|path| path.starts_with("odd/"))
+        .collect();
+    let distinct: BTreeSet<&String> = listed.iter().collect();
+    assert_eq!(distinct.len(), paths.len(), "{listed:#?}");
+    let mut sent = BTreeSet::new();
+    for name in &listed {
+        let member = send_named(&mut taken, name);
+        assert_eq!(member.content, member.path, "{name}");
+        sent.insert(member.path);
+    }
+    assert_eq!(sent, paths);
+}
+
+#[test]
+fn a_name_that_is_no_utf8_is_listed_escaped_and_sent_as_it_is() {
+    let cluster = Cluster::new();
+    plant(&cluster, STRAY);
+    let mut taken = Stepwise::start(&cluster, "");
+    let listed = taken.listing();
+    assert!(listed.iter().any(|entry| entry.path == STRAY_ESCAPED));
+    let sent = send_named(&mut taken, STRAY_ESCAPED);
+    assert_eq!((&*sent.path, &*sent.content), (STRAY, STRAY));
+    let dot_slash = send_named(&mut taken, &format!("./{STRAY_ESCAPED}"));
+    assert_eq!(dot_slash, sent);
+
+    taken.send_files();
+    let manifest = content(&taken.stop(), "backup_manifest");
+    let encoded = r#""Encoded-Path": "636166e9206e616d65""#;
+    assert!(member::contains(&manifest, encoded));
+    taken.backup.verify();
+}
+
+#[test]
+fn in_utf8_every_name_can_be_asked_for_as_it_is_listed() {
+    assert_each_can_be_asked_for("UTF8", &odd_names());
+}
+
+#[test]
+fn in_latin1_every_name_can_be_asked_for_as_it_is_listed() {
+    assert_each_can_be_asked_for("LATIN1", &odd_names());
+}
+
+#[test]
+fn in_sql_ascii_every_name_can_be_asked_for_as_it_is_listed() {
+    assert_each_can_be_asked_for("SQL_ASCII", &odd_names());
+}
+
+#[test]
+fn in_win1252_a_name_without_meaning_can_be_asked_for_as_it_is_listed() {
+    // Every byte is valid there, but this one is no character in any other encoding.
+    assert_each_can_be_asked_for("WIN1252", &[STRAY.to_vec(), b"\x81".to_vec()]);
+}
+
+#[test]
+fn a_name_that_looks_like_an_escape_is_not_the_name_that_it_stands_for() {
+    let names = ["a\u{e9}", r"a\303\251", r"a\\303\\251"].map(|name| name.as_bytes().to_vec());
+    assert_each_can_be_asked_for("UTF8", &names);
+}
+
+#[test]
+fn a_name_that_looks_like_the_escaped_name_of_another_file_is_told_from_it() {
+    let names = [STRAY, STRAY_ESCAPED.as_bytes()].map(<[u8]>::to_vec);
+    assert_each_can_be_asked_for("UTF8", &names);
+}
+
+#[test]
+fn files_of_any_name_reach_the_backup_from_databases_of_any_encoding() {
+    let cluster = Cluster::new();
+    let mut paths = plant_in(&cluster, b"odd", &odd_names());
+    paths.append(&mut plant_in(&cluster, b"odd/fol\xe9der", &odd_names()));
+    for encoding in ["UTF8", "LATIN1", "SQL_ASCII"] {
+        let database = create_database(&cluster, encoding);
+        cluster
+            .connect_to(&database)
+            .batch_execute("CREATE TABLE t AS SELECT 'text with é'::text AS a")
+            .expect("CREATE TABLE");
+        let mut taken = start_in(&cluster, &database, "");
+        let copy = copy_of(&format!("send_backup_files({})", taken.started.id));
+        let workers = [(); 2].map(|()| {
+            let client = cluster.connect_to(&database);
+            Worker::take_over(client, Notices::default(), &copy, u64::MAX)
+        });
+        for worker in workers {
+            taken.backup.unpack(&worker.expect());
+        }
+        taken.stop();
+        taken.backup.verify();
+        for path in &paths {
+            let unpacked = join(&taken.backup.data_dir(), path);
+            let content = fs::read(&unpacked).unwrap_or_else(|e| panic!("{unpacked:?}: {e}"));
+            assert_eq!(&content, path, "{encoding}");
+        }
+        let restored = taken.backup.restore();
+        let row = restored
+            .connect_to(&database)
+            .query_one("SELECT a FROM t", &[])
+            .expect("the table");
+        assert_eq!(row.get::<_, String>(0), "text with é", "{encoding}");
+    }
+}
+
+#[test]
+fn in_latin1_a_name_is_listed_as_text_of_latin1() {
+    let cluster = Cluster::new();
+    plant(&cluster, STRAY);
+    let database = create_database(&cluster, "LATIN1");
+    let mut taken = start_in(&cluster, &database, "");
+    let listed = taken.listing();
+    assert!(listed.iter().any(|entry| entry.path == "café name"));
+    assert_eq!(send_named(&mut taken, "café name").path, STRAY);
+}
+
+/// The label of the one backup that runs, as a session of that database sees it.
+#[track_caller]
+fn label_seen_from(cluster: &Cluster, database: &str) -> String {
+    let mut client = cluster.connect_to(database);
+    match client.query_one("SELECT label FROM backup_progress()", &[]) {
+        Ok(row) => row.get(0),
+        Err(error) => panic!("backup_progress() from {database}: {error:?}"),
+    }
+}
+
+#[test]
+fn a_label_of_latin1_is_escaped_where_it_is_no_text() {
+    let cluster = Cluster::new();
+    let database = create_database(&cluster, "LATIN1");
+    let mut taken = start_in(&cluster, &database, "label => 'déjà vu'");
+    assert!(taken.started.backup_label.contains("\nLABEL: déjà vu\n"));
+    assert_eq!(label_seen_from(&cluster, &database), "déjà vu");
+    assert_eq!(label_seen_from(&cluster, "postgres"), r"d\351j\340 vu");
+    taken.send_files();
+    let backup_label = content(&taken.stop(), "backup_label");
+    let line = b"\nLABEL: d\xe9j\xe0 vu\n";
+    assert!(backup_label.windows(line.len()).any(|part| part == line));
+    taken.backup.verify();
+}
+
+#[test]
+fn a_label_of_latin1_can_be_seen_from_sql_ascii() {
+    let cluster = Cluster::new();
+    let database = create_database(&cluster, "LATIN1");
+    let other = create_database(&cluster, "SQL_ASCII");
+    let _taken = start_in(&cluster, &database, "label => 'é'");
+    assert_eq!(label_seen_from(&cluster, &other), r"\351");
+}
+
+#[test]
+fn a_label_of_latin1_has_as_many_bytes_as_characters() {
+    let cluster = Cluster::new();
+    let database = create_database(&cluster, "LATIN1");
+    let label = |count| format!("label => '{}'", "é".repeat(count));
+    let mut client = cluster.connect_to(&database);
+    expect_failure("a start", try_start(&mut client, &label(1025)))
+        .assert("22023", "backup label too long (max 1024 bytes)");
+    start(&mut client, &label(1024));
+    assert_eq!(label_seen_from(&cluster, &database), "é".repeat(1024));
+}
+
+/// Completes a backup with the row of `stop_backup`, and checks that its manifest is what it was in
+/// the server, whatever the client's encoding.
+#[track_caller]
+fn complete_by_hand(mut taken: Stepwise) {
+    taken.send_files();
+    let query = "SELECT backup_manifest, backup_label, pg_control FROM stop_backup()";
+    let row = taken.leader.query_one(query, &[]).expect("stop_backup()");
+    let manifest: &str = row.try_get(0).expect("the manifest is text, here too");
+    assert!(manifest.is_ascii());
+    for (name, bytes) in [
+        ("backup_manifest", manifest.as_bytes()),
+        ("backup_label", row.get::<_, &str>(1).as_bytes()),
+        ("global/pg_control", row.get(2)),
+    ] {
+        let path = taken.backup.data_dir().join(name);
+        fs::write(&path, bytes).expect("could not write a last file");
+        give_to_owner(&path);
+    }
+    taken.backup.verify_with(&["-n"]);
+}
+
+#[test]
+fn a_manifest_from_latin1_is_ascii() {
+    let cluster = Cluster::new();
+    plant_in(&cluster, b"odd", &odd_names());
+    let database = create_database(&cluster, "LATIN1");
+    complete_by_hand(start_in(&cluster, &database, ""));
+}
+
+#[test]
+fn a_manifest_from_utf8_is_ascii_for_a_client_of_latin1() {
+    let cluster = Cluster::new();
+    plant(&cluster, "café".as_bytes());
+    let mut taken = Stepwise::start(&cluster, "");
+    let set = "SET client_encoding = 'LATIN1'";
+    taken.leader.batch_execute(set).expect(set);
+    complete_by_hand(taken);
+}
+
+#[test]
+fn an_unknown_name_that_is_not_ascii_is_refused() {
+    let cluster = Cluster::new();
+    for (encoding, shown) in [
+        ("UTF8", "café"),
+        ("LATIN1", r"caf\351"),
+        ("SQL_ASCII", r"caf\303\251"),
+    ] {
+        let database = create_database(&cluster, encoding);
+        let mut taken = start_in(&cluster, &database, "");
+        let message = format!("file \"{shown}\" is not part of the backup");
+        expect_failure(encoding, taken.try_stream(&send_of("café"))).assert("22023", &message);
+        assert_eq!(send_named(&mut taken, "PG_VERSION").content, b"15\n");
+    }
+}
+
+#[test]
+fn an_unknown_option_is_named_as_it_was_given_in_latin1() {
+    let cluster = Cluster::new();
+    let database = create_database(&cluster, "LATIN1");
+    let mut client = cluster.connect_to(&database);
+    let result = try_start(&mut client, "manifest_checksums => 'é'");
+    let failure = expect_failure("a start", result);
+    assert_eq!(failure.sqlstate, "22023", "{failure}");
+    let named = ["\"é\"", r#""\351""#];
+    assert!(
+        named.iter().any(|name| failure.message.ends_with(name)),
+        "{failure}"
+    );
+}
+
+#[test]
+fn errors_and_warnings_name_a_file_that_is_no_utf8() {
+    let cluster = Cluster::new();
+    plant(&cluster, STRAY);
+    let data = cluster.data_dir();
+    succeed(command("chmod").arg("000").arg(join(&data, STRAY)));
+    succeed(command("mkfifo").arg(join(&data, b"pipe \xe9")));
+    let mut taken = Stepwise::start(&cluster, "");
+    let skipped = r#"skipping special file "pipe \351""#;
+    assert_eq!(taken.notices.warnings(), [skipped]);
+    for call in ["send_backup_files()", &send_of(STRAY_ESCAPED)] {
+        let message = format!("could not open file \"{STRAY_ESCAPED}\": Permission denied");
+        expect_failure(call, taken.try_stream(call)).assert("42501", &message);
+    }
+    let all_others = "SELECT array_agg(path) FROM backup_filelist() WHERE path NOT LIKE 'caf%'";
+    taken.stream(&format!("send_backup_files(files => ({all_others}))"));
+    let refused = expect_failure("a stop", taken.try_stream("send_stop_backup()"));
+    assert_eq!(refused.detail, format!("Not sent: \"{STRAY_ESCAPED}\"."));
+}
+
+#[test]
+fn a_tablespace_location_that_is_no_utf8_is_no_text_but_reaches_the_map() {
+    let cluster = Cluster::new();
+    let database = create_database(&cluster, "LATIN1");
+    make_dir(&join(cluster.socket_dir(), STRAY));
+    cluster
+        .connect_to(&database)
+        .batch_execute(&format!(
+            "CREATE TABLESPACE far LOCATION '{}/café name'",
+            cluster.socket_dir().display()
+        ))
+        .expect("CREATE TABLESPACE");
+    let mut client = cluster.connect();
+    let backup = Backup::folder(&cluster);
+    let copy = copy_of("base_backup(fast => true, wal => true)");
+    let whole = backup_tests::stream::copy_out(&mut client, &copy).expect("base_backup()");
+    let end = [b"/", STRAY, b"\n"].concat();
+    assert!(content(&whole, "tablespace_map").ends_with(&end));
+    backup.unpack(&whole);
+    backup.verify();
+
+    // The same as a column, which must be valid text, as every column.
+    let query = "SELECT tablespace_map FROM start_backup(fast => true)";
+    let row = client.query_one(query, &[]).expect("start_backup()");
+    let map: String = row.try_get(0).expect("the map is text");
+    assert!(map.ends_with(&format!("/{STRAY_ESCAPED}\n")), "{map}");
+}
