@@ -414,7 +414,7 @@ rate_line() {
 
 ((BASH_VERSINFO[0] >= 5)) || fail "bash 5 or later is needed"
 parse_arguments "$@"
-tar --version 2>/dev/null | grep -q 'GNU tar' || fail "GNU tar is needed"
+[[ $(tar --version 2>/dev/null) == *"GNU tar"* ]] || fail "GNU tar is needed"
 
 report=()
 set -m

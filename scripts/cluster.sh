@@ -8,6 +8,9 @@
 SCRATCH=''
 CLUSTERS=()
 
+# A server that inherited this would put backtraces into the DETAIL of its errors.
+unset RUST_BACKTRACE
+
 # make_scratch NAME: a folder that both this account and SERVER_USER can write. It is short,
 # because the path of a socket has to fit into 107 bytes.
 make_scratch() {

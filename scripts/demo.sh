@@ -30,10 +30,6 @@ history_rows() {
     sql "$1" -c "SELECT count(*) FROM pgbench_history"
 }
 
-pgbench_source() {
-    "$PG_BIN/pgbench" -h "$SCRATCH/socket" -p $PORT -U postgres "$@" postgres
-}
-
 make_scratch pgpb-demo
 readonly SOURCE=$SCRATCH/source TABLESPACE=$SCRATCH/tablespace
 readonly BACKUP=$SCRATCH/backup MOVED=$SCRATCH/moved
@@ -44,12 +40,15 @@ mkdir "$TABLESPACE"
 give_to_server "$TABLESPACE"
 start_cluster "$SOURCE" $PORT max_wal_size=4GB
 sql $PORT -c "CREATE EXTENSION pg_parallel_backup" -c "CREATE TABLESPACE outside LOCATION '$TABLESPACE'"
-pgbench_source -i -q -s "$SCALE" --tablespace=outside >"$SCRATCH/pgbench.init" 2>&1 \
+"$PG_BIN/pgbench" -h "$SCRATCH/socket" -p $PORT -U postgres -i -q -s "$SCALE" --tablespace=outside \
+    postgres >"$SCRATCH/pgbench.init" 2>&1 \
     || { cat "$SCRATCH/pgbench.init" >&2; exit 1; }
 say "data directory $(du -sh "$SOURCE" | cut -f1), tablespace $(du -sh "$TABLESPACE" | cut -f1)"
 
 step "pgbench goes on writing"
-pgbench_source -n -c 2 -T 3600 >"$SCRATCH/pgbench.run" 2>&1 &
+# A rate, so that what there is to restore does not depend on the speed of the machine.
+"$PG_BIN/pgbench" -h "$SCRATCH/socket" -p $PORT -U postgres -n -c 2 -R 200 -T 3600 postgres \
+    >"$SCRATCH/pgbench.run" 2>&1 &
 writer=$!
 until [[ $(history_rows $PORT) -gt 0 ]]; do
     kill -0 "$writer" || { cat "$SCRATCH/pgbench.run" >&2; exit 1; }
@@ -63,7 +62,8 @@ step "The backup: examples/parallel_backup.sh with $WORKERS workers"
     -D "$BACKUP" -T "$TABLESPACE=$MOVED" -j "$WORKERS" -c fast -l demo -v | tee "$SCRATCH/backup.out"
 kill -0 "$writer" || { cat "$SCRATCH/pgbench.run" >&2; exit 1; }
 after=$(history_rows $PORT)
-kill -INT "$writer" 2>/dev/null || true
+# A background job of a script ignores SIGINT.
+kill -TERM "$writer" 2>/dev/null || true
 wait "$writer" 2>/dev/null || true
 stop_cluster "$SOURCE"
 

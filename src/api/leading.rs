@@ -4,8 +4,9 @@ use backup_format::manifest::PathStyle;
 use pgrx::name;
 use pgrx::prelude::*;
 
+use crate::backup::leader::{self, Leader};
 use crate::backup::options::{self, StartOptions};
-use crate::backup::{leader, stop};
+use crate::backup::stop;
 use crate::server::encoding;
 use crate::server::report::{Failure, Outcome, Sqlstate, or_raise};
 
@@ -43,7 +44,7 @@ impl StartArguments {
     }
 }
 
-type StartRow = (i64, i64, i32, Vec<u8>, Vec<u8>, i64, i64);
+type StartRow = (i64, i64, i32, Vec<u8>, Option<Vec<u8>>, i64, i64);
 
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
@@ -62,7 +63,7 @@ fn start_backup(
         name!(start_lsn, i64),
         name!(timeline, i32),
         name!(backup_label, Vec<u8>),
-        name!(tablespace_map, Vec<u8>),
+        name!(tablespace_map, Option<Vec<u8>>),
         name!(file_count, i64),
         name!(total_bytes, i64),
     ),
@@ -86,7 +87,9 @@ fn start(arguments: StartArguments) -> Outcome<StartRow> {
         summary.start_lsn.cast_signed(),
         summary.timeline.cast_signed(),
         summary.backup_label,
-        summary.tablespace_map,
+        // Bytes that are no text would spoil the whole row for the client. They are right in the
+        // file that send_stop_backup() sends.
+        Some(summary.tablespace_map).filter(|map| encoding::is_text(map)),
         summary.file_count.cast_signed(),
         summary.total_bytes.cast_signed(),
     ))
@@ -117,15 +120,11 @@ fn stop(wait: Option<bool>, allow_incomplete: Option<bool>) -> Outcome<StopRow> 
         required("wait", wait)?,
         required("allow_incomplete", allow_incomplete)?,
     );
+    leader::with_leader(check_map_is_text).transpose()?;
     let stopped = stop::stop(wait, allow_incomplete)?;
     let closing = stopped.closing_files();
     // A manifest of ASCII is text in every encoding and the same bytes at every client.
-    let style = if encoding::is_utf8() {
-        PathStyle::Utf8
-    } else {
-        PathStyle::Ascii
-    };
-    let manifest = match stopped.manifest(&closing, style)? {
+    let manifest = match stopped.manifest(&closing, PathStyle::Ascii)? {
         Some(pieces) => Some(one_text(&pieces)?),
         None => None,
     };
@@ -140,6 +139,18 @@ fn stop(wait: Option<bool>, allow_incomplete: Option<bool>) -> Outcome<StopRow> 
     );
     stopped.finish();
     Ok(row)
+}
+
+fn check_map_is_text(leader: &Leader) -> Outcome<()> {
+    if encoding::is_text(&leader.started.tablespace_map) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Sqlstate::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+        "tablespace_map cannot be represented in the encoding of the database",
+    )
+    .detail("The location of a tablespace holds bytes that are no text in it.")
+    .hint("Use send_stop_backup(), which sends the file as it is. The backup goes on."))
 }
 
 fn one_text(pieces: &[Vec<u8>]) -> Outcome<Vec<u8>> {

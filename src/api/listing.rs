@@ -54,7 +54,7 @@ fn file_rows(backup_id: Option<i64>, tablespace: Option<u32>) -> Outcome<Vec<Fil
 }
 
 fn file_row(path: &[u8], kind: Kind, size: u64, mtime: i64) -> FileRow {
-    let path = encoding::sql_text(path).into_owned();
+    let path = encoding::listed_name(path).into_owned();
     (
         path,
         (kind as u8).cast_signed(),

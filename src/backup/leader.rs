@@ -27,7 +27,7 @@ pub struct Leader {
     pub backup: SharedBackup,
     /// The shared files, once they are listed.
     files: Option<SharedFiles>,
-    retention: Option<RetentionWorker>,
+    retention: RefCell<Option<RetentionWorker>>,
     /// What the start gave.
     pub started: StartedBackup,
     /// The manifest's algorithm; `None` for no manifest.
@@ -80,7 +80,7 @@ pub fn start(options: &StartOptions) -> Outcome<StartSummary> {
     let mut running = Running(Some(Leader {
         backup,
         files: None,
-        retention: None,
+        retention: RefCell::new(None),
         started: StartedBackup::default(),
         manifest: options.manifest,
     }));
@@ -156,7 +156,7 @@ pub fn not_in_progress() -> Failure {
 /// `object_not_in_prerequisite_state`.
 pub fn check_function_call(function: ServerFunction) -> Outcome<()> {
     match function {
-        ServerFunction::PgBackupStop if with_leader(|_| ()).is_some() => Err(Failure::new(
+        ServerFunction::PgBackupStop if backup_control::is_ours() => Err(Failure::new(
             Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "cannot use pg_backup_stop() for a backup started by start_backup()",
         )
@@ -185,10 +185,27 @@ impl Leader {
         self.files.as_ref().map(SharedFiles::borrow_pinned)
     }
 
+    /// Whether WAL was to be retained, and no longer is.
+    #[must_use]
+    pub fn has_lost_retention(&self) -> bool {
+        self.retention
+            .borrow()
+            .as_ref()
+            .is_some_and(RetentionWorker::has_stopped)
+    }
+
+    /// Lets the WAL go that was retained, and waits until nothing holds it.
+    pub fn release_wal(&self) {
+        if let Some(retention) = self.retention.take() {
+            retention.release(&self.backup);
+        }
+    }
+
     fn enter_backup_mode(&mut self, options: &StartOptions) -> Outcome<()> {
         if options.retain_wal {
             // Before the start, so that the slot holds the checkpoint's WAL from its first byte.
-            self.retention = Some(RetentionWorker::start(&self.backup)?);
+            self.retention
+                .replace(Some(RetentionWorker::start(&self.backup)?));
         }
         self.backup.enter(Phase::WaitingForCheckpoint);
         let _row = ProgressRow::start(progress::Phase::WaitingForCheckpoint);
@@ -207,7 +224,7 @@ impl Leader {
         let tablespaces: &[Tablespace] = &self.started.tablespaces;
         let entries = walk::list(tablespaces, !tablespace_map)?;
         let digest_length = self.backup.options().algorithm.digest_len();
-        let files = listing::share(&entries, tablespaces, digest_length)?;
+        let files = listing::share(&entries, tablespaces, digest_length, self.backup.nonce())?;
         self.backup.publish_files(files.handle());
         self.files = Some(files);
         Ok(())
@@ -253,12 +270,10 @@ impl Running {
     }
 
     /// Ends the backup, and returns when nothing of it is left.
-    pub fn end(mut self, phase: Phase) {
-        let leader = self.leader_mut();
+    pub fn end(self, phase: Phase) {
+        let leader = self.leader();
         leader.backup.enter(phase);
-        if let Some(retention) = leader.retention.take() {
-            retention.wait_for_end(&leader.backup);
-        }
+        leader.release_wal();
     }
 }
 

@@ -18,6 +18,7 @@ pub fn share(
     entries: &[Entry],
     tablespaces: &[Tablespace],
     digest_length: usize,
+    nonce: u32,
 ) -> Outcome<SharedFiles> {
     let path_order = by_path(entries);
     let mut queue_order = path_order.clone();
@@ -32,6 +33,7 @@ pub fn share(
         &path_order,
         &tablespace::encode(tablespaces),
         digest_length,
+        nonce,
     )
 }
 

@@ -60,7 +60,8 @@ fn find_foreign(backup_id: i64) -> Outcome<Found> {
     if files_handle == 0 {
         return Err(not_started(backup_id));
     }
-    let files = SharedFiles::attach(files_handle).ok_or_else(|| does_not_exist(backup_id))?;
+    let files = SharedFiles::attach(files_handle, registration.nonce)
+        .ok_or_else(|| does_not_exist(backup_id))?;
     Ok(Found {
         files,
         backup,
@@ -120,7 +121,7 @@ fn attach_running(registration: Registration) -> Option<Running> {
     let backup = SharedBackup::attach(registration.handle, registration.nonce)?;
     let files = match backup.files_handle() {
         0 => None,
-        handle => Some(SharedFiles::attach(handle)?),
+        handle => Some(SharedFiles::attach(handle, registration.nonce)?),
     };
     Some(Running {
         files,

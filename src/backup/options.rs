@@ -2,6 +2,7 @@
 
 use backup_format::checksum::Algorithm;
 
+use crate::server::encoding;
 use crate::server::report::{Failure, Outcome, Sqlstate};
 
 /// kB/s that a rate limit can have (MAX_RATE_LOWER and MAX_RATE_UPPER in backup/basebackup.h).
@@ -52,10 +53,10 @@ pub fn check_max_rate(max_rate: Option<i32>) -> Outcome<Option<u32>> {
 /// # Errors
 /// `invalid_parameter_value`.
 pub fn check_manifest_checksums(name: &[u8]) -> Outcome<Option<Algorithm>> {
-    let text = String::from_utf8_lossy(name);
-    if text.eq_ignore_ascii_case("off") {
+    if name.eq_ignore_ascii_case(b"off") {
         return Ok(None);
     }
+    let text = encoding::display(name);
     match Algorithm::parse(&text) {
         Some(algorithm) => Ok(Some(algorithm)),
         None => Err(Failure::new(
@@ -78,7 +79,7 @@ pub fn check_compression(name: Option<&[u8]>) -> Outcome<()> {
             Sqlstate::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!(
                 "compression \"{}\" is not supported",
-                String::from_utf8_lossy(name)
+                encoding::display(name)
             ),
         )
         .hint("Use compression => 'none', and compress the stream on the client.")),

@@ -10,7 +10,7 @@
 //! file first. A worker walks them once, skipping what others have; when files return, the
 //! generation changes and it walks again.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 
 use crate::server::shared_files::{FileTable, Kind, Slot};
 
@@ -43,8 +43,8 @@ pub enum Carried<'a> {
         mtime: i64,
         /// The checksum of what went out.
         digest: &'a [u8],
-        /// Bad pages.
-        failures: u32,
+        /// Bad pages; `None` where nobody looked.
+        failures: Option<u32>,
     },
     /// The file was gone.
     Vanished,
@@ -58,7 +58,13 @@ pub struct Position {
 }
 
 /// What keeps a file from being taken.
-pub struct TakenByAnother;
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// Another worker that still runs has it.
+    InUse,
+    /// It has been sent, and that was counted when the backup was stopped.
+    Stopped,
+}
 
 /// Entries of the listing that have not been sent.
 #[derive(Default)]
@@ -117,23 +123,38 @@ impl<'a> FileTable<'a> {
         owner >= FIRST_WORKER && owner != worker
     }
 
-    /// Takes one file by name, even when it has been sent before.
+    /// Takes one file by name, even when it has been sent before. `is_open` says whether the backup
+    /// still takes files.
+    ///
+    /// The failures of what was sent before stay counted until the file is sent again.
     ///
     /// # Errors
-    /// Where another worker that still runs has it.
-    pub fn take_named(&self, worker: u32, slot: &Slot) -> Result<(), TakenByAnother> {
+    /// What keeps it from being taken.
+    pub fn take_named(
+        &self,
+        worker: u32,
+        slot: &Slot,
+        is_open: impl Fn() -> bool,
+    ) -> Result<(), NotTaken> {
         loop {
             let owner = slot.owner.load(Ordering::Acquire);
             if owner == worker {
                 return Ok(());
             }
             if owner >= FIRST_WORKER {
-                return Err(TakenByAnother);
+                return Err(NotTaken::InUse);
             }
-            if exchange_owner(slot, owner, worker) {
-                self.uncount(slot);
-                return Ok(());
+            if !exchange_owner(slot, owner, worker) {
+                continue;
             }
+            // The stop closes the backup and then counts; whoever comes in between gives it back.
+            fence(Ordering::SeqCst);
+            if owner == SETTLED && !is_open() {
+                slot.owner.store(SETTLED, Ordering::Release);
+                return Err(NotTaken::Stopped);
+            }
+            self.uncount_progress(slot);
+            return Ok(());
         }
     }
 
@@ -162,13 +183,12 @@ impl<'a> FileTable<'a> {
                 for (place, byte) in self.digest(slot).iter().zip(*digest) {
                     place.store(*byte, Ordering::Relaxed);
                 }
-                let before = slot.failures.swap(*failures, Ordering::Relaxed);
-                header
-                    .checksum_failures
-                    .fetch_add(u64::from(*failures), Ordering::Relaxed);
-                header
-                    .checksum_failures
-                    .fetch_sub(u64::from(before), Ordering::Relaxed);
+                if let Some(failures) = *failures {
+                    let before = slot.failures.swap(failures, Ordering::Relaxed);
+                    let sum = &header.checksum_failures;
+                    sum.fetch_add(u64::from(failures), Ordering::Relaxed);
+                    sum.fetch_sub(u64::from(before), Ordering::Relaxed);
+                }
                 SENT
             }
             Carried::Vanished => VANISHED,
@@ -235,11 +255,15 @@ impl<'a> FileTable<'a> {
 
     /// Takes a file out of the common counts. Its owner alone calls it.
     fn uncount(&self, slot: &Slot) {
-        let header = self.header();
         let failures = slot.failures.swap(0, Ordering::Relaxed);
-        header
+        self.header()
             .checksum_failures
             .fetch_sub(u64::from(failures), Ordering::Relaxed);
+        self.uncount_progress(slot);
+    }
+
+    fn uncount_progress(&self, slot: &Slot) {
+        let header = self.header();
         let bytes = slot.counted.swap(0, Ordering::Relaxed);
         header.bytes_sent.fetch_sub(bytes, Ordering::Relaxed);
         let carried = slot.carried.swap(NOT_CARRIED, Ordering::Relaxed);
@@ -262,7 +286,7 @@ mod tests {
 
     use pgrx::pg_test;
 
-    use super::{BATCH_FILES, Carried, FIRST_WORKER, Position, TakenByAnother};
+    use super::{BATCH_FILES, Carried, FIRST_WORKER, NotTaken, Position};
     use crate::backup::listing;
     use crate::server::shared_files::{Entry, FileTable, Kind, SharedFiles, Slot};
 
@@ -275,7 +299,6 @@ mod tests {
             kind,
             size,
             mtime: 1,
-            inode: 1,
             tablespace: 0,
         }
     }
@@ -288,7 +311,7 @@ mod tests {
             entry("base", Kind::Directory, 0),
             entry("base/1", Kind::File, 20),
         ];
-        let Ok(files) = listing::share(&entries, &[], 4) else {
+        let Ok(files) = listing::share(&entries, &[], 4, 1) else {
             panic!("the listing could not be shared");
         };
         test(files.table());
@@ -306,7 +329,7 @@ mod tests {
         batch
     }
 
-    fn send(table: &FileTable<'_>, slot: &Slot, failures: u32) {
+    fn send(table: &FileTable<'_>, slot: &Slot, failures: Option<u32>) {
         let sent = Carried::Sent {
             size: slot.size,
             mtime: 2,
@@ -362,7 +385,7 @@ mod tests {
             let mut position_of_two = Position::default();
             let one = table.register_worker();
             for slot in take(&table, one, &mut Position::default()) {
-                send(&table, slot, 1);
+                send(&table, slot, Some(1));
             }
             assert_eq!(counts(&table), (4, 3040, 4));
             assert!(take(&table, TWO, &mut position_of_two).is_empty());
@@ -380,7 +403,7 @@ mod tests {
             let one = table.register_worker();
             let taken = take(&table, one, &mut Position::default());
             for slot in &taken[..3] {
-                send(&table, slot, 0);
+                send(&table, slot, Some(0));
             }
             table.carried(taken[3], &Carried::Vanished);
             table.settle(one);
@@ -406,17 +429,42 @@ mod tests {
                 panic!("base/3 is listed")
             };
             for failures in [2, 1] {
-                assert!(table.take_named(ONE, slot).is_ok());
+                assert_eq!(table.take_named(ONE, slot, || true), Ok(()));
                 table.count_bytes(slot, 2000);
-                send(&table, slot, failures);
+                send(&table, slot, Some(failures));
                 assert_eq!(counts(&table), (1, 3000, u64::from(failures)));
             }
             table.settle(ONE);
             // And again in another stream: until that ends well the file is not sent.
-            assert!(table.take_named(TWO, slot).is_ok());
-            assert_eq!(counts(&table), (0, 0, 0));
-            assert!(matches!(table.take_named(ONE, slot), Err(TakenByAnother)));
-            assert!(table.is_taken_by_another(ONE, slot) && !table.is_taken_by_another(TWO, slot));
+            assert_eq!(table.take_named(TWO, slot, || true), Ok(()));
+            assert_eq!(table.take_named(ONE, slot, || true), Err(NotTaken::InUse));
+            assert!(table.is_taken_by_another(ONE, slot));
+            assert!(!table.is_taken_by_another(TWO, slot));
+            // What was wrong with it stays known until somebody has looked again.
+            assert_eq!(counts(&table), (0, 0, 1));
+            send(&table, slot, None);
+            assert_eq!(counts(&table), (1, 3000, 1));
+            send(&table, slot, Some(0));
+            assert_eq!(counts(&table), (1, 3000, 0));
+        });
+    }
+
+    #[pg_test]
+    fn a_file_that_the_stop_has_counted_stays_sent() {
+        with_table(|table| {
+            for slot in take(&table, ONE, &mut Position::default()) {
+                send(&table, slot, Some(0));
+            }
+            table.settle(ONE);
+            let Some(slot) = table.find(b"base/3") else {
+                panic!("base/3 is listed")
+            };
+            assert_eq!(
+                table.take_named(TWO, slot, || false),
+                Err(NotTaken::Stopped)
+            );
+            assert_eq!(table.unsent(1).count, 0);
+            assert_eq!(counts(&table), (4, 3040, 0));
         });
     }
 
@@ -444,7 +492,7 @@ mod tests {
                 entry("bigger", Kind::File, 1 << 31),
             ])
             .collect();
-        let Ok(files) = listing::share(&entries, &[], 0) else {
+        let Ok(files) = listing::share(&entries, &[], 0, 1) else {
             panic!("the listing could not be shared");
         };
         let table = files.table();
@@ -459,12 +507,12 @@ mod tests {
 
     #[pg_test]
     fn a_listing_of_another_session_is_attached_by_its_handle_only_once() {
-        let Ok(files) = listing::share(&[entry("f", Kind::File, 1)], &[], 0) else {
+        let Ok(files) = listing::share(&[entry("f", Kind::File, 1)], &[], 0, 1) else {
             panic!("the listing could not be shared");
         };
         let handle = files.handle();
         assert_eq!(files.borrow_pinned().table().slots().len(), 1);
         files.detach();
-        assert!(SharedFiles::attach(handle).is_none());
+        assert!(SharedFiles::attach(handle, 1).is_none());
     }
 }

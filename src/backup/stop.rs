@@ -1,7 +1,7 @@
 //! The stop of a backup: the proof that nothing is missing, then core's own stop, then the files
 //! that only the end of a backup can write.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 
 use backup_format::archive::Attributes;
 use backup_format::manifest::PathStyle;
@@ -11,7 +11,7 @@ use crate::server::control_file::{self, ControlFile};
 use crate::server::encoding;
 use crate::server::file;
 use crate::server::progress::{self, ProgressRow};
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Failure, Outcome, Sqlstate, warning};
 use crate::server::shared_backup::Phase;
 
 use super::leader::{self, Leader, Running};
@@ -48,16 +48,21 @@ pub struct ClosingFile {
 /// says that workers found bad pages.
 pub fn stop(wait_for_archive: bool, allow_incomplete: bool) -> Outcome<Stopped> {
     let running = leader::take()?;
-    if !allow_incomplete && let Err(failure) = check_complete(running.leader()) {
+    if let Err(failure) = close_to_workers(running.leader(), allow_incomplete) {
         leader::keep(running);
         return Err(failure);
     }
     let leader = running.leader();
-    leader.backup.enter(Phase::Stopping);
     let _row = ProgressRow::start(progress::Phase::WaitingForArchive);
     if let Err(failure) = check_verified(leader) {
         running.end(Phase::Aborted);
         return Err(failure);
+    }
+    if leader.has_lost_retention() {
+        warning(
+            Sqlstate::ERRCODE_WARNING,
+            "the background worker that retained the WAL of the backup has ended early",
+        );
     }
     let control_file = control_file::read()?;
     let end = backup_control::stop(&leader.started.backup_label, wait_for_archive)?;
@@ -117,10 +122,29 @@ impl Stopped {
         .map(Some)
     }
 
+    /// Lets the WAL go that was retained, once it has been sent.
+    pub fn release_wal(&self) {
+        self.running.leader().release_wal();
+    }
+
     /// Ends the backup, once everything has been handed over.
     pub fn finish(self) {
         self.running.end(Phase::Stopped);
     }
+}
+
+/// Has workers fail from now on, unless files are missing: then they go on undisturbed.
+fn close_to_workers(leader: &Leader, allow_incomplete: bool) -> Outcome<()> {
+    if !allow_incomplete {
+        check_complete(leader)?;
+    }
+    leader.backup.enter(Phase::Stopping);
+    fence(Ordering::SeqCst);
+    // A worker may have taken a file again before it could see the phase.
+    if !allow_incomplete {
+        check_complete(leader).inspect_err(|_| leader.backup.enter(Phase::Streaming))?;
+    }
+    Ok(())
 }
 
 fn check_complete(leader: &Leader) -> Outcome<()> {
@@ -172,7 +196,7 @@ fn check_verified(leader: &Leader) -> Outcome<()> {
         return Ok(());
     }
     Err(found_damage()
-        .detail(format!("{failures} bad pages were found. The backup has been ended without a result."))
+        .detail("The backup has been ended without a result.")
         .hint("The warnings of the workers and the server log name the damaged files and blocks. To back up a damaged cluster as it is, use start_backup(verify_checksums => false)."))
 }
 

@@ -8,6 +8,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
 use backup_format::exclusion;
+use backup_format::path;
 use backup_format::relation_file::{self, Fork, RelationFile};
 
 use super::tablespace;
@@ -73,7 +74,6 @@ impl Walk {
 
     /// Lists what is in a directory. The data directory itself is the empty path.
     fn directory(&mut self, directory: &[u8]) -> Outcome<()> {
-        interrupt::check();
         let name: &[u8] = if directory.is_empty() {
             b"."
         } else {
@@ -88,7 +88,10 @@ impl Walk {
         } else {
             HashSet::new()
         };
-        for name in names {
+        for (number, name) in names.into_iter().enumerate() {
+            if number.is_multiple_of(1024) {
+                interrupt::check();
+            }
             if exclusion::is_excluded_file(&name)
                 || (is_database && is_excluded_relation(&name, &unlogged))
             {
@@ -115,7 +118,7 @@ impl Walk {
             self.push(archive_status, Kind::Directory, metadata);
         } else if exclusion::is_emptied_directory(name) && is_directory_or_link {
             self.push(path, Kind::Directory, metadata);
-        } else if kind.is_symlink() && path.starts_with(b"pg_tblspc/") {
+        } else if kind.is_symlink() && path::is_tablespace_link(&path) {
             // The tablespace behind it has a walk of its own.
         } else if kind.is_dir() {
             self.push(path.clone(), Kind::Directory, metadata);
@@ -149,7 +152,6 @@ impl Walk {
                 0
             },
             mtime: metadata.mtime(),
-            inode: metadata.ino(),
             tablespace: self.tablespace,
         }
     }

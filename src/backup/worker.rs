@@ -7,7 +7,7 @@ use crate::server::shared_backup::{BackupState, Phase};
 use crate::server::shared_files::{FileTable, Slot};
 
 use super::lookup::{self, Found};
-use super::queue::Position;
+use super::queue::{NotTaken, Position};
 
 /// A session's part in a backup. When the value goes, by whatever way, files that are not settled
 /// return to the queue.
@@ -67,10 +67,13 @@ impl Worker {
         if let Some(slot) = in_use {
             return Err(self.in_use(slot));
         }
+        let is_open = || self.backup().phase() == Phase::Streaming;
         for slot in slots {
-            table
-                .take_named(self.number, slot)
-                .map_err(|_| self.in_use(slot))?;
+            match table.take_named(self.number, slot, is_open) {
+                Ok(()) => {}
+                Err(NotTaken::InUse) => return Err(self.in_use(slot)),
+                Err(NotTaken::Stopped) => self.check_running()?,
+            }
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! The server's own start, stop and abort of a backup (access/xlog.h, backup/basebackup.h).
 
+use core::cell::Cell;
 use core::ffi::{CStr, c_char};
 use std::ffi::CString;
 
-use pgrx::pg_sys;
+use pgrx::{IntoDatum, pg_sys};
 
 use super::report::{Failure, Outcome, Sqlstate};
 
@@ -60,6 +61,39 @@ pub fn is_running() -> bool {
     status != pg_sys::SessionBackupState::SESSION_BACKUP_NONE
 }
 
+thread_local! {
+    /// Whether the backup of this session, if any, was started here and not by pg_backup_start().
+    static STARTED_HERE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a backup runs in this session that [`start`] has started.
+#[must_use]
+pub fn is_ours() -> bool {
+    STARTED_HERE.get() && is_running()
+}
+
+/// Has core's pg_backup_start() fill the variables that its pg_backup_stop() reads, and fail before
+/// it starts anything.
+///
+/// A pg_backup_stop() that is looked up before our start and runs after it, by a cursor for
+/// example, is not seen by the function hook. It would follow a null pointer; now it fails for
+/// want of a label, after having ended the backup.
+fn fill_variables_of_core() {
+    let label = "x".repeat(pg_sys::MAXPGPATH as usize + 1);
+    pgrx::PgTryBuilder::new(|| {
+        // SAFETY: an SQL function with the arguments that it is declared with.
+        unsafe {
+            pgrx::direct_function_call::<i64>(
+                pg_sys::pg_backup_start,
+                &[label.as_str().into_datum(), true.into_datum()],
+            );
+        }
+    })
+    // "backup label too long", and nothing else: what else could be wrong is found by the start.
+    .catch_others(|_| ())
+    .execute();
+}
+
 /// Starts a backup, as pg_backup_start() does. Waits for a checkpoint; interrupts are served.
 ///
 /// # Errors
@@ -71,6 +105,8 @@ pub fn start(label: &[u8], fast: bool) -> Outcome<StartedBackup> {
             "backup label cannot contain null bytes",
         )
     })?;
+    fill_variables_of_core();
+    STARTED_HERE.set(true);
     // SAFETY: guarded by pgrx. The buffers are made by the server in the current memory context,
     // the list holds tablespaceinfo structures, and all of it is copied before the context ends.
     unsafe {
@@ -104,6 +140,13 @@ pub fn start(label: &[u8], fast: bool) -> Outcome<StartedBackup> {
 /// Raises the server's own errors. Whether the backup still runs afterwards differs; call
 /// [`abort`] in any case.
 pub fn stop(backup_label: &[u8], wait_for_archive: bool) -> Outcome<StoppedBackup> {
+    if !is_ours() {
+        return Err(Failure::new(
+            Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "backup is not in progress",
+        )
+        .detail("It was ended by another function of the server, such as pg_backup_stop()."));
+    }
     let mut label_file = backup_label.to_vec();
     label_file.push(0);
     let mut timeline = 0;
@@ -121,6 +164,7 @@ pub fn stop(backup_label: &[u8], wait_for_archive: bool) -> Outcome<StoppedBacku
 
 /// Ends the backup of this session without a result. Harmless when none runs, and does not raise.
 pub fn abort() {
+    STARTED_HERE.set(false);
     // SAFETY: the second argument is "emit_warning"; the call does nothing without a backup.
     unsafe { pg_sys::do_pg_abort_backup(0, pg_sys::Datum::from(false)) }
 }

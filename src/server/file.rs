@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use backup_format::archive::Attributes;
+use backup_format::path::is_tablespace_link;
 use pgrx::pg_sys;
 
 use super::clock;
@@ -150,10 +151,7 @@ pub fn metadata_if_exists(path: &[u8]) -> Outcome<Option<Metadata>> {
 pub fn has_its_directories(path: &[u8]) -> Outcome<bool> {
     for (end, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
         let directory = &path[..end];
-        let is_tablespace = directory
-            .strip_prefix(b"pg_tblspc/")
-            .is_some_and(|name| name.iter().all(u8::is_ascii_digit));
-        if is_tablespace {
+        if is_tablespace_link(directory) {
             continue;
         }
         match metadata_if_exists(directory)? {

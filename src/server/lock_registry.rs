@@ -127,7 +127,9 @@ unsafe extern "C-unwind" fn before_commit(
     event: pg_sys::XactEvent::Type,
     _argument: *mut core::ffi::c_void,
 ) {
-    if event != pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT {
+    if event != pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT
+        && event != pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE
+    {
         return;
     }
     if let Some(registration) = ANNOUNCED.get()

@@ -3,7 +3,11 @@
 //! Functions return [`Failure`], which keeps SQLSTATE, message, detail and hint. It is raised as an
 //! ERROR once it has reached the SQL function's edge, after every destructor has run.
 
+use core::ffi::c_int;
+use std::ffi::CString;
+
 use pgrx::PgLogLevel;
+use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 
 pub use pgrx::pg_sys::errcodes::PgSqlErrorCode as Sqlstate;
@@ -67,10 +71,10 @@ impl Failure {
 /// The operating system's own words, as `%m` gives them: without Rust's "(os error 2)".
 fn os_message(error: &std::io::Error) -> String {
     let text = error.to_string();
-    match text.find(" (os error ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
+    let text = text
+        .find(" (os error ")
+        .map_or(text.as_str(), |end| &text[..end]);
+    super::encoding::display(text.as_bytes()).into_owned()
 }
 
 /// The value, or the failure as an ERROR: the edge between Rust and SQL.
@@ -83,7 +87,36 @@ pub fn or_raise<T>(outcome: Outcome<T>) -> T {
 }
 
 /// Reports a WARNING to the client and to the log.
+///
+/// The server serves interrupts at the end of a WARNING: a cancel arrives here as an unwinding
+/// panic.
 #[track_caller]
 pub fn warning(sqlstate: Sqlstate, message: impl Into<String>) {
-    ErrorReport::new(sqlstate, message.into(), "").report(PgLogLevel::WARNING);
+    let location = core::panic::Location::caller();
+    let text = |text: &str| CString::new(text).unwrap_or_default();
+    let (message, file) = (text(&message.into()), text(location.file()));
+    // SAFETY: the calls are those of the macro ereport(). A jump out of them crosses no Rust frame
+    // but that of the closure, which owns nothing; the strings outlive it.
+    unsafe {
+        #[allow(ffi_unwind_calls)]
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            if bindings::errstart(PgLogLevel::WARNING as c_int, core::ptr::null()) {
+                bindings::errcode(sqlstate as c_int);
+                bindings::errmsg(c"%s".as_ptr(), message.as_ptr());
+                bindings::errfinish(file.as_ptr(), location.line() as c_int, core::ptr::null());
+            }
+        });
+    }
+}
+
+/// What the macro ereport() calls; pgrx keeps these from its users.
+mod bindings {
+    use core::ffi::{c_char, c_int};
+
+    unsafe extern "C-unwind" {
+        pub fn errstart(level: c_int, domain: *const c_char) -> bool;
+        pub fn errcode(sqlstate: c_int) -> c_int;
+        pub fn errmsg(format: *const c_char, ...) -> c_int;
+        pub fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
+    }
 }

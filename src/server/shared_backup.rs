@@ -253,6 +253,12 @@ impl SharedBackup {
         self.nonce
     }
 
+    /// Has the pid of the background worker forgotten when its mapping ends.
+    pub(super) fn when_worker_exits(&self) {
+        // SAFETY: the callback stores to the segment and does nothing else.
+        unsafe { self.segment.on_detach(worker_detaches, 0) };
+    }
+
     /// Ends the leader's mapping.
     pub fn detach(self) {
         self.segment.detach();
@@ -284,6 +290,19 @@ unsafe extern "C-unwind" fn leader_detaches(
         state.enter(Phase::Abandoned);
     }
     state.retention.wake_worker();
+}
+
+/// The background worker's mapping ends.
+unsafe extern "C-unwind" fn worker_detaches(
+    mapping: *mut pg_sys::dsm_segment,
+    _argument: pg_sys::Datum,
+) {
+    if let Some(mapping) = NonNull::new(mapping) {
+        // SAFETY: the server calls back while the segment is still mapped, and only the background
+        // worker registers this callback, on a segment that it has checked.
+        let state = unsafe { segment::address_of(mapping).cast::<BackupState>().as_ref() };
+        state.retention.forget_worker();
+    }
 }
 
 /// A random number that is not 0 and leaves room for the sign of a bigint.

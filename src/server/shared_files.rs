@@ -44,8 +44,6 @@ pub struct Entry {
     pub size: u64,
     /// Seconds since 1970.
     pub mtime: i64,
-    /// The file's serial number, by which a replaced file is known.
-    pub inode: u64,
     /// The tablespace's oid; 0 for what lies in the data directory.
     pub tablespace: u32,
 }
@@ -57,8 +55,6 @@ pub struct Slot {
     pub size: u64,
     /// Seconds since 1970, when it was listed.
     pub mtime: i64,
-    /// The file's serial number when it was listed.
-    pub inode: u64,
     path_offset: u64,
     path_length: u32,
     /// The tablespace's oid; 0 for what lies in the data directory.
@@ -80,7 +76,7 @@ pub struct Slot {
 }
 
 const _: () = assert!(
-    size_of::<Slot>() <= 88,
+    size_of::<Slot>() <= 80,
     "a slot takes about 100 bytes with its digest"
 );
 
@@ -90,6 +86,8 @@ pub struct Header {
     magic: AtomicU64,
     slot_count: u64,
     path_bytes: u64,
+    tablespace_bytes: u64,
+    nonce: u32,
     digest_length: u32,
     /// Bytes of the regular files in the listing.
     pub bytes_total: u64,
@@ -213,6 +211,11 @@ impl<'a> FileTable<'a> {
         let count = header.slot_count as usize;
         let layout = Layout::new(count, header.digest_length as usize);
         let tablespaces = layout.paths + header.path_bytes as usize;
+        let tablespace_bytes = header.tablespace_bytes as usize;
+        // A segment can be larger than what was asked for.
+        if size < tablespaces + tablespace_bytes {
+            return None;
+        }
         let base = address.as_ptr();
         // SAFETY: the leader sized the segment by the same layout and filled it before it
         // published the handle; the plain parts are never written again.
@@ -226,7 +229,7 @@ impl<'a> FileTable<'a> {
                     layout.paths - layout.digests,
                 ),
                 paths: slice::from_raw_parts(base.add(layout.paths), header.path_bytes as usize),
-                tablespaces: slice::from_raw_parts(base.add(tablespaces), size - tablespaces),
+                tablespaces: slice::from_raw_parts(base.add(tablespaces), tablespace_bytes),
             })
         }
     }
@@ -241,7 +244,7 @@ pub struct SharedFiles {
 impl SharedFiles {
     /// Shares a listing. `queue_order` and `path_order` hold the indexes of all entries, in the
     /// order in which the queue hands them out and in the order of their paths; `tablespaces` is kept as
-    /// it is.
+    /// it is; the nonce is that of the backup.
     ///
     /// # Errors
     /// Where the listing has 2^32 entries or more, or the server has no shared memory left.
@@ -251,6 +254,7 @@ impl SharedFiles {
         path_order: &[u32],
         tablespaces: &[u8],
         digest_length: usize,
+        nonce: u32,
     ) -> Outcome<Self> {
         let count = entries.len();
         if u32::try_from(count).is_err() || queue_order.len() != count || path_order.len() != count
@@ -278,7 +282,6 @@ impl SharedFiles {
             let slot = Slot {
                 size: entry.size,
                 mtime: entry.mtime,
-                inode: entry.inode,
                 path_offset: path_offset as u64,
                 path_length: entry.path.len() as u32,
                 tablespace: entry.tablespace,
@@ -317,6 +320,8 @@ impl SharedFiles {
             magic: AtomicU64::new(MAGIC),
             slot_count: count as u64,
             path_bytes: path_bytes as u64,
+            tablespace_bytes: tablespaces.len() as u64,
+            nonce,
             digest_length: digest_length as u32,
             bytes_total: files.map(|entry| entry.size).sum(),
             workers: AtomicU32::new(0),
@@ -331,15 +336,15 @@ impl SharedFiles {
         Ok(Self { segment })
     }
 
-    /// Attaches to the files of a backup. `None` where the backup has ended meanwhile.
+    /// Attaches to the files of the backup with this nonce. `None` where it has ended meanwhile.
     #[must_use]
-    pub fn attach(handle: u32) -> Option<Self> {
+    pub fn attach(handle: u32, nonce: u32) -> Option<Self> {
         let files = Self {
             segment: Segment::attach(handle)?,
         };
         // SAFETY: mapped as long as `files` lives.
-        unsafe { FileTable::at(files.segment.address(), files.segment.size()) }?;
-        Some(files)
+        let table = unsafe { FileTable::at(files.segment.address(), files.segment.size()) }?;
+        (table.header.nonce == nonce).then_some(files)
     }
 
     /// The leader's own mapping, used for one statement.

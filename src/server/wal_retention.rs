@@ -28,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 enum State {
     Holding = 1,
     Failed = 2,
+    Released = 3,
 }
 
 /// The worker's part of the backup's segment.
@@ -45,6 +46,10 @@ impl Retention {
         set_latch_of(self.worker_pid.load(Ordering::Acquire));
     }
 
+    fn is_released(&self) -> bool {
+        self.state.load(Ordering::Acquire) == State::Released as u32
+    }
+
     fn fail(&self, message: &str) {
         let bytes = message.as_bytes();
         let length = bytes.len().min(MESSAGE_SIZE);
@@ -55,6 +60,11 @@ impl Retention {
         self.state.store(State::Failed as u32, Ordering::Release);
     }
 
+    /// Nobody is to be signalled under this number any more. Does not raise.
+    pub(super) fn forget_worker(&self) {
+        self.worker_pid.store(0, Ordering::Release);
+    }
+
     fn message(&self) -> String {
         let length = self.message_length.load(Ordering::Relaxed) as usize;
         let bytes: Vec<u8> = self
@@ -63,7 +73,7 @@ impl Retention {
             .take(length)
             .map(|byte| byte.load(Ordering::Relaxed))
             .collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        super::encoding::display(&bytes).into_owned()
     }
 }
 
@@ -98,8 +108,10 @@ impl RetentionWorker {
         }
     }
 
-    /// Waits until the worker is gone, and the slot with it. The backup must have ended.
-    pub fn wait_for_end(self, backup: &SharedBackup) {
+    /// Lets the WAL go, and waits until the worker is gone and the slot with it.
+    pub fn release(self, backup: &SharedBackup) {
+        let state = &backup.retention.state;
+        state.store(State::Released as u32, Ordering::Release);
         backup.retention.wake_worker();
         // SAFETY: guarded by pgrx; the handle is the leader's own, and is freed here.
         unsafe {
@@ -108,7 +120,9 @@ impl RetentionWorker {
         }
     }
 
-    fn has_stopped(&self) -> bool {
+    /// Whether the worker has ended, and the slot with it.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
         let mut pid = 0;
         // SAFETY: the handle is the leader's own.
         let status = unsafe { pg_sys::GetBackgroundWorkerPid(self.handle, &raw mut pid) };
@@ -192,6 +206,10 @@ fn set_latch_of(pid: i32) {
 pub extern "C-unwind" fn pg_parallel_backup_retain_wal(argument: pg_sys::Datum) {
     // SAFETY: the postmaster has set up this entry; the extra bytes are those of `register`.
     let nonce = unsafe {
+        // The default for SIGTERM ends the process within the handler, wherever it stands. A cancel
+        // has nothing to cancel here but the slot.
+        pg_sys::pqsignal(libc::SIGTERM, Some(end_at_next_check));
+        libc::signal(libc::SIGINT, libc::SIG_IGN);
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnection(core::ptr::null(), core::ptr::null(), 0);
         let extra = &(*pg_sys::MyBgworkerEntry).bgw_extra;
@@ -206,6 +224,7 @@ pub extern "C-unwind" fn pg_parallel_backup_retain_wal(argument: pg_sys::Datum) 
     retention
         .worker_pid
         .store(unsafe { pg_sys::MyProcPid }, Ordering::Release);
+    backup.when_worker_exits();
 
     let slot = format!(
         "pg_parallel_backup_{:x}",
@@ -228,10 +247,16 @@ pub extern "C-unwind" fn pg_parallel_backup_retain_wal(argument: pg_sys::Datum) 
     }
     set_latch_of(backup.leader_pid());
     if matches!(state, State::Holding) {
-        while !backup.phase().has_ended() {
+        while !backup.phase().has_ended() && !retention.is_released() {
             interrupt::wait(PATIENCE, WaitEvent::Extension);
         }
     }
+}
+
+/// The server's own handler: FATAL at the next check for interrupts.
+unsafe extern "C-unwind" fn end_at_next_check(signal: core::ffi::c_int) {
+    // SAFETY: made to be called by a signal.
+    unsafe { pg_sys::die(signal) }
 }
 
 /// Creates the slot, which this process then owns.

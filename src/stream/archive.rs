@@ -137,6 +137,8 @@ impl<'a> Archive<'a> {
         self.append(&archive::END)?;
         self.flush()?;
         client::check_connection();
+        // A cancel that came while the last message was waiting for the client.
+        interrupt::check();
         (self.check)()
     }
 

@@ -38,6 +38,8 @@ pub fn send(request: &Request) -> Outcome<()> {
     let throttle = Throttle::new(None, backup.options().max_rate, &backup.rate_clock);
     let mut archive = Archive::new(throttle, || Ok(()));
     send_files(&stopped, request.wal, &mut archive)?;
+    // Nothing that can be cancelled comes after the end of the archive.
+    stopped.release_wal();
     archive.finish()?;
     stopped.finish();
     Ok(())

@@ -6,6 +6,7 @@ use crate::backup::queue::Position;
 use crate::backup::worker::Worker;
 use crate::backup::{stop, tablespace};
 use crate::server::encoding;
+use crate::server::interrupt;
 use crate::server::progress::{Phase, ProgressRow};
 use crate::server::report::{Failure, Outcome, Sqlstate, warning};
 use crate::server::settings;
@@ -99,6 +100,9 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
                 if batch.is_empty() {
                     break;
                 }
+                // Files that have vanished send nothing, and so check nothing.
+                interrupt::check();
+                worker.check_running()?;
                 for slot in &batch {
                     worker.check_not_promoted()?;
                     sender.send(archive, slot)?;
@@ -127,15 +131,10 @@ fn claim_listed<'a>(
     Ok(slots)
 }
 
-/// Names are those of the listing, where what is no text in the database's encoding is escaped.
+/// Names are those of the listing.
 fn find<'a>(table: &FileTable<'a>, name: &[u8]) -> Option<&'a Slot> {
-    let name = path::strip_current_directory(name);
-    table.find(name).or_else(|| {
-        let unescaped = path::unescape(name)?;
-        table
-            .find(&unescaped)
-            .filter(|slot| encoding::sql_text(table.path(slot)).as_ref() == name)
-    })
+    let path = encoding::listed_path(path::strip_current_directory(name))?;
+    table.find(&path)
 }
 
 fn not_in_backup(name: &[u8], filter: &Filter) -> Failure {
@@ -183,7 +182,9 @@ impl Filter {
     }
 }
 
-fn report_damage(failures: u64) -> Failure {
+/// The total, and the error for a stream with bad pages.
+#[must_use]
+pub fn report_damage(failures: u64) -> Failure {
     if failures > 1 {
         warning(
             Sqlstate::ERRCODE_DATA_CORRUPTED,

@@ -4,10 +4,10 @@
 
 use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 
 use backup_format::archive::Attributes;
 use backup_format::checksum::Algorithm;
+use backup_format::relation_file;
 
 use crate::backup::queue::Carried;
 use crate::server::checksum::Digest;
@@ -99,10 +99,13 @@ impl FileSender<'_> {
         let Some((file, metadata)) = open_listed(path)? else {
             return Ok(false);
         };
-        // A file that another was renamed to is sent whole. The same file keeps its announced size:
-        // what was added is in the WAL, and so is what was cut off.
-        let replaced = metadata.ino() != slot.inode;
-        let size = if replaced { metadata.len() } else { slot.size };
+        // A relation has the size of the listing: what was added since is in the WAL, and so is what
+        // was cut off. Nothing repairs other files, which are sent as they are now.
+        let size = if relation_file::is_relation(path) {
+            slot.size
+        } else {
+            metadata.len()
+        };
         let attributes = file::attributes(&metadata);
         archive.file(self.member_name(path), size, &attributes)?;
 
@@ -123,8 +126,8 @@ impl FileSender<'_> {
         }
         archive.pad(size)?;
 
-        let failures = content.verifier.map_or(0, PageVerifier::finish);
-        self.failures += u64::from(failures);
+        let failures = content.verifier.map(PageVerifier::finish);
+        self.failures += u64::from(failures.unwrap_or(0));
         let digest = content.digest.finish()?;
         let mtime = attributes.mtime;
         self.table.carried(
@@ -145,7 +148,7 @@ fn sent_without_content(attributes: &Attributes) -> Carried<'static> {
         size: 0,
         mtime: attributes.mtime,
         digest: &[],
-        failures: 0,
+        failures: None,
     }
 }
 

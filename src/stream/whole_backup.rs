@@ -19,17 +19,24 @@ pub fn send(options: &StartOptions, end: &closing::Request) -> Outcome<()> {
     let backup = leader::own_backup()?;
     let throttle = Throttle::new(None, backup.options().max_rate, &backup.rate_clock);
     let mut archive = Archive::new(throttle, || Ok(()));
-    send_data_files(&mut archive)?;
+    let failures = send_data_files(&mut archive)?;
+    if failures > 0 {
+        archive.finish()?;
+        return Err(data_files::report_damage(failures));
+    }
     let stopped = stop::stop(end.wait, end.allow_incomplete)?;
     closing::send_files(&stopped, end.wal, &mut archive)?;
+    stopped.release_wal();
     archive.finish()?;
     stopped.finish();
     Ok(())
 }
 
-/// The worker's part. It leaves the backup's memory before the stop takes that away.
-fn send_data_files(archive: &mut Archive<'_>) -> Outcome<()> {
+/// The worker's part; the number of bad pages. It leaves the backup's memory before the stop takes
+/// that away.
+fn send_data_files(archive: &mut Archive<'_>) -> Outcome<u64> {
     let worker = Worker::join(None)?;
-    data_files::send_files(&worker, &data_files::Request::default(), archive)?;
-    worker.settle()
+    let failures = data_files::send_files(&worker, &data_files::Request::default(), archive)?;
+    worker.settle()?;
+    Ok(failures)
 }

@@ -92,70 +92,93 @@ fn a_vanished_directory_takes_its_files_along() {
     assert!(!is_in_manifest(&taken, "extra/one"));
 }
 
+/// Relations: what is cut off them or added to them is in the WAL. These hold no pages.
+const RELATIONS: [&str; 2] = ["base/1/4000000001", "base/1/4000000002.1"];
+const UNVERIFIED: &str = "verify_checksums => false";
+
+#[track_caller]
+fn resize(path: &PathBuf, length: usize) {
+    let file = File::options().write(true).open(path);
+    file.and_then(|file| file.set_len(length as u64))
+        .unwrap_or_else(|error| panic!("could not resize {path:?}: {error}"));
+}
+
 #[test]
-fn a_shrunk_file_is_padded_with_zeros_to_the_announced_size() {
+fn a_shrunk_relation_is_padded_with_zeros_to_the_listed_size() {
     let cluster = Cluster::new();
-    let shrunk = plant(&cluster, "shrunk", 1_000_000);
-    let emptied = plant(&cluster, "emptied", 1234);
-    let mut taken = Stepwise::start(&cluster, "");
-    for (path, length) in [(shrunk, 12_345), (emptied, 0)] {
-        let file = File::options()
-            .write(true)
-            .open(path)
-            .expect("a planted file");
-        file.set_len(length).expect("could not shorten a file");
-    }
+    let [shrunk, emptied] = RELATIONS;
+    let paths =
+        [(shrunk, 1_000_000), (emptied, 1234)].map(|(name, length)| plant(&cluster, name, length));
+    let mut taken = Stepwise::start(&cluster, UNVERIFIED);
+    resize(&paths[0], 12_345);
+    resize(&paths[1], 0);
     let stream = taken.send_files();
     let mut expected = pattern(12_345);
     expected.resize(1_000_000, 0);
     // A plain comparison would print two megabytes.
-    assert!(member::expect(&stream, "shrunk").content == expected);
-    assert_eq!(member::expect(&stream, "emptied").content, vec![0; 1234]);
+    assert!(member::expect(&stream, shrunk).content == expected);
+    assert_eq!(member::expect(&stream, emptied).content, vec![0; 1234]);
     stop_and_verify(&mut taken);
-    assert!(is_in_manifest(&taken, "shrunk"));
+    assert!(is_in_manifest(&taken, shrunk));
 }
 
 #[test]
-fn a_file_that_shrinks_while_it_is_sent_is_padded_with_zeros() {
+fn a_relation_that_shrinks_while_it_is_sent_is_padded_with_zeros() {
     const LENGTH: usize = 32 << 20;
     const SHORTENED: usize = 24 << 20;
     let cluster = Cluster::new();
-    let path = plant(&cluster, "big", LENGTH);
-    let mut taken = Stepwise::start(&cluster, "");
+    let name = RELATIONS[0];
+    let path = plant(&cluster, name, LENGTH);
+    let mut taken = Stepwise::start(&cluster, UNVERIFIED);
     let id = taken.started.id;
-    let copy = copy_of(&format!("send_backup_files({id}, ARRAY['big'])"));
+    let copy = copy_of(&format!("send_backup_files({id}, ARRAY['{name}'])"));
     // The reader stands still after the first bytes; what the connection holds beyond them is
     // less than the eight megabytes that a file needs here to be shortened unread.
     let worker = Worker::spawn_halting(&cluster, &copy, 1000);
     worker.wait_for_bytes(1000);
-    let file = File::options()
-        .write(true)
-        .open(path)
-        .expect("a planted file");
-    file.set_len(SHORTENED as u64)
-        .expect("could not shorten a file");
+    resize(&path, SHORTENED);
     let stream = worker.expect();
 
     let mut expected = pattern(SHORTENED);
     expected.resize(LENGTH, 0);
-    assert!(member::expect(&stream, "big").content == expected);
+    assert!(member::expect(&stream, name).content == expected);
     taken.backup.unpack(&stream);
     taken.send_files();
     stop_and_verify(&mut taken);
 }
 
 #[test]
-fn a_grown_file_is_cut_at_the_announced_size() {
+fn a_grown_relation_is_cut_at_the_listed_size() {
     let cluster = Cluster::new();
-    let path = plant(&cluster, "grown", 12_345);
-    let empty = plant(&cluster, "empty", 0);
+    let [grown, empty] = RELATIONS;
+    let paths = [(grown, 12_345), (empty, 0)].map(|(name, length)| plant(&cluster, name, length));
+    let mut taken = Stepwise::start(&cluster, UNVERIFIED);
+    fs::write(&paths[0], pattern(500_000)).expect("could not write a file");
+    fs::write(&paths[1], pattern(600)).expect("could not write a file");
+    let stream = taken.send_files();
+    assert_eq!(member::expect(&stream, grown).content, pattern(12_345));
+    assert_eq!(member::expect(&stream, empty).content, [0; 0]);
+    stop_and_verify(&mut taken);
+}
+
+/// Nothing repairs a configuration file that lacks its end.
+#[test]
+fn files_that_are_no_relations_are_sent_as_they_are_by_then() {
+    let cluster = Cluster::new();
+    let paths = ["grown", "shrunk"].map(|name| plant(&cluster, name, 10_000));
     let mut taken = Stepwise::start(&cluster, "");
-    // Written in place: it stays the same file.
-    fs::write(path, pattern(500_000)).expect("could not write a file");
-    fs::write(empty, pattern(600)).expect("could not write a file");
+    fs::write(&paths[0], pattern(12_345)).expect("could not write a file");
+    resize(&paths[1], 100);
+    // Written twice, a file can have its first inode again.
+    for size in ["7MB", "1234MB"] {
+        cluster.execute(&format!("ALTER SYSTEM SET work_mem = '{size}'"));
+    }
     let stream = taken.send_files();
     assert_eq!(member::expect(&stream, "grown").content, pattern(12_345));
-    assert_eq!(member::expect(&stream, "empty").content, [0; 0]);
+    assert_eq!(member::expect(&stream, "shrunk").content, pattern(100));
+    let settings = member::expect(&stream, "postgresql.auto.conf").content;
+    let settings = String::from_utf8_lossy(&settings).into_owned();
+    assert!(settings.ends_with("work_mem = '1234MB'\n"), "{settings}");
     stop_and_verify(&mut taken);
 }
 

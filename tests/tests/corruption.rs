@@ -232,6 +232,42 @@ fn a_new_page_must_be_all_zeros() {
 }
 
 #[test]
+fn one_statement_sends_all_files_before_it_fails() {
+    let cluster = Cluster::new();
+    let path = quiet_table(&mut cluster.connect(), "t", 9, "");
+    cluster.flip_bytes(&path, 3);
+    cluster.flip_bytes(&path, 4);
+    let mut session = Stepwise::start(&cluster, "");
+    session
+        .leader
+        .batch_execute("SELECT abort_backup()")
+        .expect("abort_backup()");
+    let stream = failing_stream(&mut session, "base_backup(fast => true)");
+    member::assert_ends_well(&stream);
+    member::expect(&stream, &path);
+    // Nothing in it can be taken for a backup.
+    assert_eq!(member::find(&stream, "global/pg_control"), None);
+    let warnings = session.notices.warnings();
+    let total = "2 total checksum verification failures";
+    assert_eq!(warnings.last().map(String::as_str), Some(total));
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn sending_a_bad_page_again_unverified_does_not_make_it_good() {
+    let cluster = Cluster::new();
+    let path = quiet_table(&mut cluster.connect(), "t", 5, "");
+    cluster.flip_bytes(&path, 1);
+    let mut taken = Stepwise::start(&cluster, "");
+    failing_stream(&mut taken, "send_backup_files()");
+    taken.stream(&format!(
+        "send_backup_files(files => ARRAY['{path}'], verify_checksums => false)"
+    ));
+    assert_eq!(failures_of_backup(&cluster), 1);
+    assert_refused(&cluster, &mut taken, "stop_backup()");
+}
+
+#[test]
 fn verification_can_be_off_for_the_backup_or_for_a_stream() {
     let cluster = Cluster::new();
     let path = quiet_table(&mut cluster.connect(), "t", 5, "");

@@ -239,7 +239,15 @@ fn other_links_and_special_files_are_skipped_with_a_warning() {
     let cluster = Cluster::new();
     let outside = cluster.make_dir("outside");
     std::fs::write(outside.join("secret"), MARK).expect("could not write outside");
-    for (name, target) in [("link_to_dir", &outside), ("link", &outside.join("secret"))] {
+    let (_, location) = cluster.create_tablespace("elsewhere");
+    let path = quiet_table(&mut cluster.connect(), "t", 1, "TABLESPACE elsewhere");
+    assert!(location.exists());
+    let in_tablespace = format!("{}/link", database_dir(&path));
+    for (name, target) in [
+        ("link_to_dir", &outside),
+        ("link", &outside.join("secret")),
+        (&in_tablespace, &outside),
+    ] {
         let link = cluster.data_dir().join(name);
         succeed(command("ln").arg("-s").arg(target).arg(link));
     }
@@ -249,13 +257,10 @@ fn other_links_and_special_files_are_skipped_with_a_warning() {
     let stream = taken.send_files();
     taken.stop();
     let warnings = taken.notices.warnings();
-    for name in ["link_to_dir", "link", "global/fifo"] {
+    for name in ["link_to_dir", "link", "global/fifo", &in_tablespace] {
         let matching = warnings
             .iter()
-            .filter(|warning| {
-                warning.starts_with("skipping special file \"")
-                    && warning.ends_with(&format!("{name}\""))
-            })
+            .filter(|warning| **warning == format!("skipping special file \"{name}\""))
             .count();
         assert_eq!(matching, 1, "{name}: {warnings:?}");
     }

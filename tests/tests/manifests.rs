@@ -176,6 +176,23 @@ fn an_unknown_algorithm_starts_no_backup() {
 }
 
 #[test]
+fn an_unknown_algorithm_is_named_as_it_was_given_in_latin1() {
+    let cluster = Cluster::new();
+    cluster.execute("CREATE DATABASE l1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    cluster.create_extension("l1");
+    let result = try_start(
+        &mut cluster.connect_to("l1"),
+        "manifest_checksums => 'algorithm é'",
+    );
+    let failure = expect_failure("a start", result);
+    assert_eq!(failure.sqlstate, "22023", "{failure}");
+    // As text, or as bytea's escape format writes it.
+    let named = ["\"algorithm é\"", r#""algorithm \351""#];
+    let mut names = named.iter();
+    assert!(names.any(|it| failure.message.ends_with(it)), "{failure}");
+}
+
+#[test]
 fn a_changed_file_is_found_by_its_checksum() {
     let cluster = Cluster::new();
     let table = quiet_table(&mut cluster.connect(), "t", 5, "");

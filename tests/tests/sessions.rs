@@ -129,6 +129,34 @@ fn pg_backup_stop_refuses_a_backup_of_start_backup() {
     failure_of(&mut leader, "SELECT pg_backup_stop()").assert("55000", NOT_IN_PROGRESS);
 }
 
+/// Looked up before the backup starts, pg_backup_stop() runs unseen. The server must survive that.
+#[test]
+fn a_pg_backup_stop_that_was_looked_up_before_ends_the_backup_and_nothing_else() {
+    let cluster = Cluster::new();
+    let mut bystander = cluster.connect();
+    for statement in [
+        "DECLARE c CURSOR FOR SELECT pg_backup_stop(false)",
+        "DECLARE c CURSOR FOR SELECT * FROM pg_backup_stop(false)",
+    ] {
+        let mut leader = cluster.connect();
+        leader.batch_execute("BEGIN").expect("BEGIN");
+        leader.batch_execute(statement).expect("DECLARE");
+        start(&mut leader, "");
+        let failure = failure_of(&mut leader, "FETCH c");
+        assert!(!failure.sqlstate.is_empty(), "{statement}: {failure}");
+        leader.batch_execute("ROLLBACK").expect("ROLLBACK");
+        failure_of(&mut leader, "SELECT stop_backup(allow_incomplete => true)")
+            .assert("55000", NOT_IN_PROGRESS);
+        leftover::assert_none(&cluster);
+        // The session is none the worse for it.
+        let started = start(&mut leader, "");
+        complete(&cluster, &mut leader, started.id);
+    }
+    bystander
+        .batch_execute("SELECT 1")
+        .expect("the server is still up");
+}
+
 #[test]
 fn stop_backup_refuses_a_backup_of_pg_backup_start() {
     let cluster = Cluster::new();

@@ -236,6 +236,43 @@ fn the_slot_goes_with_the_backup_however_it_ends() {
     }
 }
 
+#[test]
+fn wal_that_is_retained_no_longer_is_told_at_the_stop() {
+    let cluster = Cluster::new();
+    let mut taken = Stepwise::start(&cluster, "retain_wal => true");
+    cluster.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE backend_type = 'pg_parallel_backup WAL retention'",
+    );
+    cluster.wait_for_sql(
+        "the end of the process of the slot",
+        "SELECT NOT EXISTS (SELECT FROM pg_replication_slots)",
+    );
+    taken.send_files();
+    taken.stop();
+    // What is there is enough this time, but the caller should know.
+    assert_eq!(
+        taken.notices.warnings(),
+        ["the background worker that retained the WAL of the backup has ended early"]
+    );
+    taken.backup.verify();
+}
+
+/// A cancel of that process has nothing to cancel.
+#[test]
+fn the_process_of_the_slot_survives_a_cancel() {
+    let cluster = Cluster::new();
+    let mut taken = Stepwise::start(&cluster, "retain_wal => true");
+    cluster.execute(
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+         WHERE backend_type = 'pg_parallel_backup WAL retention'",
+    );
+    taken.send_files();
+    taken.stop();
+    assert_eq!(taken.notices.warnings(), [""; 0]);
+    leftover::assert_none(&cluster);
+}
+
 /// A cluster whose archive takes nothing.
 fn with_failing_archive() -> Cluster {
     Cluster::builder()

@@ -58,6 +58,12 @@ pub fn unescape(text: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// Whether a path is that of a tablespace's link, `pg_tblspc/<oid>`.
+pub fn is_tablespace_link(path: &[u8]) -> bool {
+    path.strip_prefix(b"pg_tblspc/")
+        .is_some_and(|oid| !oid.is_empty() && oid.iter().all(u8::is_ascii_digit))
+}
+
 /// The part of a path after its last slash.
 pub(crate) fn file_name(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
@@ -90,6 +96,22 @@ mod tests {
                 strip_current_directory(path.as_bytes()),
                 expected.as_bytes()
             );
+        }
+    }
+
+    #[test]
+    fn links_of_tablespaces_lie_in_pg_tblspc_alone() {
+        assert!(is_tablespace_link(b"pg_tblspc/16400"));
+        for path in [
+            "pg_tblspc",
+            "pg_tblspc/",
+            "pg_tblspc/x",
+            "pg_tblspc/16400/",
+            "pg_tblspc/16400/PG_15_202209061",
+            "base/16400",
+            "./pg_tblspc/16400",
+        ] {
+            assert!(!is_tablespace_link(path.as_bytes()), "{path}");
         }
     }
 

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::exclusion;
 use crate::path::{self, file_name};
 
 /// A fork of a relation, as its files' names tell it.
@@ -113,6 +114,15 @@ pub fn is_checksummed(path: &[u8]) -> bool {
         && !PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// Whether a path, relative to the data directory, is that of a relation's file: one whose changes
+/// are in the WAL.
+pub fn is_relation(path: &[u8]) -> bool {
+    let name = file_name(path);
+    let directory = path[..path.len() - name.len()].strip_suffix(b"/");
+    let holds_relations = |dir: &[u8]| dir == b"global" || exclusion::is_database_directory(dir);
+    directory.is_some_and(holds_relations) && RelationFile::parse(name).is_some()
+}
+
 /// The oid of the database whose directory a file lies in; 0 for shared relations and for what is no
 /// relation.
 ///
@@ -193,6 +203,38 @@ mod tests {
 
     fn parsed(name: &str) -> Option<(u32, Fork, u32)> {
         RelationFile::parse(name.as_bytes()).map(|file| (file.relfilenode, file.fork, file.segment))
+    }
+
+    #[test]
+    fn relations_are_told_by_directory_and_name() {
+        for path in [
+            "global/1262",
+            "base/5/16384",
+            "base/5/16384_fsm.1",
+            "base/5/16384_init",
+            "pg_tblspc/16400/PG_15_202209061/5/16384.1",
+        ] {
+            assert!(is_relation(path.as_bytes()), "{path}");
+        }
+        for path in [
+            "",
+            "/",
+            "16384",
+            "base/16384",
+            "base/5/",
+            "base/5/PG_VERSION",
+            "base/5/pg_filenode.map",
+            "base/5/t1_16384",
+            "base/5/16384_other",
+            "global/pg_control",
+            "pg_xact/0000",
+            "pg_logical/16384",
+            "postgresql.auto.conf",
+            "base/5/6/16384",
+            "pg_tblspc/16400/other/5/16384",
+        ] {
+            assert!(!is_relation(path.as_bytes()), "{path}");
+        }
     }
 
     #[test]
