@@ -1,13 +1,12 @@
-//! Checksums by the server's own functions: of pages (storage/checksum.h) and of files
-//! (common/checksum_helper.h).
+//! Checksums of files: SHA-2 by the server's own functions (common/checksum_helper.h), which use its
+//! OpenSSL, and CRC-32C by a crate that knows wider instructions than the server was built for.
 
 use core::ffi::c_int;
 
 use backup_format::checksum::Algorithm;
-use pgrx::pg_sys;
+use crc_fast::CrcAlgorithm::Crc32Iscsi;
 
 use super::report::{Failure, Outcome, Sqlstate};
-use super::settings::PAGE_SIZE;
 
 /// PG_CHECKSUM_MAX_LENGTH: bytes of the longest checksum.
 pub const MAX_DIGEST_LENGTH: usize = 64;
@@ -23,10 +22,8 @@ struct Context {
 mod bindings {
     use super::{Context, c_int};
 
-    // None of these can raise an ERROR, so they need no guard: the page checksum is arithmetic,
-    // and the others report failure by their result.
+    // They report failure by their result and raise no ERROR, so they need no guard.
     unsafe extern "C" {
-        pub fn pg_checksum_page(page: *mut core::ffi::c_char, block: u32) -> u16;
         pub fn pg_checksum_update(context: *mut Context, input: *const u8, length: usize) -> c_int;
         pub fn pg_checksum_final(context: *mut Context, output: *mut u8) -> c_int;
     }
@@ -43,32 +40,14 @@ mod bindings {
     }
 }
 
-/// The checksum that a page should carry, computed as the server does. `block` counts from the
-/// start of the relation's fork.
-///
-/// # Panics
-/// Where `page` is no whole page, or does not begin at a multiple of four bytes.
-#[must_use]
-pub fn page_checksum(page: &mut [u8], block: u32) -> u16 {
-    assert_eq!(
-        page.len(),
-        PAGE_SIZE,
-        "a page checksum is taken of a whole page"
-    );
-    assert!(
-        page.as_ptr().addr().is_multiple_of(4),
-        "pages are read as 32-bit words"
-    );
-    // SAFETY: a whole, aligned page that may be written: the server sets its checksum field to
-    // zero and back.
-    unsafe { bindings::pg_checksum_page(page.as_mut_ptr().cast(), block) }
-}
-
 /// The checksum of a file, as it grows.
-pub struct Digest {
-    context: Context,
-    length: usize,
-    finished: bool,
+pub enum Digest {
+    /// None is asked for.
+    None,
+    /// CRC-32C.
+    Crc32c(crc_fast::Digest),
+    /// SHA-2.
+    Server(ServerDigest),
 }
 
 impl Digest {
@@ -77,12 +56,65 @@ impl Digest {
     /// # Errors
     /// Where the server's cryptography library refuses.
     pub fn new(algorithm: Algorithm) -> Outcome<Self> {
+        Ok(match algorithm {
+            Algorithm::None => Self::None,
+            Algorithm::Crc32c => Self::Crc32c(crc_fast::Digest::new(Crc32Iscsi)),
+            sha2 => Self::Server(ServerDigest::new(sha2)?),
+        })
+    }
+
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// Where the server's cryptography library refuses.
+    pub fn update(&mut self, bytes: &[u8]) -> Outcome<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::Crc32c(digest) => {
+                digest.update(bytes);
+                Ok(())
+            }
+            Self::Server(digest) => digest.update(bytes),
+        }
+    }
+
+    /// Ends the checksum and gives its bytes, of which there are as many as the algorithm has.
+    ///
+    /// # Errors
+    /// Where the server's cryptography library refuses.
+    pub fn finish(self) -> Outcome<DigestBytes> {
+        let mut bytes = [0; MAX_DIGEST_LENGTH];
+        match self {
+            Self::None => Ok(DigestBytes { bytes, length: 0 }),
+            Self::Crc32c(digest) => {
+                // In the machine's byte order, as the server writes it.
+                let crc = (digest.finalize() as u32).to_ne_bytes();
+                bytes[..crc.len()].copy_from_slice(&crc);
+                Ok(DigestBytes {
+                    bytes,
+                    length: crc.len(),
+                })
+            }
+            Self::Server(digest) => digest.finish(),
+        }
+    }
+}
+
+/// A SHA-2 checksum of the server's.
+pub struct ServerDigest {
+    context: Context,
+    length: usize,
+    finished: bool,
+}
+
+impl ServerDigest {
+    fn new(algorithm: Algorithm) -> Outcome<Self> {
         let mut context = Context {
             algorithm: 0,
             raw: 0,
         };
-        // SAFETY: guarded; fills the context. What a SHA-2 context holds outside belongs to the
-        // current resource owner, which frees it after an ERROR.
+        // SAFETY: guarded; fills the context. What it holds outside belongs to the current resource
+        // owner, which frees it after an ERROR.
         let status = unsafe {
             bindings::guarded::pg_checksum_init(&raw mut context, c_int::from(algorithm.code()))
         };
@@ -96,11 +128,7 @@ impl Digest {
         })
     }
 
-    /// Adds bytes.
-    ///
-    /// # Errors
-    /// Where the server's cryptography library refuses.
-    pub fn update(&mut self, bytes: &[u8]) -> Outcome<()> {
+    fn update(&mut self, bytes: &[u8]) -> Outcome<()> {
         // SAFETY: an initialized context and a valid slice.
         let status = unsafe {
             bindings::pg_checksum_update(&raw mut self.context, bytes.as_ptr(), bytes.len())
@@ -112,11 +140,7 @@ impl Digest {
         }
     }
 
-    /// Ends the checksum and gives its bytes, of which there are as many as the algorithm has.
-    ///
-    /// # Errors
-    /// Where the server's cryptography library refuses.
-    pub fn finish(mut self) -> Outcome<DigestBytes> {
+    fn finish(mut self) -> Outcome<DigestBytes> {
         let mut bytes = [0; MAX_DIGEST_LENGTH];
         self.finished = true;
         // SAFETY: an initialized context; the output holds the longest checksum.
@@ -132,7 +156,7 @@ impl Digest {
     }
 }
 
-impl Drop for Digest {
+impl Drop for ServerDigest {
     /// A checksum that is given up frees what it holds. After an ERROR the server has done so, or
     /// will, together with everything else of the resource owner.
     fn drop(&mut self) {
@@ -163,15 +187,13 @@ fn failure(action: &str) -> Failure {
     )
 }
 
-const _: () = assert!(pg_sys::BLCKSZ.is_multiple_of(4));
-
 #[cfg(any(test, feature = "pg_test"))]
 #[pgrx::pg_schema]
 mod tests {
     use backup_format::checksum::Algorithm;
     use pgrx::{Spi, pg_test};
 
-    use super::{Digest, page_checksum};
+    use super::Digest;
 
     fn digest_of(algorithm: Algorithm, pieces: &[&[u8]]) -> Vec<u8> {
         let Ok(mut digest) = Digest::new(algorithm) else {
@@ -205,28 +227,5 @@ mod tests {
         let expected = 0xE306_9283_u32.to_ne_bytes();
         assert_eq!(digest_of(Algorithm::Crc32c, &[b"1234", b"56789"]), expected);
         assert_eq!(digest_of(Algorithm::None, &[b"1234"]), [0; 0]);
-    }
-
-    #[pg_test]
-    fn page_checksums_are_those_of_the_server() {
-        assert_eq!(Spi::run("CREATE EXTENSION pageinspect"), Ok(()));
-        let query = "SELECT get_raw_page('pg_class', 0)";
-        let Ok(Some(page)) = Spi::get_one::<Vec<u8>>(query) else {
-            panic!("{query}")
-        };
-        for block in [0, 1, 131_073] {
-            let query = format!("SELECT page_checksum(get_raw_page('pg_class', 0), {block})");
-            let expected = Spi::get_one::<i16>(&query)
-                .ok()
-                .flatten()
-                .map(i16::cast_unsigned);
-            let mut copy = page.clone();
-            assert_eq!(
-                Some(page_checksum(&mut copy, block)),
-                expected,
-                "block {block}"
-            );
-            assert!(copy == page, "the page was changed");
-        }
     }
 }

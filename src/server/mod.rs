@@ -20,6 +20,7 @@ pub mod file;
 pub mod function_hook;
 pub mod interrupt;
 pub mod lock_registry;
+pub mod page_checksum;
 pub mod progress;
 pub mod recovery;
 pub mod report;
