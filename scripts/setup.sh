@@ -30,6 +30,7 @@ missing_system_parts() {
     [[ $(tar --version 2>/dev/null) == *"GNU tar"* ]] || echo tar
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python
     have shellcheck || echo shellcheck
+    { have gzip && have lz4 && have zstd; } || echo compressors
     rust_is_new_enough || echo rust
 }
 
@@ -60,6 +61,7 @@ packages_for() {
         tar) echo tar ;;
         python) echo python3 python3-venv ;;
         shellcheck) echo shellcheck ;;
+        compressors) echo gzip lz4 zstd ;;
         rust) echo rustup ;;
     esac
 }
@@ -76,6 +78,7 @@ describe() {
         tar) echo "GNU tar" ;;
         python) echo "python3 with the venv module" ;;
         shellcheck) echo "shellcheck" ;;
+        compressors) echo "gzip, lz4 and zstd" ;;
         rust) echo "Rust $RUST_VERSION or later with cargo, from https://rustup.rs" ;;
     esac
 }

@@ -35,7 +35,8 @@ CREATE FUNCTION send_backup_files(
     max_rate integer DEFAULT NULL,
     verify_checksums boolean DEFAULT NULL,
     start_wal_location pg_lsn DEFAULT NULL,
-    compression text DEFAULT NULL
+    compression text DEFAULT NULL,
+    target text DEFAULT 'client'
 ) RETURNS SETOF bytea
 LANGUAGE c AS 'MODULE_PATHNAME', 'send_backup_files_wrapper';
 

@@ -30,6 +30,7 @@ pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", finalize);
 /// Called once in each session that loads the library.
 #[pgrx::pg_guard]
 extern "C-unwind" fn _PG_init() {
+    server::parameters::define();
     server::function_hook::install(backup::leader::check_function_call);
 }
 

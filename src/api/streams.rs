@@ -1,11 +1,12 @@
 //! send_backup_files(), send_stop_backup() and base_backup(): they write into the stream of a COPY
-//! and return no row.
+//! and return no row. What goes into the blackhole needs no COPY.
 
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
 use crate::backup::options;
 use crate::server::report::{Failure, Outcome, Sqlstate, or_raise};
+use crate::stream::archive::Target;
 use crate::stream::{closing, data_files, whole_backup};
 
 use super::arguments::{check_stream, required};
@@ -26,10 +27,13 @@ fn send_backup_files(
     verify_checksums: Option<bool>,
     start_wal_location: Option<i64>,
     compression: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
 ) -> SetOfIterator<'static, Vec<u8>> {
     let request = || {
-        check_stream("send_backup_files")?;
-        options::check_compression(compression.as_deref())?;
+        let target = options::check_target(&required("target", target)?)?;
+        if target == Target::Client {
+            check_stream("send_backup_files")?;
+        }
         Ok(data_files::Request {
             backup_id,
             files: files.map(names).transpose()?,
@@ -37,6 +41,8 @@ fn send_backup_files(
             max_rate: options::check_max_rate(max_rate)?,
             verify_checksums,
             start_lsn: start_wal_location.map(i64::cast_unsigned),
+            compression: options::check_compression(compression.as_deref())?,
+            target,
         })
     };
     no_rows(request().and_then(|request| data_files::send(&request)))
@@ -60,11 +66,13 @@ fn closing_request(
     wal: Option<bool>,
     wait: Option<bool>,
     allow_incomplete: Option<bool>,
+    compression: Option<&[u8]>,
 ) -> Outcome<closing::Request> {
     Ok(closing::Request {
         wal: required("wal", wal)?,
         wait: required("wait", wait)?,
         allow_incomplete: required("allow_incomplete", allow_incomplete)?,
+        compression: options::check_compression(compression)?,
     })
 }
 
@@ -77,8 +85,7 @@ fn send_stop_backup(
 ) -> SetOfIterator<'static, Vec<u8>> {
     let request = || {
         check_stream("send_stop_backup")?;
-        options::check_compression(compression.as_deref())?;
-        closing_request(wal, wait, allow_incomplete)
+        closing_request(wal, wait, allow_incomplete, compression.as_deref())
     };
     no_rows(request().and_then(|request| closing::send(&request)))
 }
@@ -100,7 +107,6 @@ fn base_backup(
 ) -> SetOfIterator<'static, Vec<u8>> {
     let requests = || {
         check_stream("base_backup")?;
-        options::check_compression(compression.as_deref())?;
         let start = StartArguments {
             label,
             fast,
@@ -112,7 +118,7 @@ fn base_backup(
         };
         Ok((
             start.check()?,
-            closing_request(wal, wait, allow_incomplete)?,
+            closing_request(wal, wait, allow_incomplete, compression.as_deref())?,
         ))
     };
     no_rows(requests().and_then(|(start, end)| whole_backup::send(&start, &end)))

@@ -1,5 +1,7 @@
 //! The order of a listing, and its way into shared memory.
 
+use core::cmp::Reverse;
+
 use crate::server::backup_control::Tablespace;
 use crate::server::report::Outcome;
 use crate::server::shared_files::{Entry, Kind, SharedFiles};
@@ -21,12 +23,20 @@ pub fn share(
     nonce: u32,
 ) -> Outcome<SharedFiles> {
     let path_order = by_path(entries);
-    let mut queue_order = path_order.clone();
-    // Stable: files of the same size keep the order of their paths.
-    queue_order.sort_by_key(|index| {
-        let entry = &entries[*index as usize];
-        (entry.kind == Kind::File, core::cmp::Reverse(entry.size))
-    });
+    // Entries are large and lie apart: what decides is gathered before it is sorted. Files of the
+    // same size keep the order of their paths.
+    let mut keys: Vec<_> = (0_u32..)
+        .zip(&path_order)
+        .map(|(position, index)| {
+            let entry = &entries[*index as usize];
+            (entry.kind == Kind::File, Reverse(entry.size), position)
+        })
+        .collect();
+    keys.sort_unstable();
+    let queue_order: Vec<_> = keys
+        .into_iter()
+        .map(|(_, _, position)| path_order[position as usize])
+        .collect();
     SharedFiles::create(
         entries,
         &queue_order,
@@ -41,7 +51,8 @@ pub fn share(
 #[must_use]
 pub fn by_path(entries: &[Entry]) -> Vec<u32> {
     let mut order: Vec<u32> = (0..).take(entries.len()).collect();
-    order.sort_unstable_by(|left, right| {
+    // Made for what is almost in order already.
+    order.sort_by(|left, right| {
         entries[*left as usize]
             .path
             .cmp(&entries[*right as usize].path)

@@ -1,9 +1,11 @@
 //! What a backup is started with, checked.
 
 use backup_format::checksum::Algorithm;
+use backup_format::compression::{Compression, InvalidCompression};
 
 use crate::server::encoding;
 use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::stream::archive::Target;
 
 /// kB/s that a rate limit can have (MAX_RATE_LOWER and MAX_RATE_UPPER in backup/basebackup.h).
 const RATES: core::ops::RangeInclusive<i32> = 32..=1_048_576;
@@ -67,21 +69,44 @@ pub fn check_manifest_checksums(name: &[u8]) -> Outcome<Option<Algorithm>> {
     }
 }
 
-/// Checks the name of a compression method.
+/// Checks a compression, `method[:level]`; NULL is none.
 ///
 /// # Errors
-/// `feature_not_supported` for all but `none`.
-pub fn check_compression(name: Option<&[u8]>) -> Outcome<()> {
-    match name {
-        None => Ok(()),
-        Some(name) if name.eq_ignore_ascii_case(b"none") => Ok(()),
-        Some(name) => Err(Failure::new(
-            Sqlstate::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!(
-                "compression \"{}\" is not supported",
-                encoding::display(name)
-            ),
+/// `invalid_parameter_value`, in core's words.
+pub fn check_compression(text: Option<&[u8]>) -> Outcome<Compression> {
+    let Some(bytes) = text else {
+        return Ok(Compression::default());
+    };
+    let text = encoding::display(bytes);
+    let invalid = |message| Failure::new(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE, message);
+    Compression::parse(&text).map_err(|error| match error {
+        InvalidCompression::UnknownMethod => invalid(format!(
+            "unrecognized compression algorithm: \"{text}\""
+        ))
+        .hint(
+            "Available algorithms are none, gzip, lz4 and zstd; a level can follow, as in zstd:1.",
+        ),
+        InvalidCompression::InvalidLevel(_) => {
+            invalid(format!("invalid compression specification: \"{text}\""))
+                .detail(error.to_string())
+        }
+    })
+}
+
+/// Checks the name of a target.
+///
+/// # Errors
+/// `invalid_parameter_value`, in core's words.
+pub fn check_target(name: &[u8]) -> Outcome<Target> {
+    if name.eq_ignore_ascii_case(b"client") {
+        Ok(Target::Client)
+    } else if name.eq_ignore_ascii_case(b"blackhole") {
+        Ok(Target::Blackhole)
+    } else {
+        Err(Failure::new(
+            Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("unrecognized target: \"{}\"", encoding::display(name)),
         )
-        .hint("Use compression => 'none', and compress the stream on the client.")),
+        .hint("Available targets are client and blackhole."))
     }
 }

@@ -18,8 +18,10 @@ use crate::server::shared_files::{FileTable, Kind, Slot};
 const FREE: u32 = 0;
 /// Owner of a file whose stream has ended well.
 const SETTLED: u32 = 1;
+/// Owner of a file that has been read and verified, and sent nowhere.
+const DISCARDED: u32 = 2;
 /// The first number that a worker can have.
-const FIRST_WORKER: u32 = 2;
+const FIRST_WORKER: u32 = 3;
 
 /// Nothing of this file has been finished.
 const NOT_CARRIED: u32 = 0;
@@ -84,11 +86,13 @@ impl<'a> FileTable<'a> {
         FIRST_WORKER + header.last_owner.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes the next files of the queue, at least one while there is one that `wanted` accepts.
+    /// Takes the next files of the queue, at least one while there is one that `wanted` accepts; also
+    /// such as have been discarded, if asked to.
     pub fn take(
         &self,
         worker: u32,
         position: &mut Position,
+        also_discarded: bool,
         wanted: impl Fn(&Slot) -> bool,
         batch: &mut Vec<&'a Slot>,
     ) {
@@ -106,10 +110,12 @@ impl<'a> FileTable<'a> {
                 break;
             }
             position.next += 1;
-            if slot.owner.load(Ordering::Relaxed) == FREE
-                && wanted(slot)
-                && exchange_owner(slot, FREE, worker)
-            {
+            let owner = slot.owner.load(Ordering::Relaxed);
+            let can_be_had = owner == FREE || (also_discarded && owner == DISCARDED);
+            if can_be_had && wanted(slot) && exchange_owner(slot, owner, worker) {
+                if owner == DISCARDED {
+                    self.uncount_progress(slot);
+                }
                 bytes += slot.size;
                 batch.push(slot);
             }
@@ -205,6 +211,16 @@ impl<'a> FileTable<'a> {
             // Release: whoever sees the file settled sees its size and checksum too.
             slot.owner.store(SETTLED, Ordering::Release);
         }
+    }
+
+    /// The stream of this worker has ended well, and went nowhere. Its files are not sent, but need
+    /// not be read again for the same purpose.
+    pub fn discard(&self, worker: u32) {
+        for slot in self.owned_by(worker) {
+            slot.owner.store(DISCARDED, Ordering::Release);
+        }
+        // They are there again for streams that lead somewhere.
+        self.header().generation.fetch_add(1, Ordering::Release);
     }
 
     /// The worker has gone. What it has not settled returns to the queue. Does not raise, and may
@@ -325,7 +341,7 @@ mod tests {
 
     fn take<'a>(table: &FileTable<'a>, worker: u32, position: &mut Position) -> Vec<&'a Slot> {
         let mut batch = Vec::new();
-        table.take(worker, position, |_| true, &mut batch);
+        table.take(worker, position, true, |_| true, &mut batch);
         batch
     }
 
@@ -469,11 +485,29 @@ mod tests {
     }
 
     #[pg_test]
+    fn what_went_nowhere_is_not_sent_but_read_once() {
+        with_table(|table| {
+            for slot in take(&table, ONE, &mut Position::default()) {
+                send(&table, slot, Some(0));
+            }
+            table.discard(ONE);
+            assert_eq!(counts(&table), (4, 3040, 0));
+            assert_eq!(table.unsent(1).count, 4);
+            assert_eq!(table.sent_files().count(), 0);
+            let mut batch = Vec::new();
+            table.take(TWO, &mut Position::default(), false, |_| true, &mut batch);
+            assert!(batch.is_empty());
+            assert_eq!(take(&table, TWO, &mut Position::default()).len(), 4);
+            assert_eq!(counts(&table), (0, 0, 0));
+        });
+    }
+
+    #[pg_test]
     fn only_wanted_files_are_taken() {
         with_table(|table| {
             let mut batch = Vec::new();
             let small = |slot: &Slot| slot.kind == Kind::File && slot.size < 100;
-            table.take(ONE, &mut Position::default(), small, &mut batch);
+            table.take(ONE, &mut Position::default(), true, small, &mut batch);
             assert_eq!(paths(&table, &batch), ["base/1", "base/2"]);
             let unsent = table.unsent(2);
             assert_eq!(

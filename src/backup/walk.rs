@@ -4,7 +4,7 @@
 //! `backup_format::exclusion` and here, where the surroundings count.
 
 use std::collections::HashSet;
-use std::fs::Metadata;
+use std::ffi::CString;
 use std::os::unix::fs::MetadataExt;
 
 use backup_format::exclusion;
@@ -15,7 +15,7 @@ use super::tablespace;
 use crate::server::backup_control::Tablespace;
 use crate::server::control_file;
 use crate::server::encoding;
-use crate::server::file;
+use crate::server::file::{self, Directory, FileType, Status};
 use crate::server::interrupt;
 use crate::server::report::{Outcome, Sqlstate, warning};
 use crate::server::settings;
@@ -56,112 +56,118 @@ impl Walk {
     fn tablespace(&mut self, with_link: bool) -> Outcome<()> {
         let link = tablespace::directory(self.tablespace);
         if with_link && let Some(metadata) = file::metadata_if_exists(&link)? {
-            // A link is part of the data directory.
             self.entries.push(Entry {
+                path: link.clone(),
+                kind: Kind::Link,
+                size: 0,
+                mtime: metadata.mtime(),
+                // A link is part of the data directory.
                 tablespace: 0,
-                ..self.entry(link.clone(), Kind::Link, &metadata)
             });
         }
         let version = join(&link, settings::tablespace_version_directory().as_bytes());
         if let Some(metadata) = file::metadata_if_exists(&version)?
             && metadata.is_dir()
         {
-            self.push(version.clone(), Kind::Directory, &metadata);
+            self.push(version.clone(), Kind::Directory, 0, metadata.mtime());
             self.directory(&version)?;
         }
         Ok(())
     }
 
     /// Lists what is in a directory. The data directory itself is the empty path.
-    fn directory(&mut self, directory: &[u8]) -> Outcome<()> {
-        let name: &[u8] = if directory.is_empty() {
-            b"."
-        } else {
-            directory
-        };
-        let Some(names) = file::read_directory(name)? else {
+    fn directory(&mut self, path: &[u8]) -> Outcome<()> {
+        let name: &[u8] = if path.is_empty() { b"." } else { path };
+        let Some(directory) = Directory::open(name)? else {
             return Ok(());
         };
-        let is_database = exclusion::is_database_directory(directory);
+        let mut names = directory.names();
+        // Then the listing is almost in the order of paths.
+        names.sort_unstable();
+        let is_database = exclusion::is_database_directory(path);
         let unlogged = if is_database {
             unlogged_relations(&names)
         } else {
             HashSet::new()
         };
-        for (number, name) in names.into_iter().enumerate() {
+        let mut below = Vec::new();
+        for (number, name) in names.iter().enumerate() {
             if number.is_multiple_of(1024) {
                 interrupt::check();
             }
-            if exclusion::is_excluded_file(&name)
-                || (is_database && is_excluded_relation(&name, &unlogged))
+            let bytes = name.to_bytes();
+            if exclusion::is_excluded_file(bytes)
+                || (is_database && is_excluded_relation(bytes, &unlogged))
             {
                 continue;
             }
-            let path = join(directory, &name);
+            let path = join(path, bytes);
             if path == control_file::PATH {
                 continue;
             }
-            if let Some(metadata) = file::metadata_if_exists(&path)? {
-                self.visit(path, &name, &metadata)?;
+            if let Some(status) = directory.status(name)? {
+                below.extend(self.visit(path, bytes, status));
             }
         }
-        Ok(())
+        // Deep trees need no more open directories than shallow ones.
+        drop(directory);
+        below.iter().try_for_each(|path| self.directory(path))
     }
 
-    fn visit(&mut self, path: Vec<u8>, name: &[u8], metadata: &Metadata) -> Outcome<()> {
-        let kind = metadata.file_type();
-        let is_directory_or_link = kind.is_dir() || kind.is_symlink();
-        if path == b"pg_wal" && is_directory_or_link {
+    /// Lists one entry. Returns the path of a directory that is to be walked.
+    fn visit(&mut self, path: Vec<u8>, name: &[u8], status: Status) -> Option<Vec<u8>> {
+        let Status {
+            file_type,
+            size,
+            mtime,
+        } = status;
+        let may_be_emptied = matches!(file_type, FileType::Directory | FileType::Link);
+        if path == b"pg_wal" && may_be_emptied {
             // The WAL that is needed comes when the backup stops, or from elsewhere.
             let archive_status = join(&path, b"archive_status");
-            self.push(path, Kind::Directory, metadata);
-            self.push(archive_status, Kind::Directory, metadata);
-        } else if exclusion::is_emptied_directory(name) && is_directory_or_link {
-            self.push(path, Kind::Directory, metadata);
-        } else if kind.is_symlink() && path::is_tablespace_link(&path) {
-            // The tablespace behind it has a walk of its own.
-        } else if kind.is_dir() {
-            self.push(path.clone(), Kind::Directory, metadata);
-            if !self.inside_data_directory.contains(&path) {
-                self.directory(&path)?;
-            }
-        } else if kind.is_file() {
-            self.push(path, Kind::File, metadata);
-        } else {
-            let path = encoding::display(&path);
-            warning(
-                Sqlstate::ERRCODE_WARNING,
-                format!("skipping special file \"{path}\""),
-            );
+            self.push(path, Kind::Directory, 0, mtime);
+            self.push(archive_status, Kind::Directory, 0, mtime);
+            return None;
         }
-        Ok(())
+        if exclusion::is_emptied_directory(name) && may_be_emptied {
+            self.push(path, Kind::Directory, 0, mtime);
+            return None;
+        }
+        match file_type {
+            FileType::Regular => self.push(path, Kind::File, size, mtime),
+            FileType::Directory => {
+                self.push(path.clone(), Kind::Directory, 0, mtime);
+                return (!self.inside_data_directory.contains(&path)).then_some(path);
+            }
+            // The tablespace behind it has a walk of its own.
+            FileType::Link if path::is_tablespace_link(&path) => {}
+            FileType::Link | FileType::Special => {
+                let path = encoding::display(&path);
+                warning(
+                    Sqlstate::ERRCODE_WARNING,
+                    format!("skipping special file \"{path}\""),
+                );
+            }
+        }
+        None
     }
 
-    fn push(&mut self, path: Vec<u8>, kind: Kind, metadata: &Metadata) {
-        let entry = self.entry(path, kind, metadata);
-        self.entries.push(entry);
-    }
-
-    fn entry(&self, path: Vec<u8>, kind: Kind, metadata: &Metadata) -> Entry {
-        Entry {
+    fn push(&mut self, path: Vec<u8>, kind: Kind, size: u64, mtime: i64) {
+        self.entries.push(Entry {
             path,
             kind,
-            size: if kind == Kind::File {
-                metadata.len()
-            } else {
-                0
-            },
-            mtime: metadata.mtime(),
+            size,
+            mtime,
             tablespace: self.tablespace,
-        }
+        });
     }
 }
 
 /// The relfilenodes of a database directory that have an init fork.
-fn unlogged_relations(names: &[Vec<u8>]) -> HashSet<u32> {
+fn unlogged_relations(names: &[CString]) -> HashSet<u32> {
     names
         .iter()
-        .filter_map(|name| RelationFile::parse(name))
+        .filter_map(|name| RelationFile::parse(name.to_bytes()))
         .filter(|file| file.fork == Fork::Init)
         .map(|file| file.relfilenode)
         .collect()

@@ -6,6 +6,8 @@ use crate::server::report::{Failure, Outcome, Sqlstate};
 use crate::server::shared_backup::{BackupState, Phase};
 use crate::server::shared_files::{FileTable, Slot};
 
+use crate::stream::archive::Target;
+
 use super::lookup::{self, Found};
 use super::queue::{NotTaken, Position};
 
@@ -48,10 +50,14 @@ impl Worker {
     pub fn take<'a>(
         &'a self,
         position: &mut Position,
+        target: Target,
         wanted: impl Fn(&Slot) -> bool,
         batch: &mut Vec<&'a Slot>,
     ) {
-        self.table().take(self.number, position, wanted, batch);
+        let table = self.table();
+        // What went nowhere still has to go to a client.
+        let also_discarded = target == Target::Client;
+        table.take(self.number, position, also_discarded, wanted, batch);
     }
 
     /// Takes files by name, also those that have been sent before. Takes none where one cannot be
@@ -110,13 +116,16 @@ impl Worker {
         Ok(())
     }
 
-    /// The stream has ended well: its files are sent.
+    /// The stream has ended well: its files are sent, or have gone nowhere.
     ///
     /// # Errors
     /// Where the backup has ended meanwhile.
-    pub fn settle(&self) -> Outcome<()> {
+    pub fn settle(&self, target: Target) -> Outcome<()> {
         self.check_running()?;
-        self.table().settle(self.number);
+        match target {
+            Target::Client => self.table().settle(self.number),
+            Target::Blackhole => self.table().discard(self.number),
+        }
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use core::ffi::c_int;
 use backup_format::checksum::Algorithm;
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
 
+use super::parameters::{self, ChecksumVectors};
 use super::report::{Failure, Outcome, Sqlstate};
 
 /// PG_CHECKSUM_MAX_LENGTH: bytes of the longest checksum.
@@ -45,8 +46,8 @@ pub enum Digest {
     /// None is asked for.
     None,
     /// CRC-32C.
-    Crc32c(crc_fast::Digest),
-    /// SHA-2.
+    Crc32c(Box<crc_fast::Digest>),
+    /// SHA-2; CRC-32C where the server's own is asked for.
     Server(ServerDigest),
 }
 
@@ -58,8 +59,10 @@ impl Digest {
     pub fn new(algorithm: Algorithm) -> Outcome<Self> {
         Ok(match algorithm {
             Algorithm::None => Self::None,
-            Algorithm::Crc32c => Self::Crc32c(crc_fast::Digest::new(Crc32Iscsi)),
-            sha2 => Self::Server(ServerDigest::new(sha2)?),
+            Algorithm::Crc32c if parameters::checksum_vectors() != ChecksumVectors::Server => {
+                Self::Crc32c(Box::new(crc_fast::Digest::new(Crc32Iscsi)))
+            }
+            other => Self::Server(ServerDigest::new(other)?),
         })
     }
 
@@ -100,7 +103,7 @@ impl Digest {
     }
 }
 
-/// A SHA-2 checksum of the server's.
+/// A checksum by the server's functions.
 pub struct ServerDigest {
     context: Context,
     length: usize,

@@ -4,6 +4,8 @@
 //! Relative paths start at the data directory, which is every backend's working directory.
 
 use core::ffi::CStr;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
 use std::ffi::{CString, OsStr};
 use std::fs::Metadata;
 use std::io;
@@ -95,39 +97,141 @@ impl Drop for TransientFile {
     }
 }
 
-/// Reads a whole directory, without `.` and `..`. Returns nothing where it does not exist.
+/// What lies under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileType {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// Anything else.
+    Special,
+}
+
+/// What a listing needs to know of a name.
+#[derive(Clone, Copy, Debug)]
+pub struct Status {
+    /// What it is.
+    pub file_type: FileType,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub mtime: i64,
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Directory {
+    stream: NonNull<pg_sys::DIR>,
+    path: Vec<u8>,
+}
+
+impl Directory {
+    /// Opens a directory. `None` where it does not exist.
+    ///
+    /// # Errors
+    /// "could not open directory".
+    pub fn open(path: &[u8]) -> Outcome<Option<Self>> {
+        let Ok(name) = CString::new(path) else {
+            return Ok(None);
+        };
+        // SAFETY: guarded by pgrx. The server keeps the open directory in its own table and closes
+        // it after an ERROR.
+        let stream = unsafe { pg_sys::AllocateDir(name.as_ptr()) };
+        if let Some(stream) = NonNull::new(stream) {
+            let path = path.to_vec();
+            return Ok(Some(Self { stream, path }));
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => Ok(None),
+            _ => Err(Failure::of_file("open directory", path, &error)),
+        }
+    }
+
+    /// The names in it, without `.` and `..`.
+    ///
+    /// # Errors
+    /// Raises the server's own "could not read directory".
+    #[must_use]
+    pub fn names(&self) -> Vec<CString> {
+        let path = CString::new(self.path.as_slice()).unwrap_or_default();
+        let mut names = Vec::new();
+        // SAFETY: guarded by pgrx; each entry is copied before the next is read.
+        unsafe {
+            loop {
+                let entry = pg_sys::ReadDir(self.stream.as_ptr(), path.as_ptr());
+                if entry.is_null() {
+                    return names;
+                }
+                let name = CStr::from_ptr((&raw const (*entry).d_name).cast());
+                if name != c"." && name != c".." {
+                    names.push(name.to_owned());
+                }
+            }
+        }
+    }
+
+    /// What lies under a name in it, without following a link and without a look-up of the whole
+    /// path. `None` where there is nothing of that name.
+    ///
+    /// # Errors
+    /// "could not stat file or directory", where the operating system says anything else.
+    pub fn status(&self, name: &CStr) -> Outcome<Option<Status>> {
+        let mut status = MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: the directory is open, the name is terminated, and the structure is written
+        // before it is read, which the result tells.
+        let status = unsafe {
+            let directory = libc::dirfd(self.stream.as_ptr().cast());
+            let flags = libc::AT_SYMLINK_NOFOLLOW;
+            let result = libc::fstatat(directory, name.as_ptr(), status.as_mut_ptr(), flags);
+            if result == 0 {
+                Ok(status.assume_init())
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        };
+        match status {
+            Ok(status) => Ok(Some(Status {
+                file_type: match status.st_mode & libc::S_IFMT {
+                    libc::S_IFREG => FileType::Regular,
+                    libc::S_IFDIR => FileType::Directory,
+                    libc::S_IFLNK => FileType::Link,
+                    _ => FileType::Special,
+                },
+                size: u64::try_from(status.st_size).unwrap_or(0),
+                mtime: status.st_mtime,
+            })),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT) => Ok(None),
+                _ => {
+                    let path = [&self.path, &b"/"[..], name.to_bytes()].concat();
+                    Err(Failure::of_file("stat file or directory", &path, &error))
+                }
+            },
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // SAFETY: opened by the server in this transaction, which therefore knows it.
+        unsafe { pg_sys::FreeDir(self.stream.as_ptr()) };
+    }
+}
+
+/// The names in a directory. `None` where it does not exist.
 ///
 /// # Errors
-/// Raises the server's own "could not open directory" and "could not read directory".
+/// As [`Directory::open`] and [`Directory::names`].
 pub fn read_directory(path: &[u8]) -> Outcome<Option<Vec<Vec<u8>>>> {
-    let Ok(name) = CString::new(path) else {
-        return Ok(None);
-    };
-    let mut names = Vec::new();
-    // SAFETY: guarded by pgrx. The server keeps the open directory in its own table and closes
-    // it after an ERROR; each entry is copied before the next is read.
-    unsafe {
-        let directory = pg_sys::AllocateDir(name.as_ptr());
-        if directory.is_null() {
-            let error = io::Error::last_os_error();
-            return match error.raw_os_error() {
-                Some(libc::ENOENT | libc::ENOTDIR) => Ok(None),
-                _ => Err(Failure::of_file("open directory", path, &error)),
-            };
-        }
-        loop {
-            let entry = pg_sys::ReadDir(directory, name.as_ptr());
-            if entry.is_null() {
-                break;
-            }
-            let name = CStr::from_ptr((&raw const (*entry).d_name).cast()).to_bytes();
-            if name != b"." && name != b".." {
-                names.push(name.to_vec());
-            }
-        }
-        pg_sys::FreeDir(directory);
-    }
-    Ok(Some(names))
+    let directory = Directory::open(path)?;
+    Ok(directory.map(|directory| {
+        let names = directory.names().into_iter();
+        names.map(CString::into_bytes).collect()
+    }))
 }
 
 /// What lstat() says. `None` where there is nothing of that name.

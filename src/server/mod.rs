@@ -21,6 +21,7 @@ pub mod function_hook;
 pub mod interrupt;
 pub mod lock_registry;
 pub mod page_checksum;
+pub mod parameters;
 pub mod progress;
 pub mod recovery;
 pub mod report;

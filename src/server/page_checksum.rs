@@ -3,6 +3,7 @@
 
 use backup_format::page;
 
+use super::parameters::{self, ChecksumVectors};
 use super::settings::PAGE_SIZE;
 
 mod bindings {
@@ -33,21 +34,56 @@ pub fn by_server(page: &mut [u8], block: u32) -> u16 {
     unsafe { bindings::pg_checksum_page(page.as_mut_ptr().cast(), block) }
 }
 
-/// The same, computed as fast as this processor can.
-#[must_use]
-pub fn by_widest_vectors(page: &[u8], block: u32) -> u16 {
+/// A way to compute the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// The instructions that this library was built for.
+    Baseline,
+    /// AVX2, which the processor has.
     #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor and the operating system have it.
-            return unsafe { by_avx512(page, block) };
+    Avx2,
+    /// AVX-512, which the processor has.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// The server's own function.
+    Server,
+}
+
+impl Width {
+    /// The widest that this processor has and pg_parallel_backup.checksum_vectors allows.
+    #[must_use]
+    pub fn chosen() -> Self {
+        let allowed = parameters::checksum_vectors();
+        if allowed == ChecksumVectors::Server {
+            return Self::Server;
         }
-        if is_x86_feature_detected!("avx2") {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let narrow = allowed == ChecksumVectors::Avx2;
+            if !narrow && is_x86_feature_detected!("avx512f") {
+                return Self::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") {
+                return Self::Avx2;
+            }
+        }
+        Self::Baseline
+    }
+
+    /// The checksum that a page should carry, as of [`by_server`].
+    #[must_use]
+    pub fn checksum(self, page: &mut [u8], block: u32) -> u16 {
+        match self {
+            Self::Baseline => page::checksum(page, block),
+            // SAFETY: a width is chosen only where the processor and the operating system have it.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { by_avx2(page, block) },
             // SAFETY: as above.
-            return unsafe { by_avx2(page, block) };
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { by_avx512(page, block) },
+            Self::Server => by_server(page, block),
         }
     }
-    page::checksum(page, block)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -67,7 +103,7 @@ fn by_avx2(page: &[u8], block: u32) -> u16 {
 mod tests {
     use pgrx::{Spi, pg_test};
 
-    use super::{by_server, by_widest_vectors, page};
+    use super::{Width, by_server};
 
     #[pg_test]
     fn page_checksums_are_those_of_the_server() {
@@ -76,7 +112,7 @@ mod tests {
         let Ok(Some(page)) = Spi::get_one::<Vec<u8>>(query) else {
             panic!("{query}")
         };
-        for block in [0, 1, 131_073, u32::MAX] {
+        for block in [0, 1, 131_073, u32::MAX - 1] {
             let query = format!("SELECT page_checksum(get_raw_page('pg_class', 0), {block})");
             let expected = Spi::get_one::<i16>(&query)
                 .ok()
@@ -101,13 +137,16 @@ mod tests {
         for block in 0..200 {
             let mut page: Vec<u8> = (0..super::PAGE_SIZE).map(|_| next()).collect();
             let expected = by_server(&mut page, block);
-            assert_eq!(by_widest_vectors(&page, block), expected);
-            assert_eq!(page::checksum(&page, block), expected);
-            #[cfg(target_arch = "x86_64")]
-            if is_x86_feature_detected!("avx2") {
-                // SAFETY: the processor and the operating system have it.
-                assert_eq!(unsafe { super::by_avx2(&page, block) }, expected);
+            for vectors in ["auto", "avx512", "avx2", "server"] {
+                let set = format!("SET pg_parallel_backup.checksum_vectors = {vectors}");
+                assert_eq!(Spi::run(&set), Ok(()));
+                assert_eq!(
+                    Width::chosen().checksum(&mut page, block),
+                    expected,
+                    "{vectors}"
+                );
             }
+            assert_eq!(Width::Baseline.checksum(&mut page, block), expected);
         }
     }
 }

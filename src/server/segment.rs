@@ -23,7 +23,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Creates a segment of `size` zeroed bytes whose mapping lasts as long as the session.
+    /// Creates a segment of at least `size` bytes, whatever they hold, whose mapping lasts as long as the session.
     ///
     /// # Errors
     /// `out_of_memory` and the like, raised by the server.
@@ -47,8 +47,6 @@ impl Segment {
             mapping,
             detaches: false,
         };
-        // SAFETY: the server maps `size` bytes; nobody else knows of the segment yet.
-        unsafe { core::ptr::write_bytes(segment.address().as_ptr(), 0, size) };
         Ok(segment)
     }
 

@@ -200,9 +200,10 @@ impl SharedBackup {
         let nonce = random_nonce()?;
         let state: *mut BackupState = segment.address().as_ptr().cast();
         let length = label.len().min(LABEL_SIZE);
-        // SAFETY: the segment is zeroed, page aligned and as large as the structure, zeros are
-        // valid for every field (the options are written here), and no other process knows of it.
+        // SAFETY: the segment is page aligned and as large as the structure, zeros are valid for
+        // every field but the options, which are written here, and no other process knows of it.
         unsafe {
+            state.write_bytes(0, 1);
             (&raw mut (*state).options).write(options);
             (*state).nonce = nonce;
             (*state).leader_pid = pg_sys::MyProcPid;

@@ -6,27 +6,99 @@ use crate::server::client;
 use crate::server::interrupt;
 use crate::server::report::Outcome;
 
+use super::compressor::Compressor;
 use super::message::{FULL_PAYLOAD, HEADER_ROOM, Message};
 use super::throttle::Throttle;
 
+/// Where the bytes of an archive go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Into the stream of the running COPY.
+    #[default]
+    Client,
+    /// Nowhere.
+    Blackhole,
+}
+
+/// How the bytes of an archive leave.
+pub struct Exit<'a> {
+    /// Where they go.
+    pub target: Target,
+    /// How fast they may go.
+    pub throttle: Throttle<'a>,
+    /// Asked before each message whether to go on.
+    pub check: Box<dyn Fn() -> Outcome<()> + 'a>,
+}
+
+impl Exit<'_> {
+    /// Has a message leave, which is empty afterwards.
+    fn pass(&self, message: &mut Message) -> Outcome<()> {
+        interrupt::check();
+        (self.check)()?;
+        if message.is_empty() {
+            return Ok(());
+        }
+        self.throttle.wait(message.payload().len(), &*self.check)?;
+        match self.target {
+            Target::Client => message.send(),
+            Target::Blackhole => message.clear(),
+        }
+        Ok(())
+    }
+
+    /// Nothing follows: makes sure that there still is somebody to receive what has left.
+    fn close(&self) -> Outcome<()> {
+        if self.target == Target::Client {
+            client::check_connection();
+        }
+        // A cancel that came while the last message was waiting for the client.
+        interrupt::check();
+        (self.check)()
+    }
+}
+
 /// An archive that is being sent.
 pub struct Archive<'a> {
+    /// What leaves next, or is compressed next.
     message: Message,
-    throttle: Throttle<'a>,
-    check: Box<dyn Fn() -> Outcome<()> + 'a>,
+    compressor: Option<Compressed>,
+    exit: Exit<'a>,
     /// Headers of one member, before they go into the message.
     headers: Vec<u8>,
 }
 
+/// The detour of a compressed archive.
+struct Compressed {
+    compressor: Compressor,
+    message: Message,
+}
+
+impl Compressed {
+    /// Has compressed bytes leave in full messages.
+    fn leave(message: &mut Message, mut bytes: &[u8], exit: &Exit<'_>) -> Outcome<()> {
+        while !bytes.is_empty() {
+            bytes = message.push(bytes);
+            if message.room() == 0 {
+                exit.pass(message)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<'a> Archive<'a> {
-    /// Begins an archive. `check` is asked before each message whether to go on.
+    /// Begins an archive.
     #[must_use]
-    pub fn new(throttle: Throttle<'a>, check: impl Fn() -> Outcome<()> + 'a) -> Self {
-        let capacity = throttle.chunk(FULL_PAYLOAD - HEADER_ROOM) + HEADER_ROOM;
+    pub fn new(exit: Exit<'a>, compressor: Option<Compressor>) -> Self {
+        let capacity = exit.throttle.chunk(FULL_PAYLOAD - HEADER_ROOM) + HEADER_ROOM;
+        let compressor = compressor.map(|compressor| Compressed {
+            compressor,
+            message: Message::new(capacity),
+        });
         Self {
             message: Message::new(capacity),
-            throttle,
-            check: Box::new(check),
+            compressor,
+            exit,
             headers: Vec::new(),
         }
     }
@@ -136,10 +208,15 @@ impl<'a> Archive<'a> {
     pub fn finish(mut self) -> Outcome<()> {
         self.append(&archive::END)?;
         self.flush()?;
-        client::check_connection();
-        // A cancel that came while the last message was waiting for the client.
-        interrupt::check();
-        (self.check)()
+        if let Some(Compressed {
+            compressor,
+            message,
+        }) = &mut self.compressor
+        {
+            compressor.finish(|bytes| Compressed::leave(message, bytes, &self.exit))?;
+            self.exit.pass(message)?;
+        }
+        self.exit.close()
     }
 
     fn header(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Outcome<()> {
@@ -152,12 +229,19 @@ impl<'a> Archive<'a> {
     }
 
     fn flush(&mut self) -> Outcome<()> {
+        let Some(Compressed {
+            compressor,
+            message,
+        }) = &mut self.compressor
+        else {
+            return self.exit.pass(&mut self.message);
+        };
         interrupt::check();
-        (self.check)()?;
-        if !self.message.is_empty() {
-            self.throttle.wait(self.message.len(), &*self.check)?;
-            self.message.send();
-        }
+        (self.exit.check)()?;
+        compressor.write(self.message.payload(), |bytes| {
+            Compressed::leave(message, bytes, &self.exit)
+        })?;
+        self.message.clear();
         Ok(())
     }
 }

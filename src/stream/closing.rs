@@ -2,6 +2,7 @@
 //!
 //! Follows the end of perform_base_backup() in backup/basebackup.c.
 
+use backup_format::compression::Compression;
 use backup_format::manifest::PathStyle;
 
 use crate::backup::manifest;
@@ -14,7 +15,8 @@ use crate::server::report::{Failure, Outcome, Sqlstate};
 use crate::server::settings::PAGE_SIZE;
 use crate::server::shared_backup;
 
-use super::archive::Archive;
+use super::archive::{Archive, Exit, Target};
+use super::compressor::Compressor;
 use super::throttle::Throttle;
 
 /// What the end of a backup is asked to do.
@@ -25,6 +27,8 @@ pub struct Request {
     pub wait: bool,
     /// Whether files may have been left out.
     pub allow_incomplete: bool,
+    /// How the archive is compressed.
+    pub compression: Compression,
 }
 
 /// Stops the backup that this session leads and sends its last files into the stream of the running
@@ -33,10 +37,16 @@ pub struct Request {
 /// # Errors
 /// As [`stop::stop`]; where WAL is missing; and those of the stream.
 pub fn send(request: &Request) -> Outcome<()> {
+    let compressor = Compressor::new(request.compression)?;
     let stopped = stop::stop(request.wait, request.allow_incomplete)?;
     let backup = &stopped.running.leader().backup;
     let throttle = Throttle::new(None, backup.options().max_rate, &backup.rate_clock);
-    let mut archive = Archive::new(throttle, || Ok(()));
+    let exit = Exit {
+        target: Target::Client,
+        throttle,
+        check: Box::new(|| Ok(())),
+    };
+    let mut archive = Archive::new(exit, compressor);
     send_files(&stopped, request.wal, &mut archive)?;
     // Nothing that can be cancelled comes after the end of the archive.
     stopped.release_wal();

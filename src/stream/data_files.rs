@@ -1,5 +1,6 @@
 //! The stream of a worker: files of a backup, from its queue or from a list.
 
+use backup_format::compression::Compression;
 use backup_format::path;
 
 use crate::backup::queue::Position;
@@ -12,7 +13,8 @@ use crate::server::report::{Failure, Outcome, Sqlstate, warning};
 use crate::server::settings;
 use crate::server::shared_files::{FileTable, Slot};
 
-use super::archive::Archive;
+use super::archive::{Archive, Exit, Target};
+use super::compressor::Compressor;
 use super::file_sender::FileSender;
 use super::throttle::Throttle;
 
@@ -31,6 +33,10 @@ pub struct Request {
     pub verify_checksums: Option<bool>,
     /// Overrides the position from which a page counts as changed since the start.
     pub start_lsn: Option<u64>,
+    /// How the archive is compressed.
+    pub compression: Compression,
+    /// Where it goes.
+    pub target: Target,
 }
 
 /// Sends files of a backup into the stream of the running COPY.
@@ -46,10 +52,15 @@ pub fn send(request: &Request) -> Outcome<()> {
         backup.options().max_rate,
         &backup.rate_clock,
     );
-    let mut archive = Archive::new(throttle, || worker.check_running());
+    let exit = Exit {
+        target: request.target,
+        throttle,
+        check: Box::new(|| worker.check_running()),
+    };
+    let mut archive = Archive::new(exit, Compressor::new(request.compression)?);
     let failures = send_files(&worker, request, &mut archive)?;
     archive.finish()?;
-    worker.settle()?;
+    worker.settle(request.target)?;
     match failures {
         0 => Ok(()),
         failures => Err(report_damage(failures)),
@@ -66,7 +77,13 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
     let options = worker.backup().options();
     let filter = Filter::new(request.tablespace, &table)?;
     let listed = match &request.files {
-        Some(files) => Some(claim_listed(worker, &table, &filter, files)?),
+        Some(files) => {
+            let slots = find_listed(&table, &filter, files)?;
+            if request.claims() {
+                worker.take_all(&slots)?;
+            }
+            Some(slots)
+        }
         None => None,
     };
 
@@ -80,6 +97,7 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
         table,
         algorithm: options.algorithm,
         verify_from: (verify_checksums && settings::has_data_checksums()).then_some(verify_from),
+        claimed: request.claims(),
         prefix: filter.prefix(),
         progress,
         bytes_sent: 0,
@@ -96,7 +114,13 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
             let mut position = Position::default();
             let mut batch = Vec::new();
             loop {
-                worker.take(&mut position, |slot| filter.accepts(slot), &mut batch);
+                let target = request.target;
+                worker.take(
+                    &mut position,
+                    target,
+                    |slot| filter.accepts(slot),
+                    &mut batch,
+                );
                 if batch.is_empty() {
                     break;
                 }
@@ -113,22 +137,25 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
     Ok(sender.failures)
 }
 
-/// Finds the slots of a list and takes them, all before anything is sent.
-fn claim_listed<'a>(
-    worker: &Worker,
+impl Request {
+    /// Whether files become the worker's own. What is read by name and sent nowhere stays as it is:
+    /// it may have been sent, or be on its way in another stream.
+    fn claims(&self) -> bool {
+        self.target == Target::Client || self.files.is_none()
+    }
+}
+
+/// The slots of a list.
+fn find_listed<'a>(
     table: &FileTable<'a>,
     filter: &Filter,
     files: &[Vec<u8>],
 ) -> Outcome<Vec<&'a Slot>> {
-    let slots = files
-        .iter()
-        .map(|name| {
-            let found = find(table, name).filter(|slot| filter.accepts(slot));
-            found.ok_or_else(|| not_in_backup(name, filter))
-        })
-        .collect::<Outcome<Vec<_>>>()?;
-    worker.take_all(&slots)?;
-    Ok(slots)
+    let slots = files.iter().map(|name| {
+        let found = find(table, name).filter(|slot| filter.accepts(slot));
+        found.ok_or_else(|| not_in_backup(name, filter))
+    });
+    slots.collect()
 }
 
 /// Names are those of the listing.

@@ -28,6 +28,8 @@ pub struct FileSender<'a> {
     pub algorithm: Algorithm,
     /// The position from which a page counts as changed; `None` verifies nothing.
     pub verify_from: Option<u64>,
+    /// Whether the entries are the worker's own, so that what becomes of them is noted.
+    pub claimed: bool,
     /// What precedes a member's name in the listing and not in the archive.
     pub prefix: Vec<u8>,
     /// This session's progress.
@@ -51,9 +53,15 @@ impl FileSender<'_> {
         };
         if !sent {
             // Whoever removed it has left a record in the WAL, or it was none of the server's.
-            self.table.carried(slot, &Carried::Vanished);
+            self.note(slot, &Carried::Vanished);
         }
         Ok(())
+    }
+
+    fn note(&self, slot: &Slot, outcome: &Carried<'_>) {
+        if self.claimed {
+            self.table.carried(slot, outcome);
+        }
     }
 
     fn member_name<'n>(&self, path: &'n [u8]) -> &'n [u8] {
@@ -73,7 +81,7 @@ impl FileSender<'_> {
             return Ok(false);
         }
         archive.directory(self.member_name(path), &attributes)?;
-        self.table.carried(slot, &sent_without_content(&attributes));
+        self.note(slot, &sent_without_content(&attributes));
         Ok(true)
     }
 
@@ -86,7 +94,7 @@ impl FileSender<'_> {
         };
         let attributes = file::attributes(&metadata);
         archive.link(self.member_name(path), &target, &attributes)?;
-        self.table.carried(slot, &sent_without_content(&attributes));
+        self.note(slot, &sent_without_content(&attributes));
         Ok(true)
     }
 
@@ -121,7 +129,9 @@ impl FileSender<'_> {
             let length = content.send_part(archive, offset)?;
             offset += length;
             self.bytes_sent += length;
-            self.table.count_bytes(slot, length);
+            if self.claimed {
+                self.table.count_bytes(slot, length);
+            }
             self.progress.set_bytes_sent(self.bytes_sent);
         }
         archive.pad(size)?;
@@ -130,7 +140,7 @@ impl FileSender<'_> {
         self.failures += u64::from(failures.unwrap_or(0));
         let digest = content.digest.finish()?;
         let mtime = attributes.mtime;
-        self.table.carried(
+        self.note(
             slot,
             &Carried::Sent {
                 size,

@@ -46,10 +46,15 @@ impl Message {
         self.filled == 0
     }
 
-    /// The payload so far.
+    /// What is in it so far.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.filled
+    pub fn payload(&self) -> &[u8] {
+        &self.storage[self.start..self.start + self.filled]
+    }
+
+    /// Forgets what is in it.
+    pub fn clear(&mut self) {
+        self.filled = 0;
     }
 
     /// The part that comes next, `length` bytes or as many as there is room for, to be filled by
@@ -78,7 +83,7 @@ impl Message {
     pub fn send(&mut self) {
         let from = self.start - HEADROOM;
         client::send_copy_data(&mut self.storage[from..self.start + self.filled]);
-        self.filled = 0;
+        self.clear();
     }
 }
 

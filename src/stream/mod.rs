@@ -1,7 +1,7 @@
 //! What a file passes through on its way out of the server.
 //!
 //! ```text
-//! file_sender ──> page_verifier ──> checksum ──> archive ──> throttle ──> client
+//! file_sender ──> page_verifier ──> checksum ──> archive ──> (compressor) ──> throttle ──> client
 //! ```
 //!
 //! A file is read into the [`message`] that will carry it; pages are verified ([`page_verifier`])
@@ -13,6 +13,7 @@
 
 pub mod archive;
 pub mod closing;
+pub mod compressor;
 pub mod data_files;
 pub mod file_sender;
 pub mod message;

@@ -5,7 +5,8 @@ use crate::backup::worker::Worker;
 use crate::backup::{leader, stop};
 use crate::server::report::Outcome;
 
-use super::archive::Archive;
+use super::archive::{Archive, Exit, Target};
+use super::compressor::Compressor;
 use super::throttle::Throttle;
 use super::{closing, data_files};
 
@@ -14,11 +15,17 @@ use super::{closing, data_files};
 /// # Errors
 /// Those of [`leader::start`], [`data_files::send`] and [`closing::send`].
 pub fn send(options: &StartOptions, end: &closing::Request) -> Outcome<()> {
+    let compressor = Compressor::new(end.compression)?;
     leader::start(options)?;
     let _end = leader::EndWithStatement;
     let backup = leader::own_backup()?;
     let throttle = Throttle::new(None, backup.options().max_rate, &backup.rate_clock);
-    let mut archive = Archive::new(throttle, || Ok(()));
+    let exit = Exit {
+        target: Target::Client,
+        throttle,
+        check: Box::new(|| Ok(())),
+    };
+    let mut archive = Archive::new(exit, compressor);
     let failures = send_data_files(&mut archive)?;
     if failures > 0 {
         archive.finish()?;
@@ -37,6 +44,6 @@ pub fn send(options: &StartOptions, end: &closing::Request) -> Outcome<()> {
 fn send_data_files(archive: &mut Archive<'_>) -> Outcome<u64> {
     let worker = Worker::join(None)?;
     let failures = data_files::send_files(&worker, &data_files::Request::default(), archive)?;
-    worker.settle()?;
+    worker.settle(Target::Client)?;
     Ok(failures)
 }

@@ -10,6 +10,7 @@
 //! | [`manifest`] | the backup manifest | `src/backend/backup/backup_manifest.c` |
 //! | [`timeline`] | the WAL ranges of a backup | `src/backend/backup/backup_manifest.c` |
 //! | [`checksum`] | names of checksum algorithms | `src/common/checksum_helper.c` |
+//! | [`compression`] | names and levels of compression methods | `src/common/compression.c` |
 //! | [`relation_file`] | names of relation files | `src/backend/storage/file/reinit.c` |
 //! | [`exclusion`] | what a base backup leaves out | `src/backend/backup/basebackup.c` |
 //! | [`path`] | paths as SQL text | `src/backend/utils/adt/encode.c` |
@@ -22,6 +23,7 @@
 
 pub mod archive;
 pub mod checksum;
+pub mod compression;
 pub mod exclusion;
 pub mod lsn;
 pub mod manifest;

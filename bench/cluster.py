@@ -1,0 +1,120 @@
+"""The cluster that is backed up: where it is, what it consists of, what its processes used."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from clients import Session
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Cluster:
+    """Where the server is and which programs talk to it."""
+
+    def __init__(self, arguments):
+        self.bin = Path(arguments.bin)
+        self.socket = arguments.socket
+        self.port = str(arguments.port)
+        self.data = Path(arguments.data)
+        self.tablespace = Path(arguments.tablespace)
+        self.owner = pwd.getpwnam(arguments.owner)
+        self.address = ["-h", self.socket, "-p", self.port, "-U", "postgres"]
+        self.conninfo = f"host={self.socket} port={self.port} user=postgres dbname=postgres"
+        self.postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
+        (self.link,) = (self.data / "pg_tblspc").iterdir()
+
+    def psql(self, dbname="postgres"):
+        """The command line of a psql that stops at the first error."""
+        return [self.bin / "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *self.address, "-d", dbname]
+
+    def ask(self, statement):
+        """The rows of a statement in a session of its own."""
+        with Session(self) as session:
+            return session.ask(statement)
+
+    # ---- files ---------------------------------------------------------------------------------
+
+    def place_tablespace(self, inside):
+        """Moves the tablespace into the data directory, or to its own place behind a link.
+
+        pg_basebackup -D - can send one archive only, so that it refuses a cluster with a
+        tablespace; one that is a real directory in pg_tblspc belongs to the data directory. The
+        paths that the server uses are the same. It has nothing to write there when this is done.
+        """
+        if inside == self.link.is_symlink():
+            self.ask("CHECKPOINT;")
+            if inside:
+                self.link.unlink()
+                self.tablespace.rename(self.link)
+            else:
+                self.link.rename(self.tablespace)
+                self.link.symlink_to(self.tablespace)
+
+    def read_everything(self):
+        """Brings the files into the page cache and returns their size, without WAL."""
+        size = 0
+        block = bytearray(1 << 20)
+        for top in (self.data, self.link / ""):
+            for folder, below, names in os.walk(top):
+                if folder == str(self.data):
+                    below.remove("pg_wal")
+                for name in names:
+                    with open(os.path.join(folder, name), "rb", buffering=0) as file:
+                        while count := file.readinto(block):
+                            size += count
+            if not self.link.is_symlink():
+                break
+        return size
+
+    # ---- processes -----------------------------------------------------------------------------
+
+    def processes(self):
+        """The server's processes besides the postmaster."""
+        return {
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and (stat := read_stat(entry.name))
+            and stat.parent == self.postmaster
+        }  # fmt: skip
+
+    def cpu_seconds(self):
+        """What all processes of the server have used since it started, those that ended too."""
+        stats = (read_stat(pid) for pid in {self.postmaster, *self.processes()})
+        return sum(stat.own + stat.ended for stat in stats if stat)
+
+    def wait_for_others_to_end(self, processes):
+        """Waits until there are no processes besides these: backends outlive their clients."""
+        deadline = time.monotonic() + 10
+        while self.processes() - processes and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+
+class Stat:
+    """The fields of /proc/PID/stat that matter here, times in seconds."""
+
+    def __init__(self, text):
+        # The name of the program comes first, in parentheses, and may hold anything.
+        fields = text.rpartition(")")[2].split()
+        self.parent = int(fields[1])
+        user, system, children_user, children_system = map(int, fields[11:15])
+        self.own = (user + system) / TICKS
+        self.ended = (children_user + children_system) / TICKS
+
+
+def read_stat(pid):
+    """None for a process that has gone."""
+    try:
+        return Stat(Path(f"/proc/{pid}/stat").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def remove(*paths):
+    """Removes what may be there. rm is faster than Python on many files."""
+    present = [path for path in paths if os.path.lexists(path)]
+    if present:
+        subprocess.run([shutil.which("rm"), "-rf", "--", *present], check=True)

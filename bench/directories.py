@@ -1,0 +1,110 @@
+"""Backups into a directory on disk. Nobody is asked to wait for the disk, except where said."""
+
+import os
+from pathlib import Path
+
+from clients import Failed, run
+from cluster import remove
+from rounds import Case, take_turns
+from streams import workers
+
+PG_BASEBACKUP = "pg_basebackup -Fp --no-sync"
+PGBACKREST = "pgBackRest, 2 processes"
+STANZA = "bench"
+
+
+def driven(count):
+    """The name of a case."""
+    return f"{workers(count)}, tar"
+
+
+def measure_directory(cluster, settings, notes):
+    """The tablespace is behind a link meanwhile, with a place of its own in the backup."""
+    target = Path(settings["target"])
+    copy, tablespace = target / "data", target / "tablespace"
+
+    def prepare():
+        target.mkdir()
+        # What the last case has left to write is not to be written at the expense of the next.
+        os.sync()
+
+    def driver(count, *options):
+        environment = {**os.environ, "PATH": f"{cluster.bin}:{os.environ['PATH']}"}
+        run(
+            [settings["driver"], "-d", cluster.conninfo, "-D", copy, "-j", str(count), "-c", "fast",
+             "-T", f"{cluster.tablespace}={tablespace}", "--no-wal", "--no-verify", *options],
+            env=environment,
+        )  # fmt: skip
+
+    def pg_basebackup():
+        run(
+            [cluster.bin / "pg_basebackup", *cluster.address, "-Fp", "-X", "none", "-c", "fast",
+             "--no-sync", "-D", copy, "-T", f"{cluster.tablespace}={tablespace}"]
+        )  # fmt: skip
+
+    def cp():
+        # pg_wal is copied too: it is kept small.
+        run(["cp", "-r", cluster.data, cluster.tablespace, target])
+
+    cases = [
+        Case(PG_BASEBACKUP, pg_basebackup),
+        *(Case(driven(n), lambda n=n: driver(n, "--no-sync")) for n in (1, 2, 4)),
+        Case("cp -r", cp),
+    ]
+    for case in cases:
+        case.prepare = prepare
+    if settings["pgbackrest"]:
+        rival = PgBackRest(cluster, settings["pgbackrest"], target)
+        cases += [
+            Case(PGBACKREST, rival.backup, prepare=lambda: (prepare(), rival.make_stanza())),
+            Case(f"{driven(2)}, synced", lambda: driver(2), prepare=prepare),
+        ]
+        notes.append(
+            "pgBackRest cannot be told not to wait for the disk: it syncs each file. "
+            f"\"{driven(2)}, synced\" waits for the disk too, once, at its end."
+        )
+    else:
+        notes.append(f"pgBackRest: not measured. {settings['pgbackrest_note']}")
+    for case in cases:
+        case.check = lambda: check_size(target, settings["bytes"])
+        case.clean = lambda: remove(target)
+    cluster.place_tablespace(inside=False)
+    try:
+        return take_turns(cluster, cases, settings["repeats"], notes)
+    finally:
+        cluster.place_tablespace(inside=True)
+
+
+def check_size(target, expected):
+    """A case that copied nothing would be a fast one."""
+    size = 0
+    for folder, _, names in os.walk(target):
+        size += sum(os.lstat(os.path.join(folder, name)).st_size for name in names)
+    if size < 0.95 * expected:
+        raise Failed(f"only {size} of {expected} bytes are in the backup")
+
+
+class PgBackRest:
+    """A repository below the target, and nothing of pgBackRest's anywhere else."""
+
+    def __init__(self, cluster, program, target):
+        self.target = target
+        self.command = [
+            program, f"--stanza={STANZA}", "--no-config", f"--pg1-path={cluster.data}",
+            f"--pg1-socket-path={cluster.socket}", f"--pg1-port={cluster.port}",
+            "--pg1-user=postgres", f"--repo1-path={target}/repository",
+            f"--lock-path={target}/lock", "--log-level-console=off", "--log-level-stderr=warn",
+            "--log-level-file=off", f"--log-path={target}/log",
+        ]  # fmt: skip
+
+    def make_stanza(self):
+        """What comes before the first backup."""
+        run([*self.command, "stanza-create"])
+
+    def backup(self):
+        """A full one."""
+        run(
+            [*self.command, "--type=full", "--process-max=2", "--compress-type=none",
+             "--no-archive-check", "--start-fast", "--repo1-retention-full=1",
+             f"--spool-path={self.target}/spool", "backup"]
+        )  # fmt: skip

@@ -1,0 +1,122 @@
+"""Clusters of very many files: how long the listing takes."""
+
+import multiprocessing
+import os
+import statistics
+import time
+
+from clients import Failed, Session, run
+from cluster import remove
+from rounds import progress, spread
+
+FOLDERS = 10  # for a million; the 100,000 are in one
+FIND = "find -printf '%s\\n'"
+BEYOND = "start_backup beyond the checkpoint"
+
+
+def measure_files(cluster, settings, notes):
+    """100,000 files in one directory."""
+    return with_files(cluster, [100_000], settings["repeats"], notes, find=False)
+
+
+def measure_million(cluster, settings, notes):
+    """1,000,000 files in some directories, beside find, which looks at each of them too."""
+    counts = [1_000_000 // FOLDERS] * FOLDERS
+    return with_files(cluster, counts, min(settings["repeats"], 3), notes, find=True)
+
+
+# ---- planting ----------------------------------------------------------------------------------
+
+
+def with_files(cluster, counts, repeats, notes, find):
+    """Plants a folder of files for each count, measures, and removes them again."""
+    # Names of databases that are not there: the server has no use for them, a backup takes them.
+    folders = [cluster.data / "base" / str(4_000_000 + number) for number in range(len(counts))]
+    try:
+        plant(folders, counts, cluster.owner)
+        progress("  files planted")
+        return measure(cluster, sum(counts), repeats, find)
+    except Failed as failure:
+        notes.append(f"{sum(counts)} files: not measured. {failure}")
+        progress(f"  {notes[-1]}")
+        return None
+    finally:
+        remove(*folders)
+        progress("  files removed")
+
+
+def plant(folders, counts, owner):
+    """Sparse files of one page's size, named as the server names relations, by some processes."""
+    processes = [
+        multiprocessing.Process(target=plant_folder, args=(folder, count, owner))
+        for folder, count in zip(folders, counts)
+    ]
+    waiting, running = processes[::-1], []
+    while waiting or running:
+        while waiting and len(running) < len(os.sched_getaffinity(0)):
+            running.append(waiting.pop())
+            running[-1].start()
+        oldest = running.pop(0)
+        oldest.join()
+        if oldest.exitcode != 0:
+            for process in running:
+                process.terminate()
+            raise Failed("they could not be made")
+
+
+def plant_folder(folder, count, owner):
+    """In a process of its own, as the server's account, so that nothing has to be given away."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(owner.pw_gid)
+        os.setuid(owner.pw_uid)
+    folder.mkdir(mode=0o700)
+    os.chdir(folder)
+    for number in range(1_000_000, 1_000_000 + count):
+        file = os.open(str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.ftruncate(file, 8192)
+        os.close(file)
+
+
+# ---- measuring ---------------------------------------------------------------------------------
+
+
+def measure(cluster, files, repeats, find):
+    """The listing alone, the start of a backup, and core's, which lists nothing. The first round
+    brings the inodes into the cache, if planting has not."""
+    taken = {"backup_filelist()": [], "start_backup(fast => true)": [], "pg_backup_start": []}
+    if find:
+        taken[FIND] = []
+    with Session(cluster) as session:
+        for turn in range(repeats + 1):
+            times = {}
+            session.ask("CHECKPOINT;")
+            times["backup_filelist()"] = seconds(
+                session.ask, "SELECT count(*) FROM backup_filelist();"
+            )
+            if find:
+                times[FIND] = seconds(run, ["find", cluster.data, "-printf", "%s\\n"])
+            session.ask("CHECKPOINT;")
+            times["pg_backup_start"] = seconds(
+                session.ask, "SELECT pg_backup_start('bench', true);"
+            )
+            session.ask("SELECT lsn FROM pg_backup_stop(false);")
+            session.ask("CHECKPOINT;")
+            times["start_backup(fast => true)"] = seconds(
+                session.ask, "SELECT backup_id FROM start_backup('bench', true);"
+            )
+            session.ask("SELECT abort_backup();")
+            if turn > 0:
+                for name, value in times.items():
+                    taken[name].append(value)
+            progress(f"  round {turn} of {repeats} done" if turn > 0 else "  warmed up")
+    core = statistics.median(taken["pg_backup_start"])
+    taken[BEYOND] = [value - core for value in taken["start_backup(fast => true)"]]
+    return {"files": files, "seconds": {name: spread(values) for name, values in taken.items()}}
+
+
+def seconds(action, *arguments):
+    """How long it takes."""
+    began = time.monotonic()
+    action(*arguments)
+    return time.monotonic() - began

@@ -1,0 +1,177 @@
+"""The result as Markdown."""
+
+import targets
+
+ALL_CASES = ("nowhere", "manifest", "compression", "directory", "cold")
+HEADINGS = {
+    "nowhere": "To nowhere",
+    "manifest": "Checksums of the manifest, one worker to /dev/null",
+    "stages": "Where one stream spends its time",
+    "memory": "Memory",
+    "compression": "Compressed on the server, to /dev/null",
+    "directory": "To a directory on disk",
+    "cold": "Cold page cache, to /dev/null",
+    "files": "100,000 files",
+    "million": "1,000,000 files",
+}
+
+
+def report(result):
+    """Everything, in the order in which it was measured; the targets first."""
+    about, parts = result["about"], result["parts"]
+    sections = [f"# Benchmark of {about['date']}", introduction(about)]
+    if result["targets"]:
+        sections += ["## Targets", targets_table(result["targets"])]
+    for part, measured in parts.items():
+        body = section(part, measured, about)
+        if body:
+            sections += [f"## {HEADINGS[part]}", body]
+    if result["notes"]:
+        sections += ["## Notes", "\n".join(f"- {note}" for note in result["notes"])]
+    return "\n\n".join(sections) + "\n"
+
+
+def introduction(about):
+    """What was measured on what."""
+    settings = ", ".join(f"{name} = {value}" for name, value in about["settings"].items())
+    rest = f", pgBackRest: {about['pgbackrest']}" if about["pgbackrest"] else ""
+    return (
+        f"{about['processor']}, {about['cores']} cores, {about['memory_gb']} GB of memory,"
+        f" {about['file_system']}, {about['system']}, Linux {about['kernel']}"
+        f" ({about['architecture']}); load average {about['load_before']} when it began.\n\n"
+        f"{about['server']} ({settings}), {about['extension']} of commit {about['commit']},"
+        f" {about['tar']}{rest}.\n\n"
+        f"A cluster of {about['bytes'] / 1e9:.2f} GB in the page cache, connections by Unix-domain"
+        f" socket, page checks and CRC32C on unless a case says otherwise, no WAL in the backups,"
+        f" fast checkpoints. Up to {about['repeats']} runs of each case, in turn. Times are in"
+        f" seconds: median (minimum to maximum). CPU time is that of all processes of the server"
+        f" and of the clients. The ratio is to the first case of a table, by wall time."
+    )
+
+
+def section(part, measured, about):
+    """The table of one part; nothing where it could not be measured."""
+    if not measured:
+        return ""
+    if part in ALL_CASES:
+        return cases_table(measured, about["bytes"], part == "compression")
+    if part == "stages":
+        return stages_table(measured)
+    if part == "memory":
+        return memory_table(measured)
+    return files_table(part, measured)
+
+
+def cases_table(cases, size, by_method):
+    """Whole backups. Compression is compared by method, and shows how small the archives are."""
+    heading = ["case", "wall", "CPU", "ratio", "CPU ratio", "MB/s"]
+    rows = []
+    base = cases[0]
+    for case in cases:
+        if by_method and case["name"].startswith("pg_basebackup"):
+            base = case
+        wall, cpu = case["wall"], case["cpu"]
+        rows.append(
+            [case["name"], spread_text(wall), spread_text(cpu),
+             ratio(wall["median"], base["wall"]["median"]),
+             ratio(cpu["median"], base["cpu"]["median"]),
+             f"{size / 1e6 / wall['median']:.0f}"]
+        )  # fmt: skip
+        if by_method:
+            written = case["written"]
+            rows[-1].append(f"{written / size:.0%}" if written else "")
+    if by_method:
+        heading.append("size")
+    return table(heading, rows)
+
+
+def stages_table(stages):
+    """Differences of medians, and what the whole is made of."""
+    whole = stages[-1]
+    wall, cpu = whole["wall"]["median"], whole["cpu"]["median"]
+    rows = [
+        [stage["name"], stage["adds"], f"{stage['stage_wall']:.2f}",
+         f"{stage['stage_wall'] / wall:.0%}", f"{stage['stage_cpu']:.2f}",
+         f"{stage['stage_wall'] - stage['stage_cpu']:.2f}"]
+        for stage in stages
+    ]  # fmt: skip
+    rows.append(
+        ["whole stream", "", f"{wall:.2f}", "100%", f"{cpu:.2f}", f"{wall - cpu:.2f}"]
+    )
+    heading = ["stage", "what it adds", "wall", "share", "CPU", "waiting"]
+    return (
+        table(heading, rows)
+        + "\n\nEach stage is the difference between the medians of two kinds of runs, with and"
+        " without it; the first is a run of its own. The CPU time is that of the worker's backend;"
+        " waiting is wall time without CPU time, for the disk, the client, or a free processor."
+    )
+
+
+def memory_table(used):
+    """How a worker grows."""
+    limit = used["target_kb"] // 1024
+    return table(
+        ["growth of a worker over an idle backend", "MB", "target"],
+        [
+            [name, f"{used[key] / 1024:.1f}", verdict(used[key] / 1024, limit)]
+            for name, key in (
+                ("its own memory (RssAnon)", "anonymous_growth_kb"),
+                ("highest resident size (VmHWM)", "resident_growth_kb"),
+            )
+        ],
+    )
+
+
+def files_table(part, measured):
+    """The listing of many files."""
+    judged = ("backup_filelist()", "start_backup beyond the checkpoint")
+    return table(
+        [f"with {measured['files']:,} files", "seconds", "target"],
+        [
+            [name, spread_text(value),
+             verdict(value["median"], targets.FILES_SECONDS)
+             if part == "files" and name in judged else ""]
+            for name, value in measured["seconds"].items()
+        ],
+    )  # fmt: skip
+
+
+def targets_table(rows):
+    """Ratios beside what they are to be."""
+    return table(
+        ["case", "against", "of", "ratio", "target"],
+        [
+            [row["what"], row["against"], row["measured"],
+             "" if row["ratio"] is None else f"{row['ratio']:.2f}",
+             f"{row['verdict']} (at most {row['at_most']:.2f})"]
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+# ---- pieces ------------------------------------------------------------------------------------
+
+
+def spread_text(values):
+    """Median, and how far the runs were apart."""
+    return f"{values['median']:.2f} ({values['minimum']:.2f} to {values['maximum']:.2f})"
+
+
+def ratio(value, base):
+    """To two digits, where there is something to divide by."""
+    return f"{value / base:.2f}" if base else ""
+
+
+def verdict(value, target):
+    """Whether a figure is within its target."""
+    return f"{'met' if value <= target else 'missed'} (at most {target})"
+
+
+def table(heading, rows):
+    """A Markdown table whose columns line up as plain text too."""
+    widths = [max(len(str(row[i])) for row in [heading, *rows]) for i in range(len(heading))]
+    lines = [heading, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(f"{cell!s:<{width}}" for cell, width in zip(line, widths)) + " |"
+        for line in lines
+    )

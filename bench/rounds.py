@@ -1,0 +1,99 @@
+"""Cases that take turns, and what is kept of their times."""
+
+import dataclasses
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+from clients import Client, Failed
+
+
+@dataclasses.dataclass
+class Case:
+    """A way to take a backup. Only `run` is measured; `check` comes after it."""
+
+    name: str
+    run: Callable
+    prepare: Callable = lambda: None
+    check: Callable = lambda: None
+    clean: Callable = lambda: None
+    repeats: int = sys.maxsize  # at most
+
+
+@dataclasses.dataclass
+class Run:
+    """What one run took; `written` is the size of its archives, where that is known."""
+
+    wall: float
+    cpu: float
+    written: int | None
+
+
+def progress(text):
+    """For whoever waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def ended_clients():
+    """CPU seconds of all programs that have been started here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def measure(cluster, action):
+    """Wall time of an action, and CPU time of all processes of the server and the clients."""
+    processes = cluster.processes()
+    before = cluster.cpu_seconds() + ended_clients()
+    began = time.monotonic()
+    written = action()
+    wall = time.monotonic() - began
+    cluster.wait_for_others_to_end(processes)
+    return Run(wall, cluster.cpu_seconds() + ended_clients() - before, written)
+
+
+def take_turns(cluster, cases, repeats, notes, warm_up=False):
+    """Runs the cases in turn, as often as wanted. A warm-up round does not count. A case that
+    fails is left out with a note."""
+    taken = {case.name: [] for case in cases}
+    failed = set()
+    for turn in range(0 if warm_up else 1, repeats + 1):
+        for case in cases:
+            if case.name in failed or turn > case.repeats:
+                continue
+            try:
+                case.prepare()
+                cluster.ask("CHECKPOINT;")
+                run = measure(cluster, case.run)
+                case.check()
+                if turn > 0:
+                    taken[case.name].append(run)
+            except Failed as failure:
+                Client.end_all()
+                failed.add(case.name)
+                notes.append(f"{case.name}: not measured. {failure}")
+                progress(f"  {notes[-1]}")
+            finally:
+                case.clean()
+        progress(f"  round {turn} of {repeats} done" if turn > 0 else "  warmed up")
+    return [
+        {
+            "name": name,
+            "wall": spread([run.wall for run in runs]),
+            "cpu": spread([run.cpu for run in runs]),
+            "written": runs[-1].written,
+        }
+        for name, runs in taken.items()
+        if runs and name not in failed
+    ]
+
+
+def spread(values):
+    """Median, minimum and maximum, with the values they come from."""
+    return {
+        "median": round(statistics.median(values), 3),
+        "minimum": round(min(values), 3),
+        "maximum": round(max(values), 3),
+        "runs": [round(value, 3) for value in values],
+    }

@@ -1,0 +1,64 @@
+"""What is to be reached, as ratios of medians of one run."""
+
+import directories
+import many_files
+import streams
+
+# What, measured as, in which part, which case, against which case, at most.
+TARGETS = (
+    ("1 worker to /dev/null, first goal", "wall", "nowhere", streams.workers(1),
+     streams.PG_BASEBACKUP, 0.65),
+    ("1 worker to /dev/null", "wall", "nowhere", streams.workers(1), streams.PG_BASEBACKUP, 0.42),
+    ("2 workers to /dev/null, first goal", "wall", "nowhere", streams.workers(2),
+     streams.PG_BASEBACKUP, 0.40),
+    ("2 workers to /dev/null", "wall", "nowhere", streams.workers(2), streams.PG_BASEBACKUP, 0.24),
+    ("2 workers to /dev/null", "cpu", "nowhere", streams.workers(2), streams.PG_BASEBACKUP, 0.42),
+    ("1 worker into the blackhole", "wall", "nowhere", streams.BLACKHOLE,
+     streams.PG_BASEBACKUP_BLACKHOLE, 0.80),
+    ("2 workers to a directory", "wall", "directory", directories.driven(2),
+     directories.PG_BASEBACKUP, 0.45),
+    ("2 workers to a directory", "wall", "directory", directories.driven(2),
+     directories.PGBACKREST, 0.35),
+    ("2 workers, zstd:1", "wall", "compression", streams.compressed(2, "zstd:1"),
+     streams.pg_basebackup_compressed("zstd:1"), 0.55),
+)  # fmt: skip
+MILLION = ("start_backup on 1,000,000 files beyond the checkpoint", 1.5)
+FILES_SECONDS = 2.0  # backup_filelist() and start_backup on 100,000 files
+
+
+def compare(parts):
+    """A row for each target; one whose cases have not been measured has no ratio."""
+    rows = []
+    for what, measured, part, case, against, at_most in TARGETS:
+        if part in parts:
+            cases = {entry["name"]: entry for entry in parts[part]}
+            rows.append(
+                row(what, measured, against, at_most, median(cases, case, measured),
+                    median(cases, against, measured))
+            )  # fmt: skip
+    if "million" in parts:
+        seconds = (parts["million"] or {}).get("seconds", {})
+        what, at_most = MILLION
+        ours, theirs = (
+            seconds.get(name, {}).get("median") for name in (many_files.BEYOND, many_files.FIND)
+        )
+        rows.append(row(what, "wall", many_files.FIND, at_most, ours, theirs))
+    return rows
+
+
+def median(cases, name, measured):
+    """None where the case was not measured."""
+    return cases[name][measured]["median"] if name in cases else None
+
+
+def row(what, measured, against, at_most, ours, theirs):
+    """One comparison."""
+    ratio = round(ours / theirs, 3) if ours is not None and theirs else None
+    return {
+        "what": what,
+        "measured": "wall time" if measured == "wall" else "CPU time",
+        "against": against,
+        "ratio": ratio,
+        "at_most": at_most,
+        "verdict": "not measured" if ratio is None else "met" if ratio <= at_most else "missed",
+    }

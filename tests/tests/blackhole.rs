@@ -1,0 +1,357 @@
+//! The target 'blackhole': everything is read and verified, nothing leaves the server, and nothing
+//! counts as sent.
+
+use std::fs;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use backup_tests::archive::{content, members};
+use backup_tests::backup::{spawn_workers, start};
+use backup_tests::failure::{Failure, expect_failure};
+use backup_tests::leftover;
+use backup_tests::page::quiet_table;
+use backup_tests::server::Cluster;
+use backup_tests::session::backend_pid;
+use backup_tests::stepwise::{Stepwise, listing};
+use backup_tests::stream::{Worker, copy_of, copy_out};
+use backup_tests::workload::{create_table, path_of};
+use postgres::Client;
+
+type Thread = JoinHandle<Result<usize, Failure>>;
+
+const FAILED: &str = "checksum verification failure during base backup";
+
+fn quiet_cluster() -> Cluster {
+    Cluster::builder()
+        .setting("dynamic_shared_memory_type", "mmap")
+        .setting("autovacuum", "off")
+        .start()
+}
+
+/// Both forms of a blackhole worker, with further arguments.
+fn forms(id: i64, arguments: &str) -> [String; 2] {
+    let call = format!("send_backup_files({id}, target => 'blackhole'{arguments})");
+    [format!("SELECT {call}"), copy_of(&call)]
+}
+
+/// Runs a SELECT or a COPY; the rows or bytes that came of it.
+fn run(client: &mut Client, statement: &str) -> Result<usize, Failure> {
+    if statement.starts_with("COPY") {
+        return copy_out(client, statement).map(|bytes| bytes.len());
+    }
+    let rows = client.query(statement, &[])?;
+    Ok(rows.len())
+}
+
+/// The same in a session and thread of its own. It would go on for many seconds, and has read
+/// something.
+fn spawn_slow(cluster: &Cluster, id: i64, form: usize) -> (i32, Thread) {
+    let statement = forms(id, ", max_rate => 1024")[form].clone();
+    let mut client = cluster.connect();
+    let pid = backend_pid(&mut client);
+    let thread = std::thread::spawn(move || run(&mut client, &statement));
+    let query = "SELECT workers = 1 AND bytes_sent > 500000 FROM backup_progress()";
+    cluster.wait_for_sql("a blackhole to have read something", query);
+    (pid, thread)
+}
+
+/// The statement ends well, and nothing came of it.
+#[track_caller]
+fn assert_silent(client: &mut Client, statement: &str) {
+    assert_eq!(run(client, statement), Ok(0), "{statement}");
+}
+
+#[track_caller]
+fn assert_fails(client: &mut Client, statement: &str, sqlstate: &str, message: &str) {
+    let failure = expect_failure(statement, run(client, statement));
+    assert_eq!(failure.sqlstate, sqlstate, "{statement}\n{failure}");
+    assert!(failure.message.contains(message), "{statement}\n{failure}");
+}
+
+/// Workers, files sent, bytes sent, bad pages.
+fn progress(cluster: &Cluster) -> (i32, i64, i64, i64) {
+    let query = "SELECT workers, files_sent, bytes_sent, checksum_failures FROM backup_progress()";
+    let row = cluster.connect().query_one(query, &[]).expect("one backup");
+    (row.get(0), row.get(1), row.get(2), row.get(3))
+}
+
+fn totals(taken: &Stepwise, failures: i64) -> (i32, i64, i64, i64) {
+    let started = &taken.started;
+    (0, started.file_count, started.total_bytes, failures)
+}
+
+/// Everything is counted, and still nothing of it has been sent.
+#[track_caller]
+fn assert_read(cluster: &Cluster, taken: &mut Stepwise) {
+    assert_eq!(progress(cluster), totals(taken, 0));
+    let count = taken.started.file_count;
+    let message = format!("backup is incomplete: {count} of {count} files have not been sent");
+    let copy = copy_of("send_stop_backup(wal => true)");
+    for statement in ["SELECT stop_backup()", &copy] {
+        assert_fails(&mut taken.leader, statement, "55000", &message);
+    }
+}
+
+/// Real workers send everything once more, and the judges look at it.
+#[track_caller]
+fn complete(cluster: &Cluster, mut taken: Stepwise) {
+    let mut count = 0;
+    for worker in spawn_workers(cluster, taken.started.id, 2) {
+        let stream = worker.expect();
+        count += members(&stream).len() as i64;
+        taken.backup.unpack(&stream);
+    }
+    assert_eq!(count, taken.started.file_count);
+    assert_eq!(progress(cluster), totals(&taken, 0));
+    taken.stop();
+    taken.backup.verify();
+    leftover::assert_none(cluster);
+}
+
+#[test]
+fn a_leader_reads_everything_in_either_form_and_sends_nothing() {
+    let cluster = quiet_cluster();
+    create_table(&cluster, "t", 8);
+    let call = "send_backup_files(target => 'blackhole')";
+    let select = format!("SELECT {call}");
+    let from = format!("SELECT * FROM {}", call.to_uppercase());
+    for statement in [select, from, copy_of(call)] {
+        let mut taken = Stepwise::start(&cluster, "");
+        assert_silent(&mut taken.leader, &statement);
+        assert_read(&cluster, &mut taken);
+        complete(&cluster, taken);
+    }
+}
+
+#[test]
+fn several_blackholes_share_the_work() {
+    const TABLES: i64 = 12;
+    let cluster = quiet_cluster();
+    for number in 0..TABLES {
+        let path = quiet_table(&mut cluster.connect(), &format!("t{number}"), 200, "");
+        cluster.flip_bytes(&path, 150);
+    }
+    let taken = Stepwise::start(&cluster, "");
+    let copy = &forms(taken.started.id, "")[1];
+    let workers = [(); 4].map(|()| Worker::spawn(&cluster, copy));
+    let notices = workers.each_ref().map(|worker| worker.notices.clone());
+    for worker in workers {
+        match worker.join() {
+            Ok(bytes) => assert_eq!(bytes, [0; 0]),
+            Err(failure) => failure.assert("XX001", FAILED),
+        }
+    }
+    // Each bad page was found by one of them, so each file was read by one of them.
+    let warnings: Vec<_> = notices.iter().flat_map(|it| it.warnings()).collect();
+    assert_eq!(warnings.len() as i64, TABLES, "{warnings:?}");
+    assert_eq!(progress(&cluster), totals(&taken, TABLES));
+}
+
+#[test]
+fn what_went_into_a_blackhole_is_not_read_by_another_but_sent_by_a_worker() {
+    let cluster = quiet_cluster();
+    let path = quiet_table(&mut cluster.connect(), "t", 9, "");
+    let mut taken = Stepwise::start(&cluster, "");
+    let forms = forms(taken.started.id, "");
+    assert_silent(&mut cluster.connect(), &forms[0]);
+    // Whoever reads the file from now on fails.
+    cluster.flip_bytes(&path, 3);
+    for statement in forms {
+        assert_silent(&mut cluster.connect(), &statement);
+    }
+    assert_read(&cluster, &mut taken);
+    let copy = copy_of("send_backup_files()");
+    assert_fails(&mut taken.leader, &copy, "XX001", FAILED);
+    assert_eq!(progress(&cluster).3, 1);
+}
+
+#[test]
+fn bad_pages_are_reported_as_in_a_stream_and_can_be_mended_before_it() {
+    let cluster = quiet_cluster();
+    let path = quiet_table(&mut cluster.connect(), "t", 9, "");
+    let flip = || [0, 2, 3, 4, 7, 8].map(|block| cluster.flip_bytes(&path, block));
+    flip();
+    let mut taken = Stepwise::start(&cluster, "");
+    let copy = copy_of("send_backup_files()");
+    assert_fails(&mut taken.leader, &copy, "XX001", FAILED);
+    let expected = taken.notices.warnings();
+    assert_eq!(expected.len(), 7, "{expected:?}");
+    drop(taken);
+    leftover::assert_none(&cluster);
+
+    let mut taken = Stepwise::start(&cluster, "");
+    let [select, copy] = forms(taken.started.id, "");
+    assert_fails(&mut taken.leader, &select, "XX001", FAILED);
+    assert_eq!(taken.notices.warnings(), expected);
+    assert_eq!(progress(&cluster), totals(&taken, 6));
+    let query = "SELECT sum(checksum_failures) = 12 FROM pg_stat_database";
+    cluster.wait_for_sql("the bad pages of both in the statistics", query);
+    // They have been found; nobody looks for them again before they are sent.
+    assert_silent(&mut taken.leader, &copy);
+    flip();
+    complete(&cluster, taken);
+}
+
+#[test]
+fn targets_have_two_names() {
+    let cluster = quiet_cluster();
+    let mut leader = cluster.connect();
+    start(&mut leader, "");
+    let call = "send_backup_files(files => ARRAY['PG_VERSION'], target =>";
+    for target in ["", "blackhole ", "black hole", "server", "client:1"] {
+        let message = format!("unrecognized target: \"{target}\"");
+        let call = format!("{call} '{target}')");
+        assert_fails(&mut leader, &copy_of(&call), "22023", &message);
+        assert_fails(&mut leader, &format!("SELECT {call}"), "22023", &message);
+    }
+    let null = format!("{call} NULL)");
+    assert_fails(&mut leader, &copy_of(&null), "22004", "target");
+    assert_fails(&mut leader, &format!("SELECT {null}"), "22004", "target");
+    for target in ["client", "CLIENT", "Client"] {
+        let call = format!("{call} '{target}')");
+        assert_eq!(run(&mut leader, &copy_of(&call)), Ok(2048));
+        // Only the blackhole needs no client.
+        assert_fails(&mut leader, &format!("SELECT {call}"), "0A000", "COPY");
+    }
+}
+
+#[test]
+fn a_role_with_execute_runs_a_prepared_blackhole_again_also_within_transactions() {
+    let cluster = quiet_cluster();
+    cluster.execute("CREATE ROLE reader LOGIN");
+    cluster.execute("GRANT EXECUTE ON FUNCTION send_backup_files TO reader");
+    let mut reader = cluster.connect_as("reader");
+    let query = "SELECT send_backup_files($1, target => $2)";
+    let prepared = reader.prepare(query).expect("PREPARE");
+    // After five executions the server may keep a generic plan.
+    for round in 0..8 {
+        let mut taken = Stepwise::start(&cluster, "");
+        let begin = ["BEGIN", "BEGIN READ ONLY", "SELECT 1"][round % 3];
+        reader.batch_execute(begin).expect("BEGIN");
+        let rows = reader.query(&prepared, &[&taken.started.id, &"blackhole"]);
+        assert_eq!(rows.expect("a blackhole").len(), 0);
+        // What has been read stays read: transactions play no part.
+        reader.batch_execute("ROLLBACK").expect("ROLLBACK");
+        assert_read(&cluster, &mut taken);
+        assert_eq!(run(&mut taken.leader, "SELECT abort_backup()"), Ok(1));
+    }
+}
+
+#[test]
+fn a_blackhole_that_fails_gives_its_files_back() {
+    let cluster = quiet_cluster();
+    create_table(&cluster, "big", 16);
+    for form in [0, 1] {
+        let mut taken = Stepwise::start(&cluster, "");
+        let id = taken.started.id;
+        for (end, sqlstate) in [("cancel", "57014"), ("terminate", "57P01")] {
+            let (pid, thread) = spawn_slow(&cluster, id, form);
+            cluster.execute(&format!("SELECT pg_{end}_backend({pid})"));
+            let result = thread.join().expect("the thread of the blackhole");
+            assert_eq!(expect_failure(end, result).sqlstate, sqlstate);
+            let query = "SELECT workers = 0 FROM backup_progress()";
+            cluster.wait_for_sql("the worker to leave the backup", query);
+            assert_eq!(progress(&cluster), (0, 0, 0, 0), "{end}");
+        }
+        assert_silent(&mut taken.leader, &forms(id, "")[form]);
+        assert_read(&cluster, &mut taken);
+        complete(&cluster, taken);
+
+        let mut leader = cluster.connect();
+        let id = start(&mut leader, "").id;
+        let (_, thread) = spawn_slow(&cluster, id, form);
+        drop(leader);
+        let begin = Instant::now();
+        let result = thread.join().expect("the thread of the blackhole");
+        let message = format!("backup {id} has ended");
+        expect_failure("a blackhole", result).assert("55000", &message);
+        assert!(begin.elapsed() < Duration::from_secs(5), "{begin:?}");
+        leftover::assert_none(&cluster);
+    }
+}
+
+#[test]
+fn the_rate_is_that_of_the_archive() {
+    let cluster = quiet_cluster();
+    create_table(&cluster, "t", 8);
+    let path = path_of(&mut cluster.connect(), "t");
+    let file = fs::metadata(cluster.data_dir().join(&path)).expect("its file");
+    for (whole, own) in [("2048", "NULL"), ("NULL", "2048")] {
+        let mut leader = cluster.connect();
+        let id = start(&mut leader, &format!("max_rate => {whole}")).id;
+        let arguments = format!(", files => ARRAY['{path}'], max_rate => {own}");
+        let begin = Instant::now();
+        assert_silent(&mut leader, &forms(id, &arguments)[0]);
+        let rate = file.len() as f64 / 1024.0 / begin.elapsed().as_secs_f64();
+        assert!((1850.0..2250.0).contains(&rate), "{rate} kB/s");
+    }
+}
+
+#[test]
+fn a_tablespace_goes_alone_into_a_blackhole_and_into_no_manifest() {
+    let cluster = quiet_cluster();
+    let (oid, _) = cluster.create_tablespace("elsewhere");
+    quiet_table(&mut cluster.connect(), "t", 9, "TABLESPACE elsewhere");
+    let mut taken = Stepwise::start(&cluster, "");
+    let id = taken.started.id;
+    let mut files = 0;
+    for (form, tablespace) in [oid, 0].iter().enumerate() {
+        let statement = &forms(id, &format!(", tablespace => {tablespace}"))[form];
+        assert_silent(&mut cluster.connect(), statement);
+        files += listing(&mut taken.leader, &format!("{id}, {tablespace}")).len() as i64;
+        assert_eq!(progress(&cluster).1, files, "{statement}");
+    }
+    assert_read(&cluster, &mut taken);
+    let [select, _] = forms(id, ", tablespace => 1");
+    assert_fails(&mut taken.leader, &select, "42704", "tablespace");
+
+    let closing = taken.stream("send_stop_backup(allow_incomplete => true)");
+    let manifest = String::from_utf8(content(&closing, "backup_manifest")).expect("text");
+    assert!(manifest.contains("\"backup_label\""), "{manifest}");
+    assert!(!manifest.contains("PG_VERSION"), "{manifest}");
+}
+
+#[test]
+fn files_by_name_are_read_each_time_and_stay_what_they_were() {
+    let cluster = quiet_cluster();
+    let path = quiet_table(&mut cluster.connect(), "t", 9, "");
+    let mut taken = Stepwise::start(&cluster, "");
+    let id = taken.started.id;
+    let stream = taken.stream(&format!("send_backup_files(files => ARRAY['{path}'])"));
+    taken.backup.unpack(&stream);
+    let files = format!(", files => ARRAY['./{path}', 'PG_VERSION', 'base']");
+    for statement in forms(id, &files) {
+        assert_silent(&mut cluster.connect(), &statement);
+        cluster.flip_bytes(&path, 3);
+        assert_fails(&mut cluster.connect(), &statement, "XX001", FAILED);
+        cluster.flip_bytes(&path, 3);
+    }
+    let [select, _] = forms(id, ", files => ARRAY['PG_VERSION', 'pg_wal/0']");
+    assert_fails(&mut taken.leader, &select, "22023", "\"pg_wal/0\"");
+    // What has been sent is sent, and what has not is not.
+    let names = members(&taken.send_files());
+    assert!(!names.contains(&path) && names.contains(&"PG_VERSION".to_owned()));
+    taken.stop();
+    taken.backup.verify();
+}
+
+#[test]
+fn workers_and_blackholes_run_beside_each_other() {
+    let cluster = quiet_cluster();
+    create_table(&cluster, "t", 16);
+    let mut taken = Stepwise::start(&cluster, "");
+    let id = taken.started.id;
+    let copy = &forms(id, "")[1];
+    let blackholes = [(); 2].map(|()| Worker::spawn(&cluster, copy));
+    for worker in spawn_workers(&cluster, id, 2) {
+        taken.backup.unpack(&worker.expect());
+    }
+    for blackhole in blackholes {
+        assert_eq!(blackhole.expect(), [0; 0]);
+    }
+    // What a blackhole had when the workers came by is left for another.
+    taken.send_files();
+    assert_eq!(progress(&cluster), totals(&taken, 0));
+    taken.stop();
+    taken.backup.verify();
+}
