@@ -3,6 +3,7 @@
 
 use crate::server::copy_query;
 use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::snapshot;
 
 /// An argument that has a default and therefore need not be null.
 ///
@@ -18,12 +19,13 @@ pub fn required<T>(name: &str, argument: Option<T>) -> Outcome<T> {
     })
 }
 
-/// Makes sure that the running statement is `COPY (SELECT function(…)) TO STDOUT`.
+/// Makes sure that the running statement is `COPY (SELECT function(…)) TO STDOUT`, and lets go of its
+/// snapshot, which nobody needs any more.
 ///
 /// # Errors
 /// `feature_not_supported`, with the statement to use.
-pub fn check_stream(function: &str) -> Outcome<()> {
-    copy_query::check(function).map_err(|obstacle| {
+pub fn begin_stream(function: &str) -> Outcome<()> {
+    let checked = copy_query::check(function).map_err(|obstacle| {
         Failure::new(
             Sqlstate::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("{function}() can only be used in COPY (SELECT ...) TO STDOUT"),
@@ -32,5 +34,6 @@ pub fn check_stream(function: &str) -> Outcome<()> {
         .hint(format!(
             "Use COPY (SELECT {function}(...)) TO STDOUT, in text format and without other options."
         ))
-    })
+    });
+    checked.inspect(|()| snapshot::hold_back_nobody())
 }

@@ -9,7 +9,7 @@ use crate::server::report::{Failure, Outcome, Sqlstate, or_raise};
 use crate::stream::archive::Target;
 use crate::stream::{closing, data_files, whole_backup};
 
-use super::arguments::{check_stream, required};
+use super::arguments::{begin_stream, required};
 use super::leading::StartArguments;
 
 fn no_rows(outcome: Outcome<()>) -> SetOfIterator<'static, Vec<u8>> {
@@ -32,7 +32,7 @@ fn send_backup_files(
     let request = || {
         let target = options::check_target(&required("target", target)?)?;
         if target == Target::Client {
-            check_stream("send_backup_files")?;
+            begin_stream("send_backup_files")?;
         }
         Ok(data_files::Request {
             backup_id,
@@ -84,7 +84,7 @@ fn send_stop_backup(
     compression: Option<Vec<u8>>,
 ) -> SetOfIterator<'static, Vec<u8>> {
     let request = || {
-        check_stream("send_stop_backup")?;
+        begin_stream("send_stop_backup")?;
         closing_request(wal, wait, allow_incomplete, compression.as_deref())
     };
     no_rows(request().and_then(|request| closing::send(&request)))
@@ -106,7 +106,7 @@ fn base_backup(
     compression: Option<Vec<u8>>,
 ) -> SetOfIterator<'static, Vec<u8>> {
     let requests = || {
-        check_stream("base_backup")?;
+        begin_stream("base_backup")?;
         let start = StartArguments {
             label,
             fast,

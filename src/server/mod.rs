@@ -29,4 +29,5 @@ pub mod segment;
 pub mod settings;
 pub mod shared_backup;
 pub mod shared_files;
+pub mod snapshot;
 pub mod wal_retention;

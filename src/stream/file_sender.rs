@@ -20,6 +20,9 @@ use crate::server::shared_files::{FileTable, Kind, Slot};
 use super::archive::Archive;
 use super::page_verifier::PageVerifier;
 
+/// Smaller files are read at once, or nearly.
+const READ_AHEAD_FROM: u64 = 1024 * 1024;
+
 /// How a stream sends its files.
 pub struct FileSender<'a> {
     /// The files of the backup.
@@ -114,6 +117,9 @@ impl FileSender<'_> {
         } else {
             metadata.len()
         };
+        if size > READ_AHEAD_FROM {
+            file.read_from_start_to_end();
+        }
         let attributes = file::attributes(&metadata);
         archive.file(self.member_name(path), size, &attributes)?;
 

@@ -213,6 +213,35 @@ fn a_worker_that_its_client_halted_learns_of_the_end_as_well() {
     leftover::assert_none(&cluster);
 }
 
+/// A stream of hours must not keep vacuum from its work for hours.
+#[test]
+fn a_stream_holds_back_no_vacuum_unless_it_is_part_of_a_transaction() {
+    let cluster = cluster_with_big_table();
+    let mut leader = cluster.connect();
+    let id = start(&mut leader, "").id;
+    let copy = copy_of(&format!("send_backup_files({id})"));
+    for block in [false, true] {
+        let (mut client, notices) = cluster.connect_with_notices();
+        if block {
+            client.batch_execute("BEGIN").expect("BEGIN");
+        }
+        let halted = Worker::take_over(client, notices, &copy, MEGABYTE);
+        halted.wait_for_bytes(MEGABYTE);
+        let holds: bool = leader
+            .query_one(
+                "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE pid = $1",
+                &[&halted.pid],
+            )
+            .expect("pg_stat_activity")
+            .get(0);
+        assert_eq!(holds, block);
+        signal(&cluster, "pg_terminate_backend", halted.pid);
+        cluster.wait_for_end_of(halted.pid);
+        halted.expect_failure();
+    }
+    complete(&cluster, &mut leader, id);
+}
+
 #[track_caller]
 fn assert_incomplete(failure: &Failure, total: i64) -> i64 {
     assert_eq!(failure.sqlstate, "55000", "{failure}");

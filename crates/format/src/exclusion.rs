@@ -20,6 +20,10 @@ pub fn is_excluded_file(name: &[u8]) -> bool {
     // The relation cache is written under a name that ends in the process id, then renamed.
     const PREFIXES: [&[u8]; 2] = [b"pg_internal.init", b"pgsql_tmp"];
 
+    // Nearly all names are numbers.
+    if name.first().is_some_and(u8::is_ascii_digit) {
+        return false;
+    }
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
