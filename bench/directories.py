@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from clients import Failed, run
-from cluster import remove
+from cluster import put_away
 from rounds import Case, take_turns
 from streams import workers
 
@@ -67,7 +67,7 @@ def measure_directory(cluster, settings, notes):
         notes.append(f"pgBackRest: not measured. {settings['pgbackrest_note']}")
     for case in cases:
         case.check = lambda: check_size(target, settings["bytes"])
-        case.clean = lambda: remove(target)
+        case.clean = lambda: put_away(target, Path(settings["trash"]))
     cluster.place_tablespace(inside=False)
     try:
         return take_turns(cluster, cases, settings["repeats"], notes)
@@ -105,6 +105,5 @@ class PgBackRest:
         """A full one."""
         run(
             [*self.command, "--type=full", "--process-max=2", "--compress-type=none",
-             "--no-archive-check", "--start-fast", "--repo1-retention-full=1",
-             f"--spool-path={self.target}/spool", "backup"]
+             "--no-archive-check", "--start-fast", "--repo1-retention-full=1", "backup"]
         )  # fmt: skip

@@ -1,14 +1,19 @@
-"""Clusters of very many files: how long the listing takes."""
+"""Clusters of very many files: how long the listing takes.
+
+The files are hard links, a hundred to each inode, and sparse: quick to make and to remove.
+"""
 
 import multiprocessing
 import os
 import statistics
 import time
+from pathlib import Path
 
 from clients import Failed, Session, run
-from cluster import remove
+from cluster import move_aside
 from rounds import progress, spread
 
+LINKS = 100
 FOLDERS = 10  # for a million; the 100,000 are in one
 FIND = "find -printf '%s\\n'"
 BEYOND = "start_backup beyond the checkpoint"
@@ -16,20 +21,20 @@ BEYOND = "start_backup beyond the checkpoint"
 
 def measure_files(cluster, settings, notes):
     """100,000 files in one directory."""
-    return with_files(cluster, [100_000], settings["repeats"], notes, find=False)
+    return with_files(cluster, settings, [100_000], settings["repeats"], notes, find=False)
 
 
 def measure_million(cluster, settings, notes):
     """1,000,000 files in some directories, beside find, which looks at each of them too."""
     counts = [1_000_000 // FOLDERS] * FOLDERS
-    return with_files(cluster, counts, min(settings["repeats"], 3), notes, find=True)
+    return with_files(cluster, settings, counts, min(settings["repeats"], 3), notes, find=True)
 
 
 # ---- planting ----------------------------------------------------------------------------------
 
 
-def with_files(cluster, counts, repeats, notes, find):
-    """Plants a folder of files for each count, measures, and removes them again."""
+def with_files(cluster, settings, counts, repeats, notes, find):
+    """Plants a folder of files for each count, measures, and takes them away again."""
     # Names of databases that are not there: the server has no use for them, a backup takes them.
     folders = [cluster.data / "base" / str(4_000_000 + number) for number in range(len(counts))]
     try:
@@ -41,12 +46,12 @@ def with_files(cluster, counts, repeats, notes, find):
         progress(f"  {notes[-1]}")
         return None
     finally:
-        remove(*folders)
-        progress("  files removed")
+        for folder in folders:
+            move_aside(folder, Path(settings["trash"]))
 
 
 def plant(folders, counts, owner):
-    """Sparse files of one page's size, named as the server names relations, by some processes."""
+    """Files of one page's size, named as the server names relations, by some processes."""
     processes = [
         multiprocessing.Process(target=plant_folder, args=(folder, count, owner))
         for folder, count in zip(folders, counts)
@@ -72,10 +77,14 @@ def plant_folder(folder, count, owner):
         os.setuid(owner.pw_uid)
     folder.mkdir(mode=0o700)
     os.chdir(folder)
-    for number in range(1_000_000, 1_000_000 + count):
-        file = os.open(str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.ftruncate(file, 8192)
-        os.close(file)
+    for number in range(count):
+        name = str(1_000_000 + number)
+        if number % LINKS == 0:
+            first = name
+            with open(first, "xb") as file:
+                file.truncate(8192)
+        else:
+            os.link(first, name)
 
 
 # ---- measuring ---------------------------------------------------------------------------------

@@ -42,8 +42,8 @@ PARTS = {
 def parse_arguments():
     """What bench/run.sh says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("bin", "socket", "data", "tablespace", "owner", "target", "driver", "pgbackrest",
-                 "pgbackrest-note", "commit", "results", "size", "load"):  # fmt: skip
+    for name in ("bin", "socket", "data", "tablespace", "owner", "target", "trash", "driver",
+                 "pgbackrest", "pgbackrest-note", "commit", "results", "size", "load"):  # fmt: skip
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--repeats", type=int, required=True)
@@ -66,6 +66,7 @@ def measure(arguments):
         "repeats": arguments.repeats,
         "bytes": about["bytes"],
         "target": arguments.target,
+        "trash": arguments.trash,
         "driver": arguments.driver,
         "pgbackrest": arguments.pgbackrest,
         "pgbackrest_note": arguments.pgbackrest_note,

@@ -30,7 +30,7 @@
 #
 # Examples: PARTS="nowhere" takes a minute; PARTS="nowhere directory" PGBACKREST=no installs nothing.
 #
-# The cluster has data checksums, two tables in several segments, 2,000 small ones, and a
+# The cluster has data checksums, two tables in several segments, 1,000 small ones, and a
 # tablespace. Half of its data compresses well. Its files are in the page cache (but for "cold"),
 # and it listens on a socket in the scratch folder only. The cases of a part take turns, so that
 # whatever else the machine does falls on all of them. Tables show median, minimum and maximum of
@@ -146,10 +146,10 @@ find_pgbackrest() {
 # ---- the cluster -------------------------------------------------------------------------------
 
 # part_of_size FACTOR: a whole number that grows with SIZE, 1 at least. System tables and the small
-# ones take 0.1 GB.
+# ones take 0.07 GB.
 part_of_size() {
     awk -v size="$SIZE" -v factor="$1" \
-        'BEGIN { n = int((size - 0.1) * factor); print n < 1 ? 1 : n }'
+        'BEGIN { n = int((size - 0.07) * factor); print n < 1 ? 1 : n }'
 }
 
 # pgbench's table and index: 15 MB for each unit of its scale.
@@ -177,7 +177,7 @@ CREATE TABLESPACE bench_space LOCATION '$place/tablespace';
 CREATE TABLE archive TABLESPACE bench_space AS SELECT * FROM events LIMIT $(part_of_size 520000);
 DO \$\$
 BEGIN
-    FOR n IN 1 .. 2000 LOOP
+    FOR n IN 1 .. 1000 LOOP
         EXECUTE format('CREATE TABLE small_%s (id integer PRIMARY KEY, word text)', n);
         EXECUTE format('INSERT INTO small_%s SELECT i, md5(i::text) FROM generate_series(1, 20) i', n);
         IF n % 100 = 0 THEN
@@ -227,7 +227,7 @@ build_cluster
 PYTHONDONTWRITEBYTECODE=1 run_job python3 "$ROOT/bench/measure.py" \
     --bin "$PG_BIN" --socket "$SCRATCH/socket" --port $PORT --data "$source" \
     --tablespace "$place/tablespace" --owner "$SERVER_USER" --target "$place/target" \
-    --driver "$ROOT/examples/parallel_backup.sh" \
+    --trash "$place/trash" --driver "$ROOT/examples/parallel_backup.sh" \
     --pgbackrest "$pgbackrest" --pgbackrest-note "$pgbackrest_note" \
     --commit "$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)" \
     --results "${RESULTS:-$ROOT/bench/results}" --size "$SIZE" \
