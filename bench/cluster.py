@@ -24,6 +24,9 @@ class Cluster:
         self.conninfo = f"host={self.socket} port={self.port} user=postgres dbname=postgres"
         self.postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
         (self.link,) = (self.data / "pg_tblspc").iterdir()
+        (self.in_tablespace,) = self.tablespace.glob("PG_*/*")
+        # Named as the directory of a database that is not there.
+        self.in_base = self.data / "base" / "4999999"
 
     def psql(self, dbname="postgres"):
         """The command line of a psql that stops at the first error."""
@@ -36,36 +39,34 @@ class Cluster:
 
     # ---- files ---------------------------------------------------------------------------------
 
-    def place_tablespace(self, inside):
-        """Moves the tablespace into the data directory, or to its own place behind a link.
+    def hide_tablespace(self):
+        """Makes the directory in the tablespace look like one of another database.
 
-        pg_basebackup -D - can send one archive only, so that it refuses a cluster with a
-        tablespace; one that is a real directory in pg_tblspc belongs to the data directory. The
-        paths that the server uses are the same. It has nothing to write there when this is done.
+        pg_basebackup -D - writes one archive only, so that it refuses a cluster that has a
+        tablespace, and it leaves out one that is a directory in pg_tblspc. Like this the bytes to
+        be backed up are the same in all parts. The server has nothing to do there meanwhile.
         """
-        if inside == self.link.is_symlink():
-            self.ask("CHECKPOINT;")
-            if inside:
-                self.link.unlink()
-                self.tablespace.rename(self.link)
-            else:
-                self.link.rename(self.tablespace)
-                self.link.symlink_to(self.tablespace)
+        self.ask("CHECKPOINT;")
+        self.in_tablespace.rename(self.in_base)
+        self.link.unlink()
+
+    def show_tablespace(self):
+        """Undoes that."""
+        self.in_base.rename(self.in_tablespace)
+        self.link.symlink_to(self.tablespace)
 
     def read_everything(self):
-        """Brings the files into the page cache and returns their size, without WAL."""
+        """Brings the files into the page cache and returns their size, without WAL. The tablespace
+        has to be hidden."""
         size = 0
         block = bytearray(1 << 20)
-        for top in (self.data, self.link / ""):
-            for folder, below, names in os.walk(top):
-                if folder == str(self.data):
-                    below.remove("pg_wal")
-                for name in names:
-                    with open(os.path.join(folder, name), "rb", buffering=0) as file:
-                        while count := file.readinto(block):
-                            size += count
-            if not self.link.is_symlink():
-                break
+        for folder, below, names in os.walk(self.data):
+            if folder == str(self.data):
+                below.remove("pg_wal")
+            for name in names:
+                with open(os.path.join(folder, name), "rb", buffering=0) as file:
+                    while count := file.readinto(block):
+                        size += count
         return size
 
     # ---- processes -----------------------------------------------------------------------------

@@ -49,30 +49,30 @@ def measure_directory(cluster, settings, notes):
     cases = [
         Case(PG_BASEBACKUP, pg_basebackup),
         *(Case(driven(n), lambda n=n: driver(n, "--no-sync")) for n in (1, 2, 4)),
+        Case(f"{driven(2)}, synced", lambda: driver(2)),
         Case("cp -r", cp),
     ]
     for case in cases:
         case.prepare = prepare
     if settings["pgbackrest"]:
         rival = PgBackRest(cluster, settings["pgbackrest"], target)
-        cases += [
-            Case(PGBACKREST, rival.backup, prepare=lambda: (prepare(), rival.make_stanza())),
-            Case(f"{driven(2)}, synced", lambda: driver(2), prepare=prepare),
-        ]
+        cases.append(
+            Case(PGBACKREST, rival.backup, prepare=lambda: (prepare(), rival.make_stanza()))
+        )
         notes.append(
             "pgBackRest cannot be told not to wait for the disk: it syncs each file. "
             f"\"{driven(2)}, synced\" waits for the disk too, once, at its end."
         )
     else:
-        notes.append(f"pgBackRest: not measured. {settings['pgbackrest_note']}")
+        notes.append(f"{PGBACKREST}: not measured. {settings['pgbackrest_note']}")
     for case in cases:
-        case.check = lambda: check_size(target, settings["bytes"])
+        case.check = lambda _run: check_size(target, settings["bytes"])
         case.clean = lambda: put_away(target, Path(settings["trash"]))
-    cluster.place_tablespace(inside=False)
+    cluster.show_tablespace()
     try:
         return take_turns(cluster, cases, settings["repeats"], notes)
     finally:
-        cluster.place_tablespace(inside=True)
+        cluster.hide_tablespace()
 
 
 def check_size(target, expected):

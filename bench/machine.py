@@ -40,6 +40,13 @@ def describe(cluster, arguments):
     }
 
 
+def library(cluster):
+    """What is installed, to notice that it is replaced while it is measured."""
+    (folder,) = cluster.ask("SELECT setting FROM pg_config WHERE name = 'PKGLIBDIR';")
+    stat = os.stat(Path(folder, "pg_parallel_backup.so"))
+    return stat.st_size, stat.st_mtime_ns
+
+
 def field(path, name, separator=":"):
     """The value of the first line that begins with the name."""
     try:

@@ -22,7 +22,7 @@ import report
 import streams
 import targets
 import workers
-from clients import Client
+from clients import Client, Failed
 from cluster import Cluster
 from rounds import progress
 
@@ -55,7 +55,8 @@ def measure(arguments):
     """All parts that are wanted."""
     cluster = Cluster(arguments)
     about = machine.describe(cluster, arguments)
-    cluster.place_tablespace(inside=True)
+    library = machine.library(cluster)
+    cluster.hide_tablespace()
     about |= {
         "bytes": cluster.read_everything(),
         "size": arguments.size,
@@ -76,8 +77,17 @@ def measure(arguments):
         if part in arguments.parts:
             progress(f"Measuring: {report.HEADINGS[part]}")
             began = time.monotonic()
-            result["parts"][part] = action(cluster, settings, result["notes"])
+            try:
+                result["parts"][part] = action(cluster, settings, result["notes"])
+            except Failed as failure:
+                Client.end_all()
+                result["parts"][part] = None
+                result["notes"].append(f"{report.HEADINGS[part]}: not measured. {failure}")
+                progress(f"  {result['notes'][-1]}")
             progress(f"  took {time.monotonic() - began:.0f} seconds")
+    # Raw numbers of parts that failed are null.
+    if machine.library(cluster) != library:
+        result["notes"].append("The installed extension was replaced during this run.")
     result["targets"] = targets.compare(result["parts"])
     return result
 
@@ -86,16 +96,18 @@ def keep(result, folder):
     """Writes Markdown, raw numbers and the plot, and the same under the name "latest"."""
     folder.mkdir(parents=True, exist_ok=True)
     name = result["about"]["date"].replace("-", "").replace(":", "").replace(" ", "-")
-    files = {
-        "md": report.report(result),
-        "json": json.dumps(result, indent=2) + "\n",
-        "svg": plot.plot(result),
-    }
-    for suffix, text in files.items():
-        (folder / f"{name}.{suffix}").write_text(text)
-        shutil.copyfile(folder / f"{name}.{suffix}", folder / f"latest.{suffix}")
+    files = {"md": report.report(result), "json": json.dumps(result, indent=2) + "\n"}
+    if any(result["parts"].get(part) for part in report.ALL_CASES):
+        files["svg"] = plot.plot(result)
+    for suffix in ("md", "json", "svg"):
+        latest = folder / f"latest.{suffix}"
+        if suffix in files:
+            (folder / f"{name}.{suffix}").write_text(files[suffix])
+            shutil.copyfile(folder / f"{name}.{suffix}", latest)
+        else:
+            latest.unlink(missing_ok=True)
     print(files["md"])
-    print(f"kept in {folder}/{name}.md, .json and .svg")
+    print(f"kept in {folder}/{name}: {', '.join(files)}")
 
 
 def main():

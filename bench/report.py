@@ -90,13 +90,13 @@ def stages_table(stages):
     whole = stages[-1]
     wall, cpu = whole["wall"]["median"], whole["cpu"]["median"]
     rows = [
-        [stage["name"], stage["adds"], f"{stage['stage_wall']:.2f}",
-         f"{stage['stage_wall'] / wall:.0%}", f"{stage['stage_cpu']:.2f}",
-         f"{stage['stage_wall'] - stage['stage_cpu']:.2f}"]
+        [stage["name"], stage["adds"], decimal(stage["stage_wall"]),
+         f"{max(stage['stage_wall'], 0) / wall:.0%}", decimal(stage["stage_cpu"]),
+         decimal(stage["stage_wall"] - stage["stage_cpu"])]
         for stage in stages
     ]  # fmt: skip
     rows.append(
-        ["whole stream", "", f"{wall:.2f}", "100%", f"{cpu:.2f}", f"{wall - cpu:.2f}"]
+        ["whole stream", "", decimal(wall), "100%", decimal(cpu), decimal(wall - cpu)]
     )
     heading = ["stage", "what it adds", "wall", "share", "CPU", "waiting"]
     return (
@@ -155,6 +155,11 @@ def targets_table(rows):
 def spread_text(values):
     """Median, and how far the runs were apart."""
     return f"{values['median']:.2f} ({values['minimum']:.2f} to {values['maximum']:.2f})"
+
+
+def decimal(value):
+    """Two digits, without a minus for nothing: differences of short runs may be below zero."""
+    return f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def ratio(value, base):

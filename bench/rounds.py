@@ -12,12 +12,12 @@ from clients import Client, Failed
 
 @dataclasses.dataclass
 class Case:
-    """A way to take a backup. Only `run` is measured; `check` comes after it."""
+    """A way to take a backup. Only `run` is measured; `check` gets the Run and may refuse it."""
 
     name: str
     run: Callable
     prepare: Callable = lambda: None
-    check: Callable = lambda: None
+    check: Callable = lambda run: None
     clean: Callable = lambda: None
     repeats: int = sys.maxsize  # at most
 
@@ -54,26 +54,34 @@ def measure(cluster, action):
 
 
 def take_turns(cluster, cases, repeats, notes, warm_up=False):
-    """Runs the cases in turn, as often as wanted. A warm-up round does not count. A case that
-    fails is left out with a note."""
+    """Runs the cases in turn, as often as wanted. A warm-up round does not count. A run that fails
+    is noted and left out; a case whose first run fails gets no other."""
     taken = {case.name: [] for case in cases}
-    failed = set()
+    begun, hopeless = set(), set()
     for turn in range(0 if warm_up else 1, repeats + 1):
         for case in cases:
-            if case.name in failed or turn > case.repeats:
+            if case.name in hopeless or turn > case.repeats:
                 continue
             try:
                 case.prepare()
                 cluster.ask("CHECKPOINT;")
                 run = measure(cluster, case.run)
-                case.check()
+                case.check(run)
+                begun.add(case.name)
                 if turn > 0:
                     taken[case.name].append(run)
             except Failed as failure:
                 Client.end_all()
-                failed.add(case.name)
-                notes.append(f"{case.name}: not measured. {failure}")
+                if case.name in begun:
+                    notes.append(f"{case.name}: a run failed and does not count. {failure}")
+                else:
+                    hopeless.add(case.name)
+                    notes.append(f"{case.name}: not measured. {failure}")
                 progress(f"  {notes[-1]}")
+            except BaseException:
+                # They may still write, and have things of their own to remove.
+                Client.end_all()
+                raise
             finally:
                 case.clean()
         progress(f"  round {turn} of {repeats} done" if turn > 0 else "  warmed up")
@@ -85,7 +93,7 @@ def take_turns(cluster, cases, repeats, notes, warm_up=False):
             "written": runs[-1].written,
         }
         for name, runs in taken.items()
-        if runs and name not in failed
+        if runs
     ]
 
 

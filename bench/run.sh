@@ -13,8 +13,10 @@
 #       manifest      one worker by checksum algorithm of the manifest
 #       stages        where one stream spends its time
 #       memory        how far a worker grows
-#       compression   gzip, lz4, zstd at level 1 (gzip: at most 2 runs, lz4: at most 3)
-#       directory     into a directory on disk, beside pg_basebackup, pgBackRest and cp
+#       compression   gzip, lz4, zstd at level 1 (gzip, lz4: at most 3 runs)
+#       directory     into a directory on disk, beside pg_basebackup, pgBackRest and cp. ext4 makes
+#                     files slowly for some minutes after many have been removed: measured alone,
+#                     this should not follow tests, or another benchmark, at once
 #       cold          with an empty page cache, at most 3 runs. Root or sudo empties it, for the
 #                     whole machine
 #       files         listing 100,000 files
@@ -28,7 +30,8 @@
 #                     that runs the server (postgres, where this runs as root)
 #   RESULTS           where the results go (default bench/results)
 #
-# Examples: PARTS="nowhere" takes a minute; PARTS="nowhere directory" PGBACKREST=no installs nothing.
+# Examples: PARTS=nowhere takes two minutes, with SIZE=1 less than one. A run without "directory",
+# or with PGBACKREST=no, installs nothing.
 #
 # The cluster has data checksums, two tables in several segments, 1,000 small ones, and a
 # tablespace. Half of its data compresses well. Its files are in the page cache (but for "cold"),
@@ -59,7 +62,8 @@ load=$(cut -d ' ' -f 1 /proc/loadavg)
 [[ $SIZE =~ ^[0-9]*\.?[0-9]+$ && ! $SIZE =~ ^[0.]*$ ]] || die "\"$SIZE\" is no size in GB"
 [[ $REPEATS =~ ^[1-9][0-9]*$ ]] || die "\"$REPEATS\" is no number of repeats"
 for part in "${parts[@]}"; do
-    [[ " $ALL_PARTS " == *" $part "* ]] || die "there is no part \"$part\"; the parts are: $ALL_PARTS"
+    [[ " $ALL_PARTS " == *" $part "* ]] \
+        || die "there is no part \"$part\"; the parts are: $ALL_PARTS"
 done
 
 progress() {
@@ -139,7 +143,7 @@ find_pgbackrest() {
         # The lists of packages may be missing, or too old.
         { apt_install || { apt_get update && apt_install; }; } >"$log" 2>&1 || true
         pgbackrest=$(command -v pgbackrest) \
-            || pgbackrest_note="it is missing and could not be installed: $(grep -v '^$' "$log" | tail -n 1)"
+            || pgbackrest_note="it is missing and could not be installed: $(tail -n 1 "$log")"
     fi
 }
 
@@ -154,8 +158,9 @@ part_of_size() {
 
 # pgbench's table and index: 15 MB for each unit of its scale.
 fill_accounts() {
-    "$PG_BIN/pgbench" -h "$SCRATCH/socket" -p $PORT -U postgres -i -q -s "$(part_of_size 33)" postgres \
-        >"$SCRATCH/pgbench.out" 2>&1 || { cat "$SCRATCH/pgbench.out" >&2; return 1; }
+    "$PG_BIN/pgbench" -h "$SCRATCH/socket" -p $PORT -U postgres -i -q \
+        -s "$(part_of_size 33)" postgres >"$SCRATCH/pgbench.out" 2>&1 \
+        || { cat "$SCRATCH/pgbench.out" >&2; return 1; }
 }
 
 # A table that does not compress so well, a part of it once more in a tablespace, small tables.
@@ -179,7 +184,8 @@ DO \$\$
 BEGIN
     FOR n IN 1 .. 1000 LOOP
         EXECUTE format('CREATE TABLE small_%s (id integer PRIMARY KEY, word text)', n);
-        EXECUTE format('INSERT INTO small_%s SELECT i, md5(i::text) FROM generate_series(1, 20) i', n);
+        EXECUTE format('INSERT INTO small_%s SELECT i, md5(i::text) FROM generate_series(1, 20) i',
+            n);
         IF n % 100 = 0 THEN
             COMMIT;
         END IF;
@@ -200,8 +206,8 @@ build_cluster() {
     mkdir "$place/tablespace"
     give_to_server "$place"
     init_cluster "$source"
-    start_cluster "$source" $PORT autovacuum=off wal_level=minimal max_wal_senders=0 max_wal_size=8GB \
-        maintenance_work_mem=256MB
+    start_cluster "$source" $PORT autovacuum=off wal_level=minimal max_wal_senders=0 \
+        max_wal_size=8GB maintenance_work_mem=256MB
     run_job fill_cluster
     sql $PORT -c CHECKPOINT
     stop_cluster "$source"

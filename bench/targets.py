@@ -31,7 +31,7 @@ def compare(parts):
     rows = []
     for what, measured, part, case, against, at_most in TARGETS:
         if part in parts:
-            cases = {entry["name"]: entry for entry in parts[part]}
+            cases = {entry["name"]: entry for entry in parts[part] or []}
             rows.append(
                 row(what, measured, against, at_most, median(cases, case, measured),
                     median(cases, against, measured))
@@ -53,7 +53,7 @@ def median(cases, name, measured):
 
 def row(what, measured, against, at_most, ours, theirs):
     """One comparison."""
-    ratio = round(ours / theirs, 3) if ours is not None and theirs else None
+    ratio = round(ours / theirs, 4) if ours is not None and theirs else None
     return {
         "what": what,
         "measured": "wall time" if measured == "wall" else "CPU time",

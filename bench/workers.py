@@ -5,7 +5,7 @@ import threading
 import time
 from pathlib import Path
 
-from clients import Failed, Session
+from clients import Session
 from cluster import read_stat
 from rounds import progress, spread
 
@@ -38,21 +38,16 @@ def one_stream(cluster, verify, manifest, target):
     return wall, cpu
 
 
-def measure_stages(cluster, settings, notes):
+def measure_stages(cluster, settings, _notes):
     """Runs with ever more stages, in turn; a stage takes what its run takes beyond the last."""
     repeats = settings["repeats"]
     taken = [[] for _ in STAGES]
-    try:
-        for turn in range(repeats + 1):
-            for (*_, verify, manifest, target), runs in zip(STAGES, taken):
-                run = one_stream(cluster, verify, manifest, target)
-                if turn > 0:
-                    runs.append(run)
-            progress(f"  round {turn} of {repeats} done" if turn > 0 else "  warmed up")
-    except Failed as failure:
-        notes.append(f"stages of a stream: not measured. {failure}")
-        progress(f"  {notes[-1]}")
-        return None
+    for turn in range(repeats + 1):
+        for (*_, verify, manifest, target), runs in zip(STAGES, taken):
+            run = one_stream(cluster, verify, manifest, target)
+            if turn > 0:
+                runs.append(run)
+        progress(f"  round {turn} of {repeats} done" if turn > 0 else "  warmed up")
     result = []
     for (name, adds, *options), runs in zip(STAGES, taken):
         wall, cpu = spread([run[0] for run in runs]), spread([run[1] for run in runs])
@@ -80,34 +75,29 @@ def memory(pid, name):
     return int(re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[1])
 
 
-def measure_memory(cluster, _settings, notes):
+def measure_memory(cluster, _settings, _notes):
     """How far a worker grows beyond the same session when it was idle: its own memory while it
     streams, and the highest resident size, which also counts shared pages it has touched."""
-    try:
-        with Session(cluster) as leader, Session(cluster) as worker:
-            (backup_id,) = leader.ask("SELECT backup_id FROM start_backup(fast => true);")
-            (pid,) = worker.ask("SELECT pg_backend_pid();")
-            idle_anonymous, idle_high = memory(pid, "RssAnon"), memory(pid, "VmHWM")
-            done = threading.Event()
-            samples = [idle_anonymous]
+    with Session(cluster) as leader, Session(cluster) as worker:
+        (backup_id,) = leader.ask("SELECT backup_id FROM start_backup(fast => true);")
+        (pid,) = worker.ask("SELECT pg_backend_pid();")
+        idle_anonymous, idle_high = memory(pid, "RssAnon"), memory(pid, "VmHWM")
+        done = threading.Event()
+        samples = [idle_anonymous]
 
-            def sample():
-                while not done.wait(0.005):
-                    samples.append(memory(pid, "RssAnon"))
+        def sample():
+            while not done.wait(0.005):
+                samples.append(memory(pid, "RssAnon"))
 
-            sampler = threading.Thread(target=sample)
-            sampler.start()
-            try:
-                worker.copy(f"SELECT send_backup_files({backup_id})")
-            finally:
-                done.set()
-                sampler.join()
-            high = memory(pid, "VmHWM")
-            leader.ask("SELECT abort_backup();")
-    except (Failed, OSError) as failure:
-        notes.append(f"memory: not measured. {failure}")
-        progress(f"  {notes[-1]}")
-        return None
+        sampler = threading.Thread(target=sample)
+        sampler.start()
+        try:
+            worker.copy(f"SELECT send_backup_files({backup_id})")
+        finally:
+            done.set()
+            sampler.join()
+        high = memory(pid, "VmHWM")
+        leader.ask("SELECT abort_backup();")
     return {
         "anonymous_growth_kb": max(samples) - idle_anonymous,
         "resident_growth_kb": high - idle_high,

@@ -187,6 +187,7 @@ class Stream:
                 raise BackupFailed(
                     f"{self.name}: tar ended with status {self.tar.returncode}: {text}"
                 )
+        connection.remove_notice_handler(self.notice)
         self.ended = time.monotonic()
 
     def pump(self, statement):
@@ -307,6 +308,18 @@ class Backup:
             (links / str(int(oid))).symlink_to(target)
         for old in unused:
             raise BackupFailed(f'there is no tablespace at "{old}", which -T maps')
+
+    def make_directories(self):
+        """Before the workers begin: two tars that miss the same directory at the same time get into
+        each other's way when they make it."""
+        directories = Stream("directories", self.directory)
+        self.streams = [directories]
+        statement = self.call(
+            "COPY (SELECT {send}({id}, ARRAY(SELECT path FROM {list}({id}) WHERE type <> 'f')))"
+            " TO STDOUT",
+            send="send_backup_files", list="backup_filelist", id=self.id,
+        )  # fmt: skip
+        directories.run(self.leader, statement)
 
     def stream(self):
         """Runs the workers until the queue is empty; the first error ends them all."""
@@ -430,6 +443,7 @@ def take_backup(arguments, directories):
     try:
         backup.start()
         backup.prepare_tablespaces()
+        backup.make_directories()
         backup.stream()
         server_major = backup.leader.info.server_version // 10000
         backup.stop()

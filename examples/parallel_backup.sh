@@ -286,13 +286,33 @@ start_backup() {
     [[ $backup_id =~ ^[0-9]+$ ]] || fail "the server sent an invalid backup ID \"$backup_id\""
 }
 
-# ---- the workers -------------------------------------------------------------------------------
+# ---- streams -----------------------------------------------------------------------------------
 
 # Unpacks an archive. What a server sends must not reach beyond the backup: tar refuses absolute
 # names and "..", and a link that is not there already gets a target that does not exist. The
 # links of the tablespaces are there already and stay what they are.
 untar=(tar -x -f - --same-permissions --no-same-owner --numeric-owner --skip-old-files
     --transform='s,.*,/nonexistent,sRH' --totals)
+
+# unpack_from_leader NAME CALL: the archive that a function sends in the leader's session.
+unpack_from_leader() {
+    local pipe=$work/$1.pipe unpacker
+    mkfifo "$pipe"
+    "${untar[@]}" -C "$directory" <"$pipe" 2>"$work/$1.tar" {leader_in}>&- {leader_out}<&- &
+    unpacker=$!
+    jobs_started+=("$unpacker")
+    leader "\\o '${pipe//\'/\'\'}'
+COPY (SELECT $2) TO STDOUT;
+\\o"
+    wait "$unpacker" || fail "$1 archive: tar: $(said "$1.tar")"
+}
+
+# Before the workers begin: two tars that miss the same directory at the same time get into each
+# other's way when they make it.
+make_directories() {
+    unpack_from_leader directories "$schema.send_backup_files($backup_id,
+        ARRAY(SELECT path FROM $schema.backup_filelist($backup_id) WHERE type <> 'f'))"
+}
 
 run_worker() {
     local status started=$EPOCHREALTIME
@@ -355,16 +375,8 @@ show_progress() {
 # ---- the end of the backup ---------------------------------------------------------------------
 
 stop_backup() {
-    local closing=$work/closing unpacker
     say "stopping the backup"
-    mkfifo "$closing"
-    "${untar[@]}" -C "$directory" <"$closing" 2>"$work/closing.tar" {leader_in}>&- {leader_out}<&- &
-    unpacker=$!
-    jobs_started+=("$unpacker")
-    leader "\\o '${closing//\'/\'\'}'
-COPY (SELECT $schema.send_stop_backup(wal => $wal)) TO STDOUT;
-\\o"
-    wait "$unpacker" || fail "closing archive: tar: $(said closing.tar)"
+    unpack_from_leader closing "$schema.send_stop_backup(wal => $wal)"
     [[ -f $directory/backup_label && -f $directory/backup_manifest ]] \
         || fail "the closing archive was not complete"
     cat -- "$work/leader.err" >&2
@@ -432,6 +444,7 @@ began=$EPOCHREALTIME
 start_leader
 start_backup
 prepare_tablespaces
+make_directories
 run_workers
 stop_backup
 check_links

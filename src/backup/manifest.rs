@@ -12,6 +12,7 @@ use crate::server::checksum::{Digest, MAX_DIGEST_LENGTH};
 use crate::server::interrupt;
 use crate::server::recovery;
 use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::settings;
 use crate::server::shared_files::FileTable;
 
 use super::leader::Leader;
@@ -45,7 +46,11 @@ pub fn write(
     )
     .map_err(|error| Failure::new(Sqlstate::ERRCODE_INTERNAL_ERROR, error.to_string()))?;
 
-    let mut writer = Writer::new(algorithm, path_style);
+    let mut writer = Writer::new(
+        algorithm,
+        path_style,
+        settings::manifest_system_identifier(),
+    );
     let mut pieces = Pieces::new()?;
     writer.begin(&mut pieces.current);
     for slot in files.sent_files() {

@@ -65,7 +65,7 @@ pub fn stop(wait_for_archive: bool, allow_incomplete: bool) -> Outcome<Stopped> 
         );
     }
     let control_file = control_file::read()?;
-    let end = backup_control::stop(&leader.started.backup_label, wait_for_archive)?;
+    let end = backup_control::stop(&leader.started, wait_for_archive)?;
     Ok(Stopped {
         running,
         end,

@@ -124,9 +124,10 @@ impl Walk {
         let may_be_emptied = matches!(file_type, FileType::Directory | FileType::Link);
         if path == b"pg_wal" && may_be_emptied {
             // The WAL that is needed comes when the backup stops, or from elsewhere.
-            let archive_status = join(&path, b"archive_status");
+            for name in settings::emptied_wal_directories() {
+                self.push(join(&path, name), Kind::Directory, 0, mtime);
+            }
             self.push(path, Kind::Directory, 0, mtime);
-            self.push(archive_status, Kind::Directory, 0, mtime);
             return None;
         }
         if exclusion::is_emptied_directory(name) && may_be_emptied {

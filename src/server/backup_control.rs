@@ -12,7 +12,10 @@ use super::report::{Failure, Outcome, Sqlstate};
 /// pgrx does not bind).
 #[repr(C)]
 struct TablespaceInfo {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
     oid: *mut c_char,
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    oid: pg_sys::Oid,
     path: *mut c_char,
     relative_path: *mut c_char,
     size: i64,
@@ -42,6 +45,9 @@ pub struct StartedBackup {
     pub tablespace_map: Vec<u8>,
     /// The tablespaces at that time.
     pub tablespaces: Vec<Tablespace>,
+    /// What core wants to have back at the stop.
+    #[cfg(not(feature = "pg15"))]
+    state: Box<pg_sys::BackupState>,
 }
 
 /// Where a backup ended.
@@ -111,25 +117,48 @@ pub fn start(label: &[u8], fast: bool) -> Outcome<StartedBackup> {
     // the list holds tablespaceinfo structures, and all of it is copied before the context ends.
     unsafe {
         pg_sys::register_persistent_abort_backup_handler();
-        let label_file = pg_sys::makeStringInfo();
         let map_file = pg_sys::makeStringInfo();
         let mut tablespaces: *mut pg_sys::List = core::ptr::null_mut();
-        let mut timeline = 0;
-        let start_lsn = pg_sys::do_pg_backup_start(
-            label.as_ptr(),
-            fast,
-            &raw mut timeline,
-            label_file,
-            &raw mut tablespaces,
-            map_file,
-        );
-        Ok(StartedBackup {
-            start_lsn,
-            timeline,
-            backup_label: string_info_bytes(label_file),
-            tablespace_map: string_info_bytes(map_file),
-            tablespaces: tablespace_list(tablespaces),
-        })
+        #[cfg(feature = "pg15")]
+        {
+            let label_file = pg_sys::makeStringInfo();
+            let mut timeline = 0;
+            let start_lsn = pg_sys::do_pg_backup_start(
+                label.as_ptr(),
+                fast,
+                &raw mut timeline,
+                label_file,
+                &raw mut tablespaces,
+                map_file,
+            );
+            Ok(StartedBackup {
+                start_lsn,
+                timeline,
+                backup_label: string_info_bytes(label_file),
+                tablespace_map: string_info_bytes(map_file),
+                tablespaces: tablespace_list(tablespaces),
+            })
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            let mut state = Box::<pg_sys::BackupState>::default();
+            pg_sys::do_pg_backup_start(
+                label.as_ptr(),
+                fast,
+                &raw mut tablespaces,
+                &raw mut *state,
+                map_file,
+            );
+            let label_file = pg_sys::build_backup_content(&raw mut *state, false);
+            Ok(StartedBackup {
+                start_lsn: state.startpoint,
+                timeline: state.starttli,
+                backup_label: CStr::from_ptr(label_file).to_bytes().to_vec(),
+                tablespace_map: string_info_bytes(map_file),
+                tablespaces: tablespace_list(tablespaces),
+                state,
+            })
+        }
     }
 }
 
@@ -139,7 +168,7 @@ pub fn start(label: &[u8], fast: bool) -> Outcome<StartedBackup> {
 /// # Errors
 /// Raises the server's own errors. Whether the backup still runs afterwards differs; call
 /// [`abort`] in any case.
-pub fn stop(backup_label: &[u8], wait_for_archive: bool) -> Outcome<StoppedBackup> {
+pub fn stop(started: &StartedBackup, wait_for_archive: bool) -> Outcome<StoppedBackup> {
     if !is_ours() {
         return Err(Failure::new(
             Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -147,19 +176,32 @@ pub fn stop(backup_label: &[u8], wait_for_archive: bool) -> Outcome<StoppedBacku
         )
         .detail("It was ended by another function of the server, such as pg_backup_stop()."));
     }
-    let mut label_file = backup_label.to_vec();
-    label_file.push(0);
-    let mut timeline = 0;
-    // SAFETY: guarded by pgrx. The server reads the label, which is terminated and outlives the
-    // call; it does not write to it.
-    let stop_lsn = unsafe {
-        pg_sys::do_pg_backup_stop(
-            label_file.as_mut_ptr().cast(),
-            wait_for_archive,
-            &raw mut timeline,
-        )
-    };
-    Ok(StoppedBackup { stop_lsn, timeline })
+    #[cfg(feature = "pg15")]
+    {
+        let mut label_file = started.backup_label.clone();
+        label_file.push(0);
+        let mut timeline = 0;
+        // SAFETY: guarded by pgrx. The server reads the label, which is terminated and outlives the
+        // call; it does not write to it.
+        let stop_lsn = unsafe {
+            pg_sys::do_pg_backup_stop(
+                label_file.as_mut_ptr().cast(),
+                wait_for_archive,
+                &raw mut timeline,
+            )
+        };
+        Ok(StoppedBackup { stop_lsn, timeline })
+    }
+    #[cfg(not(feature = "pg15"))]
+    {
+        let mut state = started.state.clone();
+        // SAFETY: guarded by pgrx. The state is the one that the start has filled.
+        unsafe { pg_sys::do_pg_backup_stop(&raw mut *state, wait_for_archive) };
+        Ok(StoppedBackup {
+            stop_lsn: state.stoppoint,
+            timeline: state.stoptli,
+        })
+    }
 }
 
 /// Ends the backup of this session without a result. Harmless when none runs, and does not raise.
@@ -190,8 +232,14 @@ unsafe fn tablespace_list(list: *mut pg_sys::List) -> Vec<Tablespace> {
     unsafe {
         for index in 0..(*list).length {
             let info: *const TablespaceInfo = pg_sys::list_nth(list, index).cast();
-            let oid = CStr::from_ptr((*info).oid).to_str().ok();
-            let Some(oid) = oid.and_then(|digits| digits.parse().ok()) else {
+            #[cfg(any(feature = "pg15", feature = "pg16"))]
+            let oid = CStr::from_ptr((*info).oid)
+                .to_str()
+                .ok()
+                .and_then(|oid| oid.parse().ok());
+            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+            let oid = Some((*info).oid.to_u32());
+            let Some(oid) = oid else {
                 continue;
             };
             let inside = (*info).relative_path;

@@ -112,7 +112,15 @@ pub fn running_backups() -> Vec<Registration> {
 fn is_held(registration: Registration) -> bool {
     let tag = registration.lock_tag();
     // SAFETY: looks into this session's own table.
-    unsafe { pg_sys::LockHeldByMe(&raw const tag, pg_sys::ExclusiveLock as i32) }
+    unsafe {
+        pg_sys::LockHeldByMe(
+            &raw const tag,
+            pg_sys::ExclusiveLock as i32,
+            // Not a stronger one instead.
+            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+            false,
+        )
+    }
 }
 
 fn take_lock(registration: Registration) {

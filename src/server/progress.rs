@@ -78,6 +78,8 @@ pub fn report_checksum_failures(database: u32, failures: u32) {
     let failures = i32::try_from(failures).unwrap_or(i32::MAX);
     // SAFETY: guarded by pgrx; updates statistics.
     unsafe {
+        #[cfg(feature = "pg18")]
+        pg_sys::pgstat_prepare_report_checksum_failure(pg_sys::Oid::from(database));
         pg_sys::pgstat_report_checksum_failures_in_db(pg_sys::Oid::from(database), failures);
     }
 }

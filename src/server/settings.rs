@@ -19,6 +19,24 @@ pub fn tablespace_version_directory() -> String {
     )
 }
 
+/// Directories of pg_wal that a backup keeps, empty.
+#[must_use]
+pub fn emptied_wal_directories() -> &'static [&'static [u8]] {
+    if cfg!(any(feature = "pg15", feature = "pg16")) {
+        &[b"archive_status"]
+    } else {
+        &[b"archive_status", b"summaries"]
+    }
+}
+
+/// The system identifier where the manifest of this version carries it: from 17 on.
+#[must_use]
+pub fn manifest_system_identifier() -> Option<u64> {
+    // SAFETY: reads shared memory that is set once at server start.
+    let identifier = unsafe { pg_sys::GetSystemIdentifier() };
+    cfg!(not(any(feature = "pg15", feature = "pg16"))).then_some(identifier)
+}
+
 /// The data directory's absolute path.
 #[must_use]
 pub fn data_directory() -> Vec<u8> {

@@ -208,7 +208,8 @@ pub extern "C-unwind" fn pg_parallel_backup_retain_wal(argument: pg_sys::Datum) 
     let nonce = unsafe {
         // The default for SIGTERM ends the process within the handler, wherever it stands. A cancel
         // has nothing to cancel here but the slot.
-        pg_sys::pqsignal(libc::SIGTERM, Some(end_at_next_check));
+        let handler: unsafe extern "C-unwind" fn(core::ffi::c_int) = end_at_next_check;
+        libc::signal(libc::SIGTERM, handler as libc::sighandler_t);
         libc::signal(libc::SIGINT, libc::SIG_IGN);
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnection(core::ptr::null(), core::ptr::null(), 0);
@@ -268,6 +269,11 @@ fn create_slot(name: &str) -> Result<(), String> {
             name.as_ptr(),
             false,
             pg_sys::ReplicationSlotPersistency::RS_TEMPORARY,
+            false,
+            // Neither kept by a failover nor copied from a primary.
+            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+            false,
+            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
             false,
         );
         pg_sys::ReplicationSlotReserveWal();

@@ -1,4 +1,4 @@
-//! The backup manifest, version 1, byte for byte as `backup_manifest.c` writes it.
+//! The backup manifest, versions 1 and 2, byte for byte as `backup_manifest.c` writes it.
 //!
 //! [`Writer`] appends piece after piece to a buffer of the caller, who hashes and sends it
 //! whenever that suits: [`begin`](Writer::begin), [`file`](Writer::file) for each file,
@@ -37,22 +37,38 @@ pub struct File<'a> {
 pub struct Writer {
     algorithm: Algorithm,
     path_style: PathStyle,
+    system_identifier: Option<u64>,
     first_file: bool,
 }
 
 impl Writer {
-    /// A manifest whose files have checksums of one kind.
-    pub fn new(algorithm: Algorithm, path_style: PathStyle) -> Self {
+    /// A manifest whose files have checksums of one kind. With a system identifier it is of version 2,
+    /// which PostgreSQL writes from 17 on, without one of version 1.
+    pub fn new(
+        algorithm: Algorithm,
+        path_style: PathStyle,
+        system_identifier: Option<u64>,
+    ) -> Self {
         Self {
             algorithm,
             path_style,
+            system_identifier,
             first_file: true,
         }
     }
 
     /// Appends what precedes the files.
     pub fn begin(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [");
+        match self.system_identifier {
+            None => out.extend_from_slice(b"{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n"),
+            Some(identifier) => append(
+                out,
+                format_args!(
+                    "{{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": {identifier},\n"
+                ),
+            ),
+        }
+        out.extend_from_slice(b"\"Files\": [");
     }
 
     /// Appends a file.
@@ -232,7 +248,7 @@ mod tests {
     fn an_ascii_manifest_encodes_all_other_paths() {
         let path = |style, path: &[u8]| {
             let mut out = Vec::new();
-            Writer::new(Algorithm::None, style).path(&mut out, path);
+            Writer::new(Algorithm::None, style, None).path(&mut out, path);
             String::from_utf8_lossy(&out).into_owned()
         };
         for (bytes, utf8, ascii) in [
@@ -255,8 +271,18 @@ mod tests {
     }
 
     #[test]
+    fn version_2_names_the_system() {
+        let mut out = Vec::new();
+        let identifier = Some(u64::MAX);
+        Writer::new(Algorithm::None, PathStyle::Utf8, identifier).begin(&mut out);
+        let expected = "{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\
+                        \"System-Identifier\": 18446744073709551615,\n\"Files\": [";
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+    }
+
+    #[test]
     fn a_manifest_without_files_is_whole() {
-        let writer = Writer::new(Algorithm::Sha512, PathStyle::Utf8);
+        let writer = Writer::new(Algorithm::Sha512, PathStyle::Utf8, None);
         let mut out = Vec::new();
         writer.begin(&mut out);
         writer.wal_ranges(&mut out, &[]);

@@ -101,7 +101,7 @@ fn body(
     files: &[OwnedFile],
     ranges: &[WalRange],
 ) -> Vec<u8> {
-    let mut writer = Writer::new(algorithm, style);
+    let mut writer = Writer::new(algorithm, style, None);
     let mut out = Vec::new();
     writer.begin(&mut out);
     for OwnedFile {
@@ -143,7 +143,7 @@ fn assert_rewritten(manifest: &[u8], algorithm: Algorithm) {
     let (_, files, ranges) = parse(manifest);
     let mut out = body(algorithm, PathStyle::Utf8, &files, &ranges);
     let checksum = sha256(&out);
-    Writer::new(algorithm, PathStyle::Utf8).finish(&mut out, &checksum);
+    Writer::new(algorithm, PathStyle::Utf8, None).finish(&mut out, &checksum);
     assert_eq!(
         String::from_utf8_lossy(&out),
         String::from_utf8_lossy(manifest)
@@ -215,7 +215,7 @@ fn wal_ranges_over_two_timelines_are_those_of_the_server() {
 fn an_ascii_manifest_of_the_same_backup_is_ascii() {
     let (_, files, ranges) = parse(CRC32C);
     let mut out = body(Algorithm::Crc32c, PathStyle::Ascii, &files, &ranges);
-    Writer::new(Algorithm::Crc32c, PathStyle::Ascii).finish(&mut out, &[0; 32]);
+    Writer::new(Algorithm::Crc32c, PathStyle::Ascii, None).finish(&mut out, &[0; 32]);
     assert!(out.is_ascii());
     let (_, files_again, ranges_again) = parse(&out);
     assert_eq!((files_again, ranges_again), (files, ranges));
@@ -250,7 +250,7 @@ proptest! {
             .map(|(timeline, start, end)| WalRange { timeline, start: Lsn(start), end: Lsn(end) })
             .collect();
         let mut out = body(Algorithm::Sha512, style, &files, &ranges);
-        Writer::new(Algorithm::Sha512, style).finish(&mut out, &[0x5a; 32]);
+        Writer::new(Algorithm::Sha512, style, None).finish(&mut out, &[0x5a; 32]);
         let (value, files_again, ranges_again) = parse(&out);
         prop_assert_eq!(files_again, files);
         prop_assert_eq!(ranges_again, ranges);
