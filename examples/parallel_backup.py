@@ -34,7 +34,7 @@ from psycopg import sql
 # there already and stay what they are.
 NOWHERE = "/nonexistent"
 UNTAR = [
-    "tar", "-x", "-f", "-", "--same-permissions", "--no-same-owner", "--numeric-owner",
+    "tar", "-x", "-f", "-", "--blocking-factor=512", "--same-permissions", "--no-same-owner", "--numeric-owner",
     "--skip-old-files", f"--transform=s,.*,{NOWHERE},sRH",
 ]  # fmt: skip
 

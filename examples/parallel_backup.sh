@@ -290,8 +290,9 @@ start_backup() {
 
 # Unpacks an archive. What a server sends must not reach beyond the backup: tar refuses absolute
 # names and "..", and a link that is not there already gets a target that does not exist. The
-# links of the tablespaces are there already and stay what they are.
-untar=(tar -x -f - --same-permissions --no-same-owner --numeric-owner --skip-old-files
+# links of the tablespaces are there already and stay what they are. Large records: by default tar
+# reads and writes 10 kB at a time.
+untar=(tar -x -f - --blocking-factor=512 --same-permissions --no-same-owner --numeric-owner --skip-old-files
     --transform='s,.*,/nonexistent,sRH' --totals)
 
 # unpack_from_leader NAME CALL: the archive that a function sends in the leader's session.

@@ -2,13 +2,17 @@
 # Sourced by the other scripts. It answers: where is the repository, which PostgreSQL is built
 # for, where is cargo, and which account runs the servers.
 #
-# Afterwards these are set: ROOT, SUPPORTED_MAJORS, PG_CONFIG, PG_MAJOR, PG_BIN (the last three
+# Afterwards these are set: ROOT, SUPPORTED_MAJORS, BUILDABLE_MAJORS, PG_CONFIG, PG_MAJOR, PG_BIN (the last three
 # are empty while the machine has no PostgreSQL to build for), SERVER_USER.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# Cargo.toml says which major versions the code supports: it has a feature for each.
-SUPPORTED_MAJORS=$(sed -n 's/^pg\([0-9][0-9]*\) *=.*/\1/p' "$ROOT/Cargo.toml" | sort -rn | tr '\n' ' ')
+# What is looked for and installed: the versions that all tests run on.
+SUPPORTED_MAJORS='15 '
+
+# What a PG_CONFIG in the environment may be: Cargo.toml has a feature for each version that the
+# code builds for.
+BUILDABLE_MAJORS=$(sed -n 's/^pg\([0-9][0-9]*\) *=.*/\1/p' "$ROOT/Cargo.toml" | sort -rn | tr '\n' ' ')
 
 # An installation by rustup need not be in the PATH of a shell that reads no profile.
 if ! command -v cargo >/dev/null && [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo ]]; then
@@ -45,7 +49,7 @@ usable_pg_config() {
     local major
     [[ -x $1 ]] || return 1
     major=$(pg_config_major "$1")
-    [[ -n $major && " $SUPPORTED_MAJORS" == *" $major "* ]] || return 1
+    [[ -n $major && " $BUILDABLE_MAJORS" == *" $major "* ]] || return 1
     # libpq-dev has a pg_config of its own, without the server's headers and programs.
     [[ -f $("$1" --includedir-server)/postgres.h && -x $("$1" --bindir)/initdb ]]
 }
@@ -63,7 +67,9 @@ find_pg_config() {
             usable_pg_config "$program" && say "$program" && return
         done
     done
-    program=$(command -v pg_config) && usable_pg_config "$program" && say "$program"
+    program=$(command -v pg_config) && usable_pg_config "$program" || return 1
+    major=$(pg_config_major "$program")
+    [[ " $SUPPORTED_MAJORS" == *" $major "* ]] && say "$program"
 }
 
 # set_postgres: sets PG_CONFIG, PG_MAJOR and PG_BIN; fails when there is nothing to set.

@@ -207,8 +207,43 @@ pub fn stop(started: &StartedBackup, wait_for_archive: bool) -> Outcome<StoppedB
 /// Ends the backup of this session without a result. Harmless when none runs, and does not raise.
 pub fn abort() {
     STARTED_HERE.set(false);
-    // SAFETY: the second argument is "emit_warning"; the call does nothing without a backup.
+    // Core takes this for the end of the session, and from 16 on warns of it. It is meant.
+    let _silence = Silence::begin();
+    // SAFETY: the argument is false for a backup that has started; the call does nothing without
+    // one.
     unsafe { pg_sys::do_pg_abort_backup(0, pg_sys::Datum::from(false)) }
+}
+
+/// Keeps the server from reporting WARNINGs for as long as it lives.
+struct Silence {
+    to_client: core::ffi::c_int,
+    to_log: core::ffi::c_int,
+}
+
+impl Silence {
+    fn begin() -> Self {
+        let error = pgrx::PgLogLevel::ERROR as core::ffi::c_int;
+        // SAFETY: variables of this session's process, which has one thread.
+        unsafe {
+            let before = Self {
+                to_client: pg_sys::client_min_messages,
+                to_log: pg_sys::log_min_messages,
+            };
+            pg_sys::client_min_messages = error;
+            pg_sys::log_min_messages = error;
+            before
+        }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe {
+            pg_sys::client_min_messages = self.to_client;
+            pg_sys::log_min_messages = self.to_log;
+        }
+    }
 }
 
 /// # Safety

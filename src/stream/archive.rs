@@ -10,6 +10,10 @@ use super::compressor::Compressor;
 use super::message::{FULL_PAYLOAD, HEADER_ROOM, Message};
 use super::throttle::Throttle;
 
+/// What is read at once: as much as the page cache gives fastest, and as stays in the processor's cache
+/// until it has been verified.
+const LARGEST_PART: usize = 128 * 1024;
+
 /// Where the bytes of an archive go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Target {
@@ -160,7 +164,8 @@ impl<'a> Archive<'a> {
     /// # Errors
     /// As [`Archive::file`].
     pub fn next_part(&mut self, wanted: u64, unit: usize) -> Outcome<&mut [u8]> {
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let wanted =
+            usize::try_from(wanted).map_or(LARGEST_PART, |wanted| wanted.min(LARGEST_PART));
         if self.message.room() < wanted.min(unit) {
             self.flush()?;
         }

@@ -2,6 +2,8 @@
 //!
 //! What goes in comes out some time later, and all of it when the compressor is finished. It holds
 //! no more than the window of its method and what one message has become.
+//!
+//! As in core, frames of LZ4 and zstd carry no checksums of their own: the manifest has them.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -60,18 +62,19 @@ impl Compressor {
             Method::Lz4 => {
                 // 0 is the fast mode, which the command line calls level 1.
                 let level = compression.level.map_or(0, i32::unsigned_abs);
+                // As basebackup_lz4.c has it: large blocks that are not gathered first.
                 let encoder = lz4::EncoderBuilder::new()
                     .level(level)
+                    .block_size(lz4::BlockSize::Max256KB)
+                    .auto_flush(true)
+                    .checksum(lz4::ContentChecksum::NoChecksum)
                     .block_checksum(lz4::liblz4::BlockChecksum::NoBlockChecksum)
                     .build(output.clone());
                 Encoder::Lz4(encoder.map_err(|error| failure(&error))?)
             }
             Method::Zstd => {
                 let level = compression.level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL);
-                let encoder = zstd::Encoder::new(output.clone(), level).and_then(|mut encoder| {
-                    encoder.include_checksum(true)?;
-                    Ok(encoder)
-                });
+                let encoder = zstd::Encoder::new(output.clone(), level);
                 Encoder::Zstd(encoder.map_err(|error| failure(&error))?)
             }
         };

@@ -29,6 +29,17 @@ pub fn extension_dir() -> PathBuf {
     PathBuf::from(pg_config("--sharedir")).join("extension")
 }
 
+/// The major version of the server under test.
+pub fn major_version() -> u32 {
+    let version = pg_config("--version");
+    let digits = version.trim_start_matches(|c: char| !c.is_ascii_digit());
+    digits
+        .split(|c: char| !c.is_ascii_digit())
+        .next()
+        .and_then(|major| major.parse().ok())
+        .unwrap_or_else(|| panic!("pg_config printed {version:?}"))
+}
+
 fn pg_config(option: &str) -> String {
     let pg_config = std::env::var_os("PGRX_PG_CONFIG_PATH").unwrap_or_else(|| "pg_config".into());
     text_of(Command::new(pg_config).arg(option))

@@ -101,6 +101,9 @@ impl Builder {
         let mut initdb_args = self.initdb_args.clone();
         if self.checksums {
             initdb_args.push("--data-checksums".to_owned());
+        } else if program::major_version() >= 18 {
+            // There it is the default.
+            initdb_args.push("--no-data-checksums".to_owned());
         }
         let cluster = Cluster::empty();
         template::copy_to(&cluster.data_dir(), &initdb_args);

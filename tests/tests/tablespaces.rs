@@ -8,7 +8,7 @@ use backup_tests::archive;
 use backup_tests::backup::Backup;
 use backup_tests::member;
 use backup_tests::page::{PAGE_SIZE, quiet_table};
-use backup_tests::program::{command, make_dir, succeed};
+use backup_tests::program::{command, major_version, make_dir, succeed};
 use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::stepwise::{Entry, Stepwise, listing};
 
@@ -151,7 +151,8 @@ fn each_tablespace_can_have_a_stream_of_its_own() {
     let space = taken.stream(&format!("send_backup_files(tablespace => {oid})"));
     member::expect(&space, inside);
     for member in member::members(&space) {
-        assert!(member.name().starts_with("PG_15_"), "{}", member.name());
+        let version = format!("PG_{}_", major_version());
+        assert!(member.name().starts_with(&version), "{}", member.name());
     }
     let base = taken.stream("send_backup_files(tablespace => 0)");
     for member in member::members(&base) {
