@@ -10,6 +10,8 @@ pub mod lookup;
 pub mod manifest;
 pub mod options;
 pub mod queue;
+#[cfg(any(test, feature = "pg_test"))]
+mod queue_tests;
 pub mod stop;
 pub mod tablespace;
 pub mod wal_range;

@@ -5,6 +5,7 @@ use backup_format::archive::{self, Attributes};
 use crate::server::client;
 use crate::server::interrupt;
 use crate::server::report::Outcome;
+use crate::server::shared_backup::BackupState;
 
 use super::compressor::Compressor;
 use super::message::{FULL_PAYLOAD, HEADER_ROOM, Message};
@@ -34,7 +35,17 @@ pub struct Exit<'a> {
     pub check: Box<dyn Fn() -> Outcome<()> + 'a>,
 }
 
-impl Exit<'_> {
+impl<'a> Exit<'a> {
+    /// For streams of the leader, who has nobody to ask and only the backup's own limit to keep.
+    #[must_use]
+    pub fn of_leader(backup: &'a BackupState) -> Self {
+        Self {
+            target: Target::Client,
+            throttle: Throttle::new(None, backup.options().max_rate, &backup.rate_clock),
+            check: Box::new(|| Ok(())),
+        }
+    }
+
     /// Has a message leave, which is empty afterwards.
     fn pass(&self, message: &mut Message) -> Outcome<()> {
         interrupt::check();

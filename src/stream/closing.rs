@@ -15,9 +15,8 @@ use crate::server::report::{Failure, Outcome, Sqlstate};
 use crate::server::settings::PAGE_SIZE;
 use crate::server::shared_backup;
 
-use super::archive::{Archive, Exit, Target};
+use super::archive::{Archive, Exit};
 use super::compressor::Compressor;
-use super::throttle::Throttle;
 
 /// What the end of a backup is asked to do.
 pub struct Request {
@@ -39,13 +38,7 @@ pub struct Request {
 pub fn send(request: &Request) -> Outcome<()> {
     let compressor = Compressor::new(request.compression)?;
     let stopped = stop::stop(request.wait, request.allow_incomplete)?;
-    let backup = &stopped.running.leader().backup;
-    let throttle = Throttle::new(None, backup.options().max_rate, &backup.rate_clock);
-    let exit = Exit {
-        target: Target::Client,
-        throttle,
-        check: Box::new(|| Ok(())),
-    };
+    let exit = Exit::of_leader(&stopped.running.leader().backup);
     let mut archive = Archive::new(exit, compressor);
     send_files(&stopped, request.wal, &mut archive)?;
     // Nothing that can be cancelled comes after the end of the archive.

@@ -7,7 +7,6 @@ use crate::server::report::Outcome;
 
 use super::archive::{Archive, Exit, Target};
 use super::compressor::Compressor;
-use super::throttle::Throttle;
 use super::{closing, data_files};
 
 /// Starts a backup, sends everything and stops it. Whatever fails ends the backup.
@@ -19,13 +18,7 @@ pub fn send(options: &StartOptions, end: &closing::Request) -> Outcome<()> {
     leader::start(options)?;
     let _end = leader::EndWithStatement;
     let backup = leader::own_backup()?;
-    let throttle = Throttle::new(None, backup.options().max_rate, &backup.rate_clock);
-    let exit = Exit {
-        target: Target::Client,
-        throttle,
-        check: Box::new(|| Ok(())),
-    };
-    let mut archive = Archive::new(exit, compressor);
+    let mut archive = Archive::new(Exit::of_leader(&backup), compressor);
     let failures = send_data_files(&mut archive)?;
     if failures > 0 {
         archive.finish()?;
