@@ -54,17 +54,11 @@ fn find_foreign(backup_id: i64) -> Outcome<Found> {
     let registration = Registration::from_backup_id(backup_id)
         .filter(|wanted| lock_registry::running_backups().contains(wanted))
         .ok_or_else(|| does_not_exist(backup_id))?;
-    let backup = SharedBackup::attach(registration.handle, registration.nonce)
-        .ok_or_else(|| does_not_exist(backup_id))?;
-    let files_handle = backup.files_handle();
-    if files_handle == 0 {
-        return Err(not_started(backup_id));
-    }
-    let files = SharedFiles::attach(files_handle, registration.nonce)
-        .ok_or_else(|| does_not_exist(backup_id))?;
+    let running = attach_running(registration).ok_or_else(|| does_not_exist(backup_id))?;
+    let files = running.files.ok_or_else(|| not_started(backup_id))?;
     Ok(Found {
         files,
-        backup,
+        backup: running.backup,
         backup_id,
         is_own: false,
     })

@@ -93,7 +93,7 @@ impl Worker {
         .hint("It can be sent again when that worker has ended.")
     }
 
-    /// Makes sure that the backup still runs and that its source has not been promoted.
+    /// Makes sure that the backup still runs.
     ///
     /// # Errors
     /// `object_not_in_prerequisite_state`.

@@ -2,6 +2,8 @@
 //!
 //! Follows the end of perform_base_backup() in backup/basebackup.c.
 
+use std::fs::Metadata;
+
 use backup_format::compression::Compression;
 use backup_format::manifest::PathStyle;
 
@@ -96,11 +98,7 @@ fn send_wal(wal: &WalRange, archive: &mut Archive<'_>) -> Outcome<()> {
 /// Any failure may mean that the segment was removed or recycled meanwhile; the caller looks.
 fn send_segment(segment: &Segment, size: u64, archive: &mut Archive<'_>) -> Outcome<()> {
     let path = in_pg_wal(segment.name.as_bytes());
-    let failure = |action: &str, error| Failure::of_file(action, &path, &error);
-    let file = TransientFile::open(&path)?.map_err(|error| failure("open file", error))?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| failure("stat file", error))?;
+    let (file, metadata) = open(&path)?;
     if metadata.len() != size {
         return Err(unexpected_size(segment));
     }
@@ -111,7 +109,7 @@ fn send_segment(segment: &Segment, size: u64, archive: &mut Archive<'_>) -> Outc
         let length = part.len();
         let count = file
             .read_at(part, offset)
-            .map_err(|error| failure("read file", error))?;
+            .map_err(|error| Failure::of_file("read file", &path, &error))?;
         // What was just read is of this segment only if it is still there.
         recovery::check_not_removed(segment.number, segment.timeline);
         if count < length {
@@ -132,16 +130,12 @@ fn unexpected_size(segment: &Segment) -> Failure {
 
 fn send_history(name: &[u8], archive: &mut Archive<'_>) -> Outcome<()> {
     let path = in_pg_wal(name);
-    let failure = |action: &str, error| Failure::of_file(action, &path, &error);
-    let file = TransientFile::open(&path)?.map_err(|error| failure("open file", error))?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| failure("stat file", error))?;
+    let (file, metadata) = open(&path)?;
     // A line for each timeline that there ever was: small.
     let mut content = vec![0; usize::try_from(metadata.len()).unwrap_or(usize::MAX)];
     let count = file
         .read_at(&mut content, 0)
-        .map_err(|error| failure("read file", error))?;
+        .map_err(|error| Failure::of_file("read file", &path, &error))?;
     archive.whole_file(&path, &[&content[..count]], &file::attributes(&metadata))
 }
 
@@ -149,6 +143,15 @@ fn send_history(name: &[u8], archive: &mut Archive<'_>) -> Outcome<()> {
 fn send_done_file(name: &[u8], archive: &mut Archive<'_>) -> Outcome<()> {
     let path = [b"pg_wal/archive_status/", name, b".done"].concat();
     archive.whole_file(&path, &[], &file::attributes_of_new_file())
+}
+
+fn open(path: &[u8]) -> Outcome<(TransientFile, Metadata)> {
+    let failure = |action: &str, error| Failure::of_file(action, path, &error);
+    let file = TransientFile::open(path)?.map_err(|error| failure("open file", error))?;
+    let metadata = file
+        .metadata()
+        .map_err(|error| failure("stat file", error))?;
+    Ok((file, metadata))
 }
 
 fn in_pg_wal(name: &[u8]) -> Vec<u8> {
