@@ -31,6 +31,7 @@ missing_system_parts() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python
     have shellcheck || echo shellcheck
     { have gzip && have lz4 && have zstd; } || echo compressors
+    have fincore || echo fincore
     rust_is_new_enough || echo rust
 }
 
@@ -62,6 +63,7 @@ packages_for() {
         python) echo python3 python3-venv ;;
         shellcheck) echo shellcheck ;;
         compressors) echo gzip lz4 zstd ;;
+        fincore) echo util-linux-extra ;;
         rust) echo rustup ;;
     esac
 }
@@ -79,6 +81,7 @@ describe() {
         python) echo "python3 with the venv module" ;;
         shellcheck) echo "shellcheck" ;;
         compressors) echo "gzip, lz4 and zstd" ;;
+        fincore) echo "fincore (util-linux)" ;;
         rust) echo "Rust $RUST_VERSION or later with cargo, from https://rustup.rs" ;;
     esac
 }

@@ -8,6 +8,7 @@
 //! the same.
 
 use core::ffi::{c_char, c_int, c_void};
+use core::ptr;
 
 use pgrx::pg_sys;
 
@@ -39,6 +40,16 @@ mod bindings {
         pub static PqCommMethods: *const CommMethods;
     }
 }
+
+/// The beginning of Port in libpq/libpq-be.h, which pgrx does not bind.
+#[repr(C)]
+struct PortHead {
+    sock: c_int,
+}
+
+/// The buffer that a socket of this machine is asked to have, in bytes. The system gives twice that
+/// if it lets a process have it, and so much in any case as it allows.
+const LOCAL_BUFFER: c_int = 512 * 1024;
 
 /// Bytes of a message's head: its type and its length.
 pub const HEADROOM: usize = 5;
@@ -75,6 +86,34 @@ pub fn send_copy_data(message: &mut [u8]) {
             Ok(count) if count > 0 => sent += count,
             _ if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => {}
             _ => end_lost_connection(),
+        }
+    }
+}
+
+/// Gives a connection within this machine a larger buffer than it has, so that the client has
+/// something to read while the next message is filled. To be called before a stream, as often as
+/// one likes. The buffer of a connection to elsewhere grows by itself.
+pub fn enlarge_local_buffer() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: MyProcPort is as in send_copy_data(), and begins with its socket. The values are
+    // integers of this size. Where the system refuses, the stream is slower, and nothing else.
+    unsafe {
+        let socket = (*pg_sys::MyProcPort.cast::<PortHead>()).sock;
+        let mut length = size_of::<c_int>() as libc::socklen_t;
+        let mut domain: c_int = 0;
+        let domain_place = (&raw mut domain).cast();
+        let level = libc::SOL_SOCKET;
+        if libc::getsockopt(
+            socket,
+            level,
+            libc::SO_DOMAIN,
+            domain_place,
+            &raw mut length,
+        ) == 0
+            && domain == libc::AF_UNIX
+        {
+            let size = ptr::from_ref(&LOCAL_BUFFER).cast();
+            libc::setsockopt(socket, level, libc::SO_SNDBUF, size, length);
         }
     }
 }

@@ -56,13 +56,9 @@ impl TransientFile {
         self.with_std_file(std::fs::File::metadata)
     }
 
-    /// Has the operating system read ahead more than it would for other files.
-    pub fn read_from_start_to_end(&self) {
-        #[cfg(target_os = "linux")]
-        // SAFETY: an open descriptor. It is advice: whether it is taken makes no difference here.
-        unsafe {
-            libc::posix_fadvise(self.descriptor, 0, 0, libc::POSIX_FADV_SEQUENTIAL);
-        }
+    /// What the operating system knows it by.
+    pub(super) fn descriptor(&self) -> i32 {
+        self.descriptor
     }
 
     /// Reads at an offset until the buffer is full or the file ends. Returns the bytes read.

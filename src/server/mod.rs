@@ -20,6 +20,7 @@ pub mod file;
 pub mod function_hook;
 pub mod interrupt;
 pub mod lock_registry;
+pub mod page_cache;
 pub mod page_checksum;
 pub mod parameters;
 pub mod progress;

@@ -105,6 +105,9 @@ impl<'a> Archive<'a> {
     /// Begins an archive.
     #[must_use]
     pub fn new(exit: Exit<'a>, compressor: Option<Compressor>) -> Self {
+        if exit.target == Target::Client {
+            client::enlarge_local_buffer();
+        }
         let capacity = exit.throttle.chunk(FULL_PAYLOAD - HEADER_ROOM) + HEADER_ROOM;
         let compressor = compressor.map(|compressor| Compressed {
             compressor,

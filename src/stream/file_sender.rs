@@ -12,6 +12,7 @@ use backup_format::relation_file;
 use crate::backup::queue::Carried;
 use crate::server::checksum::Digest;
 use crate::server::file::{self, TransientFile};
+use crate::server::page_cache::ReadOnce;
 use crate::server::progress::ProgressRow;
 use crate::server::report::{Failure, Outcome};
 use crate::server::settings::{self, PAGE_SIZE};
@@ -20,8 +21,8 @@ use crate::server::shared_files::{FileTable, Kind, Slot};
 use super::archive::Archive;
 use super::page_verifier::PageVerifier;
 
-/// Smaller files are read at once, or nearly.
-const READ_AHEAD_FROM: u64 = 1024 * 1024;
+/// Smaller files are read at once, or nearly, and take little of the system's cache.
+const READ_ONCE_FROM: u64 = 1024 * 1024;
 
 /// How a stream sends its files.
 pub struct FileSender<'a> {
@@ -117,9 +118,7 @@ impl FileSender<'_> {
         } else {
             metadata.len()
         };
-        if size > READ_AHEAD_FROM {
-            file.read_from_start_to_end();
-        }
+        let mut read_once = (size > READ_ONCE_FROM).then(|| ReadOnce::start(&file, size));
         let attributes = file::attributes(&metadata);
         archive.file(self.member_name(path), size, &attributes)?;
 
@@ -139,8 +138,14 @@ impl FileSender<'_> {
                 self.table.count_bytes(slot, length);
             }
             self.progress.set_bytes_sent(self.bytes_sent);
+            if let Some(read_once) = &mut read_once {
+                read_once.passed(offset);
+            }
         }
         archive.pad(size)?;
+        if let Some(read_once) = read_once {
+            read_once.finish(size);
+        }
 
         let failures = content.verifier.map(PageVerifier::finish);
         self.failures += u64::from(failures.unwrap_or(0));

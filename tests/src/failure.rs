@@ -28,6 +28,17 @@ impl Failure {
             "expected {sqlstate}: {message}\nbut got {self}"
         );
     }
+
+    /// Checks that the server ended the session on somebody's command. What it said last is lost
+    /// where the client finds the connection closed at the same time, or was too slow to leave
+    /// room for it.
+    #[track_caller]
+    pub fn assert_terminated(&self) {
+        assert!(
+            ["57P01", "08006"].contains(&self.sqlstate.as_str()),
+            "expected the end of the session\nbut got {self}"
+        );
+    }
 }
 
 impl From<postgres::Error> for Failure {

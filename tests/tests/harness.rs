@@ -93,9 +93,15 @@ fn a_failing_stream_tells_its_sqlstate() {
 fn a_terminated_worker_fails() {
     let cluster = plain_cluster();
     let worker = Worker::spawn(&cluster, "COPY (SELECT pg_sleep(1000)) TO STDOUT");
+    cluster.wait_for_sql(
+        "the worker to sleep",
+        &format!(
+            "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = {}",
+            worker.pid
+        ),
+    );
     cluster.execute(&format!("SELECT pg_terminate_backend({})", worker.pid));
-    let failure = worker.expect_failure();
-    assert_eq!(failure.sqlstate, "57P01", "{failure}");
+    worker.expect_failure().assert_terminated();
 }
 
 #[test]

@@ -1,0 +1,135 @@
+//! The operating system's cache of a file (fcntl.h, sys/mman.h): a backup leaves in it what it
+//! found there.
+//!
+//! A backup reads everything once, and what it reads would push out of the cache what the server
+//! needs there. So a stream looks beforehand which parts of a file are cached, and has the system
+//! forget the others behind it.
+//!
+//! All of it is advice. Where the system knows no such thing, nothing is forgotten.
+
+use core::ptr;
+
+use super::file::TransientFile;
+
+/// What is cached or not as a whole.
+const PART: u64 = 1024 * 1024;
+
+/// As often is something forgotten: seldom enough to cost nothing, and more than the largest unit
+/// in which the system keeps a file, of which it forgets none that is needed in part.
+const STRIDE: u64 = 16 * PART;
+
+/// A file that is being read from its start to its end.
+#[derive(Debug)]
+pub struct ReadOnce<'f> {
+    file: &'f TransientFile,
+    /// For each part whether any of it was cached before.
+    cached: Vec<bool>,
+    /// All before is as it is to stay.
+    done: u64,
+    /// What was read since then, and belongs to parts that were not cached.
+    passed: u64,
+}
+
+impl<'f> ReadOnce<'f> {
+    /// Looks at the first `size` bytes of a file, and has the system read ahead more than it would
+    /// for other files.
+    pub fn start(file: &'f TransientFile, size: u64) -> Self {
+        #[cfg(target_os = "linux")]
+        // SAFETY: an open descriptor.
+        unsafe {
+            libc::posix_fadvise(file.descriptor(), 0, 0, libc::POSIX_FADV_SEQUENTIAL);
+        }
+        Self {
+            file,
+            cached: cached_parts(file, size).unwrap_or_default(),
+            done: 0,
+            passed: 0,
+        }
+    }
+
+    /// All before `offset` has been read. To be called in the order of the offsets.
+    pub fn passed(&mut self, offset: u64) {
+        while self.passed + PART <= offset {
+            if self.was_cached(self.passed) {
+                self.forget();
+                self.done = self.passed + PART;
+            }
+            self.passed += PART;
+        }
+        if self.passed - self.done >= STRIDE {
+            self.forget();
+            // The next time covers these once more: of the last, a piece may have been in use.
+            self.done = self.passed - PART;
+        }
+    }
+
+    /// The file has been read up to `size`.
+    pub fn finish(mut self, size: u64) {
+        self.passed(size);
+        if !self.was_cached(self.passed) {
+            self.passed = size;
+        }
+        self.forget();
+    }
+
+    /// Unknown parts count as cached.
+    fn was_cached(&self, offset: u64) -> bool {
+        let part = usize::try_from(offset / PART);
+        part.map_or(true, |part| self.cached.get(part).copied().unwrap_or(true))
+    }
+
+    fn forget(&mut self) {
+        #[cfg(target_os = "linux")]
+        if let (Ok(from), Ok(length)) = (
+            libc::off_t::try_from(self.done),
+            libc::off_t::try_from(self.passed - self.done),
+        ) && length > 0
+        {
+            // SAFETY: an open descriptor. Pages that others have changed or mapped stay.
+            unsafe {
+                libc::posix_fadvise(
+                    self.file.descriptor(),
+                    from,
+                    length,
+                    libc::POSIX_FADV_DONTNEED,
+                );
+            }
+        }
+    }
+}
+
+/// Whether any of a part is cached, for each part of a file. `None` where that cannot be told.
+fn cached_parts(file: &TransientFile, size: u64) -> Option<Vec<bool>> {
+    let length = usize::try_from(size).ok().filter(|&length| length > 0)?;
+    // SAFETY: asks for a constant of the system.
+    let page_size = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    // SAFETY: a new mapping that nothing else knows of. It is never read: with a file that becomes
+    // shorter, that would kill the process.
+    let mapping = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            length,
+            libc::PROT_NONE,
+            libc::MAP_SHARED,
+            file.descriptor(),
+            0,
+        )
+    };
+    if mapping == libc::MAP_FAILED {
+        return None;
+    }
+    let part = usize::try_from(PART).ok()?;
+    let mut pages = vec![0u8; part.div_ceil(page_size)];
+    let parts = (0..length).step_by(part).map(|offset| {
+        let length = part.min(length - offset);
+        // SAFETY: the range lies in the mapping, and there is a byte for each of its pages.
+        let status =
+            unsafe { libc::mincore(mapping.byte_add(offset), length, pages.as_mut_ptr().cast()) };
+        let used = &pages[..length.div_ceil(page_size)];
+        (status == 0).then(|| used.iter().any(|page| page & 1 != 0))
+    });
+    let parts = parts.collect();
+    // SAFETY: the mapping from above, as a whole.
+    unsafe { libc::munmap(mapping, length) };
+    parts
+}

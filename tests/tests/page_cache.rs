@@ -1,0 +1,64 @@
+//! The operating system's page cache: a backup leaves in it what was there before.
+
+use std::path::Path;
+
+use backup_tests::backup::start;
+use backup_tests::program::{command, succeed};
+use backup_tests::server::Cluster;
+use backup_tests::workload::create_table;
+
+/// Bytes of a file that are in the page cache, as fincore of util-linux says.
+fn cached_bytes(path: &Path) -> u64 {
+    let mut fincore = command("fincore");
+    fincore.args(["--bytes", "--noheadings", "--output", "RES"]);
+    let bytes = succeed(fincore.arg(path));
+    bytes.trim().parse().expect("a number of bytes")
+}
+
+/// Has the system write a file to its disk and forget it.
+fn evict(path: &Path) {
+    let mut dd = command("dd");
+    dd.arg(format!("of={}", path.display()));
+    succeed(dd.args(["oflag=nocache", "conv=notrunc,fdatasync", "count=0"]));
+}
+
+#[test]
+fn a_stream_leaves_in_the_page_cache_what_was_there() {
+    let cluster = Cluster::new();
+    let [cold, half, warm] = ["cold", "half", "warm"].map(|table| {
+        create_table(&cluster, table, 40);
+        let query = format!("SELECT pg_relation_filepath('{table}')");
+        let row = cluster.connect().query_one(&query, &[]);
+        let path: String = row.expect("the file of a table").get(0);
+        cluster.data_dir().join(path)
+    });
+    cluster.execute("CHECKPOINT");
+    evict(&cold);
+    evict(&half);
+    if cached_bytes(&cold) > 0 {
+        eprintln!("not tested: the file system keeps its files in memory");
+        return;
+    }
+    // Parts in the middle, as a query would have left them. Whatever is read ahead with them counts.
+    let mut dd = command("dd");
+    dd.arg(format!("if={}", half.display()));
+    succeed(dd.args(["of=/dev/null", "bs=1M", "skip=20", "count=4", "status=none"]));
+    let before = cached_bytes(&half);
+    assert!(before >= 4 << 20, "{before}");
+    let size = cached_bytes(&warm);
+    assert!(size >= 40 << 20, "{size}");
+
+    let mut leader = cluster.connect();
+    let id = start(&mut leader, "").id;
+    let blackhole = format!("SELECT send_backup_files({id}, target => 'blackhole')");
+    leader.batch_execute(&blackhole).expect("the blackhole");
+
+    assert_eq!(cached_bytes(&warm), size);
+    assert_eq!(cached_bytes(&cold), 0);
+    // Parts of a megabyte are kept as a whole, once something of them is used.
+    let after = cached_bytes(&half);
+    assert!(
+        (before..before + (2 << 20)).contains(&after),
+        "{before} {after}"
+    );
+}
