@@ -36,7 +36,7 @@ impl Obstacle {
             Self::NotToClient => "The COPY does not go to a client.",
             Self::Format => "The COPY has a format other than text.",
             Self::Header => "The COPY has a header line.",
-            Self::OtherRows => "The query of the COPY is more than one function call.",
+            Self::OtherRows => "The query of the COPY is not one call of this function alone.",
         }
     }
 }
@@ -150,7 +150,7 @@ unsafe fn is_single_call(query: *mut pg_sys::Node, function: &str) -> bool {
     }
 }
 
-/// Whether an expression is a call of the function, in whatever schema.
+/// Whether an expression is a call of the function, in whatever schema the extension is.
 ///
 /// # Safety
 /// `expression` is a node of a raw parse tree.
@@ -165,7 +165,33 @@ unsafe fn is_call(expression: *mut pg_sys::Node, function: &str) -> bool {
         name.is_some_and(|name| {
             CStr::from_ptr((*name.cast::<pg_sys::String>()).sval).to_bytes() == function.as_bytes()
         }) && call.over.is_null()
+            && is_of_extension(call.funcname)
     }
+}
+
+/// Whether all functions that a name can mean here are the extension's. One of somebody else could
+/// call ours and add rows of its own to the stream.
+///
+/// # Safety
+/// `name` is the list of String nodes of a call that the server has accepted.
+unsafe fn is_of_extension(name: *mut pg_sys::List) -> bool {
+    // SAFETY: guarded by pgrx; the list of candidates lives in the memory of the statement.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"pg_parallel_backup".as_ptr(), true);
+        let any_number = -1;
+        let no_names = core::ptr::null_mut();
+        let mut candidate =
+            pg_sys::FuncnameGetCandidates(name, any_number, no_names, false, false, false, true);
+        while let Some(function) = candidate.as_ref() {
+            let owner =
+                pg_sys::getExtensionOfObject(pg_sys::ProcedureRelationId, function.oid);
+            if owner == pg_sys::InvalidOid || owner != extension {
+                return false;
+            }
+            candidate = function.next;
+        }
+    }
+    true
 }
 
 /// Whether an item of FROM is the function alone.
