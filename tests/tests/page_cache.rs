@@ -24,7 +24,7 @@ fn evict(path: &Path) {
 
 #[test]
 fn a_stream_leaves_in_the_page_cache_what_was_there() {
-    let cluster = Cluster::new();
+    let cluster = Cluster::builder().setting("autovacuum", "off").start();
     let [cold, half, warm] = ["cold", "half", "warm"].map(|table| {
         create_table(&cluster, table, 40);
         let query = format!("SELECT pg_relation_filepath('{table}')");
