@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## install what the machine lacks for the other targets
 	@scripts/setup.sh
@@ -11,8 +11,11 @@ setup: ## install what the machine lacks for the other targets
 demo: setup install ## a parallel backup of a busy cluster, verified and restored
 	@scripts/demo.sh
 
-test: setup ## all tests
+test: setup ## all tests, with the PostgreSQL of the machine's packages
 	@scripts/test.sh
+
+test-all: setup ## all tests with PostgreSQL 15, 17 and 18, which it builds where they are missing
+	@scripts/test-all.sh
 
 install: ## build the release version and install it into PostgreSQL
 	@scripts/install.sh
@@ -27,6 +30,6 @@ clean: ## remove what was built
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup demo test install bench lint clean
+.PHONY: help setup demo test test-all install bench lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:

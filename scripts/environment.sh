@@ -7,8 +7,9 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# What is looked for and installed: the versions that all tests run on.
-SUPPORTED_MAJORS='15 '
+# The versions that all tests run on, in the order in which they are looked for and installed where
+# any will do: 15 is the one that is tested most, the others go from the newest to the oldest.
+SUPPORTED_MAJORS='15 18 17 '
 
 # What a PG_CONFIG in the environment may be: Cargo.toml has a feature for each version that the
 # code builds for.
@@ -33,6 +34,10 @@ die() {
     exit 1
 }
 
+have() {
+    command -v "$1" >/dev/null
+}
+
 # The words of SUPPORTED_MAJORS for a message: "15" or "15, 16, 17".
 supported_majors_text() {
     # shellcheck disable=SC2086 # one word for each version
@@ -54,8 +59,23 @@ usable_pg_config() {
     [[ -f $("$1" --includedir-server)/postgres.h && -x $("$1" --bindir)/initdb ]]
 }
 
-# find_pg_config: prints the pg_config to build with, newest supported version first; a
-# PG_CONFIG in the environment decides alone.
+# installed_pg_config MAJOR: prints the pg_config of a version's packages; where the environment has
+# PG_CONFIG_<major>, that decides alone.
+installed_pg_config() {
+    local program named=PG_CONFIG_$1
+    if [[ -n ${!named:-} ]]; then
+        program=$(command -v "${!named}") && usable_pg_config "$program" \
+            && [[ $(pg_config_major "$program") == "$1" ]] && say "$program"
+        return
+    fi
+    for program in "/usr/lib/postgresql/$1/bin/pg_config" "/usr/pgsql-$1/bin/pg_config"; do
+        usable_pg_config "$program" && say "$program" && return
+    done
+    return 1
+}
+
+# find_pg_config: prints the pg_config to build with, of the first of SUPPORTED_MAJORS that the
+# machine has; a PG_CONFIG in the environment decides alone.
 find_pg_config() {
     local major program
     if [[ -n ${PG_CONFIG:-} ]]; then
@@ -63,9 +83,7 @@ find_pg_config() {
         return
     fi
     for major in $SUPPORTED_MAJORS; do
-        for program in "/usr/lib/postgresql/$major/bin/pg_config" "/usr/pgsql-$major/bin/pg_config"; do
-            usable_pg_config "$program" && say "$program" && return
-        done
+        installed_pg_config "$major" && return
     done
     program=$(command -v pg_config) && usable_pg_config "$program" || return 1
     major=$(pg_config_major "$program")
@@ -115,6 +133,10 @@ as_root() {
     else
         sudo "$@"
     fi
+}
+
+apt_get() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@"
 }
 
 set_postgres || true

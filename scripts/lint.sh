@@ -12,14 +12,25 @@ failed=()
 
 check() {
     say "==> $*"
-    "$@" || failed+=("$1 $2")
+    "$@" || failed+=("$*")
 }
 
 mapfile -t shell_scripts < <(find scripts examples bench -name '*.sh' | sort)
 mapfile -t python_scripts < <(find examples bench -name '*.py' | sort)
 
 check cargo fmt --all --check
-check cargo clippy --quiet --workspace --all-targets -- -D warnings
+check cargo clippy --quiet --workspace --all-targets --no-default-features \
+    --features "pg$PG_MAJOR" -- -D warnings
+for major in $BUILDABLE_MAJORS; do
+    clippy=(cargo clippy --quiet --lib --no-default-features --features "pg$major" -- -D warnings)
+    if [[ $major == "$PG_MAJOR" ]]; then
+        continue
+    elif pg_config=$(installed_pg_config "$major"); then
+        PGRX_PG_CONFIG_PATH=$pg_config check "${clippy[@]}"
+    else
+        DOCS_RS=1 RUSTC_WRAPPER=$ROOT/scripts/rustc_shipped_bindings.sh check "${clippy[@]}"
+    fi
+done
 if command -v shellcheck >/dev/null; then
     check shellcheck -x .ci/run "${shell_scripts[@]}"
 else
@@ -30,7 +41,7 @@ export PYTHONPYCACHEPREFIX=${CARGO_TARGET_DIR:-$ROOT/target}/pycache
 check python3 -m py_compile "${python_scripts[@]}"
 
 if ((${#failed[@]})); then
-    say "lint failed: ${failed[*]}"
+    printf 'lint failed: %s\n' "${failed[@]}"
     exit 1
 fi
 say "lint passed"

@@ -11,10 +11,6 @@ readonly CARGO_PGRX_VERSION=0.18.1
 RUST_VERSION=$(sed -n 's/^rust-version *= *"\([0-9.]*\)"/\1/p' "$ROOT/Cargo.toml")
 readonly RUST_VERSION
 
-have() {
-    command -v "$1" >/dev/null
-}
-
 # Prints what is missing, one word a line; the words are also the cases of packages_for().
 missing_system_parts() {
     local major=$PG_MAJOR
@@ -86,7 +82,7 @@ describe() {
     esac
 }
 
-# The package of a supported major version that apt can install, newest first.
+# The package of a supported major version that apt can install, in the order of preference.
 apt_postgresql_major() {
     local major
     for major in $SUPPORTED_MAJORS; do
@@ -100,10 +96,6 @@ apt_has() {
     local policy
     policy=$(apt-cache policy "$1" 2>/dev/null)
     grep -q '^ *Candidate: [0-9]' <<<"$policy"
-}
-
-apt_get() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@"
 }
 
 # Debian creates and starts a cluster on port 5432 when the server is installed. It is not ours

@@ -11,7 +11,7 @@ require_postgres
 cd "$ROOT" || exit 1
 export CARGO_TERM_COLOR=never
 
-readonly LOGS=${CARGO_TARGET_DIR:-$ROOT/target}/test-logs
+readonly LOGS=${CARGO_TARGET_DIR:-$ROOT/target}/test-logs/pg$PG_MAJOR
 mkdir -p "$LOGS"
 passed=0
 failed=0
@@ -23,7 +23,7 @@ summary=()
 run_part() {
     local name=$1 log=$LOGS/$1.log status part_passed part_failed
     shift
-    say "==> Tests: $name"
+    say "==> Tests: $name, PostgreSQL $PG_MAJOR"
     "$@" 2>&1 | tee "$log"
     status=${PIPESTATUS[0]}
     read -r part_passed part_failed < <(awk '

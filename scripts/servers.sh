@@ -1,0 +1,184 @@
+#!/usr/bin/env bash
+# Brings a PostgreSQL of a major version for the tests, and prints the path of its pg_config and
+# nothing else on standard output. The first of these is taken:
+#
+#   1. what PG_CONFIG_<major> in the environment names
+#   2. the installation of the machine's packages
+#   3. what an earlier run has built and kept
+#   4. a build from the source package of the Debian release that has this version
+#
+# It exits with 2 where the version cannot be had here, and says what is missing; with 1 where a
+# build failed.
+#
+# usage: scripts/servers.sh [--find] MAJOR    --find: build nothing
+#
+# environment: SERVERS_FOLDER    where builds are kept, /var/tmp/pg_parallel_backup-<uid> by default
+set -euo pipefail
+
+# shellcheck source=scripts/environment.sh
+. "$(dirname "$0")/environment.sh"
+
+build=yes
+if [[ ${1:-} == --find ]]; then
+    build=no
+    shift
+fi
+readonly MAJOR=${1:?which major version?}
+readonly FOLDER=${SERVERS_FOLDER:-/var/tmp/pg_parallel_backup-$(id -u)}
+JOBS=$(getconf _NPROCESSORS_ONLN)
+readonly JOBS
+
+note() {
+    printf '%s\n' "$*" >&2
+}
+
+unavailable() {
+    note "PostgreSQL $MAJOR cannot be had here: $*"
+    exit 2
+}
+
+# The Debian release that has a version; 16 was in none.
+suite_of() {
+    case $1 in
+        15) echo bookworm ;;
+        17) echo trixie ;;
+        18) echo forky ;;
+        *) return 1 ;;
+    esac
+}
+
+# What lies in the folder is executed, so nobody else may be able to put something there.
+is_safe() {
+    local mode owner
+    [[ -d $1 && ! -L $1 ]] || return 1
+    read -r mode owner < <(stat -c '%a %u' -- "$1")
+    [[ $owner == "$(id -u)" ]] && ((!(8#$mode & 8#022)))
+}
+
+kept_pg_config() {
+    local folder
+    is_safe "$FOLDER" || return 1
+    while read -r folder; do
+        is_safe "$folder" && usable_pg_config "$folder/bin/pg_config" \
+            && say "$folder/bin/pg_config" && return
+    done < <(compgen -G "$FOLDER/postgresql-$MAJOR.*" | sort -rV)
+    return 1
+}
+
+# What configure and make need, as far as the machine lacks it, by the names of Debian's packages.
+missing_build_parts() {
+    local name
+    { have cc && have make && have pkg-config; } || echo build-essential pkg-config
+    for name in bison flex perl; do
+        have "$name" || echo "$name"
+    done
+    have pkg-config || return 0
+    pkg-config --exists liblz4 || echo liblz4-dev
+    pkg-config --exists libzstd || echo libzstd-dev
+    pkg-config --exists openssl || echo libssl-dev
+    pkg-config --exists zlib || echo zlib1g-dev
+}
+
+require_build_parts() {
+    local missing
+    mapfile -t missing < <(missing_build_parts)
+    ((${#missing[@]})) || return 0
+    if [[ $(id -u) -eq 0 ]] || have sudo; then
+        note "Installing with apt, to build PostgreSQL $MAJOR: ${missing[*]}"
+        # shellcheck disable=SC2068 # a line can name two packages
+        { apt_get update && apt_get install -y --no-install-recommends ${missing[@]}; } >/dev/null \
+            || unavailable "apt could not install ${missing[*]}"
+    else
+        unavailable "missing: ${missing[*]} (installing packages needs root or sudo)"
+    fi
+}
+
+# The mirrors of Debian's main archive that apt is configured with on this machine.
+mirrors() {
+    # shellcheck disable=SC2016 # apt fills these in
+    apt-get indextargets --format '$(COMPONENT) $(LABEL) $(REPO_URI)' 'Created-By: Packages' \
+        | awk '$1 == "main" && $2 == "Debian" { print $3 }' | sort -u
+}
+
+# private_apt FOLDER COMMAND...: apt-get with lists, cache and sources of its own, so that the
+# machine's stay as they are.
+private_apt() {
+    local folder=$1
+    shift
+    apt-get -qq -o Dir::Etc::SourceList="$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+        -o Dir::State::Lists="$folder/lists" -o Dir::Cache="$folder/cache" \
+        -o APT::Sandbox::User="$(id -un)" "$@"
+}
+
+# fetch_source FOLDER: downloads the source package into the folder, checked by apt's signatures.
+fetch_source() {
+    local folder=$1 suite mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg options=''
+    suite=$(suite_of "$MAJOR") || unavailable "no Debian release has its source package"
+    have apt-get || unavailable "its source package comes by apt, which this machine does not have"
+    if [[ -z $(mirrors) ]] && { [[ $(id -u) -eq 0 ]] || have sudo; }; then
+        # Until the first update apt does not know what its sources are.
+        apt_get update >&2 || true
+    fi
+    [[ -r $keyring ]] && options="[signed-by=$keyring] "
+    mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
+    for mirror in $(mirrors); do
+        say "deb-src $options$mirror $suite main" >"$folder/sources.list"
+        if private_apt "$folder" update >&2 \
+            && (cd "$folder" && private_apt "$folder" source --download-only "postgresql-$MAJOR") >&2; then
+            return
+        fi
+    done
+    unavailable "apt's sources on this machine lead to no source package of Debian $suite." \
+        "Install its packages, or name its pg_config in PG_CONFIG_$MAJOR"
+}
+
+# compile SOURCE PREFIX STAGE: builds the server with its contrib modules, and leaves it in STAGE
+# as it is to be at PREFIX.
+compile() {
+    # In a condition set -e does not hold.
+    cd "$1" \
+        && ./configure --quiet --prefix="$2" --with-lz4 --with-zstd --with-openssl \
+            --without-icu --without-readline \
+        && make -s -j "$JOBS" \
+        && make -s -j "$JOBS" -C contrib \
+        && make -s install DESTDIR="$3" \
+        && make -s -C contrib install DESTDIR="$3"
+}
+
+build_server() {
+    local work archive version prefix
+    # Servers run as postgres when this is root, and have to be able to read it.
+    umask 022
+    mkdir -m 0755 -- "$FOLDER" 2>/dev/null || true
+    is_safe "$FOLDER" || unavailable "$FOLDER is no folder, belongs to somebody else, or can be" \
+        "written by others: remove it, or name another one in SERVERS_FOLDER"
+    work=$(mktemp -d "$FOLDER/build.XXXXXX")
+    # shellcheck disable=SC2064 # the name is meant as it is now
+    trap "rm -rf -- '$work'" EXIT
+    # mktemp gives nobody else access, and apt takes the archives' place for readable.
+    chmod 0755 "$work"
+    fetch_source "$work"
+    require_build_parts
+    archive=$(compgen -G "$work/postgresql-${MAJOR}_*.orig.tar.*" | grep -v '\.asc$' | head -n 1)
+    version=${archive##*_}
+    version=${version%%.orig.tar.*}
+    prefix=$FOLDER/postgresql-$version
+    note "Building PostgreSQL $version from its source package (some minutes)"
+    mkdir "$work/source"
+    tar -x -f "$archive" -C "$work/source" --strip-components=1
+    if ! (compile "$work/source" "$prefix" "$work/stage") >"$work/log" 2>&1; then
+        tail -n 40 "$work/log" >&2
+        note "PostgreSQL $version could not be built"
+        exit 1
+    fi
+    # It appears whole or not at all; another run may have been faster.
+    mv -T -- "$work/stage$prefix" "$prefix" 2>/dev/null || true
+}
+
+named=PG_CONFIG_$MAJOR
+installed_pg_config "$MAJOR" && exit
+[[ -z ${!named:-} ]] || unavailable "$named names no pg_config of it with server and headers beside"
+kept_pg_config && exit
+[[ $build == yes ]] || unavailable "it is not installed, and none has been built"
+build_server
+kept_pg_config || { note "PostgreSQL $MAJOR was built, but is not usable"; exit 1; }

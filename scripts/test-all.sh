@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# Runs all tests on every supported version, that of the machine's packages first, and ends with
+# one line over all of them: "N passed, N failed". Exits with 1 when anything failed. The others are
+# brought by scripts/servers.sh.
+#
+# usage: scripts/test-all.sh [--within MINUTES]
+#
+# With --within it leaves out of the later versions what is not expected to end in that time, and a
+# version that cannot be had here is no failure.
+set -uo pipefail
+
+# shellcheck source=scripts/environment.sh
+. "$(dirname "$0")/environment.sh"
+require_postgres
+cd "$ROOT" || exit 1
+
+limit=''
+if [[ ${1:-} == --within ]]; then
+    limit=$((${2:?how many minutes?} * 60))
+fi
+readonly limit FIRST=$PG_MAJOR FIRST_PG_CONFIG=$PG_CONFIG
+readonly TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+
+# Seconds that building takes on two cores: a server, and what the first part of a version needs
+# beyond the time that the same part took before.
+readonly SERVER_BUILD=270 EXTENSION_BUILD=240
+
+passed=0
+failed=0
+summary=()
+declare -A seconds_of=()
+
+# fits SECONDS: whether something that is expected to take so long may still begin.
+fits() {
+    [[ -z $limit ]] || ((SECONDS + $1 <= limit))
+}
+
+# bring MAJOR: prints the pg_config, with the status of scripts/servers.sh; 3 where there is no time.
+bring() {
+    if [[ $1 == "$FIRST" ]]; then
+        say "$FIRST_PG_CONFIG"
+    else
+        scripts/servers.sh --find "$1" 2>/dev/null && return
+        fits $((SERVER_BUILD + $(expected outside "$1"))) || return 3
+        scripts/servers.sh "$1"
+    fi
+}
+
+# expected PART MAJOR: the seconds that a part is expected to take.
+expected() {
+    local time=$((${seconds_of[$1]:-0} * 11 / 10))
+    if [[ $1 != examples && ! -e $TARGET/test-logs/pg$2/$1.log ]]; then
+        ((time += EXTENSION_BUILD))
+    fi
+    echo "$time"
+}
+
+# run_part MAJOR PG_CONFIG PART: adds what it has counted to the version's and to the total.
+run_part() {
+    local log status began=$SECONDS part_passed part_failed
+    log=$(mktemp)
+    PG_CONFIG=$2 scripts/test.sh "$3" 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
+    read -r part_passed part_failed < <(
+        awk '/^[0-9]+ passed, [0-9]+ failed$/ { p = $1; f = $3 } END { print p + 0, f + 0 }' "$log"
+    )
+    rm -f "$log"
+    ((status == 0 || part_failed > 0)) || part_failed=1
+    ((version_passed += part_passed, version_failed += part_failed))
+    [[ $1 != "$FIRST" ]] || seconds_of[$3]=$((SECONDS - began))
+}
+
+test_version() {
+    local major=$1 pg_config part parts=(outside server examples) left_out=()
+    version_passed=0
+    version_failed=0
+    say ""
+    say "==> PostgreSQL $major"
+    pg_config=$(bring "$major")
+    case $? in
+        0) ;;
+        3)
+            summary+=("PostgreSQL $major: not tested, there was no time left to build it")
+            return
+            ;;
+        2)
+            if [[ -n $limit ]]; then
+                summary+=("PostgreSQL $major: not tested, it cannot be had here")
+                return
+            fi
+            ;&
+        *)
+            summary+=("PostgreSQL $major: not tested, it could not be brought, which counts as failed")
+            ((failed += 1))
+            return
+            ;;
+    esac
+    # These know no version.
+    [[ $major != "$FIRST" ]] || parts=(format "${parts[@]}")
+    for part in "${parts[@]}"; do
+        if [[ $major == "$FIRST" ]] || fits "$(expected "$part" "$major")"; then
+            run_part "$major" "$pg_config" "$part"
+        else
+            say "No time is left for the part: $part"
+            left_out+=("$part")
+        fi
+    done
+    ((passed += version_passed, failed += version_failed))
+    summary+=("$(printf '%-14s %4d passed, %d failed%s' "$("$pg_config" --version)" \
+        "$version_passed" "$version_failed" "${left_out[*]:+; no time for: ${left_out[*]}}")")
+}
+
+test_version "$FIRST"
+for other in $SUPPORTED_MAJORS; do
+    [[ $other == "$FIRST" ]] || test_version "$other"
+done
+
+say ""
+for line in "${summary[@]}"; do
+    say "$line"
+done
+say "$passed passed, $failed failed"
+((failed == 0))
