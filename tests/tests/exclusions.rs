@@ -7,7 +7,7 @@ use backup_tests::backup::Backup;
 use backup_tests::failure::Failure;
 use backup_tests::member::{self, Member};
 use backup_tests::page::quiet_table;
-use backup_tests::program::{command, make_dir, succeed};
+use backup_tests::program::{command, major_version, make_dir, succeed};
 use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::stepwise::Stepwise;
 
@@ -204,9 +204,15 @@ fn emptied_directories_arrive_empty() {
     let mut planted: Vec<_> = EMPTIED.iter().map(|dir| format!("{dir}/planted")).collect();
     planted.push("pg_wal/planted".to_owned());
     planted.push("pg_wal/archive_status/planted.ready".to_owned());
+    let mut dirs = EMPTIED.to_vec();
+    dirs.extend(["pg_wal", "pg_wal/archive_status"]);
+    if major_version() >= 17 {
+        planted.push("pg_wal/summaries/planted.summary".to_owned());
+        dirs.push("pg_wal/summaries");
+    }
     let sent = send_with(&cluster, &planted);
     sent.assert_without(&planted);
-    for dir in EMPTIED.iter().chain(&["pg_wal", "pg_wal/archive_status"]) {
+    for dir in dirs {
         sent.assert_with(dir);
     }
 }
