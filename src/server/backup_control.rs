@@ -277,10 +277,16 @@ unsafe fn tablespace_list(list: *mut pg_sys::List) -> Vec<Tablespace> {
             let Some(oid) = oid else {
                 continue;
             };
+            let location = CStr::from_ptr((*info).path).to_bytes();
+            // From 16 on core names in-place tablespaces too, by a path that is not absolute. Their
+            // files belong to the data directory, as in 15.
+            if !location.starts_with(b"/") {
+                continue;
+            }
             let inside = (*info).relative_path;
             tablespaces.push(Tablespace {
                 oid,
-                location: CStr::from_ptr((*info).path).to_bytes().to_vec(),
+                location: location.to_vec(),
                 inside_data_directory: (!inside.is_null())
                     .then(|| CStr::from_ptr(inside).to_bytes().to_vec()),
             });

@@ -1,11 +1,14 @@
-//! What differs between the major versions of the server: the manifest's version, summaries of WAL
-//! and incremental backups from 17 on, `pg_verifybackup` on tar files from 18 on.
+//! What differs between the major versions of the server: in-place tablespaces from 16 on, the
+//! manifest's version, summaries of WAL and incremental backups from 17 on, `pg_verifybackup` on tar
+//! files from 18 on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use backup_tests::archive::{content, members};
 use backup_tests::backup::Backup;
+use backup_tests::member;
+use backup_tests::page::quiet_table;
 use backup_tests::program::{account, command, give_to_owner, major_version, run, succeed};
 use backup_tests::server::Cluster;
 use backup_tests::stepwise::Stepwise;
@@ -124,6 +127,40 @@ fn a_backup_is_the_base_of_an_incremental_one() {
     combined.verify();
     let restored = combined.restore();
     restored.wait_for_sql("the rows", "SELECT count(*) = 50010 FROM t");
+}
+
+#[test]
+fn an_in_place_tablespace_belongs_to_the_data_directory() {
+    let cluster = Cluster::builder()
+        .setting("allow_in_place_tablespaces", "on")
+        .start();
+    let mut client = cluster.connect();
+    client
+        .batch_execute("CREATE TABLESPACE in_place LOCATION ''")
+        .expect("CREATE TABLESPACE");
+    let path = quiet_table(&mut client, "t", 3, "TABLESPACE in_place");
+    let place: Vec<_> = path.split('/').take(2).collect();
+
+    let mut taken = Stepwise::start(&cluster, "tablespace_map => false");
+    let known = "SELECT count(*) FROM backup_tablespaces()";
+    let known = taken.leader.query_one(known, &[]).expect(known);
+    assert_eq!(known.get::<_, i64>(0), 1);
+    let listing = taken.listing();
+    let listed: Vec<_> = listing
+        .iter()
+        .filter(|entry| entry.path == place.join("/"))
+        .map(|entry| entry.kind)
+        .collect();
+    assert_eq!(listed, ['d']);
+    let stream = taken.stream("send_backup_files(tablespace => 0)");
+    assert_eq!(member::expect(&stream, &path).content.len(), 3 * 8192);
+    taken.backup.unpack(&stream);
+    taken.stop();
+    taken.backup.verify();
+    taken
+        .backup
+        .restore()
+        .wait_for_sql("the rows", "SELECT count(*) = 21 FROM t");
 }
 
 /// Text of a table whose bytes are looked for in an archive.
