@@ -48,10 +48,10 @@ bring() {
 
 # expected PART MAJOR: the seconds that a part is expected to take.
 expected() {
-    local time=$((${seconds_of[$1]:-0} * 11 / 10))
-    if [[ $1 != examples && ! -e $TARGET/test-logs/pg$2/$1.log ]]; then
-        ((time += EXTENSION_BUILD))
-    fi
+    local time=$((${seconds_of[$1]:-0} * 11 / 10)) trace=$TARGET/release/package-pg$2
+    # The tests inside a server have a debug version of their own.
+    [[ $1 != server ]] || trace=$TARGET/test-logs/pg$2/server.log
+    [[ -e $trace ]] || ((time += EXTENSION_BUILD))
     echo "$time"
 }
 
@@ -68,6 +68,10 @@ run_part() {
     ((status == 0 || part_failed > 0)) || part_failed=1
     ((version_passed += part_passed, version_failed += part_failed))
     [[ $1 != "$FIRST" ]] || seconds_of[$3]=$((SECONDS - began))
+}
+
+version_of() {
+    "$1" --version | awk '{ print $2 }'
 }
 
 test_version() {
@@ -106,8 +110,8 @@ test_version() {
         fi
     done
     ((passed += version_passed, failed += version_failed))
-    summary+=("$(printf '%-14s %4d passed, %d failed%s' "$("$pg_config" --version)" \
-        "$version_passed" "$version_failed" "${left_out[*]:+; no time for: ${left_out[*]}}")")
+    summary+=("$(printf 'PostgreSQL %-5s %5d passed, %d failed%s' "$(version_of "$pg_config")" \
+        "$version_passed" "$version_failed" "${left_out[*]:+, no time left for: ${left_out[*]}}")")
 }
 
 test_version "$FIRST"
