@@ -16,7 +16,7 @@ check() {
 }
 
 mapfile -t shell_scripts < <(find scripts examples bench -name '*.sh' | sort)
-mapfile -t python_scripts < <(find examples bench -name '*.py' | sort)
+mapfile -t python_scripts < <(find scripts examples bench -name '*.py' | sort)
 
 check cargo fmt --all --check
 check cargo clippy --quiet --workspace --all-targets -- -D warnings
@@ -25,6 +25,7 @@ if command -v shellcheck >/dev/null; then
 else
     say "shellcheck is not installed: shell scripts are not checked"
 fi
+check bash scripts/check_versions.sh
 # Without this, byte code would be left beside the sources.
 export PYTHONPYCACHEPREFIX=${CARGO_TARGET_DIR:-$ROOT/target}/pycache
 check python3 -m py_compile "${python_scripts[@]}"
