@@ -20,7 +20,8 @@ install: ## build the release version and install it into PostgreSQL
 bench: setup install ## measure against pg_basebackup
 	@bench/run.sh
 
-lint: ## formatting, clippy, shellcheck
+lint: ## formatting, clippy, shellcheck, versions, licences and advisories of crates
+	@scripts/setup.sh lint
 	@scripts/lint.sh
 
 clean: ## remove what was built
