@@ -17,6 +17,9 @@ test: setup ## all tests
 install: ## build the release version and install it into PostgreSQL
 	@scripts/install.sh
 
+package: setup ## build Debian packages, and try each in a clean Debian
+	@scripts/package.sh
+
 bench: setup install ## measure against pg_basebackup
 	@bench/run.sh
 
@@ -28,6 +31,6 @@ clean: ## remove what was built
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup demo test install bench lint clean
+.PHONY: help setup demo test install package bench lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:
