@@ -117,7 +117,7 @@ remove_folder() {
     local first=''
     if [[ -n $namespaces ]]; then
         # With the first process in there all others end.
-        read -r first <"/proc/$namespaces/task/$namespaces/children" || true
+        read -r first 2>/dev/null <"/proc/$namespaces/task/$namespaces/children" || true
         [[ -z $first ]] || kill -KILL "$first" 2>/dev/null || true
         wait "$namespaces" 2>/dev/null || true
     fi
