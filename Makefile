@@ -20,16 +20,20 @@ test-all: setup ## all tests with PostgreSQL 15, 17 and 18, which it builds wher
 install: ## build the release version and install it into PostgreSQL
 	@scripts/install.sh
 
+package: setup ## build Debian packages, and try each in a clean Debian
+	@scripts/package.sh
+
 bench: setup install ## measure against pg_basebackup
 	@bench/run.sh
 
-lint: ## formatting, clippy, shellcheck
+lint: ## formatting, clippy, shellcheck, versions, licences and advisories of crates
+	@scripts/setup.sh lint
 	@scripts/lint.sh
 
 clean: ## remove what was built
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup demo test test-all install bench lint clean
+.PHONY: help setup demo test test-all install package bench lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:

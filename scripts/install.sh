@@ -15,10 +15,11 @@ say "Building the release version for PostgreSQL $PG_MAJOR"
 cargo pgrx package --pg-config "$PG_CONFIG" --out-dir "$STAGE"
 
 # What an earlier build left in the staging folder must not be installed with this one.
-VERSION=$(sed -n "s/^default_version *= *'\(.*\)'/\1/p" pg_parallel_backup.control)
+extension_dir=$("$PG_CONFIG" --sharedir)/extension
+VERSION=$(sed -n "s/^default_version *= *'\(.*\)'/\1/p" "$STAGE$extension_dir/pg_parallel_backup.control")
 readonly VERSION
-[[ -s $STAGE$("$PG_CONFIG" --sharedir)/extension/pg_parallel_backup--$VERSION.sql ]] \
-    || die "the build left no script for version $VERSION"
+[[ -n $VERSION && -s $STAGE$extension_dir/pg_parallel_backup--$VERSION.sql ]] \
+    || die "the build left no script for version ${VERSION:-(none)}"
 
 # install_file MODE FILE DIRECTORY
 install_file() {
@@ -35,10 +36,14 @@ install_file() {
     say "Installed $target"
 }
 
-extension_dir=$("$PG_CONFIG" --sharedir)/extension
-for file in "$STAGE$extension_dir"/pg_parallel_backup{.control,--*.sql}; do
-    install_file 644 "$file" "$extension_dir"
-done
 library_dir=$("$PG_CONFIG" --pkglibdir)
 install_file 755 "$STAGE$library_dir/pg_parallel_backup.so" "$library_dir"
+for file in sql/pg_parallel_backup--*.sql; do
+    install_file 644 "$file" "$extension_dir"
+done
+# What has been released is installed as it was then.
+if [[ ! -e sql/pg_parallel_backup--$VERSION.sql ]]; then
+    install_file 644 "$STAGE$extension_dir/pg_parallel_backup--$VERSION.sql" "$extension_dir"
+fi
+install_file 644 "$STAGE$extension_dir/pg_parallel_backup.control" "$extension_dir"
 say "pg_parallel_backup $VERSION is installed for PostgreSQL $PG_MAJOR"

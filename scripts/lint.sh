@@ -16,7 +16,7 @@ check() {
 }
 
 mapfile -t shell_scripts < <(find scripts examples bench -name '*.sh' | sort)
-mapfile -t python_scripts < <(find examples bench -name '*.py' | sort)
+mapfile -t python_scripts < <(find scripts examples bench -name '*.py' | sort)
 
 check cargo fmt --all --check
 check cargo clippy --quiet --workspace --all-targets --no-default-features \
@@ -35,6 +35,18 @@ if command -v shellcheck >/dev/null; then
     check shellcheck -x .ci/run "${shell_scripts[@]}"
 else
     say "shellcheck is not installed: shell scripts are not checked"
+fi
+check bash scripts/check_versions.sh
+if command -v cargo-deny >/dev/null; then
+    check cargo deny check --hide-inclusion-graph licenses bans sources
+    # By itself first, so that a network without it is not taken for a finding.
+    if timeout 120 cargo deny fetch db >/dev/null 2>&1; then
+        check cargo deny --offline check --hide-inclusion-graph advisories
+    else
+        say "the database of security advisories cannot be fetched: crates are not looked up in it"
+    fi
+else
+    say "cargo-deny is not installed: licences and sources of crates are not checked"
 fi
 # Without this, byte code would be left beside the sources.
 export PYTHONPYCACHEPREFIX=${CARGO_TARGET_DIR:-$ROOT/target}/pycache

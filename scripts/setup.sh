@@ -2,12 +2,15 @@
 # Installs what this machine lacks for building, testing and demonstrating the extension: on
 # Debian and Ubuntu by apt, and cargo-pgrx by cargo. Where nothing is missing it does nothing,
 # says nothing and needs no network. On other systems it names what is missing.
+#
+# usage: scripts/setup.sh [lint]    lint: cargo-deny too, which takes some more minutes
 set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
 . "$(dirname "$0")/environment.sh"
 
 readonly CARGO_PGRX_VERSION=0.18.1
+readonly CARGO_DENY_VERSION=0.20.2
 RUST_VERSION=$(sed -n 's/^rust-version *= *"\([0-9.]*\)"/\1/p' "$ROOT/Cargo.toml")
 readonly RUST_VERSION
 
@@ -155,6 +158,12 @@ install_cargo_pgrx() {
     cargo install --quiet cargo-pgrx --version "=$CARGO_PGRX_VERSION" --locked
 }
 
+install_cargo_deny() {
+    [[ $(cargo deny --version 2>/dev/null) == "cargo-deny $CARGO_DENY_VERSION" ]] && return
+    say "Installing cargo-deny $CARGO_DENY_VERSION (some minutes)"
+    cargo install --quiet cargo-deny --version "=$CARGO_DENY_VERSION" --locked
+}
+
 mapfile -t missing < <(missing_system_parts)
 if ((${#missing[@]})); then
     if have apt-get && have apt-cache; then
@@ -172,3 +181,6 @@ if ((${#missing[@]})); then
     fi
 fi
 install_cargo_pgrx
+if [[ ${1:-} == lint ]]; then
+    install_cargo_deny
+fi

@@ -10,6 +10,33 @@ use pgrx::pg_sys;
 
 use super::report::{Failure, Outcome, Sqlstate};
 
+/// A magic number: five letters for what a segment holds, and the version of the library. After an
+/// upgrade a session that has loaded another version may find the segment, and must not read it.
+pub(super) const fn magic(letters: [u8; 5]) -> u64 {
+    let [a, b, c, d, e] = letters;
+    u64::from_be_bytes([
+        a,
+        b,
+        c,
+        d,
+        e,
+        number(env!("CARGO_PKG_VERSION_MAJOR")),
+        number(env!("CARGO_PKG_VERSION_MINOR")),
+        number(env!("CARGO_PKG_VERSION_PATCH")),
+    ])
+}
+
+const fn number(digits: &str) -> u8 {
+    let digits = digits.as_bytes();
+    let mut number = 0;
+    let mut index = 0;
+    while index < digits.len() {
+        number = number * 10 + (digits[index] - b'0');
+        index += 1;
+    }
+    number
+}
+
 /// What a detach callback is given: the address of the segment and a number of our own.
 pub type DetachCallback = unsafe extern "C-unwind" fn(*mut pg_sys::dsm_segment, pg_sys::Datum);
 

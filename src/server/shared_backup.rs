@@ -18,8 +18,7 @@ use super::report::{Failure, Outcome, Sqlstate};
 use super::segment::{self, Segment};
 use super::wal_retention::Retention;
 
-/// "pgparbak" in ASCII, and the version of the layout in the last byte.
-const MAGIC: u64 = 0x7067_7061_7262_6101;
+const MAGIC: u64 = segment::magic(*b"pgpbk");
 
 /// The longest label, in bytes (MAXPGPATH, the limit of do_pg_backup_start).
 pub const LABEL_SIZE: usize = 1024;

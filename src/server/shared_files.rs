@@ -18,8 +18,7 @@ use pgrx::pg_sys;
 use super::report::{Failure, Outcome, Sqlstate};
 use super::segment::{self, Segment};
 
-/// "pgpfiles" in ASCII, and the version of the layout in the last byte.
-const MAGIC: u64 = 0x7067_7066_696C_6501;
+const MAGIC: u64 = segment::magic(*b"pgpfl");
 
 /// What an entry of the listing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

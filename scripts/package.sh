@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# Builds a Debian package of the release version for each PostgreSQL version that the extension is
+# tested on, and tries each in a clean Debian: scripts/package_in_chroot.sh. The packages are left in
+# target/packages.
+#
+# The pg_config of a version is the one that PG_CONFIG_<major> in the environment names, or that of
+# Debian's packages, or what scripts/servers.sh brings. Wherever it belongs to, the files of the
+# package are in Debian's places.
+#
+# usage: scripts/package.sh [MAJOR...]    major versions of PostgreSQL (all tested ones by default)
+#
+# environment: DEBFULLNAME, DEBEMAIL    who the packages name as their maintainer
+#              SOURCE_DATE_EPOCH        the time of their files, by default that of the last commit
+set -euo pipefail
+
+# shellcheck source=scripts/environment.sh
+. "$(dirname "$0")/environment.sh"
+cd "$ROOT"
+
+readonly PACKAGES=${CARGO_TARGET_DIR:-$ROOT/target}/packages
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)}
+export SOURCE_DATE_EPOCH
+
+for program in dpkg dpkg-deb dpkg-shlibdeps strip; do
+    command -v "$program" >/dev/null || die "missing: $program (Debian's packages dpkg-dev and binutils)"
+done
+
+VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+# A package of what is not released yet is older than the one of the release.
+if grep -q "^## $VERSION (unreleased)" CHANGELOG.md; then
+    VERSION+="~$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M)"
+fi
+VERSION+=-1
+ARCHITECTURE=$(dpkg --print-architecture)
+readonly VERSION ARCHITECTURE
+readonly MAINTAINER="${DEBFULLNAME:-The pg_parallel_backup developers} <${DEBEMAIL:-root@localhost}>"
+
+# pg_config_of MAJOR: prints it; fails where there is none.
+pg_config_of() {
+    local named=PG_CONFIG_$1 program
+    program=${!named:-/usr/lib/postgresql/$1/bin/pg_config}
+    if usable_pg_config "$program" && [[ $(pg_config_major "$program") == "$1" ]]; then
+        say "$program"
+    elif [[ -z ${!named:-} && -x scripts/servers.sh ]]; then
+        scripts/servers.sh "$1"
+    else
+        return 1
+    fi
+}
+
+# The packages with the shared libraries that a library needs, with the versions it needs.
+dependencies_of() {
+    local library=$1 folder
+    folder=$(mktemp -d "$WORK/shlibdeps.XXXXXX")
+    mkdir "$folder/debian"
+    printf 'Source: pg-parallel-backup\n\nPackage: pg-parallel-backup\nArchitecture: any\n' >"$folder/debian/control"
+    # The server has the symbols that no library has.
+    (cd "$folder" && dpkg-shlibdeps -O "$library" 2>"$folder/warnings") \
+        | sed -n 's/^shlibs:Depends=//p' || { cat "$folder/warnings" >&2; return 1; }
+}
+
+control_file() {
+    local name=$1 major=$2 root=$3
+    cat <<CONTROL
+Package: $name
+Version: $VERSION
+Architecture: $ARCHITECTURE
+Maintainer: $MAINTAINER
+Installed-Size: $(du -k -s --apparent-size "$root/usr" | cut -f1)
+Depends: postgresql-$major, $(dependencies_of "$root/usr/lib/postgresql/$major/lib/pg_parallel_backup.so")
+Suggests: python3-psycopg
+Section: database
+Priority: optional
+Description: parallel physical base backups through plain SQL
+ An extension of PostgreSQL $major that takes a physical base backup of the whole
+ cluster from as many ordinary sessions at once as the caller likes. One of them
+ starts and stops the backup, the others stream its files as tar archives through
+ COPY. Page checksums are verified meanwhile, and a backup manifest is written.
+ No replication protocol and no shared_preload_libraries are needed.
+CONTROL
+}
+
+changelog_file() {
+    cat <<CHANGELOG
+$1 ($VERSION) unstable; urgency=medium
+
+  * Version ${VERSION%%[-~]*}: CHANGELOG.md in this folder says what has changed.
+
+ -- $MAINTAINER  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
+CHANGELOG
+}
+
+# build_package MAJOR PG_CONFIG: sets PACKAGE to the file.
+build_package() {
+    local major=$1 pg_config=$2 name=postgresql-$1-pg-parallel-backup
+    local stage=$WORK/$major/stage root=$WORK/$major/root library extension doc
+    DESTDIR=$stage PG_CONFIG=$pg_config scripts/install.sh
+
+    library=$root/usr/lib/postgresql/$major/lib/pg_parallel_backup.so
+    install -D -m 644 "$stage$("$pg_config" --pkglibdir)/pg_parallel_backup.so" "$library"
+    strip --strip-unneeded "$library"
+    extension=$root/usr/share/postgresql/$major/extension
+    install -d "$extension"
+    install -m 644 "$stage$("$pg_config" --sharedir)"/extension/pg_parallel_backup* "$extension"
+    doc=$root/usr/share/doc/$name
+    install -d "$doc/docs" "$doc/examples"
+    install -m 644 README.md CHANGELOG.md "$doc"
+    install -m 644 docs/*.md "$doc/docs"
+    install -m 644 examples/requirements.txt "$doc/examples"
+    install -m 755 examples/parallel_backup.sh examples/parallel_backup.py "$doc/examples"
+    scripts/package_licences.py "pg$major" >"$doc/copyright"
+    changelog_file "$name" | gzip -9n >"$doc/changelog.Debian.gz"
+
+    install -d "$root/DEBIAN"
+    control_file "$name" "$major" "$root" >"$root/DEBIAN/control"
+    (cd "$root" && find usr -type f -printf '%P\0' | sort -z | sed -z 's,^,usr/,' | xargs -0 md5sum) \
+        >"$root/DEBIAN/md5sums"
+    chmod -R u=rwX,go=rX "$root"
+    PACKAGE=$PACKAGES/${name}_${VERSION}_$ARCHITECTURE.deb
+    dpkg-deb --build --root-owner-group -Zxz "$root" "$PACKAGE" >/dev/null
+    say "Built $PACKAGE"
+}
+
+umask 022
+mkdir -p "$PACKAGES"
+WORK=$(mktemp -d "$PACKAGES/work.XXXXXX")
+trap 'rm -rf -- "$WORK"' EXIT
+readonly WORK
+
+majors=("$@")
+((${#majors[@]})) || read -ra majors <<<"$SUPPORTED_MAJORS"
+summary=()
+failed=no
+for major in "${majors[@]}"; do
+    say "==> Package for PostgreSQL $major"
+    if ! pg_config=$(pg_config_of "$major"); then
+        summary+=("PostgreSQL $major: not built, its server headers are not on this machine (PG_CONFIG_$major names its pg_config)")
+        continue
+    fi
+    # Not in a condition: set -e would not hold in it.
+    build_package "$major" "$pg_config"
+    if [[ $(id -u) -ne 0 ]] && ! command -v sudo >/dev/null; then
+        summary+=("${PACKAGE##*/}: built, but not tried: that needs root or sudo")
+        continue
+    fi
+    status=0
+    as_root scripts/package_in_chroot.sh "$major" "$PACKAGE" || status=$?
+    case $status in
+        0) summary+=("${PACKAGE##*/}: installed in a clean Debian, which took a backup and started it") ;;
+        2) summary+=("${PACKAGE##*/}: built, but not tried: see above") ;;
+        *)
+            summary+=("${PACKAGE##*/}: FAILED in a clean Debian")
+            failed=yes
+            ;;
+    esac
+done
+
+say ""
+printf '%s\n' "${summary[@]}"
+[[ $failed == no ]]

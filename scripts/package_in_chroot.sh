@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Tries a Debian package of the extension in a clean Debian of the release that has this version of
+# PostgreSQL: debootstrap makes it in a temporary folder, apt installs the package there with what
+# it depends on, scripts/package_backup.sh takes a backup and starts it, and apt removes the package.
+# No service is started. Needs root.
+#
+# All of this is in namespaces of its own: what is mounted and started there ends with it, however
+# it ends, and is never seen from outside.
+#
+# It exits with 2 where the machine cannot do this, and says why; with 1 where the package failed.
+#
+# usage: scripts/package_in_chroot.sh MAJOR PACKAGE
+set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
+export DEBIAN_FRONTEND=noninteractive
+
+SCRIPTS=$(cd "$(dirname "$0")" && pwd)
+readonly SCRIPTS
+
+say() {
+    printf '%s\n' "$*"
+}
+
+not_here() {
+    say "The package cannot be tried here: $*" >&2
+    exit 2
+}
+
+suite_of() {
+    case $1 in
+        15) say bookworm ;;
+        17) say trixie ;;
+        18) say forky ;;
+        *) return 1 ;;
+    esac
+}
+
+# The mirror of Debian's main archive that apt is configured with on this machine.
+debian_mirror() {
+    # shellcheck disable=SC2016 # apt fills these in
+    apt-get indextargets --format '$(LABEL) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' \
+        | awk '$1 == "Debian" && $2 == "main" && !found++ { print $3 }'
+}
+
+# logged COMMAND...: shows what it said only if it fails.
+logged() {
+    "$@" >"$FOLDER/log" 2>&1 || { tail -n 40 "$FOLDER/log" >&2; return 1; }
+}
+
+in_chroot() {
+    chroot "$FOLDER/root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
+        DEBIAN_FRONTEND=noninteractive ${http_proxy:+"http_proxy=$http_proxy"} "$@"
+}
+
+# What happens in the namespaces.
+try_package() {
+    local root=$FOLDER/root suite script http_proxy_of_apt='' package=/tmp/${PACKAGE##*/}
+    suite=$(suite_of "$MAJOR")
+    eval "$(apt-config shell http_proxy_of_apt Acquire::http::Proxy)"
+    if [[ -n $http_proxy_of_apt ]]; then
+        export http_proxy=$http_proxy_of_apt
+    fi
+    # A debootstrap older than the release has no script of that name; they are all the same.
+    script=/usr/share/debootstrap/scripts/$suite
+    [[ -e $script ]] || script=/usr/share/debootstrap/scripts/sid
+
+    say "Making a clean Debian ($suite)"
+    logged debootstrap --variant=minbase "$suite" "$root" "$MIRROR" "$script"
+    mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
+    mkdir -p "$root/dev/shm"
+    mountpoint -q "$root/dev/shm" || mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+    chmod 755 "$root/usr/sbin/policy-rc.d"
+    mkdir -p "$root/etc/postgresql-common/createcluster.d"
+    say 'create_main_cluster = false' >"$root/etc/postgresql-common/createcluster.d/none.conf"
+
+    say "Installing ${PACKAGE##*/} there"
+    install -m 644 "$PACKAGE" "$root$package"
+    logged in_chroot apt-get -q update
+    logged in_chroot apt-get -q install -y --no-install-recommends "$package"
+
+    install -m 755 "$SCRIPTS/package_backup.sh" "$root/tmp/package_backup.sh"
+    in_chroot runuser -u postgres -- /tmp/package_backup.sh "$MAJOR"
+
+    logged in_chroot apt-get -q purge -y "postgresql-$MAJOR-pg-parallel-backup"
+    if find "$root/usr" -name '*pg?parallel?backup*' | grep .; then
+        say "The package has left these files behind." >&2
+        return 1
+    fi
+}
+
+if [[ ${1:-} == --in-namespaces ]]; then
+    readonly MAJOR=$2 PACKAGE=$3 MIRROR=$4 FOLDER=$5
+    try_package
+    exit
+fi
+
+readonly MAJOR=${1:?which major version of PostgreSQL?} PACKAGE=${2:?which package?}
+[[ $(id -u) -eq 0 ]] || not_here "it needs root"
+suite_of "$MAJOR" >/dev/null || not_here "no Debian release has PostgreSQL $MAJOR"
+command -v apt-get >/dev/null || not_here "it needs apt"
+MIRROR=$(debian_mirror)
+[[ -n $MIRROR ]] || { apt-get -qq update && MIRROR=$(debian_mirror); }
+[[ -n $MIRROR ]] || not_here "apt's sources on this machine lead to no mirror of Debian"
+command -v debootstrap >/dev/null \
+    || apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends debootstrap >/dev/null \
+    || not_here "debootstrap is missing"
+unshare --mount --pid --ipc --fork --kill-child true 2>/dev/null \
+    || not_here "this system allows no namespaces"
+
+FOLDER=$(mktemp -d "${TMPDIR:-/tmp}/pgpb-chroot.XXXXXX")
+readonly FOLDER
+chmod 755 "$FOLDER"
+namespaces=''
+
+remove_folder() {
+    local first=''
+    if [[ -n $namespaces ]]; then
+        # With the first process in there all others end.
+        read -r first 2>/dev/null <"/proc/$namespaces/task/$namespaces/children" || true
+        [[ -z $first ]] || kill -KILL "$first" 2>/dev/null || true
+        wait "$namespaces" 2>/dev/null || true
+    fi
+    if awk -v folder="$FOLDER" 'index($5, folder "/") == 1 { found = 1 } END { exit !found }' /proc/self/mountinfo; then
+        say "Something is mounted below $FOLDER: it is left there." >&2
+    else
+        rm -rf --one-file-system -- "$FOLDER"
+    fi
+}
+trap remove_folder EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# In the background, so that a signal is answered at once.
+unshare --mount --propagation private --pid --ipc --fork --kill-child --mount-proc \
+    "$0" --in-namespaces "$MAJOR" "$PACKAGE" "$MIRROR" "$FOLDER" &
+namespaces=$!
+wait "$namespaces" || exit 1
+namespaces=''

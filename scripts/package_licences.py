@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Prints the file "copyright" of a package: the licence of the extension, and those of the crates
+that are linked into its library, each text once.
+
+usage: scripts/package_licences.py FEATURE    the feature of Cargo.toml that was built, such as pg15
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+EXTENSION = "pg_parallel_backup"
+NAMES = ("LICENSE*", "LICENCE*", "license-*", "COPYRIGHT*", "NOTICE*")
+
+
+def host():
+    """The platform that is built for."""
+    lines = subprocess.check_output(["rustc", "-vV"], text=True).splitlines()
+    return next(line.removeprefix("host: ") for line in lines if line.startswith("host: "))
+
+
+def linked_crates(feature):
+    """The packages of cargo's metadata that end up in the library, by name."""
+    command = ["cargo", "metadata", "--format-version", "1", "--locked"]
+    command += ["--no-default-features", "--features", feature, "--filter-platform", host()]
+    metadata = json.loads(subprocess.check_output(command))
+    packages = {package["id"]: package for package in metadata["packages"]}
+    nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
+    waiting = [id for id, package in packages.items() if package["name"] == EXTENSION]
+    seen = set(waiting)
+    while waiting:
+        for dependency in nodes[waiting.pop()]["deps"]:
+            id = dependency["pkg"]
+            normal = any(kind["kind"] is None for kind in dependency["dep_kinds"])
+            macro = any("proc-macro" in target["kind"] for target in packages[id]["targets"])
+            if normal and not macro and id not in seen:
+                seen.add(id)
+                waiting.append(id)
+    # Those without a source are our own.
+    crates = [packages[id] for id in seen if packages[id]["source"]]
+    return sorted(crates, key=lambda crate: (crate["name"], crate["version"]))
+
+
+def licence_files(crate):
+    """The texts that come with a crate and the C library that it may hold; MIT where that is one
+    to choose from."""
+    folder = pathlib.Path(crate["manifest_path"]).parent
+    files = sorted({file for name in NAMES for file in folder.rglob(name) if file.is_file()})
+    mit = [file for file in files if "MIT" in file.name]
+    return mit if mit and " AND " not in crate["license"] else files
+
+
+def main():
+    texts = {}
+    without_text = []
+    for crate in linked_crates(sys.argv[1]):
+        title = f"{crate['name']} {crate['version']} ({crate['license']})"
+        files = licence_files(crate)
+        for file in files:
+            text = file.read_text(encoding="utf-8", errors="replace").strip()
+            titles = texts.setdefault(text, [])
+            if title not in titles:
+                titles.append(title)
+        if not files:
+            authors = ", ".join(crate["authors"]) or "its authors"
+            without_text.append(f"{title}, copyright {authors}")
+
+    print(pathlib.Path("LICENSE").read_text(encoding="utf-8").strip())
+    print("\nThe library holds code of the crates below, and of the standard library of Rust")
+    print("(MIT OR Apache-2.0, copyright The Rust Project Contributors).")
+    for text, titles in texts.items():
+        print("\n" + "-" * 80)
+        print("\n".join(titles))
+        print("\n" + text)
+    if without_text:
+        print("\n" + "-" * 80)
+        print("Crates that come without a text of their licence (that of MIT is above):\n")
+        print("\n".join(without_text))
+
+
+main()

@@ -1,0 +1,228 @@
+//! Versions: what the extension is made of, and that every released version leads to it.
+
+use backup_tests::backup::{Backup, send_stop, spawn_workers, start};
+use backup_tests::server::Cluster;
+use postgres::Client;
+
+const CHANGELOG: &str = include_str!("../../CHANGELOG.md");
+
+/// Every member of the extension: what it is, and for a function the arguments and the result. A
+/// change here needs a step in `sql/` for those who have an earlier version.
+const MEMBERS: [&str; 9] = [
+    "function abort_backup() -> void",
+    "function backup_filelist(backup_id bigint DEFAULT NULL::bigint, tablespace oid DEFAULT NULL::oid) \
+     -> TABLE(path text, type \"char\", size bigint, mtime timestamp with time zone)",
+    "function backup_progress() \
+     -> TABLE(backup_id bigint, leader_pid integer, label text, phase text, \
+     started_at timestamp with time zone, workers integer, files_total bigint, files_sent bigint, \
+     bytes_total bigint, bytes_sent bigint, checksum_failures bigint)",
+    "function backup_tablespaces(backup_id bigint DEFAULT NULL::bigint) \
+     -> TABLE(spcoid oid, spclocation text, size bigint)",
+    "function base_backup(label text DEFAULT 'pg_parallel_backup'::text, fast boolean DEFAULT false, \
+     tablespace_map boolean DEFAULT true, max_rate integer DEFAULT NULL::integer, \
+     verify_checksums boolean DEFAULT true, manifest_checksums text DEFAULT 'CRC32C'::text, \
+     retain_wal boolean DEFAULT false, wal boolean DEFAULT false, wait boolean DEFAULT true, \
+     allow_incomplete boolean DEFAULT false, compression text DEFAULT NULL::text) \
+     -> SETOF bytea",
+    "function send_backup_files(backup_id bigint DEFAULT NULL::bigint, files text[] DEFAULT NULL::text[], \
+     tablespace oid DEFAULT NULL::oid, max_rate integer DEFAULT NULL::integer, \
+     verify_checksums boolean DEFAULT NULL::boolean, start_wal_location pg_lsn DEFAULT NULL::pg_lsn, \
+     compression text DEFAULT NULL::text, target text DEFAULT 'client'::text) \
+     -> SETOF bytea",
+    "function send_stop_backup(wal boolean DEFAULT false, wait boolean DEFAULT true, \
+     allow_incomplete boolean DEFAULT false, compression text DEFAULT NULL::text) \
+     -> SETOF bytea",
+    "function start_backup(label text DEFAULT 'pg_parallel_backup'::text, fast boolean DEFAULT false, \
+     tablespace_map boolean DEFAULT true, max_rate integer DEFAULT NULL::integer, \
+     verify_checksums boolean DEFAULT true, manifest_checksums text DEFAULT 'CRC32C'::text, \
+     retain_wal boolean DEFAULT false) \
+     -> TABLE(backup_id bigint, start_lsn pg_lsn, timeline integer, backup_label text, \
+     tablespace_map text, file_count bigint, total_bytes bigint)",
+    "function stop_backup(wait boolean DEFAULT true, allow_incomplete boolean DEFAULT false) \
+     -> TABLE(stop_lsn pg_lsn, timeline integer, backup_label text, tablespace_map text, \
+     pg_control bytea, backup_manifest text)",
+];
+
+const MEMBERS_OF_EXTENSION: &str = "
+    FROM pg_depend LEFT JOIN pg_proc ON classid = 'pg_proc'::regclass AND pg_proc.oid = objid
+    WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass
+      AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_parallel_backup')";
+
+/// The versions of the changelog, the newest first, and whether each has been released.
+fn versions() -> Vec<(&'static str, bool)> {
+    let versions: Vec<_> = CHANGELOG
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .filter_map(|heading| heading.split_once(' '))
+        .map(|(version, date)| (version, date != "(unreleased)"))
+        .collect();
+    assert_eq!(versions.last(), Some(&("0.1.0", true)));
+    versions
+}
+
+fn current_version() -> &'static str {
+    versions()[0].0
+}
+
+fn earlier_versions() -> Vec<&'static str> {
+    let earlier: Vec<_> = versions()[1..]
+        .iter()
+        .map(|(version, _)| *version)
+        .collect();
+    assert!(!earlier.is_empty());
+    earlier
+}
+
+/// A session in a new database with that version of the extension, or the one that comes unasked.
+fn database_with(cluster: &Cluster, name: &str, version: Option<&str>) -> Client {
+    cluster.execute(&format!("CREATE DATABASE {name}"));
+    let mut client = cluster.connect_to(name);
+    let version = version.map_or(String::new(), |version| format!("VERSION '{version}'"));
+    run(
+        &mut client,
+        &format!("CREATE EXTENSION pg_parallel_backup {version}"),
+    );
+    client
+}
+
+#[track_caller]
+fn run(client: &mut Client, statement: &str) {
+    client
+        .batch_execute(statement)
+        .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+}
+
+#[track_caller]
+fn texts(client: &mut Client, query: &str) -> Vec<String> {
+    client
+        .query(query, &[])
+        .unwrap_or_else(|error| panic!("{query}: {error:?}"))
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
+}
+
+fn installed_version(client: &mut Client) -> String {
+    texts(
+        client,
+        "SELECT extversion FROM pg_extension WHERE extname = 'pg_parallel_backup'",
+    )
+    .concat()
+}
+
+/// All that the catalogs say about the extension and its members, oids aside.
+fn definitions(client: &mut Client) -> Vec<String> {
+    let mut lines = texts(
+        client,
+        &format!(
+            "SELECT concat_ws(E'\\n', pg_describe_object(classid, objid, objsubid),
+                 CASE WHEN pg_proc.oid IS NOT NULL THEN pg_get_functiondef(pg_proc.oid) END,
+                 'owner ' || proowner::regrole, 'privileges ' || proacl::text,
+                 'comment ' || obj_description(objid, classid::regclass::name))
+             {MEMBERS_OF_EXTENSION}
+             ORDER BY 1"
+        ),
+    );
+    lines.extend(texts(
+        client,
+        "SELECT to_jsonb(pg_extension)::text FROM (SELECT extname, extowner::regrole,
+             extnamespace::regnamespace, extrelocatable, extversion, extconfig, extcondition
+             FROM pg_extension WHERE extname = 'pg_parallel_backup') AS pg_extension",
+    ));
+    lines
+}
+
+#[test]
+fn the_members_are_those_of_the_list() {
+    let cluster = Cluster::new();
+    let members = texts(
+        &mut cluster.connect(),
+        &format!(
+            "SELECT CASE WHEN pg_proc.oid IS NULL THEN pg_describe_object(classid, objid, objsubid)
+                 ELSE format('function %s(%s) -> %s', proname, pg_get_function_arguments(pg_proc.oid),
+                     pg_get_function_result(pg_proc.oid)) END
+             {MEMBERS_OF_EXTENSION}
+             ORDER BY proname"
+        ),
+    );
+    assert_eq!(members, MEMBERS);
+}
+
+#[test]
+fn create_extension_installs_the_newest_version_of_the_changelog() {
+    let cluster = Cluster::new();
+    assert_eq!(installed_version(&mut cluster.connect()), current_version());
+}
+
+#[test]
+fn every_released_version_leads_to_the_current_one() {
+    let cluster = Cluster::new();
+    let mut client = cluster.connect();
+    let available = texts(
+        &mut client,
+        "SELECT version FROM pg_available_extension_versions WHERE name = 'pg_parallel_backup'",
+    );
+    for (version, _) in versions() {
+        assert!(
+            available.iter().any(|name| name == version),
+            "{version} is not among {available:?}"
+        );
+    }
+    let current = current_version();
+    let without_path = texts(
+        &mut client,
+        &format!(
+            "SELECT source FROM pg_extension_update_paths('pg_parallel_backup')
+             WHERE target = '{current}' AND source <> target AND path IS NULL"
+        ),
+    );
+    assert_eq!(without_path, [""; 0]);
+}
+
+#[test]
+fn an_upgraded_extension_is_what_a_new_one_is() {
+    let cluster = Cluster::builder().without_extension().start();
+    cluster.execute("CREATE ROLE backup LOGIN");
+    let grant = "GRANT EXECUTE ON FUNCTION start_backup, send_backup_files TO backup";
+    let mut fresh = database_with(&cluster, "fresh", None);
+    run(&mut fresh, grant);
+    let expected = definitions(&mut fresh);
+    assert_eq!(expected.len(), MEMBERS.len() + 1);
+
+    for (number, version) in earlier_versions().into_iter().enumerate() {
+        let mut client = database_with(&cluster, &format!("from{number}"), Some(version));
+        assert_eq!(installed_version(&mut client), version);
+        // What was granted before has to be there afterwards.
+        run(&mut client, grant);
+        run(&mut client, "ALTER EXTENSION pg_parallel_backup UPDATE");
+        assert_eq!(definitions(&mut client), expected, "from {version}");
+    }
+}
+
+/// The library is replaced first, on a server where the extension may stay as it was for long.
+#[test]
+fn the_functions_of_every_released_version_take_a_backup_with_this_library() {
+    for version in earlier_versions() {
+        let cluster = Cluster::builder().without_extension().start();
+        cluster.execute(&format!(
+            "CREATE EXTENSION pg_parallel_backup VERSION '{version}'"
+        ));
+        Backup::take(&cluster, 2).verify();
+
+        // An upgrade does not disturb a backup that runs.
+        let mut leader = cluster.connect();
+        let backup = Backup::folder(&cluster);
+        let id = start(&mut leader, "").id;
+        cluster.execute("ALTER EXTENSION pg_parallel_backup UPDATE");
+        for worker in spawn_workers(&cluster, id, 2) {
+            backup.unpack(&worker.expect());
+        }
+        backup.unpack(&send_stop(&mut leader));
+        backup.verify();
+        assert_eq!(
+            installed_version(&mut backup.restore().connect()),
+            current_version(),
+            "from {version}"
+        );
+    }
+}
