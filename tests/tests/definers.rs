@@ -146,6 +146,16 @@ fn a_stream_does_not_leave_through_a_wrapper() {
             );
         }
     }
+    // Nor from within the arguments of a call that stands where it should.
+    let statement = copy_of(
+        "public.send_backup_files(files => ARRAY(
+             SELECT encode(part, 'escape') FROM ops.wrap_base_backup() AS part))",
+    );
+    let failure = expect_failure(&statement, copy_out(&mut cluster.connect(), &statement));
+    failure.assert(
+        "0A000",
+        "base_backup() can only be used in COPY (SELECT ...) TO STDOUT",
+    );
     refusal(&mut cluster.connect(), "SELECT abort_backup()")
         .assert("55000", "backup is not in progress");
 }
