@@ -37,6 +37,7 @@ mapfile -t programs < <(cargo test -p backup_format --lib --tests --no-run 2>&1 
     | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
 ((${#programs[@]})) || die "cargo built no tests"
 for program in "${programs[@]}"; do
+    program=$(realpath "$program")
     (cd crates/format && PROPTEST_CASES=$CASES "${memcheck[@]}" --error-exitcode=1 "$program" --quiet)
 done
 
@@ -79,7 +80,8 @@ for compression in gzip lz4 zstd; do
         compression => '$compression')" | "$compression" -d | tar -t >"$SCRATCH/members"
 done
 # A client that goes away, and a statement that is cancelled.
-stream "send_backup_files($id, max_rate => 32)" 2>"$SCRATCH/broken" | head -c 1 >"$SCRATCH/byte" || true
+timeout --signal=KILL 3 "$PG_BIN/psql" -X -h "$SCRATCH/socket" -p $PORT -U postgres \
+    -c "COPY (SELECT send_backup_files($id, max_rate => 32)) TO STDOUT" >"$SCRATCH/broken" || true
 sql $PORT -c "SET statement_timeout = '1s'" -c "SELECT send_backup_files($id, max_rate => 32, target => 'blackhole')" \
     >"$SCRATCH/cancelled" 2>&1 || true
 sql $PORT -c "SELECT send_backup_files($id, target => 'blackhole')"
