@@ -1,7 +1,7 @@
 //! What the functions have in common: arguments that may not be null, and the COPY that a stream
 //! needs.
 
-use crate::server::copy_query;
+use crate::server::copy_query::{self, Call};
 use crate::server::report::{Failure, Outcome, Sqlstate};
 use crate::server::snapshot;
 
@@ -24,8 +24,8 @@ pub fn required<T>(name: &str, argument: Option<T>) -> Outcome<T> {
 ///
 /// # Errors
 /// `feature_not_supported`, with the statement to use.
-pub fn begin_stream(function: &str) -> Outcome<()> {
-    let checked = copy_query::check(function).map_err(|obstacle| {
+pub fn begin_stream(function: &str, call: &Call<'_>) -> Outcome<()> {
+    let checked = copy_query::check(call).map_err(|obstacle| {
         Failure::new(
             Sqlstate::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("{function}() can only be used in COPY (SELECT ...) TO STDOUT"),

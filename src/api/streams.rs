@@ -5,6 +5,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
 use crate::backup::options;
+use crate::server::copy_query::Call;
 use crate::server::report::{Failure, Outcome, Sqlstate, or_raise};
 use crate::stream::archive::Target;
 use crate::stream::{closing, data_files, whole_backup};
@@ -28,11 +29,12 @@ fn send_backup_files(
     start_wal_location: Option<i64>,
     compression: Option<Vec<u8>>,
     target: Option<Vec<u8>>,
+    call: Call<'_>,
 ) -> SetOfIterator<'static, Vec<u8>> {
     let request = || {
         let target = options::check_target(&required("target", target)?)?;
         if target == Target::Client {
-            begin_stream("send_backup_files")?;
+            begin_stream("send_backup_files", &call)?;
         }
         Ok(data_files::Request {
             backup_id,
@@ -82,9 +84,10 @@ fn send_stop_backup(
     wait: Option<bool>,
     allow_incomplete: Option<bool>,
     compression: Option<Vec<u8>>,
+    call: Call<'_>,
 ) -> SetOfIterator<'static, Vec<u8>> {
     let request = || {
-        begin_stream("send_stop_backup")?;
+        begin_stream("send_stop_backup", &call)?;
         closing_request(wal, wait, allow_incomplete, compression.as_deref())
     };
     no_rows(request().and_then(|request| closing::send(&request)))
@@ -104,9 +107,10 @@ fn base_backup(
     wait: Option<bool>,
     allow_incomplete: Option<bool>,
     compression: Option<Vec<u8>>,
+    call: Call<'_>,
 ) -> SetOfIterator<'static, Vec<u8>> {
     let requests = || {
-        begin_stream("base_backup")?;
+        begin_stream("base_backup", &call)?;
         let start = StartArguments {
             label,
             fast,

@@ -1,12 +1,17 @@
-//! The statement that this session runs (tcop/pquery.h, nodes/parsenodes.h): is it a COPY whose
-//! stream may be written to?
+//! The statement that this session runs (tcop/pquery.h, nodes/parsenodes.h, nodes/plannodes.h): is it a
+//! COPY whose stream may be written to?
 //!
 //! In `COPY (SELECT f()) TO STDOUT` the server has answered with CopyOutResponse before `f` runs,
 //! and adds CopyDone after it. What `f` writes in between is the client's stream. That holds only
 //! where nothing else can write a row.
 
 use core::ffi::CStr;
+use core::marker::PhantomData;
 
+use pgrx::callconv::{Arg, ArgAbi};
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
 use pgrx::{is_a, pg_sys};
 
 /// Why the stream of the running statement cannot be used.
@@ -41,11 +46,44 @@ impl Obstacle {
     }
 }
 
-/// Whether the running statement is `COPY (SELECT function(…)) TO STDOUT` in text format to a client.
+/// The call of an SQL function, as the executor makes it. An argument of functions of ours that SQL does
+/// not see.
+pub struct Call<'a> {
+    info: pg_sys::FunctionCallInfo,
+    running: PhantomData<&'a ()>,
+}
+
+// SAFETY: stands for no datum, as what it wraps; the lifetime is that of the call.
+unsafe impl<'a> ArgAbi<'a> for Call<'a> {
+    unsafe fn unbox_arg_unchecked(argument: Arg<'_, 'a>) -> Self {
+        Self {
+            // SAFETY: the caller's promise.
+            info: unsafe { pg_sys::FunctionCallInfo::unbox_arg_unchecked(argument) },
+            running: PhantomData,
+        }
+    }
+
+    fn is_virtual_arg() -> bool {
+        true
+    }
+}
+
+// SAFETY: the same as for what it wraps.
+unsafe impl SqlTranslatable for Call<'_> {
+    const TYPE_IDENT: &'static str = <pg_sys::FunctionCallInfo as SqlTranslatable>::TYPE_IDENT;
+    const TYPE_ORIGIN: TypeOrigin = <pg_sys::FunctionCallInfo as SqlTranslatable>::TYPE_ORIGIN;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> =
+        <pg_sys::FunctionCallInfo as SqlTranslatable>::ARGUMENT_SQL;
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+        <pg_sys::FunctionCallInfo as SqlTranslatable>::RETURN_SQL;
+}
+
+/// Whether the running statement is `COPY (SELECT function(…)) TO STDOUT` in text format to a client, and
+/// `call` that of the function.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub fn check(function: &str) -> Result<(), Obstacle> {
+pub fn check(call: &Call<'_>) -> Result<(), Obstacle> {
     // SAFETY: the active portal and its statements live as long as the statement that this
     // function is part of. Each node is looked at only after its tag.
     unsafe {
@@ -61,7 +99,7 @@ pub fn check(function: &str) -> Result<(), Obstacle> {
             return Err(Obstacle::NotToClient);
         }
         check_options(copy.options)?;
-        if is_single_call(copy.query, function) {
+        if is_whole_query(&*call.info).unwrap_or(false) {
             Ok(())
         } else {
             Err(Obstacle::OtherRows)
@@ -107,105 +145,58 @@ unsafe fn check_options(options: *mut pg_sys::List) -> Result<(), Obstacle> {
     Ok(())
 }
 
-/// Whether a query is `SELECT f(…)` or `SELECT … FROM f(…)` with `f` as the function's name and
-/// nothing else, so that every row it has comes from `f`.
+/// Whether the plan of the COPY's query is this call and nothing else, so that every row it has comes from
+/// it. Names would not tell: a function between the COPY and ours can choose what they mean. `None`
+/// where the plan has another form.
 ///
 /// # Safety
-/// `query` is the raw parse tree of a COPY's query.
-unsafe fn is_single_call(query: *mut pg_sys::Node, function: &str) -> bool {
-    // SAFETY: each node is looked at only after its tag.
+/// To be called by the called function, below a COPY.
+unsafe fn is_whole_query(call: &pg_sys::FunctionCallInfoBaseData) -> Option<bool> {
+    // SAFETY: the executor's state outlives the call. Each node is looked at only after its tag.
     unsafe {
-        if !is_a(query, pg_sys::NodeTag::T_SelectStmt) {
-            return false;
+        let result = call.resultinfo;
+        if result.is_null() || !is_a(result, pg_sys::NodeTag::T_ReturnSetInfo) {
+            return None;
         }
-        let select = &*query.cast::<pg_sys::SelectStmt>();
-        let has_more = select.op != pg_sys::SetOperation::SETOP_NONE
-            || !select.valuesLists.is_null()
-            || !select.distinctClause.is_null()
-            || !select.intoClause.is_null()
-            || !select.whereClause.is_null()
-            || !select.groupClause.is_null()
-            || !select.havingClause.is_null()
-            || !select.windowClause.is_null()
-            || !select.sortClause.is_null()
-            || !select.limitOffset.is_null()
-            || !select.limitCount.is_null()
-            || !select.lockingClause.is_null()
-            || !select.withClause.is_null();
-        let Some(target) = only(nodes::<pg_sys::ResTarget>(select.targetList)) else {
-            return false;
-        };
-        if has_more {
-            return false;
+        let context = (*result.cast::<pg_sys::ReturnSetInfo>())
+            .econtext
+            .as_ref()?;
+        let executor = context.ecxt_estate.as_ref()?;
+        // Functions have statements of their own, with a text of their own.
+        if !core::ptr::eq(executor.es_sourceText, (*pg_sys::ActivePortal).sourceText) {
+            return Some(false);
         }
-        if select.fromClause.is_null() {
-            return is_call((*target).val, function);
-        }
-        let Some(source) = only(nodes::<pg_sys::Node>(select.fromClause)) else {
-            return false;
-        };
-        is_a((*target).val, pg_sys::NodeTag::T_ColumnRef)
-            && is_a(source, pg_sys::NodeTag::T_RangeFunction)
-            && is_range_of_call(&*source.cast::<pg_sys::RangeFunction>(), function)
+        let planned_call = call_of_plan(executor.es_plannedstmt.as_ref()?.planTree)?;
+        let this_call = call.flinfo.as_ref()?.fn_expr;
+        Some(core::ptr::eq(planned_call, this_call))
     }
 }
 
-/// Whether an expression is a call of the function, in whatever schema the extension is.
+/// The one expression of a plan for `SELECT f(…)` or `SELECT … FROM f(…)`; `None` for any other plan.
 ///
 /// # Safety
-/// `expression` is a node of a raw parse tree.
-unsafe fn is_call(expression: *mut pg_sys::Node, function: &str) -> bool {
-    // SAFETY: the names of a FuncCall are String nodes, at least one of them.
+/// `plan` is a plan that is being executed.
+unsafe fn call_of_plan(plan: *mut pg_sys::Plan) -> Option<*mut pg_sys::Node> {
+    // SAFETY: each node is looked at only after its tag; nodes begin with those they extend.
     unsafe {
-        if !is_a(expression, pg_sys::NodeTag::T_FuncCall) {
-            return false;
+        let target = only(nodes::<pg_sys::TargetEntry>(plan.as_ref()?.targetlist))?;
+        let value = (*target).expr.cast::<pg_sys::Node>();
+        if is_a(plan.cast(), pg_sys::NodeTag::T_ProjectSet) {
+            let source = (*plan).lefttree;
+            let is_one_row = is_a(source.cast(), pg_sys::NodeTag::T_Result)
+                && (*source).lefttree.is_null()
+                && (*source.cast::<pg_sys::Result>()).resconstantqual.is_null();
+            return is_one_row.then_some(value);
         }
-        let call = &*expression.cast::<pg_sys::FuncCall>();
-        let name = nodes::<pg_sys::Node>(call.funcname).last();
-        name.is_some_and(|name| {
-            CStr::from_ptr((*name.cast::<pg_sys::String>()).sval).to_bytes() == function.as_bytes()
-        }) && call.over.is_null()
-            && is_of_extension(call.funcname)
-    }
-}
-
-/// Whether all functions that a name can mean here are the extension's. One of somebody else could
-/// call ours and add rows of its own to the stream.
-///
-/// # Safety
-/// `name` is the list of String nodes of a call that the server has accepted.
-unsafe fn is_of_extension(name: *mut pg_sys::List) -> bool {
-    // SAFETY: guarded by pgrx; the list of candidates lives in the memory of the statement.
-    unsafe {
-        let extension = pg_sys::get_extension_oid(c"pg_parallel_backup".as_ptr(), true);
-        let any_number = -1;
-        let no_names = core::ptr::null_mut();
-        let mut candidate =
-            pg_sys::FuncnameGetCandidates(name, any_number, no_names, false, false, false, true);
-        while let Some(function) = candidate.as_ref() {
-            let owner =
-                pg_sys::getExtensionOfObject(pg_sys::ProcedureRelationId, function.oid);
-            if owner == pg_sys::InvalidOid || owner != extension {
-                return false;
-            }
-            candidate = function.next;
+        if is_a(plan.cast(), pg_sys::NodeTag::T_FunctionScan) {
+            let scan = &*plan.cast::<pg_sys::FunctionScan>();
+            let function = only(nodes::<pg_sys::RangeTblFunction>(scan.functions))?;
+            let shows_its_rows = (*plan).qual.is_null()
+                && !scan.funcordinality
+                && is_a(value, pg_sys::NodeTag::T_Var);
+            return shows_its_rows.then_some((*function).funcexpr);
         }
-    }
-    true
-}
-
-/// Whether an item of FROM is the function alone.
-///
-/// # Safety
-/// `range` is a node of a raw parse tree.
-unsafe fn is_range_of_call(range: &pg_sys::RangeFunction, function: &str) -> bool {
-    // SAFETY: each member is a list of the call and its column definitions.
-    unsafe {
-        let Some(item) = only(nodes::<pg_sys::List>(range.functions)) else {
-            return false;
-        };
-        let call = nodes::<pg_sys::Node>(item).next();
-        !range.ordinality && call.is_some_and(|call| is_call(call, function))
+        None
     }
 }
 

@@ -229,8 +229,12 @@ impl SharedBackup {
         if segment.size() < size_of::<BackupState>() {
             return None;
         }
-        let backup = Self { segment };
-        (backup.magic.load(Ordering::Acquire) == MAGIC && backup.nonce == nonce).then_some(backup)
+        let state: *const BackupState = segment.address().as_ptr().cast();
+        // SAFETY: mapped, and large enough. The handle may have gone to a segment of somebody else
+        // meanwhile, so that nothing but these numbers, which are valid whatever they are, is looked at.
+        let is_this_backup =
+            unsafe { (*state).magic.load(Ordering::Acquire) == MAGIC && (*state).nonce == nonce };
+        is_this_backup.then_some(Self { segment })
     }
 
     /// The leader's own mapping, used for one statement.

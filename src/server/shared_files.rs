@@ -11,7 +11,7 @@
 use core::mem::size_of;
 use core::ptr::NonNull;
 use core::slice;
-use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
@@ -109,17 +109,31 @@ struct Layout {
     by_path: usize,
     digests: usize,
     paths: usize,
+    tablespaces: usize,
+    end: usize,
 }
 
 impl Layout {
-    fn new(slots: usize, digest_length: usize) -> Self {
-        let by_path = size_of::<Header>() + slots * size_of::<Slot>();
-        let digests = by_path + slots * size_of::<u32>();
-        Self {
+    /// `None` where it does not fit into any memory.
+    fn new(
+        slots: usize,
+        digest_length: usize,
+        path_bytes: usize,
+        tablespace_bytes: usize,
+    ) -> Option<Self> {
+        let by_path = slots
+            .checked_mul(size_of::<Slot>())?
+            .checked_add(size_of::<Header>())?;
+        let digests = slots.checked_mul(size_of::<u32>())?.checked_add(by_path)?;
+        let paths = slots.checked_mul(digest_length)?.checked_add(digests)?;
+        let tablespaces = paths.checked_add(path_bytes)?;
+        Some(Self {
             by_path,
             digests,
-            paths: digests + slots * digest_length,
-        }
+            paths,
+            tablespaces,
+            end: tablespaces.checked_add(tablespace_bytes)?,
+        })
     }
 }
 
@@ -196,23 +210,27 @@ impl<'a> FileTable<'a> {
         &self.digests[start..start + length]
     }
 
+    /// `None` where what is mapped holds no files of the backup with this nonce.
+    ///
     /// # Safety
-    /// `address` is where `size` bytes of a filled segment are mapped, for at least `'a`.
-    unsafe fn at(address: NonNull<u8>, size: usize) -> Option<Self> {
-        if size < size_of::<Header>() {
-            return None;
-        }
-        // SAFETY: large enough, page aligned, and valid for every bit pattern of its fields.
-        let header = unsafe { address.cast::<Header>().as_ref() };
-        if header.magic.load(core::sync::atomic::Ordering::Acquire) != MAGIC {
+    /// `address` is where `size` bytes are mapped, page aligned, for at least `'a`.
+    unsafe fn at(address: NonNull<u8>, size: usize, nonce: u32) -> Option<Self> {
+        // SAFETY: the caller's promise.
+        let header = unsafe { header_at(address, size) }?;
+        if header.magic.load(Ordering::Acquire) != MAGIC || header.nonce != nonce {
             return None;
         }
         let count = header.slot_count as usize;
-        let layout = Layout::new(count, header.digest_length as usize);
-        let tablespaces = layout.paths + header.path_bytes as usize;
-        let tablespace_bytes = header.tablespace_bytes as usize;
+        let (path_bytes, tablespace_bytes) =
+            (header.path_bytes as usize, header.tablespace_bytes as usize);
+        let layout = Layout::new(
+            count,
+            header.digest_length as usize,
+            path_bytes,
+            tablespace_bytes,
+        )?;
         // A segment can be larger than what was asked for.
-        if size < tablespaces + tablespace_bytes {
+        if size < layout.end {
             return None;
         }
         let base = address.as_ptr();
@@ -227,17 +245,27 @@ impl<'a> FileTable<'a> {
                     base.add(layout.digests).cast(),
                     layout.paths - layout.digests,
                 ),
-                paths: slice::from_raw_parts(base.add(layout.paths), header.path_bytes as usize),
-                tablespaces: slice::from_raw_parts(base.add(tablespaces), tablespace_bytes),
+                paths: slice::from_raw_parts(base.add(layout.paths), path_bytes),
+                tablespaces: slice::from_raw_parts(base.add(layout.tablespaces), tablespace_bytes),
             })
         }
     }
+}
+
+/// The head of a segment; `None` where it is too small for one.
+///
+/// # Safety
+/// `address` is where `size` bytes are mapped, page aligned, for at least `'a`.
+unsafe fn header_at<'a>(address: NonNull<u8>, size: usize) -> Option<&'a Header> {
+    // SAFETY: the caller's promise; each field is valid whatever it holds.
+    (size >= size_of::<Header>()).then(|| unsafe { address.cast::<Header>().as_ref() })
 }
 
 /// A segment with the files of a backup, mapped.
 #[derive(Debug)]
 pub struct SharedFiles {
     segment: Segment,
+    nonce: u32,
 }
 
 impl SharedFiles {
@@ -258,18 +286,16 @@ impl SharedFiles {
         let count = entries.len();
         if u32::try_from(count).is_err() || queue_order.len() != count || path_order.len() != count
         {
-            return Err(Failure::new(
-                Sqlstate::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-                format!("cannot back up {count} files at once"),
-            ));
+            return Err(too_many(count));
         }
-        let layout = Layout::new(count, digest_length);
         let path_bytes: usize = entries.iter().map(|entry| entry.path.len()).sum();
-        let segment = Segment::create_pinned(layout.paths + path_bytes + tablespaces.len())?;
+        let layout = Layout::new(count, digest_length, path_bytes, tablespaces.len())
+            .ok_or_else(|| too_many(count))?;
+        let segment = Segment::create_pinned(layout.end)?;
         let base = segment.address().as_ptr();
         // SAFETY: the segment ends with these bytes.
         unsafe {
-            base.add(layout.paths + path_bytes)
+            base.add(layout.tablespaces)
                 .copy_from_nonoverlapping(tablespaces.as_ptr(), tablespaces.len());
         }
 
@@ -332,7 +358,7 @@ impl SharedFiles {
         };
         // SAFETY: the segment begins with its header.
         unsafe { base.cast::<Header>().write(header) };
-        Ok(Self { segment })
+        Ok(Self { segment, nonce })
     }
 
     /// Attaches to the files of the backup with this nonce. `None` where it has ended meanwhile.
@@ -340,10 +366,9 @@ impl SharedFiles {
     pub fn attach(handle: u32, nonce: u32) -> Option<Self> {
         let files = Self {
             segment: Segment::attach(handle)?,
+            nonce,
         };
-        // SAFETY: mapped as long as `files` lives.
-        let table = unsafe { FileTable::at(files.segment.address(), files.segment.size()) }?;
-        (table.header.nonce == nonce).then_some(files)
+        files.try_table().is_some().then_some(files)
     }
 
     /// The leader's own mapping, used for one statement.
@@ -351,15 +376,20 @@ impl SharedFiles {
     pub fn borrow_pinned(&self) -> Self {
         Self {
             segment: self.segment.borrow_pinned(),
+            nonce: self.nonce,
         }
     }
 
     /// The files.
     #[must_use]
     pub fn table(&self) -> FileTable<'_> {
+        self.try_table()
+            .unwrap_or_else(|| unreachable!("it was checked when it was mapped"))
+    }
+
+    fn try_table(&self) -> Option<FileTable<'_>> {
         // SAFETY: mapped as long as `self` lives.
-        let table = unsafe { FileTable::at(self.segment.address(), self.segment.size()) };
-        table.unwrap_or_else(|| unreachable!("the magic number was checked when it was mapped"))
+        unsafe { FileTable::at(self.segment.address(), self.segment.size(), self.nonce) }
     }
 
     /// The segment's handle.
@@ -381,6 +411,13 @@ impl SharedFiles {
     }
 }
 
+fn too_many(files: usize) -> Failure {
+    Failure::new(
+        Sqlstate::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        format!("cannot back up {files} files at once"),
+    )
+}
+
 /// A worker's mapping ends: with its statement, by an ERROR, or with its session.
 unsafe extern "C-unwind" fn worker_detaches(
     mapping: *mut pg_sys::dsm_segment,
@@ -392,7 +429,9 @@ unsafe extern "C-unwind" fn worker_detaches(
     // SAFETY: the server calls back while the segment is still mapped.
     let table = unsafe {
         let size = pg_sys::dsm_segment_map_length(mapping.as_ptr());
-        FileTable::at(segment::address_of(mapping), size)
+        let address = segment::address_of(mapping);
+        // It was checked when the worker joined.
+        header_at(address, size).and_then(|header| FileTable::at(address, size, header.nonce))
     };
     if let Some(table) = table {
         table.release_worker(owner.value() as u32);

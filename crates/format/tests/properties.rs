@@ -4,7 +4,10 @@
 
 use std::sync::atomic::AtomicU64;
 
+use backup_format::checksum::Algorithm;
+use backup_format::compression::{Compression, InvalidCompression, Method};
 use backup_format::lsn::Lsn;
+use backup_format::manifest::{TimelineEntry, WalRange, wal_ranges};
 use backup_format::page::{PageHeader, is_all_zeros};
 use backup_format::rate::{Rate, reserve};
 use backup_format::relation_file::{Fork, RelationFile};
@@ -18,6 +21,17 @@ use proptest::sample::select;
 fn near_name() -> impl Strategy<Value = Vec<u8>> {
     let text = "(pg_tblspc/|base/|global/|t)?[0-9]{0,11}(/PG_15_[0-9]{1,3})?(/|_)?(fsm|vm|init|[0-9]{0,11})(\\.[0-9]{0,21})?";
     prop_oneof![vec(any::<u8>(), 0..60), text.prop_map(String::into_bytes)]
+}
+
+/// The text with some of its letters in the other case.
+fn in_any_case(text: &str, upper: &[bool]) -> String {
+    text.chars()
+        .zip(upper.iter().cycle())
+        .map(|(letter, upper)| match upper {
+            true => letter.to_ascii_uppercase(),
+            false => letter.to_ascii_lowercase(),
+        })
+        .collect()
 }
 
 fn segment_size() -> impl Strategy<Value = SegmentSize> {
@@ -215,5 +229,98 @@ proptest! {
         let clock = AtomicU64::new(clock);
         let start = reserve(&clock, now, cost, burst);
         prop_assert_eq!(clock.into_inner(), start.saturating_add(cost));
+    }
+
+    #[test]
+    fn a_level_is_accepted_when_the_method_has_it(
+        (method, lowest, highest) in select(&[
+            (Method::Gzip, 1, 9),
+            (Method::Lz4, 1, 12),
+            (Method::Zstd, -131_072, 22),
+        ][..]),
+        level in prop_oneof![-2..30_i64, -131_080..-131_060_i64, any::<i64>()],
+        upper in vec(any::<bool>(), 1..5),
+    ) {
+        let text = format!("{}:{level}", in_any_case(method.name(), &upper));
+        let expected = match i32::try_from(level) {
+            Ok(level) if (lowest..=highest).contains(&level) => {
+                Ok(Compression { method, level: Some(level) })
+            }
+            _ => Err(InvalidCompression::InvalidLevel(method)),
+        };
+        prop_assert_eq!(Compression::parse(&text), expected);
+        prop_assert_eq!(
+            Compression::parse(&format!("none:{level}")),
+            Err(InvalidCompression::InvalidLevel(Method::None))
+        );
+    }
+
+    #[test]
+    fn an_algorithm_is_known_by_its_name_in_any_case(
+        name in select(&["NONE", "CRC32C", "SHA224", "SHA256", "SHA384", "SHA512"][..]),
+        upper in vec(any::<bool>(), 1..7),
+        more in "[0-9A-Za-z -]{1,3}",
+    ) {
+        let algorithm = Algorithm::parse(&in_any_case(name, &upper));
+        prop_assert_eq!(algorithm.map(|found| found.name().unwrap_or("NONE")), Some(name));
+        prop_assert_eq!(Algorithm::parse(&format!("{name}{more}")), None);
+        prop_assert_eq!(Algorithm::parse(&format!("{more}{name}")), None);
+    }
+
+    /// A chain of timelines, each a while after its parent's start.
+    #[test]
+    fn wal_ranges_lead_from_the_start_to_the_end(
+        steps in vec((1_u32..4, 1_u64..1000), 1..8),
+        first in any::<prop::sample::Index>(),
+        within in any::<prop::sample::Index>(),
+        beyond in 0_u64..1000,
+    ) {
+        let (mut timeline, mut begin) = (0, 0);
+        let mut timelines = Vec::new();
+        for (step, length) in steps {
+            timeline += step;
+            timelines.push(TimelineEntry { timeline, begin: Lsn(begin) });
+            begin += length;
+        }
+        let last = *timelines.last().unwrap();
+        let first = first.index(timelines.len());
+        // A backup starts before its timeline ends; the last one has no end.
+        let length = match timelines.get(first + 1) {
+            Some(next) => next.begin.0 - timelines[first].begin.0,
+            None => 1000,
+        };
+        let start = Lsn(timelines[first].begin.0 + within.index(length as usize) as u64);
+        let end = Lsn(start.0.max(last.begin.0) + beyond);
+        let mut expected = Vec::new();
+        for (at, entry) in timelines.iter().enumerate().skip(first) {
+            expected.insert(0, WalRange {
+                timeline: entry.timeline,
+                start: if at == first { start } else { entry.begin },
+                end: timelines.get(at + 1).map_or(end, |next| next.begin),
+            });
+        }
+        let history: Vec<_> = timelines.iter().rev().copied().collect();
+        let ranges = wal_ranges(&history, timelines[first].timeline, start, last.timeline, end);
+        prop_assert_eq!(ranges, Ok(expected));
+    }
+
+    #[test]
+    fn no_histories_panic(
+        history in vec((0_u32..6, 0_u64..20), 0..8),
+        (start_timeline, end_timeline) in (0_u32..6, 0_u32..6),
+        (start, end) in (0_u64..20, any::<u64>()),
+    ) {
+        let history: Vec<_> = history
+            .into_iter()
+            .map(|(timeline, begin)| TimelineEntry { timeline, begin: Lsn(begin) })
+            .collect();
+        match wal_ranges(&history, start_timeline, Lsn(start), end_timeline, Lsn(end)) {
+            Ok(ranges) => {
+                prop_assert_eq!(ranges.first().map(|range| range.timeline), Some(end_timeline));
+                prop_assert_eq!(ranges.last().map(|range| range.timeline), Some(start_timeline));
+                prop_assert!(ranges.windows(2).all(|pair| pair[0].start == pair[1].end));
+            }
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
     }
 }

@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# valgrind's memcheck on the tests of crates/format, and on every process of a scratch cluster from
+# which a whole backup is taken: two workers, all page checks, each method of compression, a stream
+# that is broken off, the closing tar with WAL. Exits with 1 when an error or a leak has a frame of
+# our code. The server's own memory contexts look like one block to valgrind; what Rust code
+# allocates does not.
+#
+# It runs what is installed, and needs valgrind, which it installs with apt where it is missing, and
+# some minutes.
+#
+# usage: scripts/valgrind.sh [FOLDER]    where the logs stay; by default they go when all is well
+set -euo pipefail
+
+# shellcheck source=scripts/environment.sh
+. "$(dirname "$0")/environment.sh"
+# shellcheck source=scripts/cluster.sh
+. "$ROOT/scripts/cluster.sh"
+require_postgres
+cd "$ROOT"
+
+readonly PORT=54631 LIBRARY=pg_parallel_backup.so
+# Few cases: under valgrind each takes fifty times as long.
+readonly CASES=8
+
+if ! command -v valgrind >/dev/null; then
+    command -v apt-get >/dev/null || die "valgrind is not installed"
+    say "Installing valgrind with apt"
+    as_root apt-get -qq update
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends valgrind >/dev/null
+fi
+
+memcheck=(valgrind --quiet --error-limit=no --num-callers=40
+    --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite)
+
+say "==> The tests of crates/format, $CASES cases of each property"
+mapfile -t programs < <(cargo test -p backup_format --lib --tests --no-run 2>&1 \
+    | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+((${#programs[@]})) || die "cargo built no tests"
+for program in "${programs[@]}"; do
+    program=$(realpath "$program")
+    (cd crates/format && PROPTEST_CASES=$CASES "${memcheck[@]}" --error-exitcode=1 "$program" --quiet)
+done
+
+make_scratch pgpb-valgrind
+readonly DATA=$SCRATCH/data LOGS=$SCRATCH/logs BACKUP=$SCRATCH/backup
+mkdir "$LOGS" "$BACKUP"
+give_to_server "$LOGS"
+init_cluster "$DATA"
+
+say "==> A cluster, each process under valgrind"
+CLUSTERS+=("$DATA")
+as_server_user "${memcheck[@]}" --trace-children=yes --log-file="$LOGS/%p" \
+    "$PG_BIN/pg_ctl" start -w -t 600 -s -D "$DATA" -l "$DATA.log" -o "-p $PORT -c listen_addresses='' \
+    -c unix_socket_directories='$SCRATCH/socket' -c shared_buffers=16MB -c max_connections=20 -c fsync=off" \
+    || { cat "$DATA.log" >&2; exit 1; }
+sql $PORT -c "CREATE EXTENSION pg_parallel_backup" -c "CREATE TABLE filled AS
+    SELECT i, repeat('x', 900) AS filler FROM generate_series(1, 8000) AS i"
+
+# stream CALL: a tar archive on standard output.
+stream() {
+    sql $PORT -c "COPY (SELECT $1) TO STDOUT"
+}
+
+say "==> A backup"
+coproc leader { sql $PORT 2>&1; }
+# lead STATEMENT: has the leader run it, and prints the last line that it says.
+lead() {
+    local line said=''
+    printf '%s\n\\echo done\n' "$1" >&"${leader[1]}"
+    while read -r -t 600 line <&"${leader[0]}"; do
+        [[ $line != "done" ]] || { say "$said"; return; }
+        said=$line
+    done
+    die "the leader says: $said"
+}
+id=$(lead "SELECT backup_id FROM start_backup(fast => true, retain_wal => true, manifest_checksums => 'SHA256');")
+sql $PORT -c "SELECT count(*) FROM backup_filelist($id)" -c "SELECT count(*) FROM backup_tablespaces($id)" >"$SCRATCH/counts"
+for compression in gzip lz4 zstd; do
+    stream "send_backup_files($id, ARRAY(SELECT path FROM backup_filelist($id) WHERE size > 100000),
+        compression => '$compression')" | "$compression" -d | tar -t >"$SCRATCH/members"
+done
+# A client that goes away, and a statement that is cancelled.
+timeout --signal=KILL 3 "$PG_BIN/psql" -X -h "$SCRATCH/socket" -p $PORT -U postgres \
+    -c "COPY (SELECT send_backup_files($id, max_rate => 32)) TO STDOUT" >"$SCRATCH/broken" || true
+sql $PORT -c "SET statement_timeout = '1s'" -c "SELECT send_backup_files($id, max_rate => 32, target => 'blackhole')" \
+    >"$SCRATCH/cancelled" 2>&1 || true
+sql $PORT -c "SELECT send_backup_files($id, target => 'blackhole')"
+stream "send_backup_files($id, ARRAY(SELECT path FROM backup_filelist($id) WHERE type <> 'f'))" | tar -x -C "$BACKUP"
+workers=()
+for _ in 1 2; do
+    stream "send_backup_files($id)" | tar -x --skip-old-files -C "$BACKUP" & workers+=($!)
+done
+for worker in "${workers[@]}"; do
+    wait "$worker"
+done
+sql $PORT -c "SELECT * FROM backup_progress()" >"$SCRATCH/progress"
+lead "COPY (SELECT send_stop_backup(wal => true)) TO STDOUT \\g $SCRATCH/closing.tar" >"$SCRATCH/stopped"
+tar -x -f "$SCRATCH/closing.tar" -C "$BACKUP"
+"$PG_BIN/pg_verifybackup" -q "$BACKUP"
+lead "SELECT start_backup(fast => true);" >"$SCRATCH/started"
+lead "SELECT stop_backup(allow_incomplete => true);" >"$SCRATCH/row"
+stream "base_backup(fast => true)" | tar -t >"$SCRATCH/members"
+printf '%s\n' '\q' >&"${leader[1]}"
+stop_cluster "$DATA"
+
+cat "$LOGS"/* >"$SCRATCH/report"
+if (($# > 0)); then
+    mkdir -p "$1"
+    cp "$LOGS"/* "$1"
+fi
+if grep -E 'terminated by signal|PANIC' "$DATA.log" >&2; then
+    die "the server crashed"
+fi
+# An error is a paragraph; lines without text separate them.
+ours=$(sed 's/^==[0-9]*== *//' "$SCRATCH/report" | awk -v library="$LIBRARY" 'BEGIN { RS = "" } index($0, library) { print $0 "\n" }')
+say "Processes: $(find "$LOGS" -type f | wc -l); reports without our code, from the server itself: $(
+    sed 's/^==[0-9]*== *//' "$SCRATCH/report" | awk -v library="$LIBRARY" 'BEGIN { RS = "" } !index($0, library)' | grep -c '^at ' || true)"
+if [[ -n $ours ]]; then
+    say "$ours" >&2
+    die "valgrind reports errors in $LIBRARY"
+fi
+say "valgrind reports nothing about $LIBRARY"
