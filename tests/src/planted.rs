@@ -5,7 +5,6 @@
 //! takes them. Their pages are zeros, as those of a relation that was extended and not yet written.
 
 use std::fs::{self, File};
-use std::path::Path;
 
 use crate::program;
 use crate::server::Cluster;
@@ -68,16 +67,4 @@ pub fn database(cluster: &Cluster, oid: u32, relations: u32) {
     for number in (0..relations).step_by(LINKS as usize) {
         program::give_to_owner(&path(number));
     }
-}
-
-/// The bytes of the disk that a folder takes.
-#[track_caller]
-pub fn disk_usage(dir: &Path) -> u64 {
-    let said = program::succeed(
-        program::command("du")
-            .args(["--summarize", "--block-size=1", "--"])
-            .arg(dir),
-    );
-    let bytes = said.split_whitespace().next().unwrap_or_default();
-    bytes.parse().unwrap_or_else(|_| panic!("du said {said:?}"))
 }

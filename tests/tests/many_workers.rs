@@ -159,7 +159,7 @@ fn the_files_of_the_half_that_ends_are_sent_by_the_half_that_stays() {
     let cluster = cluster_with_planted(2 * WORKERS as u32, MEGABYTE);
     let mut leader = cluster.connect();
     let sessions = connect_all(&cluster);
-    let id = start(&mut leader, &format!("max_rate => {RATE}")).id;
+    let id = start(&mut leader, &format!("max_rate => {}", 2 * RATE)).id;
     let mut ending = begin(sessions, id);
     let staying = ending.split_off(WORKERS / 2);
     wait_for_workers(&cluster, WORKERS);
