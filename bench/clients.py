@@ -34,6 +34,20 @@ class Client:
             raise Failed(f"{self.name} ended with status {status}: {self.last_words()}")
         return written
 
+    def runs(self):
+        """Whether it has not ended yet. Leaves the rest to finish()."""
+        flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        return os.waitid(os.P_PID, self.process.pid, flags) is None
+
+    def give_up(self):
+        """Ends it, and returns how many bytes it wrote until then."""
+        self.process.terminate()
+        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        written = bytes_written(self.process.pid)
+        self.process.wait()
+        Client.running.remove(self)
+        return written or 0
+
     def last_words(self):
         """What it wrote to its standard error, in one line."""
         self.said.seek(0)

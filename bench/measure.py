@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import directories
+import load
 import machine
 import many_files
 import plot
@@ -36,6 +37,7 @@ PARTS = {
     "cold": streams.measure_cold,
     "files": many_files.measure_files,
     "million": many_files.measure_million,
+    "load": load.measure_load,
 }
 
 
@@ -47,6 +49,7 @@ def parse_arguments():
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--repeats", type=int, required=True)
+    parser.add_argument("--load-seconds", type=int, required=True)
     parser.add_argument("--parts", nargs="+", choices=PARTS, required=True)
     return parser.parse_args()
 
@@ -71,6 +74,7 @@ def measure(arguments):
         "driver": arguments.driver,
         "pgbackrest": arguments.pgbackrest,
         "pgbackrest_note": arguments.pgbackrest_note,
+        "load_seconds": arguments.load_seconds,
     }
     result = {"about": about, "parts": {}, "targets": [], "notes": []}
     for part, action in PARTS.items():

@@ -1,5 +1,6 @@
 """The result as Markdown."""
 
+import load
 import targets
 
 ALL_CASES = ("nowhere", "manifest", "compression", "directory", "cold")
@@ -13,6 +14,7 @@ HEADINGS = {
     "cold": "Cold page cache, to /dev/null",
     "files": "100,000 files",
     "million": "1,000,000 files",
+    "load": "Beside a write-heavy pgbench",
 }
 
 
@@ -59,6 +61,8 @@ def section(part, measured, about):
         return stages_table(measured)
     if part == "memory":
         return memory_table(measured)
+    if part == "load":
+        return load_table(measured, about["bytes"])
     return files_table(part, measured)
 
 
@@ -134,6 +138,34 @@ def files_table(part, measured):
             for name, value in measured["seconds"].items()
         ],
     )  # fmt: skip
+
+
+def load_table(measured, size):
+    """What is left for the load, and what a whole backup at this pace takes from it."""
+    cases = measured["cases"]
+    alone = next((case for case in cases if case["name"] == load.NONE), None)
+    rows = []
+    for case in cases:
+        tps, p99, rate = (case[key] for key in ("tps", "p99_ms", "mb_per_second"))
+        row = [case["name"], f"{tps['median']:.0f} ({tps['minimum']:.0f} to {tps['maximum']:.0f})",
+               ratio(tps["median"], alone and alone["tps"]["median"]), spread_text(p99),
+               ratio(p99["median"], alone and alone["p99_ms"]["median"]), "", "", ""]  # fmt: skip
+        if rate["median"] > 0:
+            seconds = size / 1e6 / rate["median"]
+            row[5:7] = [f"{rate['median']:.0f}", f"{seconds:.1f}"]
+            if alone:
+                row[7] = f"{(alone['tps']['median'] - tps['median']) * seconds:.0f}"
+        rows.append(row)
+    heading = ["backup", "transactions per second", "ratio", "p99 in ms", "ratio", "MB/s",
+               "s per backup", "lost to one backup"]  # fmt: skip
+    return (
+        table(heading, rows)
+        + f"\n\npgbench's own transactions, {measured['clients']} clients,"
+        f" {measured['seconds']} seconds in each run, with fsync as above. Backups are taken one"
+        " after the other during all of that time. The last columns are of a backup of the whole"
+        " cluster at this pace: how long it takes, and how many transactions are not made"
+        " meanwhile. Ratios are to no backup."
+    )
 
 
 def targets_table(rows):

@@ -21,10 +21,16 @@
 #                     whole machine
 #       files         listing 100,000 files
 #       million       listing 1,000,000 files, at most 3 runs
+#       load          what a write-heavy pgbench has left beside a backup: transactions per second
+#                     and 99th percentile of latency beside none, pg_basebackup, 1, 2 and 4 workers,
+#                     with and without a rate limit, at most 3 runs. The cluster runs with
+#                     fsync=off, as in all parts, so that no transaction waits for the disk. Comes
+#                     last, because it changes the tables; less than four minutes
 #
 # Also from the environment:
 #   PGBACKREST=no     do not measure pgBackRest, and do not install its package, which happens
 #                     otherwise where it is missing and apt is there to be used (root or sudo)
+#   LOAD_SECONDS      how long each run of "load" lasts (default 9)
 #   FOLDER            where the cluster and the backups go, in a folder that is removed at the end
 #                     (default: a scratch folder in /tmp). To be short, and open to the account
 #                     that runs the server (postgres, where this runs as root)
@@ -50,7 +56,8 @@ set -euo pipefail
 require_postgres
 
 readonly SIZE=${1:-${SIZE:-3}} REPEATS=${2:-${REPEATS:-5}}
-readonly ALL_PARTS='nowhere manifest stages memory compression directory cold files million'
+readonly ALL_PARTS='nowhere manifest stages memory compression directory cold files million load'
+readonly LOAD_SECONDS=${LOAD_SECONDS:-9}
 if (($# > 2)); then
     parts=("${@:3}")
 else
@@ -61,6 +68,7 @@ load=$(cut -d ' ' -f 1 /proc/loadavg)
 
 [[ $SIZE =~ ^[0-9]*\.?[0-9]+$ && ! $SIZE =~ ^[0.]*$ ]] || die "\"$SIZE\" is no size in GB"
 [[ $REPEATS =~ ^[1-9][0-9]*$ ]] || die "\"$REPEATS\" is no number of repeats"
+[[ $LOAD_SECONDS =~ ^[1-9][0-9]*$ ]] || die "\"$LOAD_SECONDS\" is no number of seconds"
 for part in "${parts[@]}"; do
     [[ " $ALL_PARTS " == *" $part "* ]] \
         || die "there is no part \"$part\"; the parts are: $ALL_PARTS"
@@ -237,4 +245,4 @@ PYTHONDONTWRITEBYTECODE=1 run_job python3 "$ROOT/bench/measure.py" \
     --pgbackrest "$pgbackrest" --pgbackrest-note "$pgbackrest_note" \
     --commit "$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)" \
     --results "${RESULTS:-$ROOT/bench/results}" --size "$SIZE" \
-    --repeats "$REPEATS" --load "$load" --parts "${parts[@]}"
+    --repeats "$REPEATS" --load-seconds "$LOAD_SECONDS" --load "$load" --parts "${parts[@]}"

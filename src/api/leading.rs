@@ -5,6 +5,7 @@ use pgrx::name;
 use pgrx::prelude::*;
 
 use crate::backup::leader::{self, Leader};
+use crate::backup::manifest::Manifest;
 use crate::backup::options::{self, StartOptions};
 use crate::backup::stop;
 use crate::server::encoding;
@@ -125,7 +126,7 @@ fn stop(wait: Option<bool>, allow_incomplete: Option<bool>) -> Outcome<StopRow> 
     let closing = stopped.closing_files();
     // A manifest of ASCII is text in every encoding and the same bytes at every client.
     let manifest = match stopped.manifest(&closing, PathStyle::Ascii)? {
-        Some(pieces) => Some(one_text(&pieces)?),
+        Some(manifest) => Some(one_text(&manifest)?),
         None => None,
     };
     let started = &stopped.running.leader().started;
@@ -153,10 +154,10 @@ fn check_map_is_text(leader: &Leader) -> Outcome<()> {
     .hint("Use send_stop_backup(), which sends the file as it is. The backup goes on."))
 }
 
-fn one_text(pieces: &[Vec<u8>]) -> Outcome<Vec<u8>> {
+fn one_text(manifest: &Manifest) -> Outcome<Vec<u8>> {
     /// A row of a result holds at most 1 GB (MaxAllocSize).
     const LARGEST: usize = 0x3FFF_FFFF - 64 * 1024;
-    let size: usize = pieces.iter().map(Vec::len).sum();
+    let size = usize::try_from(manifest.size()?).unwrap_or(usize::MAX);
     if size > LARGEST {
         return Err(Failure::new(
             Sqlstate::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -164,7 +165,12 @@ fn one_text(pieces: &[Vec<u8>]) -> Outcome<Vec<u8>> {
         )
         .hint("Use send_stop_backup(), whose stream has room for it. The backup has been ended."));
     }
-    Ok(pieces.concat())
+    let mut text = Vec::with_capacity(size);
+    manifest.write(&mut |piece| {
+        text.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(text)
 }
 
 #[pg_extern(sql = false)]

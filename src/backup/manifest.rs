@@ -1,11 +1,14 @@
 //! The manifest of a backup, from what its workers have noted in shared memory.
+//!
+//! An archive has to know its size beforehand, so it is written twice, once to be measured. It is
+//! never held as a whole: what a leader needs for it is four bytes for each file.
 
 use core::sync::atomic::Ordering;
 
 use backup_format::checksum::Algorithm;
 use backup_format::lsn::Lsn;
 use backup_format::manifest::{File, PathStyle, Writer};
-use backup_format::timeline;
+use backup_format::timeline::{self, WalRange};
 
 use crate::server::backup_control::StoppedBackup;
 use crate::server::checksum::{Digest, MAX_DIGEST_LENGTH};
@@ -13,7 +16,7 @@ use crate::server::interrupt;
 use crate::server::recovery;
 use crate::server::report::{Failure, Outcome, Sqlstate};
 use crate::server::settings;
-use crate::server::shared_files::FileTable;
+use crate::server::shared_files::{FileTable, SharedFiles, Slot};
 
 use super::leader::Leader;
 use super::stop::ClosingFile;
@@ -22,104 +25,164 @@ use super::stop::ClosingFile;
 pub const FILE_NAME: &[u8] = b"backup_manifest";
 
 /// Pieces are at least so many bytes, but for the last.
-const PIECE: usize = 1024 * 1024;
+const PIECE: usize = 128 * 1024;
 
-/// Writes the manifest of the files that were sent and of those that the end of the backup adds, in
-/// pieces so that no single allocation grows with the cluster.
-///
-/// # Errors
-/// Where the timeline history does not lead from the backup's start to its end.
-pub fn write(
-    leader: &Leader,
-    files: &FileTable<'_>,
+/// The manifest of a backup that has stopped. Which files it is about does not change any more.
+pub struct Manifest {
+    files: SharedFiles,
+    /// The slots of the files that were sent, in the order of their paths.
+    sent: Vec<u32>,
+    closing: Vec<ClosingEntry>,
+    ranges: Vec<WalRange>,
     algorithm: Algorithm,
-    closing: &[ClosingFile],
-    stopped: StoppedBackup,
     path_style: PathStyle,
-) -> Outcome<Vec<Vec<u8>>> {
-    let ranges = timeline::wal_ranges(
-        &recovery::timeline_history(stopped.timeline),
-        leader.started.timeline,
-        Lsn(leader.started.start_lsn),
-        stopped.timeline,
-        Lsn(stopped.stop_lsn),
-    )
-    .map_err(|error| Failure::new(Sqlstate::ERRCODE_INTERNAL_ERROR, error.to_string()))?;
-
-    let mut writer = Writer::new(
-        algorithm,
-        path_style,
-        settings::manifest_system_identifier(),
-    );
-    let mut pieces = Pieces::new()?;
-    writer.begin(&mut pieces.current);
-    for slot in files.sent_files() {
-        let mut digest = [0; MAX_DIGEST_LENGTH];
-        let places = files.digest(slot);
-        for (byte, place) in digest.iter_mut().zip(places) {
-            *byte = place.load(Ordering::Relaxed);
-        }
-        let file = File {
-            path: files.path(slot),
-            size: slot.sent_size.load(Ordering::Relaxed),
-            mtime: slot.sent_mtime.load(Ordering::Relaxed),
-            digest: &digest[..places.len()],
-        };
-        writer.file(&mut pieces.current, &file);
-        pieces.cut()?;
-    }
-    for file in closing {
-        let mut digest = Digest::new(algorithm)?;
-        digest.update(&file.content)?;
-        writer.file(
-            &mut pieces.current,
-            &File {
-                path: file.path,
-                size: file.content.len() as u64,
-                mtime: file.attributes.mtime,
-                digest: digest.finish()?.as_ref(),
-            },
-        );
-        pieces.cut()?;
-    }
-    writer.wal_ranges(&mut pieces.current, &ranges);
-    pieces.finish(&writer)
 }
 
-/// What is written so far, and its checksum.
-struct Pieces {
-    done: Vec<Vec<u8>>,
-    current: Vec<u8>,
-    digest: Digest,
+/// A file that the end of the backup adds.
+struct ClosingEntry {
+    path: &'static [u8],
+    size: u64,
+    mtime: i64,
+    digest: Vec<u8>,
 }
 
-impl Pieces {
-    fn new() -> Outcome<Self> {
-        let digest = Digest::new(Algorithm::Sha256)?;
+impl Manifest {
+    /// Of the files that were sent and of those that the end of the backup adds. `complete` says
+    /// that the stop has found all files to be sent.
+    ///
+    /// # Errors
+    /// Where the timeline history does not lead from the backup's start to its end.
+    pub fn new(
+        leader: &Leader,
+        files: SharedFiles,
+        algorithm: Algorithm,
+        closing: &[ClosingFile],
+        stopped: StoppedBackup,
+        complete: bool,
+        path_style: PathStyle,
+    ) -> Outcome<Self> {
+        let ranges = timeline::wal_ranges(
+            &recovery::timeline_history(stopped.timeline),
+            leader.started.timeline,
+            Lsn(leader.started.start_lsn),
+            stopped.timeline,
+            Lsn(stopped.stop_lsn),
+        )
+        .map_err(|error| Failure::new(Sqlstate::ERRCODE_INTERNAL_ERROR, error.to_string()))?;
+        let closing = closing
+            .iter()
+            .map(|file| closing_entry(file, algorithm))
+            .collect::<Outcome<_>>()?;
+        let table = files.table();
+        let sent = table
+            .sent_files(complete)
+            .map(|slot| table.index_of(slot) as u32)
+            .collect();
         Ok(Self {
-            done: Vec::new(),
-            current: Vec::new(),
-            digest,
+            files,
+            sent,
+            closing,
+            ranges,
+            algorithm,
+            path_style,
         })
     }
 
-    fn cut(&mut self) -> Outcome<()> {
-        if self.current.len() >= PIECE {
-            interrupt::check();
-            self.digest.update(&self.current)?;
-            self.done.push(core::mem::take(&mut self.current));
-        }
-        Ok(())
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// As [`Manifest::write`].
+    pub fn size(&self) -> Outcome<u64> {
+        let mut size = 0;
+        let writer = self.write_protected(&mut |piece| {
+            size += piece.len() as u64;
+            Ok(())
+        })?;
+        let mut end = Vec::new();
+        writer.finish(&mut end, &[0; 32]);
+        Ok(size + end.len() as u64)
     }
 
-    fn finish(mut self, writer: &Writer) -> Outcome<Vec<Vec<u8>>> {
-        self.digest.update(&self.current)?;
-        let digest = self.digest.finish()?;
-        let Some(digest) = digest.as_ref().first_chunk() else {
+    /// Writes it in pieces.
+    ///
+    /// # Errors
+    /// Those of the sink. A cancel raises.
+    pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Outcome<()>) -> Outcome<()> {
+        let mut checksum = Digest::new(Algorithm::Sha256)?;
+        let writer = self.write_protected(&mut |piece| {
+            checksum.update(piece)?;
+            sink(piece)
+        })?;
+        let checksum = checksum.finish()?;
+        let Some(checksum) = checksum.as_ref().first_chunk() else {
             unreachable!("SHA-256 has 32 bytes");
         };
-        writer.finish(&mut self.current, digest);
-        self.done.push(self.current);
-        Ok(self.done)
+        let mut end = Vec::new();
+        writer.finish(&mut end, checksum);
+        sink(&end)
     }
+
+    /// All but the last line, which protects what comes before it.
+    fn write_protected(&self, sink: &mut dyn FnMut(&[u8]) -> Outcome<()>) -> Outcome<Writer> {
+        let mut writer = Writer::new(
+            self.algorithm,
+            self.path_style,
+            settings::manifest_system_identifier(),
+        );
+        // The longest entry is longer than that, but then a piece may grow.
+        let mut piece = Vec::with_capacity(PIECE + 4096);
+        writer.begin(&mut piece);
+        let table = self.files.table();
+        for index in &self.sent {
+            write_slot(
+                &mut writer,
+                &mut piece,
+                &table,
+                &table.slots()[*index as usize],
+            );
+            if piece.len() >= PIECE {
+                interrupt::check();
+                sink(&piece)?;
+                piece.clear();
+            }
+        }
+        for entry in &self.closing {
+            let file = File {
+                path: entry.path,
+                size: entry.size,
+                mtime: entry.mtime,
+                digest: &entry.digest,
+            };
+            writer.file(&mut piece, &file);
+        }
+        writer.wal_ranges(&mut piece, &self.ranges);
+        sink(&piece)?;
+        Ok(writer)
+    }
+}
+
+fn write_slot(writer: &mut Writer, out: &mut Vec<u8>, table: &FileTable<'_>, slot: &Slot) {
+    let mut digest = [0; MAX_DIGEST_LENGTH];
+    let places = table.digest(slot);
+    for (byte, place) in digest.iter_mut().zip(places) {
+        *byte = place.load(Ordering::Relaxed);
+    }
+    let file = File {
+        path: table.path(slot),
+        size: slot.sent_size.load(Ordering::Relaxed),
+        mtime: slot.sent_mtime.load(Ordering::Relaxed),
+        digest: &digest[..places.len()],
+    };
+    writer.file(out, &file);
+}
+
+fn closing_entry(file: &ClosingFile, algorithm: Algorithm) -> Outcome<ClosingEntry> {
+    let mut digest = Digest::new(algorithm)?;
+    digest.update(&file.content)?;
+    Ok(ClosingEntry {
+        path: file.path,
+        size: file.content.len() as u64,
+        mtime: file.attributes.mtime,
+        digest: digest.finish()?.as_ref().to_vec(),
+    })
 }

@@ -255,10 +255,13 @@ impl<'a> FileTable<'a> {
     }
 
     /// The files that streams which ended well have carried, in the order of their paths.
-    pub fn sent_files(&self) -> impl Iterator<Item = &'a Slot> + use<'a> {
-        self.by_path().filter(|slot| {
+    ///
+    /// Where the stop has proved the backup to be complete, a file has another owner only for the
+    /// moment in which a worker that came too late takes it and gives it back.
+    pub fn sent_files(&self, complete: bool) -> impl Iterator<Item = &'a Slot> + use<'a> {
+        self.by_path().filter(move |slot| {
             slot.kind == Kind::File
-                && slot.owner.load(Ordering::Acquire) == SETTLED
+                && (slot.owner.load(Ordering::Acquire) == SETTLED || complete)
                 && slot.carried.load(Ordering::Relaxed) == SENT
         })
     }

@@ -130,7 +130,7 @@ mod tests {
             table.release_worker(one);
             assert_eq!(counts(&table), (4, 3040, 0));
             assert_eq!(table.unsent(5).count, 0);
-            let sent: Vec<_> = table.sent_files().collect();
+            let sent: Vec<_> = table.sent_files(false).collect();
             assert_eq!(paths(&table, &sent), ["base/1", "base/3"]);
             let digest: Vec<_> = table
                 .digest(sent[0])
@@ -189,6 +189,24 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_worker_that_comes_too_late_takes_nothing_out_of_a_complete_backup() {
+        with_table(|table| {
+            for slot in take(&table, ONE, &mut Position::default()) {
+                send(&table, slot, Some(0));
+            }
+            table.settle(ONE);
+            let Some(slot) = table.find(b"base/2") else {
+                panic!("base/2 is listed")
+            };
+            // Between its two steps: it has the file, and is about to learn that it must not.
+            let settled = slot.owner.swap(TWO, Ordering::Relaxed);
+            assert_eq!(table.sent_files(false).count(), 2);
+            assert_eq!(table.sent_files(true).count(), 3);
+            slot.owner.store(settled, Ordering::Relaxed);
+        });
+    }
+
+    #[pg_test]
     fn what_went_nowhere_is_not_sent_but_read_once() {
         with_table(|table| {
             for slot in take(&table, ONE, &mut Position::default()) {
@@ -197,7 +215,7 @@ mod tests {
             table.discard(ONE);
             assert_eq!(counts(&table), (4, 3040, 0));
             assert_eq!(table.unsent(1).count, 4);
-            assert_eq!(table.sent_files().count(), 0);
+            assert_eq!(table.sent_files(false).count(), 0);
             let mut batch = Vec::new();
             table.take(TWO, &mut Position::default(), false, |_| true, &mut batch);
             assert!(batch.is_empty());

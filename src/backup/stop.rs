@@ -15,7 +15,7 @@ use crate::server::report::{Failure, Outcome, Sqlstate, warning};
 use crate::server::shared_backup::Phase;
 
 use super::leader::{self, Leader, Running};
-use super::manifest;
+use super::manifest::Manifest;
 
 /// The paths that an error about an incomplete backup names.
 const EXAMPLES: usize = 5;
@@ -28,6 +28,8 @@ pub struct Stopped {
     pub end: StoppedBackup,
     /// pg_control as it was before the stop, after everything else.
     pub control_file: ControlFile,
+    /// Whether all files were found to be sent.
+    complete: bool,
 }
 
 /// A file that the end of a backup adds to what workers have sent.
@@ -70,6 +72,7 @@ pub fn stop(wait_for_archive: bool, allow_incomplete: bool) -> Outcome<Stopped> 
         running,
         end,
         control_file,
+        complete: !allow_incomplete,
     })
 }
 
@@ -98,25 +101,26 @@ impl Stopped {
         files
     }
 
-    /// The manifest in pieces; `None` where the backup was started without one.
+    /// The manifest; `None` where the backup was started without one.
     ///
     /// # Errors
-    /// As [`manifest::write`].
+    /// As [`Manifest::new`].
     pub fn manifest(
         &self,
         closing: &[ClosingFile],
         path_style: PathStyle,
-    ) -> Outcome<Option<Vec<Vec<u8>>>> {
+    ) -> Outcome<Option<Manifest>> {
         let leader = self.running.leader();
         let (Some(algorithm), Some(files)) = (leader.manifest, leader.borrow_files()) else {
             return Ok(None);
         };
-        manifest::write(
+        Manifest::new(
             leader,
-            &files.table(),
+            files,
             algorithm,
             closing,
             self.end,
+            self.complete,
             path_style,
         )
         .map(Some)

@@ -152,14 +152,12 @@ impl<'a> Archive<'a> {
     pub fn whole_file(
         &mut self,
         path: &[u8],
-        pieces: &[&[u8]],
+        content: &[u8],
         attributes: &Attributes,
     ) -> Outcome<()> {
-        let size = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let size = content.len() as u64;
         self.file(path, size, attributes)?;
-        for piece in pieces {
-            self.append(piece)?;
-        }
+        self.append(content)?;
         self.pad(size)
     }
 

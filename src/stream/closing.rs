@@ -63,20 +63,18 @@ pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Ou
     };
     let closing = stopped.closing_files();
     for file in &closing {
-        archive.whole_file(file.path, &[&file.content], &file.attributes)?;
+        archive.whole_file(file.path, &file.content, &file.attributes)?;
     }
     if let Some(wal) = wal {
         leader.backup.enter(shared_backup::Phase::TransferringWal);
         let _row = ProgressRow::start(Phase::TransferringWal);
         send_wal(&wal, archive)?;
     }
-    if let Some(pieces) = stopped.manifest(&closing, PathStyle::Utf8)? {
-        let pieces: Vec<_> = pieces.iter().map(Vec::as_slice).collect();
-        archive.whole_file(
-            manifest::FILE_NAME,
-            &pieces,
-            &file::attributes_of_new_file(),
-        )?;
+    if let Some(manifest) = stopped.manifest(&closing, PathStyle::Utf8)? {
+        let size = manifest.size()?;
+        archive.file(manifest::FILE_NAME, size, &file::attributes_of_new_file())?;
+        manifest.write(&mut |piece| archive.append(piece))?;
+        archive.pad(size)?;
     }
     Ok(())
 }
@@ -136,7 +134,7 @@ fn send_history(name: &[u8], archive: &mut Archive<'_>) -> Outcome<()> {
     let count = file
         .read_at(&mut content, 0)
         .map_err(|error| Failure::of_file("read file", &path, &error))?;
-    archive.whole_file(&path, &[&content[..count]], &file::attributes(&metadata))
+    archive.whole_file(&path, &content[..count], &file::attributes(&metadata))
 }
 
 /// Marks a file as archived, so that a restored server does not archive it again.

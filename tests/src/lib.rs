@@ -14,6 +14,7 @@ pub mod leftover;
 pub mod member;
 pub mod notices;
 pub mod page;
+pub mod planted;
 pub mod program;
 pub mod restored;
 pub mod scratch;
