@@ -10,6 +10,7 @@
 pub mod archive;
 pub mod backup;
 pub mod failure;
+pub mod last_files;
 pub mod leftover;
 pub mod member;
 pub mod notices;
@@ -24,4 +25,5 @@ pub mod stream;
 pub mod template;
 pub mod turn;
 pub mod wait;
+pub mod wal;
 pub mod workload;
