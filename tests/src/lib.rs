@@ -16,6 +16,7 @@ pub mod member;
 pub mod notices;
 pub mod page;
 pub mod program;
+pub mod replication;
 pub mod restored;
 pub mod scratch;
 pub mod server;
