@@ -3,8 +3,16 @@
 
 use postgres::Client;
 
-use crate::server::Cluster;
+use crate::server::{Builder, Cluster};
 use crate::wait::{PATIENCE, wait_for};
+
+/// A cluster that keeps as little WAL as it can.
+pub fn forgetful() -> Builder {
+    Cluster::builder()
+        .initdb_arg("--wal-segsize=1")
+        .setting("min_wal_size", "2MB")
+        .setting("max_wal_size", "2MB")
+}
 
 /// The name of the segment that holds a position of timeline 1.
 #[track_caller]

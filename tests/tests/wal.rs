@@ -6,19 +6,11 @@ use backup_tests::backup::{Started, start, try_send_stop};
 use backup_tests::failure::Failure;
 use backup_tests::leftover;
 use backup_tests::member;
-use backup_tests::server::{Builder, Cluster};
+use backup_tests::server::Cluster;
 use backup_tests::session::backend_pid;
 use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{Worker, copy_of, copy_out};
-use backup_tests::wal::{exists, segment_of, switch_wal, write_much, write_until_gone};
-
-/// A cluster that keeps as little WAL as it can.
-fn forgetful() -> Builder {
-    Cluster::builder()
-        .initdb_arg("--wal-segsize=1")
-        .setting("min_wal_size", "2MB")
-        .setting("max_wal_size", "2MB")
-}
+use backup_tests::wal::{exists, forgetful, segment_of, switch_wal, write_much, write_until_gone};
 
 /// Whether the backup of the session that started it has its slot and the slot its process.
 fn assert_held(cluster: &Cluster, started: &Started) {
