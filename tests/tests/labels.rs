@@ -2,13 +2,12 @@
 //! `stop_backup` writes them.
 
 use std::fs;
-use std::path::Path;
 
 use backup_tests::archive::{content, members};
 use backup_tests::backup::{Started, start, try_start};
 use backup_tests::failure::{Failure, expect_failure};
+use backup_tests::last_files::stop_backup;
 use backup_tests::leftover;
-use backup_tests::program::give_to_owner;
 use backup_tests::server::Cluster;
 use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{copy_of, copy_out};
@@ -230,30 +229,6 @@ fn a_null_argument_of_a_stop_leaves_the_backup_running() {
     taken.backup.verify();
 }
 
-/// The row of `stop_backup`, as far as it is files.
-struct LastFiles {
-    backup_label: String,
-    tablespace_map: String,
-    pg_control: Vec<u8>,
-    backup_manifest: String,
-}
-
-#[track_caller]
-fn stop_backup(leader: &mut Client) -> LastFiles {
-    let row = leader
-        .query_one(
-            "SELECT backup_label, tablespace_map, pg_control, backup_manifest FROM stop_backup()",
-            &[],
-        )
-        .expect("stop_backup()");
-    LastFiles {
-        backup_label: row.get(0),
-        tablespace_map: row.get(1),
-        pg_control: row.get(2),
-        backup_manifest: row.get(3),
-    }
-}
-
 /// A cluster with a table in a tablespace, so that there is something to map.
 fn cluster_with_tablespace() -> Cluster {
     let cluster = Cluster::new();
@@ -287,13 +262,6 @@ fn start_and_stop_and_the_closing_tar_tell_the_same_label_and_map() {
     assert_eq!(text("tablespace_map"), started.tablespace_map);
 }
 
-#[track_caller]
-fn write(dir: &Path, name: &str, bytes: &[u8]) {
-    let path = dir.join(name);
-    fs::write(&path, bytes).unwrap_or_else(|error| panic!("could not write {path:?}: {error}"));
-    give_to_owner(&path);
-}
-
 #[test]
 fn the_row_of_a_stop_completes_a_backup_by_hand() {
     let cluster = cluster_with_tablespace();
@@ -303,8 +271,9 @@ fn the_row_of_a_stop_completes_a_backup_by_hand() {
     let last = stop_backup(&mut taken.leader);
     assert_eq!(last.pg_control, before_stop);
 
-    let dir = taken.backup.data_dir();
-    write(&dir, "backup_manifest", last.backup_manifest.as_bytes());
+    taken
+        .backup
+        .write("backup_manifest", last.backup_manifest.as_bytes());
     for (name, bytes) in [
         ("backup_label", last.backup_label.as_bytes()),
         ("tablespace_map", last.tablespace_map.as_bytes()),
@@ -314,7 +283,7 @@ fn the_row_of_a_stop_completes_a_backup_by_hand() {
         let refusal = taken.backup.expect_refusal(&["-n"]);
         let missing = format!("\"{name}\" is present in the manifest but not on disk");
         assert!(refusal.contains(&missing), "{refusal}");
-        write(&dir, name, bytes);
+        taken.backup.write(name, bytes);
     }
     taken.backup.verify_with(&["-n"]);
 }

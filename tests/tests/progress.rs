@@ -1,5 +1,7 @@
 //! What other sessions see of a backup while it runs, and the counters at its end.
 
+use std::fs::{self, File};
+
 use backup_tests::backup::{Started, spawn_workers, start};
 use backup_tests::failure::expect_failure;
 use backup_tests::leftover;
@@ -213,6 +215,42 @@ fn the_counters_are_exact_at_the_end() {
         .expect("backup_tablespaces()")
         .get(0);
     assert_eq!(sizes, total_bytes);
+}
+
+#[test]
+fn the_counters_add_up_when_files_have_changed_their_size() {
+    let cluster = quiet_cluster();
+    let data = cluster.data_dir();
+    let names = [
+        "grows",
+        "shrinks",
+        "goes",
+        "base/1/4000000001",
+        "base/1/4000000002",
+    ];
+    for name in names {
+        cluster.write_file(name, &[b'a'; 3000]);
+    }
+    let mut leader = cluster.connect();
+    let started = start(&mut leader, "");
+    for (name, length) in [
+        ("grows", 300_000),
+        ("shrinks", 1000),
+        ("base/1/4000000001", 300_000),
+        ("base/1/4000000002", 1000),
+    ] {
+        let file = File::options().write(true).open(data.join(name));
+        file.and_then(|file| file.set_len(length))
+            .expect("a file to resize");
+    }
+    fs::remove_file(data.join("goes")).expect("a file to remove");
+    for worker in spawn_workers(&cluster, started.id, 2) {
+        worker.expect();
+    }
+    let seen = &all_progress(&mut cluster.connect())[0];
+    let all = (started.file_count, started.total_bytes);
+    assert_eq!((seen.files_sent, seen.bytes_sent), all);
+    assert_eq!((seen.files_total, seen.bytes_total), all);
 }
 
 #[test]

@@ -5,23 +5,12 @@ use std::fs;
 use backup_tests::backup::{Backup, start};
 use backup_tests::failure::Failure;
 use backup_tests::leftover;
-use backup_tests::server::Cluster;
+use backup_tests::replication::{catch_up, follow};
+use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{Worker, copy_of};
 
 const PROMOTED: &str = "the standby was promoted during online backup";
-
-/// Waits until a standby has replayed all that its primary has written by now.
-fn catch_up(primary: &Cluster, standby: &Cluster) {
-    let row = primary
-        .connect()
-        .query_one("SELECT pg_current_wal_flush_lsn()::text", &[]);
-    let lsn: String = row.expect("the end of the WAL").get(0);
-    standby.wait_for_sql(
-        "the standby to catch up",
-        &format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'"),
-    );
-}
 
 /// A backup of a standby while its primary writes, with rows of before, during and after.
 fn backup_of(primary: &Cluster, standby: &Cluster) -> Backup {
@@ -186,4 +175,60 @@ fn wal_without_full_pages_spoils_a_backup_of_a_standby() {
             .starts_with("WAL generated with full_page_writes=off was replayed"),
         "{failure}"
     );
+}
+
+#[test]
+fn a_backup_of_a_primary_becomes_a_standby() {
+    let primary = Cluster::new();
+    primary.execute("CREATE TABLE t AS SELECT generate_series(1, 10000) AS a");
+    let mut taken = Stepwise::start(&primary, "retain_wal => true");
+    taken.send_files();
+    primary.execute("INSERT INTO t SELECT generate_series(1, 10000)");
+    taken.stop();
+    taken.backup.verify();
+    let mut standby = taken.backup.into_cluster();
+    follow(&standby, &primary);
+    standby.start();
+    primary.execute("INSERT INTO t SELECT generate_series(1, 10000)");
+    standby.wait_for_sql("the standby to follow", "SELECT count(*) = 30000 FROM t");
+    standby.wait_for_sql("the standby to stay one", "SELECT pg_is_in_recovery()");
+}
+
+/// The server that a standby follows is promoted, and the standby goes on as a standby.
+#[test]
+fn a_timeline_that_the_primary_begins_during_the_backup_is_in_its_range() {
+    let mut first = Cluster::new();
+    first.execute("CREATE TABLE t AS SELECT generate_series(1, 10000) AS a");
+    let second = first.standby();
+    let third = second.standby();
+    catch_up(&first, &third);
+    let mut taken = Stepwise::start(&third, "retain_wal => true");
+    assert_eq!(taken.started.timeline, 1);
+    first.execute("INSERT INTO t SELECT generate_series(1, 10000)");
+    catch_up(&first, &second);
+    first.stop(Shutdown::Fast);
+    second.execute("SELECT pg_promote()");
+    second.execute("INSERT INTO t SELECT generate_series(1, 10000)");
+    second.execute("CHECKPOINT");
+    catch_up(&second, &third);
+    // Now the standby can start from the new timeline.
+    third.execute("CHECKPOINT");
+    taken.send_files();
+    taken.stop();
+    taken.backup.verify();
+
+    let manifest = fs::read(taken.backup.data_dir().join("backup_manifest")).expect("a manifest");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+    let ranges = manifest["WAL-Ranges"].as_array().expect("WAL-Ranges");
+    let timelines: Vec<_> = ranges.iter().map(|range| &range["Timeline"]).collect();
+    assert_eq!(timelines, [2, 1], "{ranges:?}");
+    assert_eq!(ranges[1]["Start-LSN"], taken.started.start_lsn.as_str());
+    assert_eq!(ranges[0]["Start-LSN"], ranges[1]["End-LSN"]);
+
+    let mut restored = taken.backup.into_cluster();
+    fs::remove_file(restored.data_dir().join("standby.signal")).expect("standby.signal");
+    restored.start();
+    assert_eq!(rows(&restored), 30_000);
+    restored.amcheck();
+    restored.stop_and_check_checksums();
 }

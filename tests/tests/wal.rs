@@ -6,57 +6,11 @@ use backup_tests::backup::{Started, start, try_send_stop};
 use backup_tests::failure::Failure;
 use backup_tests::leftover;
 use backup_tests::member;
-use backup_tests::server::{Builder, Cluster};
+use backup_tests::server::Cluster;
 use backup_tests::session::backend_pid;
 use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{Worker, copy_of, copy_out};
-use backup_tests::wait::{PATIENCE, wait_for};
-
-/// A cluster that keeps as little WAL as it can.
-fn forgetful() -> Builder {
-    Cluster::builder()
-        .initdb_arg("--wal-segsize=1")
-        .setting("min_wal_size", "2MB")
-        .setting("max_wal_size", "2MB")
-}
-
-/// The name of the segment that holds a position of timeline 1.
-fn segment_of(client: &mut Client, lsn: &str) -> String {
-    client
-        .query_one("SELECT pg_walfile_name($1::text::pg_lsn)", &[&lsn])
-        .expect("pg_walfile_name")
-        .get(0)
-}
-
-/// Ends the current segment with something in it.
-fn switch_wal(client: &mut Client) {
-    client
-        .batch_execute("SELECT pg_logical_emit_message(false, '', ''); SELECT pg_switch_wal()")
-        .expect("pg_switch_wal");
-}
-
-fn exists(cluster: &Cluster, segment: &str) -> bool {
-    cluster.data_dir().join("pg_wal").join(segment).exists()
-}
-
-/// Writes WAL and takes checkpoints until the server no longer keeps a segment.
-fn write_until_gone(cluster: &Cluster, segment: &str) {
-    let mut client = cluster.connect();
-    wait_for("the server to remove a WAL segment", PATIENCE, || {
-        switch_wal(&mut client);
-        client.batch_execute("CHECKPOINT").expect("CHECKPOINT");
-        !exists(cluster, segment)
-    });
-}
-
-/// Writes several times the WAL that the server would keep without a reason to keep more.
-fn write_much(cluster: &Cluster) {
-    let mut client = cluster.connect();
-    for _ in 0..12 {
-        switch_wal(&mut client);
-        client.batch_execute("CHECKPOINT").expect("CHECKPOINT");
-    }
-}
+use backup_tests::wal::{exists, forgetful, segment_of, switch_wal, write_much, write_until_gone};
 
 /// Whether the backup of the session that started it has its slot and the slot its process.
 fn assert_held(cluster: &Cluster, started: &Started) {

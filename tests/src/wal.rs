@@ -1,0 +1,58 @@
+//! WAL segments of a cluster: what they are called, whether they are there, and writing so much that
+//! the server gives them up.
+
+use postgres::Client;
+
+use crate::server::{Builder, Cluster};
+use crate::wait::{PATIENCE, wait_for};
+
+/// A cluster that keeps as little WAL as it can.
+pub fn forgetful() -> Builder {
+    Cluster::builder()
+        .initdb_arg("--wal-segsize=1")
+        .setting("min_wal_size", "2MB")
+        .setting("max_wal_size", "2MB")
+}
+
+/// The name of the segment that holds a position of timeline 1.
+#[track_caller]
+pub fn segment_of(client: &mut Client, lsn: &str) -> String {
+    client
+        .query_one("SELECT pg_walfile_name($1::text::pg_lsn)", &[&lsn])
+        .expect("pg_walfile_name")
+        .get(0)
+}
+
+/// Ends the current segment with something in it.
+#[track_caller]
+pub fn switch_wal(client: &mut Client) {
+    client
+        .batch_execute("SELECT pg_logical_emit_message(false, '', ''); SELECT pg_switch_wal()")
+        .expect("pg_switch_wal");
+}
+
+/// Whether the server still has a segment under this name.
+pub fn exists(cluster: &Cluster, segment: &str) -> bool {
+    cluster.data_dir().join("pg_wal").join(segment).exists()
+}
+
+/// Writes WAL and takes checkpoints until the server no longer keeps a segment.
+#[track_caller]
+pub fn write_until_gone(cluster: &Cluster, segment: &str) {
+    let mut client = cluster.connect();
+    wait_for("the server to remove a WAL segment", PATIENCE, || {
+        switch_wal(&mut client);
+        client.batch_execute("CHECKPOINT").expect("CHECKPOINT");
+        !exists(cluster, segment)
+    });
+}
+
+/// Writes several times the WAL that the server would keep without a reason to keep more.
+#[track_caller]
+pub fn write_much(cluster: &Cluster) {
+    let mut client = cluster.connect();
+    for _ in 0..12 {
+        switch_wal(&mut client);
+        client.batch_execute("CHECKPOINT").expect("CHECKPOINT");
+    }
+}
