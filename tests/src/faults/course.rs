@@ -205,7 +205,10 @@ impl Course {
     }
 }
 
-const CLOSING: &str = "COPY (SELECT send_stop_backup(wal => true)) TO STDOUT";
+/// The stop that everything ends with.
+const CLOSING: &str = "COPY (SELECT send_stop_backup(wal => true, wait => false)) TO STDOUT";
+/// The same for a fault that strikes while it waits for the archive.
+const CLOSING_WAITING: &str = "COPY (SELECT send_stop_backup(wal => true)) TO STDOUT";
 
 fn start(
     site: &Site,
@@ -270,7 +273,7 @@ fn stop(
     let ended = match plan.stage {
         Stage::Stopping if plan.ground != Ground::Standby => {
             site.hold_archive();
-            let closing = leader.stream(CLOSING, u64::MAX);
+            let closing = leader.stream(CLOSING_WAITING, u64::MAX);
             wait_until(site, "the stop to wait for the archive", |client| {
                 let waiting = "SELECT FROM pg_stat_activity
                                WHERE pid = $1 AND wait_event = 'BackupWaitWalArchive'";
@@ -278,6 +281,9 @@ fn stop(
             });
             injection.strike();
             site.release_archive();
+            if !closing.is_finished() {
+                site.wait_for_archiver();
+            }
             closing.end()
         }
         Stage::Closing => {
@@ -298,10 +304,8 @@ fn stop(
 impl Session {
     fn open(site: &Site) -> Result<Self, Failure> {
         let proxy = Arc::new(Proxy::before(&site.cluster)?);
-        let mut config = site.cluster.config("postgres");
-        let socket = proxy.dir().to_owned();
         let mut client = postgres::Config::new()
-            .host_path(socket)
+            .host_path(proxy.dir())
             .port(site.cluster.port())
             .user("postgres")
             .dbname("postgres")
@@ -309,7 +313,6 @@ impl Session {
             .connect_timeout(Duration::from_secs(20))
             .notice_callback(|_| {})
             .connect(NoTls)?;
-        let _ = &mut config;
         let pid = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
         Ok(Session { client, pid, proxy })
     }

@@ -6,7 +6,7 @@ use super::course::{Course, Session};
 use super::injection::open_wal;
 use super::plan::{Fault, Ground, Plan};
 use super::site::Site;
-use crate::backup::Backup;
+use crate::backup::{Backup, spawn_workers, start, try_send_stop};
 use crate::failure::Failure;
 use crate::leftover;
 use crate::server::Cluster;
@@ -63,10 +63,26 @@ pub fn judge(site: &mut Site, plan: &Plan, before: Before, course: Course, misse
         );
     }
     if failed {
-        Backup::take(&site.cluster, 2).verify();
+        take_the_next(&site.cluster);
         leftover::assert_none(&site.cluster);
     }
     told.join("; ")
+}
+
+/// After a crash there may be no archiver yet to wait for.
+#[track_caller]
+fn take_the_next(cluster: &Cluster) {
+    let backup = Backup::folder(cluster);
+    let mut leader = cluster.connect();
+    let started = start(&mut leader, "retain_wal => true");
+    for worker in spawn_workers(cluster, started.id, 2) {
+        backup.unpack(&worker.expect());
+    }
+    match try_send_stop(&mut leader, "wal => true, wait => false") {
+        Ok(closing) => backup.unpack(&closing),
+        Err(failure) => panic!("the stop of the next backup: {failure}"),
+    }
+    backup.verify();
 }
 
 fn judge_errors(plan: &Plan, course: &Course, missed: bool, told: &mut Vec<String>) {

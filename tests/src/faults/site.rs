@@ -112,6 +112,24 @@ impl Site {
         let _ = std::fs::remove_file(&self.gate);
     }
 
+    /// Waits until something archives WAL. After a crash the server starts its archiver only when some
+    /// seconds are over and something has woken it up.
+    pub fn wait_for_archiver(&self) {
+        let Ok(mut client) = self.try_connect() else {
+            return;
+        };
+        wait_for("the archiver", PATIENCE, || {
+            let archiver = "SELECT FROM pg_stat_activity WHERE backend_type = 'archiver'";
+            match client.query_opt(archiver, &[]) {
+                Ok(None) => {
+                    let _ = client.batch_execute("SELECT pg_reload_conf(), pg_sleep(0.3)");
+                    false
+                }
+                _ => true,
+            }
+        });
+    }
+
     /// Where a file of [`Places`] is.
     pub fn path(&self, place: &str) -> PathBuf {
         self.cluster.data_dir().join(place)
