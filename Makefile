@@ -26,6 +26,9 @@ package: setup ## build Debian packages, and try each in a clean Debian
 bench: setup install ## measure against pg_basebackup
 	@bench/run.sh
 
+soak: setup install ## backups that something goes wrong with, for MINUTES=30
+	@scripts/soak.sh '$(MINUTES)' '$(SEED)'
+
 lint: ## formatting, clippy, shellcheck, versions, licences and advisories of crates
 	@scripts/setup.sh lint
 	@scripts/lint.sh
@@ -34,6 +37,6 @@ clean: ## remove what was built
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup demo test test-all install package bench lint clean
+.PHONY: help setup demo test test-all soak install package bench lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:

@@ -63,8 +63,12 @@ pub fn timeline_history(timeline: u32) -> Vec<TimelineEntry> {
     history
 }
 
-/// Raises an ERROR where a WAL segment has been removed or recycled.
+/// Raises an ERROR where a WAL segment has been removed or recycled: `undefined_file`.
 pub fn check_not_removed(segment: u64, timeline: u32) {
-    // SAFETY: guarded by pgrx; reads shared state.
-    unsafe { pg_sys::CheckXLogRemoved(segment, timeline) }
+    // SAFETY: guarded by pgrx; reads shared state. Its callers in the server have failed to open the
+    // segment, and it takes the SQLSTATE from what the system said then.
+    unsafe {
+        *libc::__errno_location() = libc::ENOENT;
+        pg_sys::CheckXLogRemoved(segment, timeline);
+    }
 }

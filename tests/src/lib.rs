@@ -9,7 +9,9 @@
 
 pub mod archive;
 pub mod backup;
+pub mod disk;
 pub mod failure;
+pub mod faults;
 pub mod last_files;
 pub mod leftover;
 pub mod member;

@@ -25,6 +25,7 @@ cat >/dev/null
 for file in "$1"/*/data/postmaster.pid; do
     [ -f "$file" ] && read -r pid <"$file" && kill -s QUIT "$pid" 2>/dev/null
 done
+umount -l "$1"/*/data 2>/dev/null
 rm -rf "$1" || { sleep 1; rm -rf "$1"; }
 "#;
 

@@ -1,11 +1,13 @@
 //! PostgreSQL clusters that exist for one test.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::program::{self, command, run, succeed};
 use crate::scratch::{self, Folder};
@@ -42,11 +44,15 @@ pub struct Builder {
     extension: bool,
     initdb_args: Vec<String>,
     settings: String,
+    environment: Vec<(String, OsString)>,
+    disk_megabytes: Option<u32>,
 }
 
 /// A data directory and the server on it. Dropping it stops the server and removes the folder.
 #[derive(Debug)]
 pub struct Cluster {
+    /// Goes before the folder that it is mounted in.
+    disk: Option<Disk>,
     dir: Folder,
     port: u16,
     postmaster: Option<Child>,
@@ -54,6 +60,7 @@ pub struct Cluster {
     #[allow(dead_code)]
     origin: Option<Folder>,
     may_crash: AtomicBool,
+    environment: Vec<(String, OsString)>,
     _turn: Arc<Turn>,
 }
 
@@ -83,6 +90,18 @@ impl Builder {
         self
     }
 
+    /// Adds a variable to the environment of the server.
+    pub fn environment(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Puts the data directory on a disk of its own, where the tests may mount one.
+    pub fn disk(mut self, megabytes: u32) -> Self {
+        self.disk_megabytes = Some(megabytes);
+        self
+    }
+
     /// Makes the data directory and starts a server on it.
     pub fn start(self) -> Cluster {
         if self.extension {
@@ -105,7 +124,11 @@ impl Builder {
             // There it is the default.
             initdb_args.push("--no-data-checksums".to_owned());
         }
-        let cluster = Cluster::empty();
+        let mut cluster = Cluster::empty();
+        cluster.environment.clone_from(&self.environment);
+        cluster.disk = self
+            .disk_megabytes
+            .and_then(|megabytes| Disk::mount(&cluster.data_dir(), megabytes));
         template::copy_to(&cluster.data_dir(), &initdb_args);
         cluster.append_to_conf(SETTINGS);
         cluster.append_to_conf(&self.settings);
@@ -126,6 +149,8 @@ impl Cluster {
             extension: true,
             initdb_args: Vec::new(),
             settings: String::new(),
+            environment: Vec::new(),
+            disk_megabytes: None,
         }
     }
 
@@ -159,11 +184,13 @@ impl Cluster {
     fn empty() -> Self {
         let turn = turn::take();
         Cluster {
+            disk: None,
             dir: Folder::new("c"),
             port: 50_000 + (scratch::number() % 10_000) as u16,
             postmaster: None,
             origin: None,
             may_crash: AtomicBool::new(false),
+            environment: Vec::new(),
             _turn: turn,
         }
     }
@@ -193,6 +220,7 @@ impl Cluster {
             .args(["-c", &format!("port={}", self.port)])
             .arg("-c")
             .arg(format!("unix_socket_directories={}", self.dir.display()))
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("could not share the log"))
             .stderr(log);
@@ -237,6 +265,24 @@ impl Cluster {
     pub fn restart(&mut self) {
         self.stop(Shutdown::Fast);
         self.start();
+    }
+
+    /// Whether the server, which was running, has ended by itself or by a signal. It can then be
+    /// started again.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self
+            .postmaster
+            .as_mut()
+            .is_none_or(|child| matches!(child.try_wait(), Ok(Some(_))));
+        if ended {
+            self.postmaster = None;
+        }
+        ended
+    }
+
+    /// The disk that the builder was asked for, where it could be had.
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
     }
 
     /// The process of the postmaster.

@@ -39,7 +39,7 @@ pub struct Worker {
     pub notices: Notices,
     received: Arc<AtomicU64>,
     resume: Option<Sender<()>>,
-    thread: JoinHandle<Result<Vec<u8>, Failure>>,
+    thread: JoinHandle<(Client, Result<Vec<u8>, Failure>)>,
 }
 
 impl Worker {
@@ -61,12 +61,26 @@ impl Worker {
     #[track_caller]
     pub fn take_over(mut client: Client, notices: Notices, copy: &str, halt_at: u64) -> Self {
         let pid = backend_pid(&mut client);
+        Self::in_session(client, notices, pid, copy, halt_at)
+    }
+
+    /// The same for a caller who knows the session's process.
+    pub fn in_session(
+        mut client: Client,
+        notices: Notices,
+        pid: i32,
+        copy: &str,
+        halt_at: u64,
+    ) -> Self {
         let received = Arc::new(AtomicU64::new(0));
         let (resume, resumed) = mpsc::channel();
         let thread = std::thread::spawn({
             let copy = copy.to_owned();
             let received = Arc::clone(&received);
-            move || receive(client, &copy, &received, halt_at, &resumed)
+            move || {
+                let result = receive(&mut client, &copy, &received, halt_at, &resumed);
+                (client, result)
+            }
         });
         Worker {
             pid,
@@ -111,7 +125,12 @@ impl Worker {
     }
 
     /// Waits for the end of the stream.
-    pub fn join(mut self) -> Result<Vec<u8>, Failure> {
+    pub fn join(self) -> Result<Vec<u8>, Failure> {
+        self.join_and_keep().1
+    }
+
+    /// The same, and gives the session back.
+    pub fn join_and_keep(mut self) -> (Client, Result<Vec<u8>, Failure>) {
         self.resume();
         self.thread.join().unwrap_or_else(|panic| {
             std::panic::resume_unwind(panic);
@@ -135,7 +154,7 @@ impl Worker {
 }
 
 fn receive(
-    mut client: Client,
+    client: &mut Client,
     copy: &str,
     received: &AtomicU64,
     halt_at: u64,

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::program;
 use crate::scratch::Folder;
 
-/// Copies a data directory made by `initdb` with these arguments to `target`, which must not exist.
+/// Copies a data directory made by `initdb` with these arguments to `target`, which must be empty or
+/// not exist.
 pub fn copy_to(target: &Path, initdb_args: &[String]) {
     let template = template(initdb_args);
     program::succeed(
         program::command("cp")
             .args(["-a", "--reflink=auto", "--"])
-            .arg(&**template)
+            .arg(template.join("."))
             .arg(target),
     );
 }

@@ -1,0 +1,430 @@
+//! The course of a backup that a fault strikes: every step may fail, and none may hang.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use postgres::{Client, NoTls};
+
+use super::injection::{Aim, Injection, TIMEOUT};
+use super::plan::{Fault, Ground, Plan, Stage};
+use super::proxy::Proxy;
+use super::site::Site;
+use crate::failure::Failure;
+use crate::notices::Notices;
+use crate::stream::{Worker, copy_of};
+use crate::wait::{PATIENCE, wait_for};
+
+/// kB/s of a stream that a fault is to find in its middle.
+const RATE: u32 = 16 * 1024;
+
+/// A session behind a proxy of its own.
+pub struct Session {
+    pub client: Client,
+    pub pid: i32,
+    proxy: Arc<Proxy>,
+}
+
+/// What has become of a backup.
+#[derive(Default)]
+pub struct Course {
+    /// Every stream, where the backup was stopped well.
+    pub archives: Option<Vec<Vec<u8>>>,
+    pub worker_failures: Vec<Failure>,
+    /// What a first attempt to stop said, where a second one was made.
+    pub first_stop: Option<Failure>,
+    /// What ended the backup, and in which step.
+    pub leader_failure: Option<(&'static str, Failure)>,
+    /// Sessions that were there at the end, whatever has become of them.
+    pub leader: Option<Session>,
+    pub workers: Vec<Session>,
+}
+
+type Step<T> = Result<T, (&'static str, Failure)>;
+
+fn at<T, E: Into<Failure>>(step: &'static str, result: Result<T, E>) -> Step<T> {
+    result.map_err(|error| (step, error.into()))
+}
+
+/// Takes a backup by a plan.
+pub fn take(site: &Site, plan: &Plan, injection: &Injection) -> Course {
+    let mut course = Course::default();
+    let mut archives = Vec::new();
+    match course.run(site, plan, injection, &mut archives) {
+        Ok(()) => course.archives = Some(archives),
+        Err(failure) => course.leader_failure = Some(failure),
+    }
+    course
+}
+
+impl Course {
+    fn run(
+        &mut self,
+        site: &Site,
+        plan: &Plan,
+        injection: &Injection,
+        archives: &mut Vec<Vec<u8>>,
+    ) -> Step<()> {
+        let mut leader = at("connect", Session::open(site))?;
+        injection.set_leader(leader.aim());
+        if plan.fault == Fault::LockTimeOutLeader {
+            at("set", leader.set("lock_timeout"))?;
+        }
+        injection.reach(Stage::BeforeStart);
+        let (leader, started) = start(site, plan, injection, leader);
+        let leader = self.leader.insert(leader);
+        let id = at("start", started)?;
+
+        leader.idle(plan, injection, Stage::Started);
+        self.stream(site, plan, injection, id, archives);
+        let Some(mut leader) = self.leader.take() else {
+            return Ok(());
+        };
+        leader.idle(plan, injection, Stage::Streamed);
+
+        let (leader, stopped) = stop(site, plan, injection, leader);
+        let leader = self.leader.insert(leader);
+        let failure = match stopped {
+            Ok(archive) => {
+                archives.push(archive);
+                return Ok(());
+            }
+            Err(failure) => failure,
+        };
+        injection.heal();
+        if !leader.leads(site) {
+            return Err(("stop", failure));
+        }
+        if !plan.tries_again {
+            at(
+                "abort",
+                leader.client.batch_execute("SELECT abort_backup()"),
+            )?;
+            return Err(("stop", failure));
+        }
+        self.first_stop = Some(failure);
+        self.try_again(site, id, archives)
+    }
+
+    /// Sends what has not been sent, and stops.
+    fn try_again(&mut self, site: &Site, id: i64, archives: &mut Vec<Vec<u8>>) -> Step<()> {
+        wait_until(site, "the failed workers to be gone", |client| {
+            let workers = "SELECT workers FROM backup_progress() WHERE backup_id = $1";
+            let row = client.query_opt(workers, &[&id])?;
+            Ok(row.is_none_or(|row| row.get::<_, i32>(0) == 0))
+        });
+        let worker = at("connect again", Session::open(site))?;
+        let copy = copy_of(&format!("send_backup_files({id})"));
+        let (_, sent) = worker.stream(&copy, u64::MAX).end();
+        archives.push(at("send again", sent)?);
+        let Some(leader) = self.leader.take() else {
+            return Ok(());
+        };
+        let (leader, stopped) = leader.stream(CLOSING, u64::MAX).end();
+        self.leader = Some(leader);
+        archives.push(at("stop again", stopped)?);
+        Ok(())
+    }
+
+    /// Has the workers send everything, as far as the fault lets them.
+    fn stream(
+        &mut self,
+        site: &Site,
+        plan: &Plan,
+        injection: &Injection,
+        id: i64,
+        archives: &mut Vec<Vec<u8>>,
+    ) {
+        let mut sessions = Vec::new();
+        for number in 0..plan.workers {
+            let opened = Session::open(site).and_then(|mut session| {
+                if number == 0 {
+                    session.prepare(plan)?;
+                    injection.set_worker(session.aim());
+                }
+                Ok(session)
+            });
+            match opened {
+                Ok(session) => sessions.push(session),
+                Err(failure) => self.worker_failures.push(failure),
+            }
+        }
+        // A lock is held before the first worker looks its function up.
+        injection.reach(Stage::Started);
+
+        let all = copy_of(&format!("send_backup_files({id})"));
+        let slow = copy_of(&format!("send_backup_files({id}, max_rate => {RATE})"));
+        let some = copy_of(&format!(
+            "send_backup_files({id}, files => ARRAY(
+                 SELECT path FROM backup_filelist({id}) ORDER BY size DESC LIMIT 5))"
+        ));
+        let is_slow = matches!(plan.stage, Stage::Stream | Stage::Moment) && !plan.halting;
+        let mut sessions = sessions.into_iter();
+        if plan.stage == Stage::BetweenStreams
+            && let Some(session) = sessions.next()
+        {
+            self.settle(session.stream(&some, u64::MAX), archives);
+            if let Some(leader) = &mut self.leader {
+                leader.idle(plan, injection, Stage::BetweenStreams);
+            }
+        }
+        let halt_at = match plan.stage {
+            Stage::Stream if plan.halting => plan.bytes.max(1),
+            _ => u64::MAX,
+        };
+        let mut streams: Vec<Stream> = Vec::new();
+        for (number, session) in sessions.enumerate() {
+            let halt_at = if number == 0 { halt_at } else { u64::MAX };
+            let copy = if is_slow { &slow } else { &all };
+            streams.push(session.stream(copy, halt_at));
+            if number == 0 && plan.stage == Stage::Stream && plan.bytes == 0 && !plan.halting {
+                injection.strike();
+            }
+        }
+        if plan.stage == Stage::Stream
+            && let Some(first) = streams.first()
+        {
+            first.wait_for_bytes(plan.bytes);
+            match &mut self.leader {
+                Some(leader) => leader.idle(plan, injection, Stage::Stream),
+                None => injection.strike(),
+            }
+        }
+        for stream in streams {
+            self.settle(stream, archives);
+        }
+    }
+
+    fn settle(&mut self, stream: Stream, archives: &mut Vec<Vec<u8>>) {
+        let (session, result) = stream.end();
+        self.workers.push(session);
+        match result {
+            Ok(archive) => archives.push(archive),
+            Err(failure) => self.worker_failures.push(failure),
+        }
+    }
+}
+
+/// The stop that everything ends with.
+const CLOSING: &str = "COPY (SELECT send_stop_backup(wal => true, wait => false)) TO STDOUT";
+/// The same for a fault that strikes while it waits for the archive.
+const CLOSING_WAITING: &str = "COPY (SELECT send_stop_backup(wal => true)) TO STDOUT";
+
+fn start(
+    site: &Site,
+    plan: &Plan,
+    injection: &Injection,
+    mut leader: Session,
+) -> (Session, Result<i64, Failure>) {
+    let waits = plan.stage == Stage::Checkpoint;
+    if waits
+        && plan.fault == Fault::TimeOutLeader
+        && let Err(failure) = leader.set("statement_timeout")
+    {
+        return (leader, Err(failure));
+    }
+    let statement = format!(
+        "SELECT backup_id, start_lsn::text
+         FROM start_backup('fault', fast => {}, retain_wal => {}, manifest_checksums => '{}')",
+        !waits, plan.retain_wal, plan.algorithm,
+    );
+    let starting = Task::spawn(move || {
+        let started = leader.client.query_one(&statement, &[]);
+        let started = started.map(|row| (row.get::<_, i64>(0), row.get::<_, String>(1)));
+        (leader, started.map_err(Failure::from))
+    });
+    if waits {
+        wait_until(site, "the start to wait for its checkpoint", |client| {
+            let phase = "SELECT FROM backup_progress()
+                         WHERE phase = 'waiting for checkpoint to finish'";
+            Ok(starting.is_finished() || client.query_opt(phase, &[])?.is_some())
+        });
+        injection.strike();
+        if !starting.is_finished() {
+            // A checkpoint that is wanted at once hurries the one that runs.
+            site.try_execute(&["CHECKPOINT"]);
+        }
+    }
+    let (mut leader, started) = starting.join("the start of a backup");
+    let started = started.map(|(id, start_lsn)| {
+        injection.set_start_lsn(&start_lsn);
+        id
+    });
+    if waits && plan.fault == Fault::TimeOutLeader {
+        let _ = leader.client.batch_execute("RESET statement_timeout");
+    }
+    (leader, started)
+}
+
+fn stop(
+    site: &Site,
+    plan: &Plan,
+    injection: &Injection,
+    mut leader: Session,
+) -> (Session, Result<Vec<u8>, Failure>) {
+    let is_late = matches!(plan.stage, Stage::Stopping | Stage::Closing);
+    if is_late
+        && plan.fault == Fault::TimeOutLeader
+        && let Err(failure) = leader.set("statement_timeout")
+    {
+        return (leader, Err(failure));
+    }
+    let pid = leader.pid;
+    let ended = match plan.stage {
+        Stage::Stopping if plan.ground != Ground::Standby => {
+            site.hold_archive();
+            let closing = leader.stream(CLOSING_WAITING, u64::MAX);
+            wait_until(site, "the stop to wait for the archive", |client| {
+                let waiting = "SELECT FROM pg_stat_activity
+                               WHERE pid = $1 AND wait_event = 'BackupWaitWalArchive'";
+                Ok(closing.is_finished() || client.query_opt(waiting, &[&pid])?.is_some())
+            });
+            injection.strike();
+            site.release_archive();
+            if !closing.is_finished() {
+                site.wait_for_archiver();
+            }
+            closing.end()
+        }
+        Stage::Closing => {
+            let closing = leader.stream(CLOSING, plan.bytes.max(1));
+            closing.wait_for_bytes(plan.bytes);
+            injection.strike();
+            closing.end()
+        }
+        _ => leader.stream(CLOSING, u64::MAX).end(),
+    };
+    let (mut leader, stopped) = ended;
+    if is_late && plan.fault == Fault::TimeOutLeader {
+        let _ = leader.client.batch_execute("RESET statement_timeout");
+    }
+    (leader, stopped)
+}
+
+impl Session {
+    fn open(site: &Site) -> Result<Self, Failure> {
+        let proxy = Arc::new(Proxy::before(&site.cluster)?);
+        let mut client = postgres::Config::new()
+            .host_path(proxy.dir())
+            .port(site.cluster.port())
+            .user("postgres")
+            .dbname("postgres")
+            .application_name("fault")
+            .connect_timeout(Duration::from_secs(20))
+            .notice_callback(|_| {})
+            .connect(NoTls)?;
+        let pid = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+        Ok(Session { client, pid, proxy })
+    }
+
+    fn aim(&self) -> Aim {
+        Aim {
+            pid: self.pid,
+            proxy: Arc::clone(&self.proxy),
+        }
+    }
+
+    fn set(&mut self, timeout: &str) -> Result<(), Failure> {
+        let milliseconds = TIMEOUT.as_millis();
+        Ok(self
+            .client
+            .batch_execute(&format!("SET {timeout} = {milliseconds}"))?)
+    }
+
+    /// What the first worker needs for its fault.
+    fn prepare(&mut self, plan: &Plan) -> Result<(), Failure> {
+        match plan.fault {
+            Fault::TimeOutWorker => self.set("statement_timeout"),
+            Fault::LockTimeOutWorker => self.set("lock_timeout"),
+            _ => Ok(()),
+        }
+    }
+
+    /// The leader has nothing to do while a fault strikes.
+    fn idle(&mut self, plan: &Plan, injection: &Injection, stage: Stage) {
+        if plan.stage != stage || injection.has_struck() {
+            return;
+        }
+        if plan.fault == Fault::IdleTimeOutLeader {
+            let _ = self.set("idle_session_timeout");
+        }
+        if plan.fault != Fault::LockTimeOutWorker {
+            injection.reach(stage);
+        }
+    }
+
+    /// Whether the session is there and leads a backup.
+    fn leads(&mut self, site: &Site) -> bool {
+        let own = "SELECT FROM backup_progress() WHERE leader_pid = pg_backend_pid()";
+        !self.client.is_closed()
+            && matches!(self.client.query_opt(own, &[]), Ok(Some(_)))
+            && site.try_connect().is_ok()
+    }
+
+    fn stream(self, copy: &str, halt_at: u64) -> Stream {
+        let worker = Worker::in_session(self.client, Notices::default(), self.pid, copy, halt_at);
+        Stream {
+            worker,
+            proxy: self.proxy,
+        }
+    }
+}
+
+/// A stream that runs in a session.
+struct Stream {
+    worker: Worker,
+    proxy: Arc<Proxy>,
+}
+
+impl Stream {
+    fn is_finished(&self) -> bool {
+        self.worker.is_finished()
+    }
+
+    /// Waits until so many bytes have come, or no more will.
+    fn wait_for_bytes(&self, bytes: u64) {
+        wait_for("a stream to go on or to end", PATIENCE * 2, || {
+            self.is_finished() || self.worker.received() >= bytes.max(1)
+        });
+    }
+
+    fn end(mut self) -> (Session, Result<Vec<u8>, Failure>) {
+        self.worker.resume();
+        wait_for("a stream to end", PATIENCE * 2, || self.is_finished());
+        let pid = self.worker.pid;
+        let (client, result) = self.worker.join_and_keep();
+        let proxy = self.proxy;
+        (Session { client, pid, proxy }, result)
+    }
+}
+
+/// Something that runs in a thread, and must not hang.
+struct Task<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Task<T> {
+    fn spawn(run: impl FnOnce() -> T + Send + 'static) -> Self {
+        Task(std::thread::spawn(run))
+    }
+
+    fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    fn join(self, what: &str) -> T {
+        wait_for(what, PATIENCE * 2, || self.is_finished());
+        self.0
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Polls in a session past the proxies, until the condition holds or the server is gone.
+fn wait_until(
+    site: &Site,
+    what: &str,
+    condition: impl Fn(&mut Client) -> Result<bool, postgres::Error>,
+) {
+    if let Ok(mut client) = site.try_connect() {
+        wait_for(what, PATIENCE, || condition(&mut client).unwrap_or(true));
+    }
+}

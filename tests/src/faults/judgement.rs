@@ -1,0 +1,282 @@
+//! What may have become of a backup and of its server.
+
+use std::fs;
+
+use super::course::{Course, Session};
+use super::injection::open_wal;
+use super::plan::{Fault, Ground, Plan};
+use super::site::Site;
+use crate::backup::{Backup, spawn_workers, start, try_send_stop};
+use crate::failure::Failure;
+use crate::leftover;
+use crate::server::Cluster;
+use crate::wait::{PATIENCE, wait_for};
+use crate::workload::assert_balanced;
+
+/// The errors of a server that is going, has gone or is not there yet. What it said last can be lost.
+const GONE: &[&str] = &["57P01", "57P02", "57P03", "08006"];
+/// What workers say whose backup has ended, or is not there any more.
+const ENDED: &[&str] = &["55000", "42704"];
+
+/// How things were before a run.
+pub struct Before {
+    /// Where the streams are unpacked.
+    folder: Backup,
+    acknowledged: i64,
+    crashes: usize,
+}
+
+impl Before {
+    #[track_caller]
+    pub fn look(site: &Site) -> Self {
+        Before {
+            folder: Backup::folder(&site.cluster),
+            acknowledged: site.load.acknowledged(),
+            crashes: site.cluster.crashes().len(),
+        }
+    }
+}
+
+/// Demands one of the two outcomes, and says which it was. `missed` says that the fault had nothing to
+/// strike.
+#[track_caller]
+pub fn judge(site: &mut Site, plan: &Plan, before: Before, course: Course, missed: bool) -> String {
+    let mut told = Vec::new();
+    judge_errors(plan, &course, missed, &mut told);
+    let failed = course.archives.is_none();
+    let crashes_before = before.crashes;
+    if let Some(archives) = &course.archives {
+        let rows = judge_backup(site, plan, before, archives);
+        told.insert(0, format!("restored with {rows} transactions"));
+    }
+    judge_sessions(site, course);
+    open_wal(&site.cluster.data_dir());
+    leftover::assert_none(&site.cluster);
+    if !site.is_standby() {
+        assert_no_backup_counted(&site.cluster);
+    }
+    let crashes = &site.cluster.crashes()[crashes_before..];
+    for crash in crashes {
+        assert!(
+            !missed && may_crash(plan, crash),
+            "the server crashed: {crash}"
+        );
+    }
+    if failed {
+        take_the_next(&site.cluster);
+        leftover::assert_none(&site.cluster);
+    }
+    told.join("; ")
+}
+
+/// After a crash there may be no archiver yet to wait for.
+#[track_caller]
+fn take_the_next(cluster: &Cluster) {
+    let backup = Backup::folder(cluster);
+    let mut leader = cluster.connect();
+    let started = start(&mut leader, "retain_wal => true");
+    for worker in spawn_workers(cluster, started.id, 2) {
+        backup.unpack(&worker.expect());
+    }
+    match try_send_stop(&mut leader, "wal => true, wait => false") {
+        Ok(closing) => backup.unpack(&closing),
+        Err(failure) => panic!("the stop of the next backup: {failure}"),
+    }
+    backup.verify();
+}
+
+fn judge_errors(plan: &Plan, course: &Course, missed: bool, told: &mut Vec<String>) {
+    let (leader, worker) = if missed {
+        Default::default()
+    } else {
+        expected(plan)
+    };
+    for failure in &course.worker_failures {
+        assert!(
+            worker.contains(&&*failure.sqlstate),
+            "a worker failed: {failure}"
+        );
+        told.push(format!("worker {}", failure.sqlstate));
+    }
+    if let Some(failure) = &course.first_stop {
+        let expected = is_incomplete(failure) && !course.worker_failures.is_empty();
+        assert!(
+            expected || leader.contains(&&*failure.sqlstate),
+            "the first stop failed: {failure}"
+        );
+        told.push(format!("first stop {}", failure.sqlstate));
+    }
+    if let Some((step, failure)) = &course.leader_failure {
+        let gave_up =
+            is_incomplete(failure) && !course.worker_failures.is_empty() && !plan.tries_again;
+        assert!(
+            gave_up || leader.contains(&&*failure.sqlstate),
+            "the leader failed ({step}): {failure}"
+        );
+        told.push(format!("{step} {}", failure.sqlstate));
+    }
+}
+
+fn is_incomplete(failure: &Failure) -> bool {
+    failure.sqlstate == "55000" && failure.message.starts_with("backup is incomplete")
+}
+
+/// The errors that leader and workers may meet, beside a leader's "backup is incomplete" after a
+/// worker has failed.
+fn expected(plan: &Plan) -> (Vec<&'static str>, Vec<&'static str>) {
+    let (leader, worker): (Vec<&[&str]>, Vec<&[&str]>) = match plan.fault {
+        Fault::Nothing
+        | Fault::PauseWorker
+        | Fault::PauseLeader
+        | Fault::PauseRetention
+        | Fault::StallWorker
+        | Fault::StallLeader
+        | Fault::Churn => (vec![], vec![]),
+        Fault::CancelWorker | Fault::TimeOutWorker => (vec![], vec![&["57014"]]),
+        Fault::TerminateWorker => (vec![], vec![&["57P01", "08006"]]),
+        Fault::CutWorker => (vec![], vec![&["08006"]]),
+        Fault::LockTimeOutWorker => (vec![], vec![&["55P03"]]),
+        Fault::CancelLeader => (vec![&["57014"]], vec![]),
+        Fault::TimeOutLeader => (vec![&["57014"]], vec![]),
+        Fault::LockTimeOutLeader => (vec![&["55P03"]], vec![]),
+        Fault::TerminateLeader => (vec![&["57P01", "08006"]], vec![ENDED]),
+        Fault::CutLeader => (vec![&["08006"]], vec![ENDED]),
+        Fault::IdleTimeOutLeader => (vec![&["57P05", "08006"]], vec![ENDED]),
+        Fault::KillWorker
+        | Fault::KillLeader
+        | Fault::KillRetention
+        | Fault::KillServer
+        | Fault::QuitServer
+        | Fault::StopServer => (vec![GONE], vec![GONE, ENDED]),
+        Fault::TerminateRetention => (vec![&["58P01"]], vec![]),
+        Fault::FullDisk => (
+            vec![GONE, &["53100", "58030", "55000"]],
+            vec![GONE, ENDED, &["53100"]],
+        ),
+        Fault::Unreadable => (vec![&["42501"]], vec![&["42501"]]),
+        Fault::FailingReads => (vec![&["58030"]], vec![&["58030"]]),
+        Fault::Promotion => (vec![&["55000"]], vec![&["55000"]]),
+        Fault::WalPressure if plan.retain_wal => (vec![], vec![]),
+        Fault::WalPressure => (vec![&["58P01"]], vec![]),
+    };
+    (leader.concat(), worker.concat())
+}
+
+/// Whether the fault explains a line of the server's log.
+fn may_crash(plan: &Plan, line: &str) -> bool {
+    match plan.fault {
+        Fault::KillWorker | Fault::KillLeader | Fault::KillRetention | Fault::KillServer => {
+            line.contains("was terminated by signal 9")
+        }
+        // The server cannot go on without WAL.
+        Fault::FullDisk => line.contains("No space left on device") || line.contains("signal 6"),
+        _ => false,
+    }
+}
+
+/// Has the backup verified and restored. The transactions in it.
+#[track_caller]
+fn judge_backup(site: &Site, plan: &Plan, before: Before, archives: &[Vec<u8>]) -> i64 {
+    let folder = before.folder;
+    for archive in archives {
+        folder.unpack(archive);
+    }
+    folder.verify();
+    let attempted = site.load.attempted();
+    let mut restored = folder.into_cluster();
+    if plan.ground == Ground::Standby {
+        let _ = fs::remove_file(restored.data_dir().join("standby.signal"));
+    }
+    restored.start();
+    let rows = assert_balanced(&mut restored.connect());
+    assert!(rows <= attempted, "{rows} of {attempted} transactions");
+    // A standby may be behind.
+    if plan.ground != Ground::Standby {
+        let least = before.acknowledged;
+        assert!(rows >= least, "{rows} of at least {least} transactions");
+    }
+    if plan.thorough {
+        restored.amcheck();
+        restored.stop_and_check_checksums();
+    }
+    rows
+}
+
+/// Sessions that have survived an error have no file open, and the leader's can lead again.
+#[track_caller]
+fn judge_sessions(site: &Site, course: Course) {
+    for mut session in course.workers {
+        if session.client.batch_execute("SELECT 1").is_ok() {
+            assert_nothing_open(site, &session);
+        }
+    }
+    let Some(mut leader) = course.leader else {
+        return;
+    };
+    if leader.client.batch_execute("SELECT 1").is_err() {
+        return;
+    }
+    assert_nothing_open(site, &leader);
+    let again = "SELECT start_backup('again', fast => true); SELECT abort_backup()";
+    if let Err(error) = leader.client.batch_execute(again) {
+        panic!("the session cannot lead again: {}", Failure::from(error));
+    }
+}
+
+/// Looks for files of the cluster that a session holds open and the server would not: it keeps
+/// those of catalogs and the WAL segment that it writes.
+#[track_caller]
+fn assert_nothing_open(site: &Site, session: &Session) {
+    const FIRST_USER_OID: u32 = 16384;
+    let Ok(root) = fs::canonicalize(site.dir()) else {
+        return;
+    };
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", session.pid));
+    for descriptor in descriptors.into_iter().flatten().flatten() {
+        let Ok(path) = fs::read_link(descriptor.path()) else {
+            continue;
+        };
+        let Ok(path) = path.strip_prefix(&root) else {
+            continue;
+        };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let number = name.split(['.', '_']).next().unwrap_or_default();
+        let is_of_server = path == std::path::Path::new("log")
+            || path.starts_with("data/pg_wal")
+            || number.parse::<u32>().is_ok_and(|oid| oid < FIRST_USER_OID);
+        assert!(is_of_server, "a session still has {path:?} open");
+    }
+}
+
+/// Full pages are written while the server counts a backup, and in this cluster for no other reason.
+#[track_caller]
+fn assert_no_backup_counted(cluster: &Cluster) {
+    let mut client = cluster.connect();
+    let mut position = || -> String {
+        client
+            .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+            .expect("the end of the WAL")
+            .get(0)
+    };
+    let from = position();
+    cluster.execute("CHECKPOINT");
+    cluster.execute("UPDATE probe SET a = a + 1");
+    let to = position();
+    wait_for("the WAL to be written", PATIENCE, || {
+        client
+            .query_one(
+                "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn",
+                &[&to],
+            )
+            .is_ok_and(|row| row.get(0))
+    });
+    let full: i64 = client
+        .query_one(
+            "SELECT count(*) FROM pg_get_wal_records_info($1::text::pg_lsn, $2::text::pg_lsn)
+             WHERE resource_manager = 'Heap' AND fpi_length > 0",
+            &[&from, &to],
+        )
+        .expect("pg_get_wal_records_info()")
+        .get(0);
+    assert_eq!(full, 0, "full pages are written as if a backup still ran");
+}

@@ -1,0 +1,113 @@
+//! Faults that go on: sessions that do something hard for the server for as long as they are let.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::{JoinHandle, sleep, spawn};
+use std::time::Duration;
+
+use postgres::{Client, NoTls};
+
+use super::plan::{Plan, Stage};
+use super::random::Random;
+use super::site::Site;
+
+/// How a session is told to stop, and the thread that does.
+pub type Begun = (Arc<AtomicBool>, JoinHandle<()>);
+
+/// Runs `round` again and again until it is told to stop.
+fn repeat(site: &Site, mut round: impl FnMut(&mut Client) + Send + 'static) -> Begun {
+    let stop = Arc::new(AtomicBool::new(false));
+    let config = site.cluster.config("postgres");
+    let thread = spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            let Ok(mut client) = config.connect(NoTls) else {
+                return;
+            };
+            while !stop.load(Ordering::SeqCst) && !client.is_closed() {
+                round(&mut client);
+                sleep(Duration::from_millis(5));
+            }
+        }
+    });
+    (stop, thread)
+}
+
+/// WAL segments and checkpoints as fast as they go.
+pub fn switch_wal(site: &Site) -> Begun {
+    repeat(site, |client| {
+        for statement in [
+            "UPDATE probe SET a = a + 1",
+            "SELECT pg_switch_wal()",
+            "UPDATE probe SET a = a + 1",
+            "SELECT pg_switch_wal()",
+            "CHECKPOINT",
+        ] {
+            let _ = client.batch_execute(statement);
+        }
+    })
+}
+
+/// Tablespaces, databases and tables come and go. They have gone when the thread ends.
+pub fn churn(site: &Site, plan: &Plan) -> Begun {
+    let mut random = Random::new(plan.seed);
+    let mut number = 0;
+    // A tablespace that is there at the start would have to be unpacked to a place of its own. What
+    // comes later is made again by WAL, in the same place: so each has one that nothing else uses.
+    let places = (plan.stage != Stage::BeforeStart).then(|| site.dir().to_owned());
+    repeat(site, move |client| {
+        number += 1;
+        let location = match &places {
+            Some(dir) if random.percent(50) => {
+                let location: PathBuf = dir.join(format!("churned{}", crate::scratch::number()));
+                crate::program::make_dir(&location);
+                location.display().to_string()
+            }
+            _ => String::new(),
+        };
+        let strategy = random.pick(&["file_copy", "wal_log"]);
+        for statement in [
+            &*format!("CREATE TABLESPACE churned LOCATION '{location}'"),
+            "CREATE TABLE churned_there TABLESPACE churned AS
+                 SELECT i, repeat('y', 500) AS filler FROM generate_series(1, 500) AS i",
+            "CREATE TABLE churned_here AS
+                 SELECT i, repeat('y', 500) AS filler FROM generate_series(1, 2000) AS i",
+            "CREATE INDEX ON churned_here (i)",
+            &*format!("CREATE DATABASE churned STRATEGY {strategy}"),
+            "TRUNCATE churned_here",
+            "VACUUM FULL pgbench_branches",
+            "VACUUM pgbench_history",
+            "DROP TABLE churned_here, churned_there",
+            "DROP DATABASE churned",
+            "DROP TABLESPACE churned",
+        ] {
+            let _ = client.batch_execute(statement);
+        }
+        // What a round could not drop would hinder the next.
+        if number % 4 == 0 {
+            let _ = client.batch_execute("DROP TABLE IF EXISTS churned_here, churned_there");
+        }
+    })
+}
+
+/// Holds a lock on the catalog of functions; it is held on return.
+pub fn lock_functions(site: &Site) -> Option<Begun> {
+    let mut client = site.try_connect().ok()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (locked, is_locked) = mpsc::channel();
+    let thread = spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            let got = client
+                .batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE");
+            let _ = locked.send(got.is_ok());
+            while got.is_ok() && !stop.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(5));
+            }
+            let _ = client.batch_execute("ROLLBACK");
+        }
+    });
+    is_locked.recv().ok()?.then_some((stop, thread))
+}

@@ -1,0 +1,53 @@
+//! One run from its seed to its judgement.
+
+use std::time::Duration;
+
+use super::course;
+use super::injection::Injection;
+use super::judgement;
+use super::plan::{Fault, Plan, Stage};
+use super::site::Site;
+
+/// Runs a plan, and fails if the outcome is none that may be. What happened, in one line.
+#[track_caller]
+pub fn run(site: &mut Site, plan: &Plan) -> String {
+    let _told = TellOnPanic(*plan);
+    let before = judgement::Before::look(site);
+    let injection = Injection::new(site, plan);
+    let course = std::thread::scope(|scope| {
+        if plan.stage == Stage::Moment {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(plan.delay));
+                injection.strike();
+            });
+        }
+        course::take(site, plan, &injection)
+    });
+    injection.heal();
+    site.release_archive();
+    let missed = injection.has_missed();
+    let ends_server = matches!(
+        plan.fault,
+        Fault::KillServer | Fault::QuitServer | Fault::StopServer
+    ) && injection.has_struck();
+    drop(injection);
+    site.revive(ends_server);
+    let outcome = judgement::judge(site, plan, before, course, missed);
+    if plan.fault == Fault::Promotion && !missed {
+        site.renew_standby();
+    }
+    format!("{plan}: {outcome}{}", if missed { " (missed)" } else { "" })
+}
+
+struct TellOnPanic(Plan);
+
+impl Drop for TellOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "FAILED: {}\n{:?}\nto run it again: make soak SEED={}",
+                self.0, self.0, self.0.seed
+            );
+        }
+    }
+}

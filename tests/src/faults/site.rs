@@ -1,0 +1,223 @@
+//! A server on which many runs take place, one after another, and the load that writes to it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use postgres::{Client, NoTls};
+
+use super::layer::Layer;
+use super::load::Load;
+use super::plan::Ground;
+use crate::failure::Failure;
+use crate::page::quiet_table;
+use crate::server::Cluster;
+use crate::wait::{PATIENCE, wait_for};
+use crate::workload::{Pgbench, create_table};
+
+/// Enough for the cluster and its WAL.
+const DISK_MEGABYTES: u32 = 400;
+
+/// Files of the cluster that faults are aimed at, relative to the data directory.
+pub struct Places {
+    /// A table of 16 MB that nothing reads or writes.
+    pub table: String,
+    /// One of 4 MB in a tablespace; the same as `table` where there is none.
+    pub table_elsewhere: String,
+    /// The directory of a database that nobody is connected to.
+    pub directory: String,
+}
+
+/// A server, its load, and what can be done to it.
+pub struct Site {
+    // The load ends before the servers.
+    pub load: Load,
+    pub cluster: Cluster,
+    primary: Option<Cluster>,
+    pub ground: Ground,
+    pub layer: Layer,
+    pub places: Places,
+    /// While this file exists, no WAL is archived.
+    gate: PathBuf,
+}
+
+impl Site {
+    /// Makes the server, fills it, and starts to write.
+    pub fn new(ground: Ground) -> Self {
+        let layer = Layer::new();
+        let gate = crate::scratch::dir().join(format!("gate{}", crate::scratch::number()));
+        let mut builder = layer.below(Cluster::builder());
+        if ground == Ground::SmallDisk {
+            builder = builder.disk(DISK_MEGABYTES);
+        }
+        if ground != Ground::Standby {
+            // A backup has full pages written for as long as it runs, which tells whether one does.
+            builder = builder.setting("full_page_writes", "off");
+        }
+        let cluster = builder
+            .initdb_arg("--wal-segsize=4")
+            .setting("dynamic_shared_memory_type", "mmap")
+            .setting("min_wal_size", "16MB")
+            .setting("max_wal_size", "64MB")
+            .setting("checkpoint_timeout", "1h")
+            .setting("allow_in_place_tablespaces", "on")
+            .setting("archive_mode", "on")
+            .setting(
+                "archive_command",
+                &format!("while test -e {}; do sleep 0.05; done", gate.display()),
+            )
+            .start();
+        cluster.may_crash();
+        let places = fill(&cluster, ground);
+        let load = Load::start(&cluster.config("postgres"));
+        let (cluster, primary) = match ground {
+            Ground::Standby => (cluster.standby(), Some(cluster)),
+            _ => (cluster, None),
+        };
+        cluster.may_crash();
+        Site {
+            load,
+            cluster,
+            primary,
+            ground,
+            layer,
+            places,
+            gate,
+        }
+    }
+
+    /// A session past all proxies.
+    pub fn try_connect(&self) -> Result<Client, Failure> {
+        let mut config = self.cluster.config("postgres");
+        Ok(config
+            .connect_timeout(Duration::from_secs(20))
+            .connect(NoTls)?)
+    }
+
+    /// Runs statements past all proxies, each by itself, and does not mind when they fail.
+    pub fn try_execute(&self, statements: &[&str]) {
+        if let Ok(mut client) = self.try_connect() {
+            for statement in statements {
+                let _ = client.batch_execute(statement);
+            }
+        }
+    }
+
+    /// Lets no WAL be archived.
+    pub fn hold_archive(&self) {
+        std::fs::write(&self.gate, "").expect("could not close the archive");
+    }
+
+    /// Lets WAL be archived again.
+    pub fn release_archive(&self) {
+        let _ = std::fs::remove_file(&self.gate);
+    }
+
+    /// Waits until something archives WAL. After a crash the server starts its archiver only when some
+    /// seconds are over and something has woken it up.
+    pub fn wait_for_archiver(&self) {
+        let Ok(mut client) = self.try_connect() else {
+            return;
+        };
+        wait_for("the archiver", PATIENCE, || {
+            let archiver = "SELECT FROM pg_stat_activity WHERE backend_type = 'archiver'";
+            match client.query_opt(archiver, &[]) {
+                Ok(None) => {
+                    let _ = client.batch_execute("SELECT pg_reload_conf(), pg_sleep(0.3)");
+                    false
+                }
+                _ => true,
+            }
+        });
+    }
+
+    /// Where a file of [`Places`] is.
+    pub fn path(&self, place: &str) -> PathBuf {
+        self.cluster.data_dir().join(place)
+    }
+
+    /// Fills the disk of the server, or has its writes fail as if it were full.
+    pub fn fill_disk(&self) {
+        match self.cluster.disk() {
+            Some(disk) => disk.fill(),
+            None => self.layer.fail_writes(&self.real_data_dir()),
+        }
+    }
+
+    /// Undoes [`Site::fill_disk`].
+    pub fn free_disk(&self) {
+        match self.cluster.disk() {
+            Some(disk) => disk.free(),
+            None => self.layer.pass(),
+        }
+    }
+
+    /// The data directory as the system names it.
+    pub fn real_data_dir(&self) -> PathBuf {
+        let dir = self.cluster.data_dir();
+        std::fs::canonicalize(&dir).unwrap_or(dir)
+    }
+
+    /// Has the server accept connections again, whatever has become of it. Where `ends` is set, it
+    /// was told to end.
+    #[track_caller]
+    pub fn revive(&mut self, ends: bool) {
+        if ends {
+            wait_for("the server to end", PATIENCE, || self.cluster.has_ended());
+        }
+        wait_for("the server to be up again", PATIENCE * 2, || {
+            // Processes of a server that was killed may still hold its shared memory.
+            let is_up = !self.cluster.has_ended() || self.cluster.try_start().is_ok();
+            is_up && self.try_connect().is_ok()
+        });
+    }
+
+    /// Puts a new standby in the place of one that was promoted.
+    pub fn renew_standby(&mut self) {
+        if let Some(primary) = &self.primary {
+            self.cluster = primary.standby();
+            self.cluster.may_crash();
+        }
+    }
+
+    /// Whether the server is a standby.
+    pub fn is_standby(&self) -> bool {
+        self.primary.is_some()
+    }
+
+    /// The folder of the server beside the data directory.
+    pub fn dir(&self) -> &Path {
+        self.cluster.socket_dir()
+    }
+}
+
+fn fill(cluster: &Cluster, ground: Ground) -> Places {
+    let mut client = cluster.connect();
+    client
+        .batch_execute("CREATE EXTENSION pg_walinspect")
+        .expect("pg_walinspect");
+    client
+        .batch_execute("CREATE DATABASE spare")
+        .expect("CREATE DATABASE");
+    client
+        .batch_execute("CREATE TABLE probe AS SELECT 0 AS a")
+        .expect("CREATE TABLE");
+    Pgbench::fill(cluster, 1);
+    create_table(cluster, "big", 16);
+    let table = crate::workload::path_of(&mut client, "big");
+    let table_elsewhere = if ground == Ground::Standby {
+        // A standby on the same machine would use the same location.
+        table.clone()
+    } else {
+        cluster.create_tablespace("elsewhere");
+        quiet_table(&mut client, "far", 512, "TABLESPACE elsewhere")
+    };
+    let spare: u32 = client
+        .query_one("SELECT oid FROM pg_database WHERE datname = 'spare'", &[])
+        .expect("pg_database")
+        .get(0);
+    Places {
+        table,
+        table_elsewhere,
+        directory: format!("base/{spare}"),
+    }
+}
