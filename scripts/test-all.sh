@@ -3,10 +3,11 @@
 # one line over all of them: "N passed, N failed". Exits with 1 when anything failed. The others are
 # brought by scripts/servers.sh.
 #
-# usage: scripts/test-all.sh [--within MINUTES]
+# usage: scripts/test-all.sh [--others-within MINUTES]
 #
-# With --within it leaves out of the later versions what is not expected to end in that time, and a
-# version that cannot be had here is no failure.
+# With --others-within it leaves out the first version, and of the others what is not expected to end
+# in that time, going by what the first has taken. A version that cannot be had here is no failure
+# then.
 set -uo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -15,7 +16,7 @@ require_postgres
 cd "$ROOT" || exit 1
 
 limit=''
-if [[ ${1:-} == --within ]]; then
+if [[ ${1:-} == --others-within ]]; then
     limit=$((${2:?how many minutes?} * 60))
 fi
 readonly limit FIRST=$PG_MAJOR FIRST_PG_CONFIG=$PG_CONFIG
@@ -28,8 +29,6 @@ readonly SERVER_BUILD=270 EXTENSION_BUILD=240
 passed=0
 failed=0
 summary=()
-declare -A seconds_of=()
-
 # fits SECONDS: whether something that is expected to take so long may still begin.
 fits() {
     [[ -z $limit ]] || ((SECONDS + $1 <= limit))
@@ -48,7 +47,9 @@ bring() {
 
 # expected PART MAJOR: the seconds that a part is expected to take.
 expected() {
-    local time=$((${seconds_of[$1]:-0} * 11 / 10)) trace=$TARGET/release/package-pg$2
+    local time=0 trace=$TARGET/release/package-pg$2
+    read -r time <"$TARGET/test-logs/pg$FIRST/$1.seconds" || true
+    time=$((time * 11 / 10))
     # The tests inside a server have a debug version of their own.
     [[ $1 != server ]] || trace=$TARGET/test-logs/pg$2/server.log
     [[ -e $trace ]] || ((time += EXTENSION_BUILD))
@@ -57,7 +58,7 @@ expected() {
 
 # run_part MAJOR PG_CONFIG PART: adds what it has counted to the version's and to the total.
 run_part() {
-    local log status began=$SECONDS part_passed part_failed
+    local log status part_passed part_failed
     log=$(mktemp)
     PG_CONFIG=$2 scripts/test.sh "$3" 2>&1 | tee "$log"
     status=${PIPESTATUS[0]}
@@ -67,7 +68,6 @@ run_part() {
     rm -f "$log"
     ((status == 0 || part_failed > 0)) || part_failed=1
     ((version_passed += part_passed, version_failed += part_failed))
-    [[ $1 != "$FIRST" ]] || seconds_of[$3]=$((SECONDS - began))
 }
 
 version_of() {
@@ -114,7 +114,7 @@ test_version() {
         "$version_passed" "$version_failed" "${left_out[*]:+, no time left for: ${left_out[*]}}")")
 }
 
-test_version "$FIRST"
+[[ -n $limit ]] || test_version "$FIRST"
 for other in $SUPPORTED_MAJORS; do
     [[ $other == "$FIRST" ]] || test_version "$other"
 done

@@ -21,7 +21,7 @@ summary=()
 # the closing lines of cargo's test runner and of our own scripts. A command that fails although
 # no test did (it was not built, it crashed) counts as one failure, and so does one without tests.
 run_part() {
-    local name=$1 log=$LOGS/$1.log status part_passed part_failed
+    local name=$1 log=$LOGS/$1.log status part_passed part_failed began=$SECONDS
     shift
     say "==> Tests: $name, PostgreSQL $PG_MAJOR"
     "$@" 2>&1 | tee "$log"
@@ -44,6 +44,8 @@ run_part() {
     fi
     passed=$((passed + part_passed))
     failed=$((failed + part_failed))
+    # What the same part of another version can be expected to take.
+    echo $((SECONDS - began)) >"$LOGS/$name.seconds"
     summary+=("$(printf '%-10s %4d passed, %d failed' "$name" "$part_passed" "$part_failed")")
 }
 
