@@ -29,6 +29,7 @@ readonly SERVER_BUILD=270 EXTENSION_BUILD=240
 passed=0
 failed=0
 summary=()
+
 # fits SECONDS: whether something that is expected to take so long may still begin.
 fits() {
     [[ -z $limit ]] || ((SECONDS + $1 <= limit))
@@ -48,7 +49,7 @@ bring() {
 # expected PART MAJOR: the seconds that a part is expected to take.
 expected() {
     local time=0 trace=$TARGET/release/package-pg$2
-    read -r time <"$TARGET/test-logs/pg$FIRST/$1.seconds" || true
+    { read -r time <"$TARGET/test-logs/pg$FIRST/$1.seconds"; } 2>/dev/null || true
     time=$((time * 11 / 10))
     # The tests inside a server have a debug version of their own.
     [[ $1 != server ]] || trace=$TARGET/test-logs/pg$2/server.log
