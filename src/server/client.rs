@@ -5,7 +5,7 @@
 //!
 //! While secure_write() waits for a client that does not read, it serves a termination and the
 //! death of the postmaster, but no cancel, because the message is begun: COPY of the server does
-//! the same.
+//! the same. [`check_interrupts`] has a termination between two messages not wait for it either.
 
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
@@ -116,6 +116,36 @@ pub fn enlarge_local_buffer() {
             libc::setsockopt(socket, level, libc::SO_SNDBUF, size, length);
         }
     }
+}
+
+/// Serves interrupts between two messages.
+///
+/// The last words of a session that is terminated would wait until a client that does not read has
+/// made room for them. There they are left out, as ProcessClientWriteInterrupt() does it.
+pub fn check_interrupts() {
+    // SAFETY: plain variables of this process; the server's own code sets them in the same way.
+    unsafe {
+        if pg_sys::ProcDiePending != 0 && !has_room() {
+            pg_sys::whereToSendOutput = pg_sys::CommandDest::DestNone;
+        }
+    }
+    interrupt::check();
+}
+
+/// Whether the socket takes more without waiting, or there is none.
+fn has_room() -> bool {
+    // SAFETY: null in a process without a client, such as a background worker that reads into the
+    // blackhole; else the connection of this session, which begins with its socket.
+    let Some(port) = (unsafe { pg_sys::MyProcPort.cast::<PortHead>().as_ref() }) else {
+        return true;
+    };
+    let mut poll = libc::pollfd {
+        fd: port.sock,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: one entry, and no time to wait.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
 }
 
 /// Makes sure that the client is still there, so far as the operating system knows. Where it has

@@ -29,6 +29,12 @@ impl WaitEvent {
 
 /// Sleeps until the time is over or the session's latch is set, then serves interrupts.
 pub fn wait(longest: Duration, event: WaitEvent) {
+    sleep(longest, event);
+    check();
+}
+
+/// The same without serving interrupts, which set the latch.
+pub fn sleep(longest: Duration, event: WaitEvent) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     let milliseconds = longest.as_millis().clamp(1, 3_600_000) as core::ffi::c_long;
     // SAFETY: MyLatch is this process's own latch, set up before any SQL function can run.
@@ -36,7 +42,6 @@ pub fn wait(longest: Duration, event: WaitEvent) {
         pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, event.code());
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
-    check();
 }
 
 /// Shows IO / BaseBackupRead in `pg_stat_activity` for as long as it lives.

@@ -3,7 +3,6 @@
 use backup_format::archive::{self, Attributes};
 
 use crate::server::client;
-use crate::server::interrupt;
 use crate::server::report::Outcome;
 use crate::server::shared_backup::BackupState;
 
@@ -48,7 +47,7 @@ impl<'a> Exit<'a> {
 
     /// Has a message leave, which is empty afterwards.
     fn pass(&self, message: &mut Message) -> Outcome<()> {
-        interrupt::check();
+        client::check_interrupts();
         (self.check)()?;
         if message.is_empty() {
             return Ok(());
@@ -67,7 +66,7 @@ impl<'a> Exit<'a> {
             client::check_connection();
         }
         // A cancel that came while the last message was waiting for the client.
-        interrupt::check();
+        client::check_interrupts();
         (self.check)()
     }
 }
@@ -253,7 +252,7 @@ impl<'a> Archive<'a> {
         else {
             return self.exit.pass(&mut self.message);
         };
-        interrupt::check();
+        client::check_interrupts();
         (self.exit.check)()?;
         compressor.write(self.message.payload(), |bytes| {
             Compressed::leave(message, bytes, &self.exit)

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use backup_format::rate::{self, Rate};
 
+use crate::server::client;
 use crate::server::clock;
 use crate::server::interrupt::{self, WaitEvent};
 use crate::server::report::Outcome;
@@ -93,10 +94,11 @@ fn wait_until(time: u64, check: &dyn Fn() -> Outcome<()>) -> Outcome<()> {
         if left == 0 {
             return Ok(());
         }
-        interrupt::wait(
+        interrupt::sleep(
             Duration::from_micros(left).min(LONGEST_WAIT),
             WaitEvent::Throttle,
         );
+        client::check_interrupts();
         check()?;
     }
 }
