@@ -203,3 +203,104 @@ impl<'a> PageVerifier<'a> {
         );
     }
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use std::cell::Cell;
+    use std::io;
+
+    use pgrx::pg_test;
+
+    use super::{PAGE_SIZE, PageVerifier};
+    use crate::server::page_checksum;
+
+    /// No page is excused by its LSN.
+    const START_LSN: u64 = u64::MAX;
+
+    /// A page that is not new, whose checksum is right for that block.
+    fn page(content: u8, block: u32) -> Vec<u8> {
+        let mut page = vec![content; PAGE_SIZE];
+        page[..24].fill(0);
+        page[14..16].copy_from_slice(&8000u16.to_ne_bytes());
+        let checksum = page_checksum::by_server(&mut page, block);
+        page[8..10].copy_from_slice(&checksum.to_ne_bytes());
+        page
+    }
+
+    fn damaged(content: u8, block: u32) -> Vec<u8> {
+        let mut page = page(content, block);
+        page[5000] ^= 1;
+        page
+    }
+
+    /// Verifies blocks 3 and 4 of a relation, of which the second is read again as `again`; the
+    /// bytes afterwards, the failures, and how often something was read again.
+    fn verify(second: &[u8], again: &[u8]) -> (Vec<u8>, u32, u32) {
+        let Ok(Some(mut verifier)) = PageVerifier::for_file(b"base/1/1259", START_LSN) else {
+            panic!("the file is one with pages")
+        };
+        let mut bytes = [page(1, 3).as_slice(), second].concat();
+        let reads = Cell::new(0);
+        let read_at = |page: &mut [u8], offset: u64| -> io::Result<usize> {
+            assert_eq!(offset, 4 * PAGE_SIZE as u64);
+            reads.set(reads.get() + 1);
+            page[..again.len()].copy_from_slice(again);
+            Ok(again.len())
+        };
+        let offset = 3 * PAGE_SIZE as u64;
+        assert!(verifier.verify(&mut bytes, offset, read_at).is_ok());
+        let failures = verifier.failures;
+        let second = bytes.split_off(PAGE_SIZE);
+        assert_eq!(bytes, page(1, 3));
+        (second, failures, reads.get())
+    }
+
+    #[pg_test]
+    fn a_sound_page_is_read_once() {
+        let sound = page(2, 4);
+        assert_eq!(verify(&sound, &[]), (sound, 0, 0));
+    }
+
+    #[pg_test]
+    fn a_bad_page_that_is_the_same_when_read_again_is_a_failure() {
+        let bad = damaged(2, 4);
+        assert_eq!(verify(&bad, &bad), (bad.clone(), 1, 1));
+    }
+
+    #[pg_test]
+    fn a_bad_page_that_is_sound_when_read_again_is_none() {
+        let sound = page(2, 4);
+        assert_eq!(verify(&damaged(2, 4), &sound), (sound, 0, 1));
+    }
+
+    /// It is still being written, and its WAL comes with the backup.
+    #[pg_test]
+    fn a_bad_page_that_is_another_bad_one_when_read_again_is_none() {
+        let other = damaged(3, 4);
+        assert_eq!(verify(&damaged(2, 4), &other), (other, 0, 1));
+    }
+
+    #[pg_test]
+    fn a_bad_page_that_is_cut_off_when_read_again_is_none() {
+        let bad = damaged(2, 4);
+        for length in [0, 100, PAGE_SIZE - 1] {
+            let (bytes, failures, reads) = verify(&bad, &bad[..length]);
+            assert_eq!((failures, reads), (0, 1));
+            let mut cut = bad[..length].to_vec();
+            cut.resize(PAGE_SIZE, 0);
+            assert_eq!(bytes, cut);
+        }
+    }
+
+    #[pg_test]
+    fn an_error_of_the_second_reading_is_an_error() {
+        let Ok(Some(mut verifier)) = PageVerifier::for_file(b"base/1/1259", START_LSN) else {
+            panic!("the file is one with pages")
+        };
+        let result = verifier.verify(&mut damaged(1, 0), 0, |_, _| {
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        });
+        assert!(result.is_err());
+    }
+}
