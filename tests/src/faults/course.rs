@@ -52,7 +52,10 @@ pub fn take(site: &Site, plan: &Plan, injection: &Injection) -> Course {
     let mut archives = Vec::new();
     match course.run(site, plan, injection, &mut archives) {
         Ok(()) => course.archives = Some(archives),
-        Err(failure) => course.leader_failure = Some(failure),
+        Err(failure) => {
+            course.leader_failure = Some(failure);
+            course.give_up(site);
+        }
     }
     course
 }
@@ -92,18 +95,22 @@ impl Course {
             Err(failure) => failure,
         };
         injection.heal();
-        if !leader.leads(site) {
-            return Err(("stop", failure));
-        }
-        if !plan.tries_again {
-            at(
-                "abort",
-                leader.client.batch_execute("SELECT abort_backup()"),
-            )?;
+        if !leader.leads(site) || !plan.tries_again {
             return Err(("stop", failure));
         }
         self.first_stop = Some(failure);
         self.try_again(site, id, archives)
+    }
+
+    /// Ends the backup where an error has not, as a client would.
+    fn give_up(&mut self, site: &Site) {
+        if let Some(leader) = &mut self.leader
+            && leader.leads(site)
+            && let Err(failure) = leader.client.batch_execute("SELECT abort_backup()")
+            && !leader.client.is_closed()
+        {
+            panic!("abort_backup(): {}", Failure::from(failure));
+        }
     }
 
     /// Sends what has not been sent, and stops.
@@ -192,6 +199,10 @@ impl Course {
         }
         for stream in streams {
             self.settle(stream, archives);
+            if plan.fault == Fault::LockTimeOutWorker {
+                // The first has met the lock; the others have no timeout and wait for its end.
+                injection.heal();
+            }
         }
     }
 
@@ -240,10 +251,9 @@ fn start(
             Ok(starting.is_finished() || client.query_opt(phase, &[])?.is_some())
         });
         injection.strike();
-        if !starting.is_finished() {
-            // A checkpoint that is wanted at once hurries the one that runs.
-            site.try_execute(&["CHECKPOINT"]);
-        }
+        // A checkpoint that is wanted at once hurries the one that runs, and for which the process of
+        // a leader may still wait that has lost its client.
+        site.try_execute(&["CHECKPOINT"]);
     }
     let (mut leader, started) = starting.join("the start of a backup");
     let started = started.map(|(id, start_lsn)| {
