@@ -54,7 +54,8 @@ in_chroot() {
 
 # What happens in the namespaces.
 try_package() {
-    local root=$FOLDER/root suite script http_proxy_of_apt='' package=/tmp/${PACKAGE##*/}
+    local root=$FOLDER/root suite script package=/tmp/${PACKAGE##*/}
+    local http_proxy_of_apt='' check_valid_until=''
     suite=$(suite_of "$MAJOR")
     eval "$(apt-config shell http_proxy_of_apt Acquire::http::Proxy)"
     if [[ -n $http_proxy_of_apt ]]; then
@@ -73,6 +74,12 @@ try_package() {
     chmod 755 "$root/usr/sbin/policy-rc.d"
     mkdir -p "$root/etc/postgresql-common/createcluster.d"
     say 'create_main_cluster = false' >"$root/etc/postgresql-common/createcluster.d/none.conf"
+
+    # Where this machine's mirror lags behind, its apt has been told so.
+    eval "$(apt-config shell check_valid_until Acquire::Check-Valid-Until)"
+    if [[ -n $check_valid_until ]]; then
+        say "Acquire::Check-Valid-Until \"$check_valid_until\";" >"$root/etc/apt/apt.conf.d/50as-outside"
+    fi
 
     say "Installing ${PACKAGE##*/} there"
     install -m 644 "$PACKAGE" "$root$package"
