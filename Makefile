@@ -20,6 +20,9 @@ install: ## build the release version and install it into PostgreSQL
 bench: setup install ## measure against pg_basebackup
 	@bench/run.sh
 
+valgrind: setup install ## memcheck on the formats' tests and on a server that is backed up
+	@scripts/valgrind.sh
+
 lint: ## formatting, clippy, shellcheck
 	@scripts/lint.sh
 
@@ -27,6 +30,6 @@ clean: ## remove what was built
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup demo test install bench lint clean
+.PHONY: help setup demo test install bench valgrind lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:
