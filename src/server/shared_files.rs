@@ -19,7 +19,7 @@ use super::report::{Failure, Outcome, Sqlstate};
 use super::segment::{self, Segment};
 
 /// "pgpfiles" in ASCII, and the version of the layout in the last byte.
-const MAGIC: u64 = 0x7067_7066_696C_6501;
+pub(super) const MAGIC: u64 = 0x7067_7066_696C_6501;
 
 /// What an entry of the listing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -215,7 +215,7 @@ impl<'a> FileTable<'a> {
     ///
     /// # Safety
     /// `address` is where `size` bytes are mapped, page aligned, for at least `'a`.
-    unsafe fn at(address: NonNull<u8>, size: usize, nonce: u32) -> Option<Self> {
+    pub(super) unsafe fn at(address: NonNull<u8>, size: usize, nonce: u32) -> Option<Self> {
         // SAFETY: the caller's promise.
         let header = unsafe { header_at(address, size) }?;
         if header.magic.load(Ordering::Acquire) != MAGIC || header.nonce != nonce {
