@@ -6,8 +6,8 @@ use backup_format::path;
 use crate::backup::queue::Position;
 use crate::backup::worker::Worker;
 use crate::backup::{stop, tablespace};
+use crate::server::client;
 use crate::server::encoding;
-use crate::server::interrupt;
 use crate::server::progress::{Phase, ProgressRow};
 use crate::server::report::{Failure, Outcome, Sqlstate, warning};
 use crate::server::settings;
@@ -125,7 +125,7 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
                     break;
                 }
                 // Files that have vanished send nothing, and so check nothing.
-                interrupt::check();
+                client::check_interrupts();
                 worker.check_running()?;
                 for slot in &batch {
                     worker.check_not_promoted()?;

@@ -5,6 +5,7 @@ use std::fs;
 
 use backup_tests::backup::{Backup, send_stop, spawn_workers, start};
 use backup_tests::failure::{Failure, expect_failure};
+use backup_tests::program;
 use backup_tests::server::Cluster;
 use backup_tests::session::backend_pid;
 use backup_tests::stream::{copy_of, copy_out};
@@ -79,8 +80,12 @@ fn a_segment_of_somebody_else_is_not_read() {
 
     let mut query = cluster.connect();
     let pid = backend_pid(&mut query);
+    let setting = match program::major_version() {
+        ..16 => "force_parallel_mode",
+        _ => "debug_parallel_query",
+    };
     let parallel = std::thread::spawn(move || {
-        query.batch_execute("SET force_parallel_mode = on; SELECT pg_sleep(3600)")
+        query.batch_execute(&format!("SET {setting} = on; SELECT pg_sleep(3600)"))
     });
     cluster.wait_for_sql(
         "a parallel query",
