@@ -119,11 +119,12 @@ fn no_worker_of_64_starves_under_a_common_rate() {
     let mut leader = cluster.connect();
     let sessions = connect_all(&cluster);
     let id = start(&mut leader, &format!("max_rate => {RATE}")).id;
+    let began = Instant::now();
     let workers = begin(sessions, id);
     wait_for_workers(&cluster, WORKERS);
 
     let received = || workers.iter().map(Worker::received).collect::<Vec<_>>();
-    let (began, before) = (Instant::now(), received());
+    let before = received();
     let mut growth = Vec::new();
     wait_for("a turn of each worker", PATIENCE, || {
         growth = received()
@@ -133,15 +134,16 @@ fn no_worker_of_64_starves_under_a_common_rate() {
             .collect();
         growth.iter().all(|bytes| *bytes > 0)
     });
-    let elapsed = began.elapsed().as_secs_f64();
     // When the last of them has had a turn, the others have had one too, or two. One more is for a
     // machine that is too busy to read what has been sent.
     assert!(
         growth.iter().all(|bytes| *bytes < 4 * MEGABYTE),
         "{growth:?}"
     );
-    let share = growth.iter().sum::<u64>() as f64 / elapsed / (RATE * 1024) as f64;
-    assert!((0.5..1.2).contains(&share), "{share} of the rate");
+    // The rate of all together holds, however busy the machine is.
+    let bytes: u64 = received().iter().sum();
+    let share = bytes as f64 / began.elapsed().as_secs_f64() / (RATE * 1024) as f64;
+    assert!(share < 1.1, "{share} of the rate");
 
     leader
         .batch_execute("SELECT abort_backup()")
