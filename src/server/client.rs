@@ -1,7 +1,9 @@
 //! The connection to the client (libpq/libpq.h, libpq/libpq-be.h): CopyData messages without a copy.
 //!
-//! `pq_putmessage` copies everything through an 8 kB buffer. Here that buffer is flushed, and a
-//! whole message goes to secure_write() from where the file was read to, under TLS and GSSAPI too.
+//! Up to 16 `pq_putmessage` copies everything through an 8 kB buffer; from 17 on it does what is
+//! done here, no faster and no slower, so that one path serves all versions. Here that buffer is
+//! flushed, and a whole message goes to secure_write() from where the file was read to, under TLS
+//! and GSSAPI too.
 //!
 //! While secure_write() waits for a client that does not read, it serves a termination and the
 //! death of the postmaster, but no cancel, because the message is begun: COPY of the server does
