@@ -60,6 +60,13 @@ def tablespace_mapping(text):
     return old, new
 
 
+def directory(text):
+    """An absolute path. An empty one would be that of the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("no target directory specified")
+    return Path(text).absolute()
+
+
 def positive(text):
     """A whole number of at least one."""
     number = int(text)
@@ -74,7 +81,7 @@ def parse_arguments():
         description="Takes a parallel base backup of a PostgreSQL server.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("-D", "--directory", required=True, type=lambda text: Path(text).absolute(),
+    add("-D", "--directory", required=True, type=directory,
         help="where the backup goes; must be empty or not exist")  # fmt: skip
     add("-d", "--dbname", default="", help="connection string, or name of a database")
     add("-j", "--jobs", type=positive, default=4, help="number of workers (default 4)")
@@ -264,26 +271,32 @@ class Backup:
             )
         (self.schema,) = row
         (mode,) = self.leader.execute("SELECT current_setting('data_directory_mode')").fetchone()
+        if not re.fullmatch("[0-7]{3,4}", mode):
+            raise BackupFailed(f'the server sent an invalid mode "{mode}"')
         self.mode = int(mode, 8)
         os.umask(0o777 & ~self.mode)
         print("starting the backup, waiting for its checkpoint", flush=True)
-        (self.id, self.file_count, self.total_bytes, self.start_lsn, self.timeline) = (
-            self.leader.execute(
-                self.call(
-                    "SELECT backup_id, file_count, total_bytes, start_lsn, timeline"
-                    " FROM {start}(%s, fast => %s, tablespace_map => false, max_rate => %s,"
-                    " verify_checksums => %s, retain_wal => %s)",
-                    start="start_backup",
-                ),
-                (
-                    self.arguments.label,
-                    self.arguments.checkpoint == "fast",
-                    self.arguments.max_rate,
-                    not self.arguments.no_verify_checksums,
-                    self.arguments.wal,
-                ),
-            ).fetchone()
-        )
+        row = self.leader.execute(
+            self.call(
+                "SELECT backup_id, file_count, total_bytes, start_lsn, timeline"
+                " FROM {start}(%s, fast => %s, tablespace_map => false, max_rate => %s,"
+                " verify_checksums => %s, retain_wal => %s)",
+                start="start_backup",
+            ),
+            (
+                self.arguments.label,
+                self.arguments.checkpoint == "fast",
+                self.arguments.max_rate,
+                not self.arguments.no_verify_checksums,
+                self.arguments.wal,
+            ),
+        ).fetchone()
+        if row is None:
+            raise BackupFailed("the server started no backup")
+        (backup_id, file_count, total_bytes, self.start_lsn, self.timeline) = row
+        self.id = number("backup ID", backup_id)
+        self.file_count = number("number of files", file_count)
+        self.total_bytes = number("size", total_bytes)
 
     def prepare_tablespaces(self):
         """A new place for each tablespace, and the link to it in the backup."""
@@ -300,12 +313,13 @@ class Backup:
             # One that is a real directory in pg_tblspc travels with the data directory.
             if not location.startswith("/"):
                 continue
+            oid = number("tablespace OID", oid)
             target = Path(mapping.get(location, location))
             unused.discard(location)
             self.directories.claim(target, self.mode)
             links = self.directory / "pg_tblspc"
             links.mkdir(exist_ok=True)
-            (links / str(int(oid))).symlink_to(target)
+            (links / str(oid)).symlink_to(target)
         for old in unused:
             raise BackupFailed(f'there is no tablespace at "{old}", which -T maps')
 
@@ -324,7 +338,7 @@ class Backup:
     def stream(self):
         """Runs the workers until the queue is empty; the first error ends them all."""
         count = self.arguments.jobs
-        print(f"streaming {self.file_count} files, {int(self.total_bytes) / 1e6:.1f} MB,"
+        print(f"streaming {self.file_count} files, {self.total_bytes / 1e6:.1f} MB,"
               f" with {count} workers", flush=True)  # fmt: skip
         self.streams = [Stream(f"worker {n}", self.directory) for n in range(1, count + 1)]
         results = queue.SimpleQueue()
@@ -404,6 +418,14 @@ class Backup:
         self.leader.close()
 
 
+def number(what, value):
+    """A whole number from a server, which may send anything."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise BackupFailed(f'the server sent an invalid {what} "{value}"') from None
+
+
 def describe(error):
     """An error of the server with its detail and hint, or whatever else it is, in words."""
     diagnostic = getattr(error, "diag", None)
@@ -479,7 +501,7 @@ def main():
         return 0
     except KeyboardInterrupt:
         message = "stopped by a signal"
-    except (BackupFailed, psycopg.Error, OSError, subprocess.CalledProcessError) as error:
+    except Exception as error:  # whatever it is, nothing of the backup stays
         message = str(error) if isinstance(error, BackupFailed) else f"leader: {describe(error)}"
     print(f"parallel_backup.py: error: {message}", file=sys.stderr)
     directories.restore()

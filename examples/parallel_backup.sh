@@ -208,10 +208,7 @@ claim_directory() {
 # prepare_tablespaces: a new place for each tablespace, and the link to it in the backup.
 prepare_tablespaces() {
     local row oid location target old
-    declare -A unused=()
-    for old in "${!mapping[@]}"; do
-        unused[$old]=yes
-    done
+    declare -A used=()
     leader "SELECT spcoid, spclocation FROM $schema.backup_tablespaces($backup_id) WHERE spcoid IS NOT NULL;"
     claim_directory "$directory"
     for row in "${rows[@]}"; do
@@ -221,14 +218,15 @@ prepare_tablespaces() {
         [[ $location == /* ]] || continue
         [[ $oid =~ ^[0-9]+$ ]] || fail "the server sent an invalid tablespace OID \"$oid\""
         target=${mapping[$location]:-$location}
-        unset "unused[$location]"
+        # "unset" would evaluate the subscript, and what a server calls a place is no command.
+        used[$location]=yes
         claim_directory "$target"
         tablespaces+=("$target")
         mkdir -p -- "$directory/pg_tblspc"
         ln -s -- "$target" "$directory/pg_tblspc/$oid"
     done
-    for old in "${!unused[@]}"; do
-        fail "there is no tablespace at \"$old\", which -T maps"
+    for old in "${!mapping[@]}"; do
+        [[ -n ${used[$old]:-} ]] || fail "there is no tablespace at \"$old\", which -T maps"
     done
 }
 
@@ -274,16 +272,22 @@ start_backup() {
     ((${#rows[@]} == 1)) \
         || fail "this database has no extension pg_parallel_backup (CREATE EXTENSION pg_parallel_backup)"
     schema=${rows[0]}
+    # It goes into statements for psql, which would run a command behind a backslash.
+    [[ $schema =~ ^([a-z_][a-z0-9_]*|\"([^\"]|\"\")+\")$ ]] || fail "the server sent an invalid schema name \"$schema\""
     leader "SELECT current_setting('server_version_num')::integer / 10000, current_setting('data_directory_mode');"
-    IFS='|' read -r server_major directory_mode <<<"${rows[0]}"
+    IFS='|' read -r server_major directory_mode <<<"${rows[0]:-}"
+    [[ $server_major =~ ^[0-9]+$ ]] || fail "the server sent an invalid version \"$server_major\""
+    [[ $directory_mode =~ ^[0-7]{3,4}$ ]] || fail "the server sent an invalid mode \"$directory_mode\""
     umask "$(printf '%04o' $((0777 & ~0$directory_mode)))"
 
     say "starting the backup, waiting for its checkpoint"
     leader "SELECT backup_id, file_count, total_bytes, start_lsn, timeline
         FROM $schema.start_backup(:'label', fast => $fast, tablespace_map => false, max_rate => $max_rate,
             verify_checksums => $verify_checksums, retain_wal => $wal);"
-    IFS='|' read -r backup_id file_count total_bytes start_lsn timeline <<<"${rows[0]}"
-    [[ $backup_id =~ ^[0-9]+$ ]] || fail "the server sent an invalid backup ID \"$backup_id\""
+    IFS='|' read -r backup_id file_count total_bytes start_lsn timeline <<<"${rows[0]:-}"
+    [[ $backup_id =~ ^-?[0-9]+$ ]] || fail "the server sent an invalid backup ID \"$backup_id\""
+    [[ $file_count =~ ^[0-9]+$ && $total_bytes =~ ^[0-9]+$ ]] \
+        || fail "the server sent an invalid size \"$file_count, $total_bytes\""
 }
 
 # ---- streams -----------------------------------------------------------------------------------
@@ -319,7 +323,7 @@ run_worker() {
     local status started=$EPOCHREALTIME
     set +e
     exec {leader_in}>&- {leader_out}<&-
-    PGAPPNAME="$PROGRAM worker $1" "${psql[@]}" -c "SET statement_timeout = 0" \
+    PGAPPNAME="$PROGRAM worker $1" "${psql[@]}" -c "SET search_path = pg_catalog" -c "SET statement_timeout = 0" \
         -c "COPY (SELECT $schema.send_backup_files($backup_id)) TO STDOUT" 2>"$work/$1.psql" \
         | "${untar[@]}" -C "$directory" 2>"$work/$1.tar"
     status=("${PIPESTATUS[@]}")
@@ -367,7 +371,7 @@ run_workers() {
 show_progress() {
     exec {leader_in}>&- {leader_out}<&-
     while sleep 1; do
-        "${psql[@]}" -c "SELECT format('%s: %s of %s files, %s of %s MB, %s workers', phase, files_sent,
+        "${psql[@]}" -c "SET search_path = pg_catalog" -c "SELECT format('%s: %s of %s files, %s of %s MB, %s workers', phase, files_sent,
             files_total, bytes_sent / 1000000, bytes_total / 1000000, workers)
             FROM $schema.backup_progress() WHERE backup_id = $backup_id" 2>/dev/null || return 0
     done

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Tests both drivers against a scratch cluster: a backup that is restored and queried, and every
 # way in which a driver has to give up without leaving anything behind.
+#
+# LANGUAGES (sh, py) and TESTS (names without test_) choose from them.
 set -uo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -46,14 +48,17 @@ python_with_psycopg() {
 
 # Signals that this script ignores, as every background job of a shell without job control does
 # with SIGINT, would be ignored by the driver too.
-driver() {
+run_driver() {
     local fresh=(env '--default-signal=INT,TERM,HUP')
     case $language in
         sh) fresh+=("$ROOT/examples/parallel_backup.sh") ;;
         py) fresh+=("$driver_python" "$ROOT/examples/parallel_backup.py") ;;
     esac
-    exec "${fresh[@]}" -d "host=$SCRATCH/socket port=$PORT user=postgres dbname=postgres" \
-        -D "$SCRATCH/backup" "$@"
+    exec "${fresh[@]}" -d "host=$SCRATCH/socket port=$PORT user=postgres dbname=postgres" "$@"
+}
+
+driver() {
+    run_driver -D "$SCRATCH/backup" "$@"
 }
 
 mapped() {
@@ -95,8 +100,10 @@ expect() {
     fi
 }
 
+# said PATTERN, or said -e PATTERN...
 said() {
-    grep -q -e "$1" "$SCRATCH/out"
+    [[ $1 == -e ]] || set -- -e "$1"
+    grep -q "$@" "$SCRATCH/out"
 }
 
 # gave_up STATUS: the driver failed and left nothing, neither here nor on the server.
@@ -259,9 +266,125 @@ test_damaged_page_ends_the_backup() {
         && expect "ERROR" said 'checksum verification failure during base backup'
 }
 
+test_no_directory_is_refused() {
+    if (run_driver -c fast) >"$SCRATCH/out" 2>&1; then
+        say "# accepted without -D"
+        return 1
+    fi
+    expect "message" said '-D' || return 1
+    # An empty name would be that of the directory from which the driver is started.
+    if (run_driver -D '') >"$SCRATCH/out" 2>&1; then
+        say "# accepted an empty -D"
+        return 1
+    fi
+    expect "message" said '-D'
+}
+
+# Functions, operators and views by which somebody else would act for whoever takes the backup.
+test_hostile_search_path_calls_nothing() {
+    local status
+    sql $PORT <<'SQL' || return 1
+CREATE SCHEMA traps;
+SET search_path = traps, pg_catalog;
+CREATE TABLE called (query text);
+CREATE FUNCTION spring() RETURNS text LANGUAGE sql
+    AS 'INSERT INTO traps.called VALUES (current_query()) RETURNING query';
+CREATE FUNCTION format(text, name) RETURNS text LANGUAGE sql AS 'SELECT traps.spring()';
+CREATE FUNCTION format(text, text, bigint, bigint, bigint, bigint, integer) RETURNS text LANGUAGE sql
+    AS 'SELECT traps.spring()';
+CREATE FUNCTION current_setting(text) RETURNS text LANGUAGE sql AS 'SELECT traps.spring()';
+CREATE FUNCTION trap(name, text) RETURNS boolean LANGUAGE sql AS 'SELECT traps.spring() IS NULL';
+CREATE FUNCTION trap("char", text) RETURNS boolean LANGUAGE sql AS 'SELECT traps.spring() IS NULL';
+CREATE FUNCTION trap(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT traps.spring() IS NULL';
+CREATE FUNCTION trap(bigint, integer) RETURNS bigint LANGUAGE sql AS 'SELECT length(traps.spring())::bigint';
+CREATE FUNCTION trap(integer, integer) RETURNS integer LANGUAGE sql AS 'SELECT length(traps.spring())';
+CREATE OPERATOR = (FUNCTION = trap, LEFTARG = name, RIGHTARG = text);
+CREATE OPERATOR = (FUNCTION = trap, LEFTARG = bigint, RIGHTARG = bigint);
+CREATE OPERATOR <> (FUNCTION = trap, LEFTARG = "char", RIGHTARG = text);
+CREATE OPERATOR / (FUNCTION = trap, LEFTARG = bigint, RIGHTARG = integer);
+CREATE OPERATOR / (FUNCTION = trap, LEFTARG = integer, RIGHTARG = integer);
+CREATE VIEW pg_extension AS SELECT spring()::name AS extname, 0::oid AS extnamespace;
+CREATE VIEW pg_namespace AS SELECT 0::oid AS oid, spring()::name AS nspname;
+ALTER ROLE postgres SET search_path = traps, pg_catalog;
+SQL
+    # Slow enough to show its progress.
+    take -T "$(mapped)" -j 2 -v -r 20000
+    status=$?
+    sql $PORT -c "SET search_path = pg_catalog" -c "ALTER ROLE postgres RESET search_path" \
+        -c "SELECT '# called by: ' || query FROM traps.called" -c "DROP SCHEMA traps CASCADE" \
+        >"$SCRATCH/called" 2>"$SCRATCH/dropped" || return 1
+    cat "$SCRATCH/called"
+    expect "exit status" test "$status" -eq 0 \
+        && expect "progress" said 'streaming database files' \
+        && expect "nothing was called" test ! -s "$SCRATCH/called"
+}
+
 test_database_without_extension_is_refused() {
     take -d "host=$SCRATCH/socket port=$PORT user=postgres dbname=template1"
     gave_up $? && expect "message" said 'CREATE EXTENSION pg_parallel_backup'
+}
+
+# ---- a server that is not to be trusted --------------------------------------------------------
+
+# attacked ATTACK [OPTION...]: a backup from such a server fails in words, and nothing is written or
+# executed where the backup is not.
+attacked() {
+    local attack=$1 socket=$SCRATCH/hostile status=0 hostile_pid
+    shift
+    rm -rf "$socket" "$SCRATCH/outside"
+    mkdir "$socket" "$SCRATCH/outside" && echo precious >"$SCRATCH/outside/secret" || return 1
+    "$ROOT/examples/hostile_server.py" "$socket/.s.PGSQL.$PORT" "$attack" "$SCRATCH/outside" \
+        2>"$SCRATCH/hostile.log" &
+    hostile_pid=$!
+    until [[ -S $socket/.s.PGSQL.$PORT ]]; do
+        kill -0 "$hostile_pid" || return 1
+        sleep 0.05
+    done
+    # There a command that was executed would leave its file.
+    (cd "$SCRATCH/outside" && driver -j 1 --no-sync \
+        -d "host=$socket port=$PORT user=postgres dbname=postgres" "$@") >"$SCRATCH/out" 2>&1 \
+        || status=$?
+    kill "$hostile_pid"
+    wait "$hostile_pid" 2>/dev/null
+    expect "$attack: nothing outside" test "$(ls "$SCRATCH/outside")" = secret \
+        && expect "$attack: the file outside" grep -qx precious "$SCRATCH/outside/secret" \
+        && expect "$attack: the server did its part" test ! -s "$SCRATCH/hostile.log" \
+        && gave_up "$status" \
+        && expect "$attack: an error in words" said 'error: ' \
+        && expect "$attack: nothing but words" not said -e Traceback -e ': line [0-9]'
+}
+
+not() {
+    ! "$@"
+}
+
+# The server is good enough for an attack to fail by itself alone.
+test_hostile_server_as_such_is_left_to_pg_verifybackup() {
+    attacked none && expect "message" said 'pg_verifybackup did not accept'
+}
+
+test_hostile_names_and_links_lead_nowhere() {
+    local attack
+    for attack in absolute_name name_with_parent name_with_parent_inside link_out name_below_link \
+        name_below_relative_link name_below_link_of_before name_below_link_at_the_end \
+        hard_link_out hard_link_to_parent tablespace_that_was_not_listed; do
+        attacked "$attack" || return 1
+    done
+    attacked tablespace_led_elsewhere -T "/no/such/place=$SCRATCH/moved"
+}
+
+test_hostile_answers_are_refused() {
+    attacked number_of_the_backup && expect "message" said 'invalid backup ID "1); DROP"' \
+        && attacked no_backup \
+        && attacked oid_of_a_tablespace -T "/no/such/place=$SCRATCH/moved" \
+        && expect "message" said 'invalid tablespace OID "../../outside/written"' \
+        && attacked place_of_a_tablespace -T "/no/such/\$(touch executed)=$SCRATCH/moved" \
+        && attacked mode && expect "message" said 'invalid' \
+        && attacked schema || return 1
+    if [[ $language == sh ]]; then
+        # The other has its version from the library, as a number.
+        attacked version && expect "message" said 'invalid version'
+    fi
 }
 
 # ---- all of them -------------------------------------------------------------------------------
@@ -288,7 +411,7 @@ fi
 driver_python=''
 python_with_psycopg || say "# psycopg could not be installed; the tests of the Python driver will fail"
 for language in ${LANGUAGES:-sh py}; do
-    for name in $(compgen -A function test_ | sed 's/^test_//'); do
+    for name in ${TESTS:-$(compgen -A function test_ | sed 's/^test_//')}; do
         run_test "$name"
     done
 done
