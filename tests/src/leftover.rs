@@ -1,6 +1,7 @@
 //! What a backup that has ended must not leave on the server.
 
 use std::fs;
+use std::path::PathBuf;
 
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
@@ -48,9 +49,42 @@ pub fn assert_none(cluster: &Cluster) {
             found.is_empty()
         });
     }
-    wait_for("the end of the shared segment", PATIENCE, || {
-        shared_segments(cluster).is_empty()
+    wait_for("the end of the shared segments", PATIENCE, || {
+        shared_segments(cluster).is_empty() && states(cluster) == 0
     });
+    let mut found = Vec::new();
+    wait_for("the end of files of a backup", PATIENCE, || {
+        found = files(cluster);
+        found.is_empty()
+    });
+}
+
+/// Files and directories that only a backup, a slot or a query that runs may have.
+fn files(cluster: &Cluster) -> Vec<PathBuf> {
+    let data = cluster.data_dir();
+    let mut found: Vec<PathBuf> = ["backup_label", "tablespace_map", "backup_manifest"]
+        .iter()
+        .map(|name| data.join(name))
+        .filter(|path| path.exists())
+        .collect();
+    for dir in ["pg_replslot", "base/pgsql_tmp"] {
+        let entries = fs::read_dir(data.join(dir)).into_iter().flatten();
+        found.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    found
+}
+
+/// The number of shared segments that stand for a backup, by the letters in their magic number. Found
+/// where [`shared_segments`] finds the others.
+fn states(cluster: &Cluster) -> usize {
+    let letters = u64::from_be_bytes(*b"pgpbk\0\0\0").to_ne_bytes();
+    let entries = fs::read_dir(cluster.data_dir().join("pg_dynshmem"));
+    entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| fs::read(entry.ok()?.path()).ok())
+        .filter(|segment| segment.get(3..8) == Some(&letters[3..]))
+        .count()
 }
 
 /// The sizes of the shared segments that hold the listing of a backup. Only a cluster with

@@ -91,3 +91,27 @@ fn a_backup_is_never_one_of_a_promoted_standby() {
 fn a_backup_holds_whatever_comes_and_goes_meanwhile() {
     strike(Ground::Primary, 2, &[Fault::WalPressure, Fault::Churn]);
 }
+
+#[test]
+fn a_backup_in_one_statement_ends_with_what_strikes_it() {
+    use Fault::*;
+    let faults = [
+        CancelLeader,
+        TerminateLeader,
+        KillRetention,
+        CutLeader,
+        Unreadable,
+        FailingReads,
+        StopServer,
+        TimeOutLeader,
+    ];
+    let mut site = Site::new(Ground::Primary);
+    for (number, fault) in faults.into_iter().enumerate() {
+        let plans: Vec<Plan> = fault
+            .stages()
+            .iter()
+            .filter_map(|stage| Plan::first_in_one_statement(fault, *stage))
+            .collect();
+        println!("{}", run(&mut site, &plans[number % plans.len()]));
+    }
+}

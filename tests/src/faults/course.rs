@@ -1,29 +1,15 @@
 //! The course of a backup that a fault strikes: every step may fail, and none may hang.
 
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
-
-use postgres::{Client, NoTls};
-
-use super::injection::{Aim, Injection, TIMEOUT};
+use super::injection::Injection;
+use super::one_statement;
 use super::plan::{Fault, Ground, Plan, Stage};
-use super::proxy::Proxy;
+use super::session::{Session, Stream, Task, wait_until};
 use super::site::Site;
 use crate::failure::Failure;
-use crate::notices::Notices;
-use crate::stream::{Worker, copy_of};
-use crate::wait::{PATIENCE, wait_for};
+use crate::stream::copy_of;
 
 /// kB/s of a stream that a fault is to find in its middle.
-const RATE: u32 = 16 * 1024;
-
-/// A session behind a proxy of its own.
-pub struct Session {
-    pub client: Client,
-    pub pid: i32,
-    proxy: Arc<Proxy>,
-}
+pub(super) const RATE: u32 = 16 * 1024;
 
 /// What has become of a backup.
 #[derive(Default)]
@@ -34,23 +20,28 @@ pub struct Course {
     /// What a first attempt to stop said, where a second one was made.
     pub first_stop: Option<Failure>,
     /// What ended the backup, and in which step.
-    pub leader_failure: Option<(&'static str, Failure)>,
+    pub leader_failure: Option<(&'static str, Box<Failure>)>,
     /// Sessions that were there at the end, whatever has become of them.
     pub leader: Option<Session>,
     pub workers: Vec<Session>,
 }
 
-type Step<T> = Result<T, (&'static str, Failure)>;
+pub(super) type Step<T> = Result<T, (&'static str, Box<Failure>)>;
 
-fn at<T, E: Into<Failure>>(step: &'static str, result: Result<T, E>) -> Step<T> {
-    result.map_err(|error| (step, error.into()))
+pub(super) fn at<T, E: Into<Failure>>(step: &'static str, result: Result<T, E>) -> Step<T> {
+    result.map_err(|error| (step, Box::new(error.into())))
 }
 
 /// Takes a backup by a plan.
 pub fn take(site: &Site, plan: &Plan, injection: &Injection) -> Course {
     let mut course = Course::default();
     let mut archives = Vec::new();
-    match course.run(site, plan, injection, &mut archives) {
+    let result = if plan.one_statement {
+        one_statement::run(&mut course, site, plan, injection, &mut archives)
+    } else {
+        course.run(site, plan, injection, &mut archives)
+    };
+    match result {
         Ok(()) => course.archives = Some(archives),
         Err(failure) => {
             course.leader_failure = Some(failure);
@@ -96,7 +87,7 @@ impl Course {
         };
         injection.heal();
         if !leader.leads(site) || !plan.tries_again {
-            return Err(("stop", failure));
+            return Err(("stop", Box::new(failure)));
         }
         self.first_stop = Some(failure);
         self.try_again(site, id, archives)
@@ -309,132 +300,4 @@ fn stop(
         let _ = leader.client.batch_execute("RESET statement_timeout");
     }
     (leader, stopped)
-}
-
-impl Session {
-    fn open(site: &Site) -> Result<Self, Failure> {
-        let proxy = Arc::new(Proxy::before(&site.cluster)?);
-        let mut client = postgres::Config::new()
-            .host_path(proxy.dir())
-            .port(site.cluster.port())
-            .user("postgres")
-            .dbname("postgres")
-            .application_name("fault")
-            .connect_timeout(Duration::from_secs(20))
-            .notice_callback(|_| {})
-            .connect(NoTls)?;
-        let pid = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
-        Ok(Session { client, pid, proxy })
-    }
-
-    fn aim(&self) -> Aim {
-        Aim {
-            pid: self.pid,
-            proxy: Arc::clone(&self.proxy),
-        }
-    }
-
-    fn set(&mut self, timeout: &str) -> Result<(), Failure> {
-        let milliseconds = TIMEOUT.as_millis();
-        Ok(self
-            .client
-            .batch_execute(&format!("SET {timeout} = {milliseconds}"))?)
-    }
-
-    /// What the first worker needs for its fault.
-    fn prepare(&mut self, plan: &Plan) -> Result<(), Failure> {
-        match plan.fault {
-            Fault::TimeOutWorker => self.set("statement_timeout"),
-            Fault::LockTimeOutWorker => self.set("lock_timeout"),
-            _ => Ok(()),
-        }
-    }
-
-    /// The leader has nothing to do while a fault strikes.
-    fn idle(&mut self, plan: &Plan, injection: &Injection, stage: Stage) {
-        if plan.stage != stage || injection.has_struck() {
-            return;
-        }
-        if plan.fault == Fault::IdleTimeOutLeader {
-            let _ = self.set("idle_session_timeout");
-        }
-        if plan.fault != Fault::LockTimeOutWorker {
-            injection.reach(stage);
-        }
-    }
-
-    /// Whether the session is there and leads a backup.
-    fn leads(&mut self, site: &Site) -> bool {
-        let own = "SELECT FROM backup_progress() WHERE leader_pid = pg_backend_pid()";
-        !self.client.is_closed()
-            && matches!(self.client.query_opt(own, &[]), Ok(Some(_)))
-            && site.try_connect().is_ok()
-    }
-
-    fn stream(self, copy: &str, halt_at: u64) -> Stream {
-        let worker = Worker::in_session(self.client, Notices::default(), self.pid, copy, halt_at);
-        Stream {
-            worker,
-            proxy: self.proxy,
-        }
-    }
-}
-
-/// A stream that runs in a session.
-struct Stream {
-    worker: Worker,
-    proxy: Arc<Proxy>,
-}
-
-impl Stream {
-    fn is_finished(&self) -> bool {
-        self.worker.is_finished()
-    }
-
-    /// Waits until so many bytes have come, or no more will.
-    fn wait_for_bytes(&self, bytes: u64) {
-        wait_for("a stream to go on or to end", PATIENCE * 2, || {
-            self.is_finished() || self.worker.received() >= bytes.max(1)
-        });
-    }
-
-    fn end(mut self) -> (Session, Result<Vec<u8>, Failure>) {
-        self.worker.resume();
-        wait_for("a stream to end", PATIENCE * 2, || self.is_finished());
-        let pid = self.worker.pid;
-        let (client, result) = self.worker.join_and_keep();
-        let proxy = self.proxy;
-        (Session { client, pid, proxy }, result)
-    }
-}
-
-/// Something that runs in a thread, and must not hang.
-struct Task<T>(JoinHandle<T>);
-
-impl<T: Send + 'static> Task<T> {
-    fn spawn(run: impl FnOnce() -> T + Send + 'static) -> Self {
-        Task(std::thread::spawn(run))
-    }
-
-    fn is_finished(&self) -> bool {
-        self.0.is_finished()
-    }
-
-    fn join(self, what: &str) -> T {
-        wait_for(what, PATIENCE * 2, || self.is_finished());
-        self.0
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-}
-
-/// Polls in a session past the proxies, until the condition holds or the server is gone.
-fn wait_until(
-    site: &Site,
-    what: &str,
-    condition: impl Fn(&mut Client) -> Result<bool, postgres::Error>,
-) {
-    if let Ok(mut client) = site.try_connect() {
-        wait_for(what, PATIENCE, || condition(&mut client).unwrap_or(true));
-    }
 }

@@ -191,7 +191,7 @@ impl<'a> Injection<'a> {
         let path = self.site.path(&self.target()?);
         let mode = fs::metadata(&path).ok()?.permissions().mode() & 0o7777;
         lock(&self.closed).push((path.clone(), mode));
-        fs::set_permissions(path, Permissions::from_mode(0)).ok()
+        fs::set_permissions(path, Permissions::from_mode(0o0)).ok()
     }
 
     fn fail_reads(&self) -> Option<()> {

@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use super::course::{Course, Session};
+use super::course::Course;
 use super::injection::open_wal;
 use super::plan::{Fault, Ground, Plan};
+use super::session::Session;
 use super::site::Site;
 use crate::backup::{Backup, spawn_workers, start, try_send_stop};
 use crate::failure::Failure;
@@ -159,7 +160,12 @@ fn expected(plan: &Plan) -> (Vec<&'static str>, Vec<&'static str>) {
         Fault::WalPressure if plan.retain_wal => (vec![], vec![]),
         Fault::WalPressure => (vec![&["58P01"]], vec![]),
     };
-    (leader.concat(), worker.concat())
+    let (leader, worker) = (leader.concat(), worker.concat());
+    if plan.one_statement {
+        // The session is both.
+        return ([leader, worker].concat(), Vec::new());
+    }
+    (leader, worker)
 }
 
 /// Whether the fault explains a line of the server's log.

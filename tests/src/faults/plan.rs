@@ -134,6 +134,8 @@ pub struct Plan {
     pub tries_again: bool,
     /// The restored cluster is looked at with pg_amcheck.
     pub thorough: bool,
+    /// The backup is one of base_backup(): its session is the leader and the only worker.
+    pub one_statement: bool,
 }
 
 impl Fault {
@@ -247,6 +249,23 @@ impl Fault {
         }
     }
 
+    /// Whether it can strike a backup that is one statement in one session.
+    fn suits_one_statement(self, stage: Stage) -> bool {
+        let has_no_sense = matches!(
+            self,
+            Fault::LockTimeOutWorker | Fault::LockTimeOutLeader | Fault::IdleTimeOutLeader
+        );
+        !has_no_sense
+            && matches!(
+                stage,
+                Stage::BeforeStart
+                    | Stage::Checkpoint
+                    | Stage::Stream
+                    | Stage::Stopping
+                    | Stage::Moment
+            )
+    }
+
     fn is_of_retention(self) -> bool {
         matches!(
             self,
@@ -305,15 +324,28 @@ impl Plan {
             algorithm: random.pick(&["CRC32C", "CRC32C", "SHA256", "NONE"]),
             tries_again: random.percent(60),
             thorough: random.percent(20),
+            one_statement: random.percent(20) && fault.suits_one_statement(stage),
         }
     }
 
     /// The first run by number that has this fault in this stage.
     pub fn first(fault: Fault, stage: Stage) -> Self {
+        Self::search(fault, stage, false)
+    }
+
+    /// The same for a backup in one statement, if there is such a run.
+    pub fn first_in_one_statement(fault: Fault, stage: Stage) -> Option<Self> {
+        fault
+            .suits_one_statement(stage)
+            .then(|| Self::search(fault, stage, true))
+    }
+
+    fn search(fault: Fault, stage: Stage, one_statement: bool) -> Self {
         (0..)
             .map(Plan::of)
             .find(|plan| {
-                plan.fault == fault
+                plan.one_statement == one_statement
+                    && plan.fault == fault
                     && plan.stage == stage
                     && (plan.ground == Ground::Primary
                         || fault == Fault::Promotion
@@ -353,9 +385,13 @@ impl fmt::Display for Plan {
         }
         write!(
             f,
-            ", {:?}, {} workers{}{}{}",
+            ", {:?}, {}{}{}{}",
             self.ground,
-            self.workers,
+            match (self.one_statement, self.workers) {
+                (true, _) => "base_backup()",
+                (false, 2) => "2 workers",
+                _ => "3 workers",
+            },
             if self.retain_wal {
                 ", WAL retained"
             } else {

@@ -1,0 +1,151 @@
+//! Sessions and streams that a fault can be aimed at: whatever they wait for, they do not hang.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use postgres::{Client, NoTls};
+
+use super::injection::{Aim, Injection, TIMEOUT};
+use super::plan::{Fault, Plan, Stage};
+use super::proxy::Proxy;
+use super::site::Site;
+use crate::failure::Failure;
+use crate::notices::Notices;
+use crate::stream::Worker;
+use crate::wait::{PATIENCE, wait_for};
+
+/// A session behind a proxy of its own.
+pub struct Session {
+    pub client: Client,
+    pub pid: i32,
+    proxy: Arc<Proxy>,
+}
+
+impl Session {
+    pub fn open(site: &Site) -> Result<Self, Failure> {
+        let proxy = Arc::new(Proxy::before(&site.cluster)?);
+        let mut client = postgres::Config::new()
+            .host_path(proxy.dir())
+            .port(site.cluster.port())
+            .user("postgres")
+            .dbname("postgres")
+            .application_name("fault")
+            .connect_timeout(Duration::from_secs(20))
+            .notice_callback(|_| {})
+            .connect(NoTls)?;
+        let pid = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+        Ok(Session { client, pid, proxy })
+    }
+
+    pub fn aim(&self) -> Aim {
+        Aim {
+            pid: self.pid,
+            proxy: Arc::clone(&self.proxy),
+        }
+    }
+
+    pub fn set(&mut self, timeout: &str) -> Result<(), Failure> {
+        let milliseconds = TIMEOUT.as_millis();
+        Ok(self
+            .client
+            .batch_execute(&format!("SET {timeout} = {milliseconds}"))?)
+    }
+
+    /// What the first worker needs for its fault.
+    pub fn prepare(&mut self, plan: &Plan) -> Result<(), Failure> {
+        match plan.fault {
+            Fault::TimeOutWorker => self.set("statement_timeout"),
+            Fault::LockTimeOutWorker => self.set("lock_timeout"),
+            _ => Ok(()),
+        }
+    }
+
+    /// The leader has nothing to do while a fault strikes.
+    pub fn idle(&mut self, plan: &Plan, injection: &Injection, stage: Stage) {
+        if plan.stage != stage || injection.has_struck() {
+            return;
+        }
+        if plan.fault == Fault::IdleTimeOutLeader {
+            let _ = self.set("idle_session_timeout");
+        }
+        if plan.fault != Fault::LockTimeOutWorker {
+            injection.reach(stage);
+        }
+    }
+
+    /// Whether the session is there and leads a backup.
+    pub fn leads(&mut self, site: &Site) -> bool {
+        let own = "SELECT FROM backup_progress() WHERE leader_pid = pg_backend_pid()";
+        !self.client.is_closed()
+            && matches!(self.client.query_opt(own, &[]), Ok(Some(_)))
+            && site.try_connect().is_ok()
+    }
+
+    pub fn stream(self, copy: &str, halt_at: u64) -> Stream {
+        let worker = Worker::in_session(self.client, Notices::default(), self.pid, copy, halt_at);
+        Stream {
+            worker,
+            proxy: self.proxy,
+        }
+    }
+}
+
+/// A stream that runs in a session.
+pub struct Stream {
+    worker: Worker,
+    proxy: Arc<Proxy>,
+}
+
+impl Stream {
+    pub fn is_finished(&self) -> bool {
+        self.worker.is_finished()
+    }
+
+    /// Waits until so many bytes have come, or no more will.
+    pub fn wait_for_bytes(&self, bytes: u64) {
+        wait_for("a stream to go on or to end", PATIENCE * 2, || {
+            self.is_finished() || self.worker.received() >= bytes.max(1)
+        });
+    }
+
+    pub fn end(mut self) -> (Session, Result<Vec<u8>, Failure>) {
+        self.worker.resume();
+        wait_for("a stream to end", PATIENCE * 2, || self.is_finished());
+        let pid = self.worker.pid;
+        let (client, result) = self.worker.join_and_keep();
+        let proxy = self.proxy;
+        (Session { client, pid, proxy }, result)
+    }
+}
+
+/// Something that runs in a thread, and must not hang.
+pub struct Task<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Task<T> {
+    pub fn spawn(run: impl FnOnce() -> T + Send + 'static) -> Self {
+        Task(std::thread::spawn(run))
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    pub fn join(self, what: &str) -> T {
+        wait_for(what, PATIENCE * 2, || self.is_finished());
+        self.0
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Polls in a session past the proxies, until the condition holds or the server is gone.
+pub fn wait_until(
+    site: &Site,
+    what: &str,
+    condition: impl Fn(&mut Client) -> Result<bool, postgres::Error>,
+) {
+    if let Ok(mut client) = site.try_connect() {
+        wait_for(what, PATIENCE, || condition(&mut client).unwrap_or(true));
+    }
+}
