@@ -29,6 +29,9 @@ bench: setup install ## measure against pg_basebackup
 soak: setup install ## backups that something goes wrong with, for MINUTES=30
 	@scripts/soak.sh '$(MINUTES)' '$(SEED)'
 
+valgrind: setup install ## memcheck on the formats' tests and on a server that is backed up
+	@scripts/valgrind.sh
+
 lint: ## formatting, clippy, shellcheck, versions, licences and advisories of crates
 	@scripts/setup.sh lint
 	@scripts/lint.sh
@@ -37,6 +40,6 @@ clean: ## remove what was built
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup demo test test-all soak install package bench lint clean
+.PHONY: help setup demo test test-all soak install package bench valgrind lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:

@@ -18,7 +18,7 @@ set -euo pipefail
 require_postgres
 cd "$ROOT"
 
-readonly PORT=54631 LIBRARY=pg_parallel_backup.so
+readonly PORT=54631
 # Few cases: under valgrind each takes fifty times as long.
 readonly CASES=8
 
@@ -75,17 +75,17 @@ lead() {
 }
 id=$(lead "SELECT backup_id FROM start_backup(fast => true, retain_wal => true, manifest_checksums => 'SHA256');")
 sql $PORT -c "SELECT count(*) FROM backup_filelist($id)" -c "SELECT count(*) FROM backup_tablespaces($id)" >"$SCRATCH/counts"
+stream "send_backup_files($id, ARRAY(SELECT path FROM backup_filelist($id) WHERE type <> 'f'))" | tar -x -C "$BACKUP"
 for compression in gzip lz4 zstd; do
     stream "send_backup_files($id, ARRAY(SELECT path FROM backup_filelist($id) WHERE size > 100000),
-        compression => '$compression')" | "$compression" -d | tar -t >"$SCRATCH/members"
+        compression => '$compression')" | "$compression" -d | tar -x -C "$BACKUP"
 done
 # A client that goes away, and a statement that is cancelled.
 timeout --signal=KILL 3 "$PG_BIN/psql" -X -h "$SCRATCH/socket" -p $PORT -U postgres \
     -c "COPY (SELECT send_backup_files($id, max_rate => 32)) TO STDOUT" >"$SCRATCH/broken" || true
 sql $PORT -c "SET statement_timeout = '1s'" -c "SELECT send_backup_files($id, max_rate => 32, target => 'blackhole')" \
     >"$SCRATCH/cancelled" 2>&1 || true
-sql $PORT -c "SELECT send_backup_files($id, target => 'blackhole')"
-stream "send_backup_files($id, ARRAY(SELECT path FROM backup_filelist($id) WHERE type <> 'f'))" | tar -x -C "$BACKUP"
+sql $PORT -c "SELECT send_backup_files($id, target => 'blackhole')" >"$SCRATCH/nothing"
 workers=()
 for _ in 1 2; do
     stream "send_backup_files($id)" | tar -x --skip-old-files -C "$BACKUP" & workers+=($!)
@@ -111,12 +111,15 @@ fi
 if grep -E 'terminated by signal|PANIC' "$DATA.log" >&2; then
     die "the server crashed"
 fi
-# An error is a paragraph; lines without text separate them.
-ours=$(sed 's/^==[0-9]*== *//' "$SCRATCH/report" | awk -v library="$LIBRARY" 'BEGIN { RS = "" } index($0, library) { print $0 "\n" }')
-say "Processes: $(find "$LOGS" -type f | wc -l); reports without our code, from the server itself: $(
-    sed 's/^==[0-9]*== *//' "$SCRATCH/report" | awk -v library="$LIBRARY" 'BEGIN { RS = "" } !index($0, library)' | grep -c '^at ' || true)"
+# An error is a paragraph. A frame of ours has the name of the library, or that of a file in Rust.
+paragraphs() {
+    sed 's/^==[0-9]*== *//' "$SCRATCH/report" \
+        | awk -v wanted="$1" 'BEGIN { RS = "" } ((/\.rs:[0-9]+\)|pg_parallel_backup\.so/) ? "ours" : "other") == wanted { print $0 "\n" }'
+}
+say "$(find "$LOGS" -type f | wc -l) processes; reports of the server's own code alone: $(paragraphs other | grep -c '^at ' || true)"
+ours=$(paragraphs ours)
 if [[ -n $ours ]]; then
     say "$ours" >&2
-    die "valgrind reports errors in $LIBRARY"
+    die "valgrind reports errors in pg_parallel_backup.so"
 fi
-say "valgrind reports nothing about $LIBRARY"
+say "valgrind reports nothing about pg_parallel_backup.so"
