@@ -30,5 +30,7 @@ pub mod segment;
 pub mod settings;
 pub mod shared_backup;
 pub mod shared_files;
+#[cfg(any(test, feature = "pg_test"))]
+mod shared_files_tests;
 pub mod snapshot;
 pub mod wal_retention;

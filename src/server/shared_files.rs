@@ -18,7 +18,7 @@ use pgrx::pg_sys;
 use super::report::{Failure, Outcome, Sqlstate};
 use super::segment::{self, Segment};
 
-const MAGIC: u64 = segment::magic(*b"pgpfl");
+pub(super) const MAGIC: u64 = segment::magic(*b"pgpfl");
 
 /// What an entry of the listing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -214,7 +214,7 @@ impl<'a> FileTable<'a> {
     ///
     /// # Safety
     /// `address` is where `size` bytes are mapped, page aligned, for at least `'a`.
-    unsafe fn at(address: NonNull<u8>, size: usize, nonce: u32) -> Option<Self> {
+    pub(super) unsafe fn at(address: NonNull<u8>, size: usize, nonce: u32) -> Option<Self> {
         // SAFETY: the caller's promise.
         let header = unsafe { header_at(address, size) }?;
         if header.magic.load(Ordering::Acquire) != MAGIC || header.nonce != nonce {

@@ -5,13 +5,14 @@ use std::fs;
 
 use backup_tests::backup::{Backup, send_stop, spawn_workers, start};
 use backup_tests::failure::{Failure, expect_failure};
+use backup_tests::program;
 use backup_tests::server::Cluster;
 use backup_tests::session::backend_pid;
 use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 
-/// What a backup's state in shared memory begins with, on a machine with these bytes first.
-const MAGIC: u64 = 0x7067_7061_7262_6101;
+/// What a backup's state in shared memory begins with, in version 0.1.0.
+const MAGIC: u64 = u64::from_be_bytes(*b"pgpbk\x00\x01\x00");
 
 const NONCE: i64 = 0x1234_5678;
 
@@ -79,8 +80,12 @@ fn a_segment_of_somebody_else_is_not_read() {
 
     let mut query = cluster.connect();
     let pid = backend_pid(&mut query);
+    let setting = match program::major_version() {
+        ..16 => "force_parallel_mode",
+        _ => "debug_parallel_query",
+    };
     let parallel = std::thread::spawn(move || {
-        query.batch_execute("SET force_parallel_mode = on; SELECT pg_sleep(3600)")
+        query.batch_execute(&format!("SET {setting} = on; SELECT pg_sleep(3600)"))
     });
     cluster.wait_for_sql(
         "a parallel query",
