@@ -11,8 +11,8 @@ use backup_tests::session::backend_pid;
 use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 
-/// What a backup's state in shared memory begins with, on a machine with these bytes first.
-const MAGIC: u64 = 0x7067_7061_7262_6101;
+/// What a backup's state in shared memory begins with, in version 0.1.0.
+const MAGIC: u64 = u64::from_be_bytes(*b"pgpbk\x00\x01\x00");
 
 const NONCE: i64 = 0x1234_5678;
 
