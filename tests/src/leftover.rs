@@ -62,7 +62,7 @@ pub fn assert_none(cluster: &Cluster) {
 /// Files and directories that only a backup, a slot or a query that runs may have.
 fn files(cluster: &Cluster) -> Vec<PathBuf> {
     let data = cluster.data_dir();
-    let mut found: Vec<PathBuf> = ["backup_label", "tablespace_map", "backup_manifest"]
+    let mut found: Vec<PathBuf> = ["backup_label", "tablespace_map"]
         .iter()
         .map(|name| data.join(name))
         .filter(|path| path.exists())
@@ -102,4 +102,41 @@ pub fn shared_segments(cluster: &Cluster) -> Vec<u64> {
         })
         .map(|segment| segment.len() as u64)
         .collect()
+}
+
+/// Makes sure that the server counts no backup that still runs, in a cluster whose
+/// `full_page_writes` is off: then full pages are written for a backup and for nothing else. There
+/// must be a table `probe` with a number `a`, and the extension pg_walinspect.
+#[track_caller]
+pub fn assert_none_counted(cluster: &Cluster) {
+    let mut client = cluster.connect();
+    let mut position = || -> String {
+        client
+            .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+            .expect("the end of the WAL")
+            .get(0)
+    };
+    let from = position();
+    // Hint bits are logged with the full page in any case, so they must be there before.
+    cluster.execute("SELECT count(*) FROM probe");
+    cluster.execute("CHECKPOINT");
+    cluster.execute("UPDATE probe SET a = a + 1");
+    let to = position();
+    wait_for("the WAL to be written", PATIENCE, || {
+        client
+            .query_one(
+                "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn",
+                &[&to],
+            )
+            .is_ok_and(|row| row.get(0))
+    });
+    let full: i64 = client
+        .query_one(
+            "SELECT count(*) FROM pg_get_wal_records_info($1::text::pg_lsn, $2::text::pg_lsn)
+             WHERE resource_manager LIKE 'Heap%' AND fpi_length > 0",
+            &[&from, &to],
+        )
+        .expect("pg_get_wal_records_info()")
+        .get(0);
+    assert_eq!(full, 0, "full pages are written as if a backup still ran");
 }

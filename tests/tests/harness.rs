@@ -1,6 +1,9 @@
 //! The tests' own tools, tried with `pg_basebackup`: what they accept and what they refuse.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use backup_tests::backup::Backup;
+use backup_tests::leftover;
 use backup_tests::program::{command, run, run_with_input};
 use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::stream::{PsqlWorker, Worker};
@@ -132,4 +135,25 @@ fn a_crash_is_noticed() {
         !cluster.crashes().is_empty()
     });
     cluster.may_crash();
+}
+
+#[test]
+fn a_backup_that_the_server_still_counts_is_noticed() {
+    let cluster = Cluster::builder()
+        .without_extension()
+        .setting("full_page_writes", "off")
+        .start();
+    cluster.execute("CREATE EXTENSION pg_walinspect");
+    cluster.execute("CREATE TABLE probe AS SELECT 0 AS a");
+    leftover::assert_none_counted(&cluster);
+    let mut session = cluster.connect();
+    session
+        .batch_execute("SELECT pg_backup_start('left', true)")
+        .expect("pg_backup_start()");
+    let found = catch_unwind(AssertUnwindSafe(|| leftover::assert_none_counted(&cluster)));
+    assert!(found.is_err());
+    session
+        .batch_execute("SELECT pg_backup_stop(false)")
+        .expect("pg_backup_stop()");
+    leftover::assert_none_counted(&cluster);
 }

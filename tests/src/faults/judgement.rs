@@ -11,7 +11,6 @@ use crate::backup::{Backup, spawn_workers, start, try_send_stop};
 use crate::failure::Failure;
 use crate::leftover;
 use crate::server::Cluster;
-use crate::wait::{PATIENCE, wait_for};
 use crate::workload::assert_balanced;
 
 /// The errors of a server that is going, has gone or is not there yet. What it said last can be lost.
@@ -54,7 +53,7 @@ pub fn judge(site: &mut Site, plan: &Plan, before: Before, course: Course, misse
     open_wal(&site.cluster.data_dir());
     leftover::assert_none(&site.cluster);
     if !site.is_standby() {
-        assert_no_backup_counted(&site.cluster);
+        leftover::assert_none_counted(&site.cluster);
     }
     let crashes = &site.cluster.crashes()[crashes_before..];
     for crash in crashes {
@@ -253,37 +252,4 @@ fn assert_nothing_open(site: &Site, session: &Session) {
             || number.parse::<u32>().is_ok_and(|oid| oid < FIRST_USER_OID);
         assert!(is_of_server, "a session still has {path:?} open");
     }
-}
-
-/// Full pages are written while the server counts a backup, and in this cluster for no other reason.
-#[track_caller]
-fn assert_no_backup_counted(cluster: &Cluster) {
-    let mut client = cluster.connect();
-    let mut position = || -> String {
-        client
-            .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
-            .expect("the end of the WAL")
-            .get(0)
-    };
-    let from = position();
-    cluster.execute("CHECKPOINT");
-    cluster.execute("UPDATE probe SET a = a + 1");
-    let to = position();
-    wait_for("the WAL to be written", PATIENCE, || {
-        client
-            .query_one(
-                "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn",
-                &[&to],
-            )
-            .is_ok_and(|row| row.get(0))
-    });
-    let full: i64 = client
-        .query_one(
-            "SELECT count(*) FROM pg_get_wal_records_info($1::text::pg_lsn, $2::text::pg_lsn)
-             WHERE resource_manager = 'Heap' AND fpi_length > 0",
-            &[&from, &to],
-        )
-        .expect("pg_get_wal_records_info()")
-        .get(0);
-    assert_eq!(full, 0, "full pages are written as if a backup still ran");
 }
