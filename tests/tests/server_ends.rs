@@ -64,17 +64,21 @@ fn a_crash_of_any_process_of_the_backup_leaves_nothing() {
     let cluster = cluster();
     cluster.may_crash();
     type Victim = fn(&Cluster, &mut Client, &Worker) -> i32;
-    let victims: [(&str, Victim); 3] = [
-        ("worker", |_, _, worker| worker.pid),
-        ("leader", |_, leader, _| backend_pid(leader)),
-        ("process of the slot", |cluster, _, _| slot_holder(cluster)),
+    let victims: [(&str, &str, Victim); 4] = [
+        ("worker", "KILL", |_, _, worker| worker.pid),
+        ("leader", "KILL", |_, leader, _| backend_pid(leader)),
+        // A process that waits for its client would first want to tell it.
+        ("leader", "QUIT", |_, leader, _| backend_pid(leader)),
+        ("process of the slot", "KILL", |cluster, _, _| {
+            slot_holder(cluster)
+        }),
     ];
-    for (what, victim) in victims {
-        eprintln!("{what}");
+    for (what, signal_name, victim) in victims {
+        eprintln!("{what}, SIG{signal_name}");
         let (mut leader, worker) = in_mid_stream(&cluster);
         let starts = |cluster: &Cluster| cluster.log().matches(READY).count();
         let before = starts(&cluster);
-        signal("KILL", victim(&cluster, &mut leader, &worker));
+        signal(signal_name, victim(&cluster, &mut leader, &worker));
         wait_for("the server to start again", PATIENCE, || {
             starts(&cluster) > before
         });
