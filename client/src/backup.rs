@@ -10,15 +10,16 @@ use anyhow::{Context, Error, Result, anyhow};
 
 use crate::connection::{Failure, Opener, Session};
 use crate::durable;
-use crate::folder::{CONTROL_FILE, Folder, Made};
+use crate::folder::CONTROL_FILE;
+use crate::made::Made;
 use crate::manifest;
-use crate::options::Plan;
+use crate::options::{Format, Plan};
 use crate::progress::{Counters, Line};
 use crate::received::Received;
 use crate::server::{self, Extension, Started};
 use crate::signals::Signals;
 use crate::stop::Stop;
-use crate::unpack::Unpacker;
+use crate::target::{Request, Sink, Target};
 
 /// How often the main thread looks around.
 const LOOK: Duration = Duration::from_millis(100);
@@ -82,7 +83,12 @@ pub fn run(plan: &Plan) -> Result<()> {
         }
         Err(error) => {
             line.interrupt();
-            clean_up(plan, &made.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+            clean_up(
+                plan,
+                &made
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner),
+            );
             Err(error)
         }
     }
@@ -106,7 +112,10 @@ fn clean_up(plan: &Plan, made: &Made) {
     }
     if !plan.clean {
         for path in paths {
-            eprintln!("pg_parallel_backup: \"{}\" is not removed: it holds no backup", path.display());
+            eprintln!(
+                "pg_parallel_backup: \"{}\" is not removed: it holds no backup",
+                path.display()
+            );
         }
         return;
     }
@@ -131,7 +140,10 @@ fn lead(
     say(plan, "waiting for the checkpoint of the backup's start");
     let started = extension.start(session, plan)?;
     shared.stop.check()?;
-    shared.counters.total.store(started.total_bytes, Ordering::Relaxed);
+    shared
+        .counters
+        .total
+        .store(started.total_bytes, Ordering::Relaxed);
     say(
         plan,
         &format!(
@@ -141,16 +153,18 @@ fn lead(
     );
     let led = (|| {
         let tablespaces = extension.tablespaces(session)?;
-        let folder = {
-            let mut made = made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            Folder::create(plan, &tablespaces, &mut made)?
+        let target = {
+            let mut made = made
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            Target::create(plan, &tablespaces, &mut made)?
         };
         let received = Received::default();
-        run_workers(shared, opener, extension, &started, &folder, &received)?;
+        run_workers(shared, opener, extension, &started, &target, &received)?;
         say(plan, "all files are here; ending the backup");
-        Ok((folder, received))
+        Ok((target, received))
     })();
-    let (folder, received) = match led {
+    let (target, received) = match led {
         Ok(led) => led,
         Err(error) => {
             // The end of the session would end it too; like this it is at once.
@@ -159,17 +173,25 @@ fn lead(
         }
     };
 
-    receive(shared, session, &extension.closing_copy(plan.wal), &folder, &received)
+    let algorithm = server::algorithm(plan);
+    let sink = target.sink(
+        Request::All,
+        0,
+        algorithm,
+        &shared.stop,
+        &shared.counters.done,
+    )?;
+    receive(session, &extension.closing_copy(plan.wal), sink, &received)
         .context("could not end the backup")?;
     shared.stop.check()?;
-    complete(shared, &folder, received, made)
+    complete(shared, &target, received, made)
 }
 
 /// Everything has arrived: compares it with the manifest, has it reach the disk, and removes the
 /// mark that keeps a server from starting on it.
 fn complete(
     shared: &Shared<'_>,
-    folder: &Folder,
+    target: &Target,
     received: Received,
     made: &std::sync::Mutex<Made>,
 ) -> Result<()> {
@@ -179,19 +201,23 @@ fn complete(
         return Err(anyhow!("the server did not send global/pg_control"));
     }
     if let Some(algorithm) = plan.manifest {
-        let count = manifest::compare(&folder.manifest()?, files, algorithm)?;
+        let count = manifest::compare(&target.manifest()?, files, algorithm)?;
         say(plan, &format!("{count} files are as the manifest says"));
     }
-    let made = made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let made = made
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(method) = plan.sync {
         say(plan, "syncing data to disk");
         durable::sync(made.paths(), method, plan.jobs)?;
     }
     shared.stop.check()?;
-    folder.finish(plan.manifest.is_some())?;
+    target.finish(plan.manifest.is_some())?;
     if plan.sync.is_some() {
         durable::sync_one(&plan.target)?;
-        durable::sync_one(&plan.target.join("global"))?;
+        if plan.format == Format::Plain {
+            durable::sync_one(&plan.target.join("global"))?;
+        }
     }
     say(plan, "base backup completed");
     Ok(())
@@ -202,13 +228,17 @@ fn run_workers(
     opener: &Opener,
     extension: &Extension,
     started: &Started,
-    folder: &Folder,
+    target: &Target,
     received: &Received,
 ) -> Result<()> {
-    let statement = extension.worker_copy(started);
+    let requests: Vec<_> = target
+        .requests()
+        .into_iter()
+        .map(|request| (request, extension.worker_copy(started, request)))
+        .collect();
     let work = |number: usize| {
         shared.counters.workers.fetch_add(1, Ordering::Relaxed);
-        let result = work(shared, opener, &statement, folder, received)
+        let result = work(shared, opener, &requests, number, target, received)
             .with_context(|| format!("worker {number} failed"));
         shared.counters.workers.fetch_sub(1, Ordering::Relaxed);
         if result.is_err() {
@@ -218,12 +248,14 @@ fn run_workers(
         result
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (1..=shared.plan.jobs)
+        let workers: Vec<_> = (0..shared.plan.jobs)
             .map(|number| scope.spawn(move || work(number)))
             .collect();
         let mut first = None;
         for worker in workers {
-            let result = worker.join().unwrap_or_else(|_| Err(anyhow!("a worker panicked")));
+            let result = worker
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("a worker panicked")));
             // Those that were only told to stop say nothing about the reason.
             if let Err(error) = result
                 && (first.is_none() || is_stop(first.as_ref()))
@@ -243,25 +275,47 @@ fn is_stop(error: Option<&Error>) -> bool {
 fn work(
     shared: &Shared<'_>,
     opener: &Opener,
-    statement: &str,
-    folder: &Folder,
+    requests: &[(Request, String)],
+    number: usize,
+    target: &Target,
     received: &Received,
 ) -> Result<()> {
+    let algorithm = server::algorithm(shared.plan);
     let mut retries = shared.plan.retries;
-    loop {
+    let mut session = None;
+    let mut requests = requests.iter().peekable();
+    while let Some((request, statement)) = requests.peek() {
         shared.stop.check()?;
-        let result = server::open(opener)
-            .and_then(|session| receive(shared, &session, statement, folder, received));
+        let result = (|| {
+            let session = match session.take() {
+                Some(session) => session,
+                None => server::open(opener)?,
+            };
+            let sink = target.sink(
+                *request,
+                number,
+                algorithm,
+                &shared.stop,
+                &shared.counters.done,
+            )?;
+            receive(&session, statement, sink, received)?;
+            Ok(session)
+        })();
         match result {
+            Ok(open) => {
+                session = Some(open);
+                requests.next();
+            }
             Err(error) if retries > 0 && is_lost(&error) && !shared.stop.is_requested() => {
                 retries -= 1;
                 eprintln!(
-                    "pg_parallel_backup: warning: a worker lost its connection, and gets another: {error:#}"
+                    "pg_parallel_backup: warning: worker {number} lost its connection, and gets another: {error:#}"
                 );
             }
-            result => return result,
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 fn is_lost(error: &Error) -> bool {
@@ -272,16 +326,13 @@ fn is_lost(error: &Error) -> bool {
 
 /// Receives one stream. Its files count when it has ended well.
 fn receive(
-    shared: &Shared<'_>,
     session: &Session,
     statement: &str,
-    folder: &Folder,
+    mut sink: Sink<'_>,
     received: &Received,
 ) -> Result<()> {
-    let algorithm = server::algorithm(shared.plan);
-    let mut unpacker = Unpacker::new(folder, algorithm, &shared.stop, &shared.counters.done);
-    session.copy(statement, |bytes| unpacker.take(bytes))?;
-    received.add(unpacker.finish()?);
+    session.copy(statement, |bytes| sink.take(bytes))?;
+    received.add(sink.finish()?);
     Ok(())
 }
 

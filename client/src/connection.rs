@@ -144,7 +144,10 @@ impl Session {
     /// # Errors
     /// The server's.
     pub fn rows(&self, statement: &str, values: &[&str]) -> Result<Vec<Vec<Option<String>>>> {
-        let values: Vec<_> = values.iter().map(|v| [v.as_bytes(), b"\0"].concat()).collect();
+        let values: Vec<_> = values
+            .iter()
+            .map(|v| [v.as_bytes(), b"\0"].concat())
+            .collect();
         let values: Vec<_> = values.iter().map(|value| Some(value.as_slice())).collect();
         let result = self
             .connection
@@ -158,9 +161,8 @@ impl Session {
             Some(String::from_utf8_lossy(value).into_owned())
         };
         let columns = result.nfields();
-        let rows = (0..result.ntuples()).map(|row| {
-            (0..columns).map(|column| text(row, column)).collect()
-        });
+        let rows =
+            (0..result.ntuples()).map(|row| (0..columns).map(|column| text(row, column)).collect());
         Ok(rows.collect())
     }
 
@@ -207,7 +209,11 @@ impl Session {
     }
 
     fn lost(&self) -> Failure {
-        let said = self.connection.error_message().unwrap_or_default().trim_end();
+        let said = self
+            .connection
+            .error_message()
+            .unwrap_or_default()
+            .trim_end();
         Failure {
             message: if said.is_empty() {
                 "the connection was lost".to_owned()

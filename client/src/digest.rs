@@ -25,9 +25,7 @@ impl Digest {
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::None => Self::None,
-            Algorithm::Crc32c => {
-                Self::Crc32c(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi))
-            }
+            Algorithm::Crc32c => Self::Crc32c(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi)),
             Algorithm::Sha224 => Self::Sha224(sha2::Sha224::new()),
             Algorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
             Algorithm::Sha384 => Self::Sha384(sha2::Sha384::new()),

@@ -24,16 +24,18 @@ pub fn sync<'a>(
             for path in &directories {
                 let result = File::open(path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
                 result.with_context(|| {
-                    format!("could not synchronize the file system of \"{}\"", path.display())
+                    format!(
+                        "could not synchronize the file system of \"{}\"",
+                        path.display()
+                    )
                 })?;
             }
         }
         SyncMethod::Fsync => {
             let (mut files, mut below) = (Vec::new(), Vec::new());
             for path in &directories {
-                walk(path, &mut files, &mut below).with_context(|| {
-                    format!("could not read directory \"{}\"", path.display())
-                })?;
+                walk(path, &mut files, &mut below)
+                    .with_context(|| format!("could not read directory \"{}\"", path.display()))?;
             }
             // Directories after what they hold.
             sync_each(&files, jobs)?;
@@ -94,9 +96,11 @@ fn sync_each(paths: &[PathBuf], jobs: usize) -> Result<()> {
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().try_for_each(|thread| match thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
+        threads
+            .into_iter()
+            .try_for_each(|thread| match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
     })
 }

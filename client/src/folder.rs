@@ -9,10 +9,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +19,7 @@ use backup_format::path::is_tablespace_link;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
 
+use crate::made::Made;
 use crate::options::Plan;
 use crate::server::Tablespace;
 
@@ -45,92 +45,6 @@ pub struct Folder {
     waldir: Option<Place>,
 }
 
-/// What was made, to be removed after an error.
-#[derive(Debug, Default)]
-pub struct Made {
-    /// And whether it was there, and empty.
-    directories: Vec<(PathBuf, bool)>,
-}
-
-impl Made {
-    /// Removes all of it, and nothing else. Directories that were there are empty again.
-    pub fn remove(&self) -> io::Result<()> {
-        for (path, existed) in self.directories.iter().rev() {
-            if *existed {
-                for entry in fs::read_dir(path)? {
-                    let entry = entry?;
-                    if entry.file_type()?.is_dir() {
-                        fs::remove_dir_all(entry.path())?;
-                    } else {
-                        fs::remove_file(entry.path())?;
-                    }
-                }
-            } else {
-                match fs::remove_dir_all(path) {
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    removed => removed?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The directories.
-    pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.directories.iter().map(|(path, _)| path.as_path())
-    }
-
-    /// Has an empty directory at a path, whether there was one or none.
-    fn directory(&mut self, path: &Path) -> Result<Place> {
-        let quoted = || format!("\"{}\"", path.display());
-        let existed = match fs::read_dir(path) {
-            Ok(mut entries) => {
-                ensure!(
-                    entries.next().is_none(),
-                    "directory {} exists but is not empty\n\
-                     HINT:  Empty it, or name another directory.",
-                    quoted()
-                );
-                true
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => false,
-            Err(error) => {
-                return Err(error).with_context(|| format!("could not access directory {}", quoted()));
-            }
-        };
-        if !existed {
-            self.missing_parents(path)?;
-            fs::DirBuilder::new()
-                .mode(0o700)
-                .create(path)
-                .with_context(|| format!("could not create directory {}", quoted()))?;
-        }
-        self.directories.push((path.to_owned(), existed));
-        let dir = Dir::open_ambient_dir(path, ambient_authority())
-            .with_context(|| format!("could not open directory {}", quoted()))?;
-        Ok(Place {
-            path: path.to_owned(),
-            dir,
-        })
-    }
-
-    fn missing_parents(&mut self, path: &Path) -> Result<()> {
-        let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
-            return Ok(());
-        };
-        if parent.exists() {
-            return Ok(());
-        }
-        self.missing_parents(parent)?;
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(parent)
-            .with_context(|| format!("could not create directory \"{}\"", parent.display()))?;
-        self.directories.push((parent.to_owned(), false));
-        Ok(())
-    }
-}
-
 impl Folder {
     /// Makes the directories, and the links among them. What was made is in `made` also when it
     /// fails.
@@ -139,7 +53,10 @@ impl Folder {
     /// Where a directory exists and is not empty, or cannot be made; where a mapping is for no
     /// tablespace of the server.
     pub fn create(plan: &Plan, tablespaces: &[Tablespace], made: &mut Made) -> Result<Self> {
-        let known: BTreeSet<_> = tablespaces.iter().map(|t| PathBuf::from(&t.location)).collect();
+        let known: BTreeSet<_> = tablespaces
+            .iter()
+            .map(|t| PathBuf::from(&t.location))
+            .collect();
         for old in plan.mapping.keys() {
             ensure!(
                 known.contains(old),
@@ -147,10 +64,10 @@ impl Folder {
                 old.display()
             );
         }
-        let target = made.directory(&plan.target)?;
+        let target = Place::create(&plan.target, made)?;
         let waldir = match &plan.waldir {
             Some(path) => {
-                let place = made.directory(path)?;
+                let place = Place::create(path, made)?;
                 link(path, &target.path.join("pg_wal"))?;
                 Some(place)
             }
@@ -163,8 +80,11 @@ impl Folder {
         for Tablespace { oid, location } in tablespaces {
             let location = PathBuf::from(location);
             let path = plan.mapping.get(&location).unwrap_or(&location);
-            let place = made.directory(path).with_context(|| {
-                format!("tablespace {oid} of the server is in \"{}\"", location.display())
+            let place = Place::create(path, made).with_context(|| {
+                format!(
+                    "tablespace {oid} of the server is in \"{}\"",
+                    location.display()
+                )
             })?;
             link(path, &target.path.join(format!("pg_tblspc/{oid}")))?;
             places.insert(*oid, place);
@@ -212,7 +132,9 @@ impl Folder {
             opened.with_context(|| format!("could not create file \"{}\"", place.show(path)))?;
         if mode & 0o777 != 0o600 {
             file.set_permissions(Permissions::from_mode(mode & 0o777))
-                .with_context(|| format!("could not set permissions of file \"{}\"", place.show(path)))?;
+                .with_context(|| {
+                    format!("could not set permissions of file \"{}\"", place.show(path))
+                })?;
         }
         Ok(file)
     }
@@ -269,6 +191,16 @@ impl Folder {
 }
 
 impl Place {
+    fn create(path: &Path, made: &mut Made) -> Result<Self> {
+        made.directory(path)?;
+        let dir = Dir::open_ambient_dir(path, ambient_authority())
+            .with_context(|| format!("could not open directory \"{}\"", path.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            dir,
+        })
+    }
+
     fn show(&self, path: &Path) -> String {
         self.path.join(path).display().to_string()
     }
@@ -280,7 +212,10 @@ fn check_name(path: &[u8]) -> Result<()> {
         .split(|&byte| byte == b'/')
         .all(|part| !matches!(part, b"" | b"." | b"..") && !part.contains(&0));
     if !fits {
-        bail!("the server sent a file with the name \"{}\", which is refused", display(path));
+        bail!(
+            "the server sent a file with the name \"{}\", which is refused",
+            display(path)
+        );
     }
     Ok(())
 }
@@ -330,5 +265,10 @@ fn set_mode(dir: &Dir, path: &Path, mode: u32) -> Result<()> {
         return Ok(());
     }
     dir.set_permissions(path, Permissions::from_mode(mode & 0o777))
-        .with_context(|| format!("could not set permissions of directory \"{}\"", path.display()))
+        .with_context(|| {
+            format!(
+                "could not set permissions of directory \"{}\"",
+                path.display()
+            )
+        })
 }

@@ -3,14 +3,16 @@
 //!
 //! The main thread watches for signals and shows the progress. Another one leads the backup, and
 //! each worker has a thread and a connection of its own. All that is known of the server is in
-//! [`server`], all that writes in [`folder`], and what was received is held against the manifest in
+//! [`server`], all that writes in [`folder`] and [`archives`], and what was received is held against the manifest in
 //! [`manifest`].
 
+mod archives;
 mod backup;
 mod connection;
 mod digest;
 mod durable;
 mod folder;
+mod made;
 mod manifest;
 mod options;
 mod progress;
@@ -18,6 +20,7 @@ mod received;
 mod server;
 mod signals;
 mod stop;
+mod target;
 mod unpack;
 
 use std::process::ExitCode;

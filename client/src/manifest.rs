@@ -53,7 +53,10 @@ pub fn compare(manifest: &[u8], mut received: Files, algorithm: Algorithm) -> Re
     for entry in &parsed.files {
         let path = entry.path()?;
         let Some(written) = received.remove(path.as_slice()) else {
-            wrong.push(format!("\"{}\" is in the manifest and did not arrive", display(&path)));
+            wrong.push(format!(
+                "\"{}\" is in the manifest and did not arrive",
+                display(&path)
+            ));
             continue;
         };
         if written.size != entry.size {
@@ -72,7 +75,9 @@ pub fn compare(manifest: &[u8], mut received: Files, algorithm: Algorithm) -> Re
     let unknown = received
         .keys()
         .filter(|path| !path.starts_with(b"pg_wal/") && path.as_slice() != MANIFEST);
-    wrong.extend(unknown.map(|path| format!("\"{}\" arrived and is not in the manifest", display(path))));
+    wrong.extend(
+        unknown.map(|path| format!("\"{}\" arrived and is not in the manifest", display(path))),
+    );
     if !wrong.is_empty() {
         let count = wrong.len();
         wrong.truncate(EXAMPLES);
@@ -119,5 +124,7 @@ fn hex(bytes: &[u8]) -> String {
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let pairs = text.as_bytes().chunks(2);
     let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    pairs.map(|pair| (pair.len() == 2).then(|| byte(pair)).flatten()).collect()
+    pairs
+        .map(|pair| (pair.len() == 2).then(|| byte(pair)).flatten())
+        .collect()
 }

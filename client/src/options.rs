@@ -11,11 +11,17 @@ use clap::{ArgAction, Parser, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "pg_parallel_backup", version, disable_help_flag = true)]
 #[command(disable_version_flag = true, max_term_width = 100)]
-#[command(after_help = "The server needs the extension of the same name, in the database that is connected to.")]
+#[command(
+    after_help = "The server needs the extension of the same name, in the database that is connected to."
+)]
 pub struct Options {
     /// receive base backup into directory
     #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", help_heading = OUTPUT)]
     pgdata: PathBuf,
+
+    /// output format (plain (default), tar)
+    #[arg(short = 'F', long, value_name = "p|t", default_value = "plain", help_heading = OUTPUT)]
+    format: Format,
 
     /// use that many connections for the files (default: 4, or the processors of this machine)
     #[arg(short = 'j', long, value_name = "NUM", help_heading = OUTPUT)]
@@ -130,6 +136,17 @@ enum Checkpoint {
     Spread,
 }
 
+/// What a backup looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A directory that starts as it is.
+    #[value(alias = "p")]
+    Plain,
+    /// Archives.
+    #[value(alias = "t")]
+    Tar,
+}
+
 /// How files reach the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SyncMethod {
@@ -163,6 +180,8 @@ pub struct Plan {
     pub address: Address,
     /// Where the backup goes.
     pub target: PathBuf,
+    /// What it looks like there.
+    pub format: Format,
     /// Where its WAL goes, if not into the target.
     pub waldir: Option<PathBuf>,
     /// New places of tablespaces, by their places on the server.
@@ -201,7 +220,10 @@ impl Options {
     pub fn check(self) -> Result<Plan> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = self.jobs.unwrap_or(processors.min(4));
-        ensure!((1..=1000).contains(&jobs), "number of jobs must be from 1 to 1000");
+        ensure!(
+            (1..=1000).contains(&jobs),
+            "number of jobs must be from 1 to 1000"
+        );
         let max_rate = self.max_rate.as_deref().map(parse_rate).transpose()?;
         let mut mapping = BTreeMap::new();
         for text in &self.tablespace_mapping {
@@ -210,6 +232,17 @@ impl Options {
                 bail!("tablespace directory in \"{text}\" is mapped twice");
             }
         }
+        if self.format == Format::Tar {
+            ensure!(
+                self.waldir.is_none(),
+                "WAL directory location can only be specified in plain format"
+            );
+            ensure!(
+                mapping.is_empty(),
+                "tablespaces can only be relocated in plain format\n\
+                 HINT:  Edit the file tablespace_map when you unpack the archives."
+            );
+        }
         if let Some(waldir) = &self.waldir {
             ensure!(
                 waldir.is_absolute(),
@@ -217,7 +250,10 @@ impl Options {
             );
         }
         let algorithm = Algorithm::parse(&self.manifest_checksums).with_context(|| {
-            format!("unrecognized checksum algorithm: \"{}\"", self.manifest_checksums)
+            format!(
+                "unrecognized checksum algorithm: \"{}\"",
+                self.manifest_checksums
+            )
         })?;
         Ok(Plan {
             address: Address {
@@ -229,6 +265,7 @@ impl Options {
                 may_ask: !self.no_password,
             },
             target: self.pgdata,
+            format: self.format,
             waldir: self.waldir,
             mapping,
             jobs,
@@ -277,10 +314,16 @@ fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf)> {
         match letter {
             '\\' if letters.peek() == Some(&'=') => {
                 letters.next();
-                parts.last_mut().map(|part| part.push('=')).unwrap_or_default();
+                parts
+                    .last_mut()
+                    .map(|part| part.push('='))
+                    .unwrap_or_default();
             }
             '=' => parts.push(String::new()),
-            letter => parts.last_mut().map(|part| part.push(letter)).unwrap_or_default(),
+            letter => parts
+                .last_mut()
+                .map(|part| part.push(letter))
+                .unwrap_or_default(),
         }
     }
     let [old, new] = <[String; 2]>::try_from(parts).map_err(|parts| {
@@ -309,9 +352,7 @@ fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf)> {
 }
 
 fn invalid_mapping(text: &str) -> anyhow::Error {
-    anyhow::anyhow!(
-        "invalid tablespace mapping format \"{text}\", must be \"OLDDIR=NEWDIR\""
-    )
+    anyhow::anyhow!("invalid tablespace mapping format \"{text}\", must be \"OLDDIR=NEWDIR\"")
 }
 
 #[cfg(test)]

@@ -40,8 +40,15 @@ impl Line {
 
     /// Writes the line if it is time.
     pub fn show(&mut self, counters: &Counters) {
-        let pause = if self.on_terminal { ON_TERMINAL } else { WITHOUT_TERMINAL };
-        if self.written.is_none_or(|written| written.elapsed() >= pause) {
+        let pause = if self.on_terminal {
+            ON_TERMINAL
+        } else {
+            WITHOUT_TERMINAL
+        };
+        if self
+            .written
+            .is_none_or(|written| written.elapsed() >= pause)
+        {
             self.write(counters);
         }
     }

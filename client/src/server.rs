@@ -4,7 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use backup_format::checksum::Algorithm;
 
 use crate::connection::{Opener, Session};
-use crate::options::Plan;
+use crate::options::{Format, Plan};
+use crate::target::Request;
 
 /// The extension, from the sight of one session.
 #[derive(Clone, Debug)]
@@ -100,11 +101,14 @@ impl Extension {
         };
         let statement = format!(
             "SELECT backup_id, start_lsn, timeline, total_bytes, file_count
-             FROM {}start_backup(label => $1, fast => {}, tablespace_map => false, max_rate => {},
+             FROM {}start_backup(label => $1, fast => {}, tablespace_map => {}, max_rate => {},
                  verify_checksums => {}, manifest_checksums => '{manifest}', retain_wal => {})",
             self.schema,
             plan.fast,
-            plan.max_rate.map_or("NULL".to_owned(), |rate| rate.to_string()),
+            // In a directory the links are made here.
+            plan.format == Format::Tar,
+            plan.max_rate
+                .map_or("NULL".to_owned(), |rate| rate.to_string()),
             plan.verify_checksums,
             plan.wal,
         );
@@ -144,9 +148,13 @@ impl Extension {
     }
 
     /// The stream of a worker.
-    pub fn worker_copy(&self, started: &Started) -> String {
+    pub fn worker_copy(&self, started: &Started, request: Request) -> String {
+        let tablespace = match request {
+            Request::All => String::new(),
+            Request::Part(part) => format!(", tablespace => {}::oid", part.oid()),
+        };
         format!(
-            "COPY (SELECT {}send_backup_files({})) TO STDOUT",
+            "COPY (SELECT {}send_backup_files({}{tablespace})) TO STDOUT",
             self.schema, started.backup_id
         )
     }

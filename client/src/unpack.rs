@@ -138,9 +138,14 @@ impl Receiver for Members<'_> {
         let path = self.path();
         if let Some(current) = self.current.take() {
             let written = current.file.metadata();
-            let length = written.with_context(|| format!("could not stat file \"{path}\""))?.len();
+            let length = written
+                .with_context(|| format!("could not stat file \"{path}\""))?
+                .len();
             if length != current.size {
-                bail!("file \"{path}\" has {length} bytes after {} were written", current.size);
+                bail!(
+                    "file \"{path}\" has {length} bytes after {} were written",
+                    current.size
+                );
             }
             let digest = current.digest.finish();
             let size = current.size;

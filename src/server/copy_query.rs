@@ -183,8 +183,7 @@ unsafe fn is_of_extension(name: *mut pg_sys::List) -> bool {
         let mut candidate =
             pg_sys::FuncnameGetCandidates(name, any_number, no_names, false, false, false, true);
         while let Some(function) = candidate.as_ref() {
-            let owner =
-                pg_sys::getExtensionOfObject(pg_sys::ProcedureRelationId, function.oid);
+            let owner = pg_sys::getExtensionOfObject(pg_sys::ProcedureRelationId, function.oid);
             if owner == pg_sys::InvalidOid || owner != extension {
                 return false;
             }

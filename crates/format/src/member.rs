@@ -231,11 +231,7 @@ impl Reader {
         Ok(rest)
     }
 
-    fn take_block<R: Receiver>(
-        &mut self,
-        block: &[u8],
-        receiver: &mut R,
-    ) -> Result<(), R::Error> {
+    fn take_block<R: Receiver>(&mut self, block: &[u8], receiver: &mut R) -> Result<(), R::Error> {
         if block.iter().all(|&byte| byte == 0) {
             self.state = match self.state {
                 State::Ending => State::Ended,
@@ -325,7 +321,11 @@ fn split(bytes: &[u8], wanted: u64) -> (&[u8], &[u8]) {
 /// A field ends at its first zero byte.
 fn or_field(long: Vec<u8>, field: &[u8]) -> Vec<u8> {
     if long.is_empty() {
-        field.iter().copied().take_while(|&byte| byte != 0).collect()
+        field
+            .iter()
+            .copied()
+            .take_while(|&byte| byte != 0)
+            .collect()
     } else {
         long
     }
@@ -348,7 +348,9 @@ fn has_right_checksum(block: &[u8]) -> bool {
         .enumerate()
         .map(|(place, &byte)| u32::from(if FIELD.contains(&place) { b' ' } else { byte }))
         .sum();
-    Header::from_byte_slice(block).cksum().is_ok_and(|said| said == sum)
+    Header::from_byte_slice(block)
+        .cksum()
+        .is_ok_and(|said| said == sum)
 }
 
 #[cfg(test)]
@@ -418,11 +420,20 @@ mod tests {
     fn what_was_written_is_read_in_pieces_of_any_size() {
         let bytes = sample();
         let whole = read(&bytes, bytes.len()).unwrap();
-        let names: Vec<_> = whole.0.iter().map(|(member, _)| member.path.len()).collect();
+        let names: Vec<_> = whole
+            .0
+            .iter()
+            .map(|(member, _)| member.path.len())
+            .collect();
         assert_eq!(names, [6, 5, 3, 5, 300, 11]);
         assert_eq!(whole.0[0].0.kind, Kind::Directory);
         assert_eq!(whole.0[5].0.target, [b't'; 200]);
-        assert!(whole.0.iter().all(|(member, _)| member.attributes == ATTRIBUTES));
+        assert!(
+            whole
+                .0
+                .iter()
+                .all(|(member, _)| member.attributes == ATTRIBUTES)
+        );
         for piece in [1, 7, 511, 512, 513, 4096] {
             assert_eq!(read(&bytes, piece).unwrap(), whole, "{piece}");
         }
