@@ -18,7 +18,7 @@ use backup_format::checksum::Algorithm;
 use backup_format::member::{Kind, Member, Reader, Receiver};
 
 use crate::digest::Digest;
-use crate::folder::MANIFEST;
+use crate::folder::{MANIFEST, check_name, display};
 use crate::made::Made;
 use crate::options::Plan;
 use crate::received::{Files, Written};
@@ -32,6 +32,7 @@ const UNFINISHED: &str = ".unfinished";
 pub struct Archives {
     target: PathBuf,
     jobs: usize,
+    file_mode: u32,
 }
 
 /// What one archive holds.
@@ -66,11 +67,13 @@ impl Archives {
     ///
     /// # Errors
     /// Where it exists and is not empty, or cannot be made.
-    pub fn create(plan: &Plan, made: &mut Made) -> Result<Self> {
-        made.directory(&plan.target)?;
+    pub fn create(plan: &Plan, mode: u32, made: &mut Made) -> Result<Self> {
+        made.directory(&plan.target, mode)?;
         Ok(Self {
             target: plan.target.clone(),
             jobs: plan.jobs,
+            // Who may enter the directory may read what is in it.
+            file_mode: mode & 0o640,
         })
     }
 
@@ -84,6 +87,18 @@ impl Archives {
         } else {
             format!("{name}.{worker}.tar")
         })
+    }
+
+    fn create_file(&self, path: &Path) -> Result<File> {
+        let mut options = File::options();
+        options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(self.file_mode);
+        options
+            .open(path)
+            .with_context(|| format!("could not create file \"{}\"", path.display()))
     }
 
     fn first_unfinished(&self) -> PathBuf {
@@ -108,7 +123,7 @@ impl Archives {
         } else {
             self.path(part, worker)
         };
-        let file = create(&path)?;
+        let file = self.create_file(&path)?;
         Ok(Archive {
             file,
             path,
@@ -147,7 +162,7 @@ impl Archives {
             path.display()
         );
         let manifest_path = with_mark(self.manifest_path());
-        let manifest = create(&manifest_path)?;
+        let manifest = self.create_file(&manifest_path)?;
         Ok(Closing {
             reader: Reader::default(),
             stop,
@@ -194,15 +209,6 @@ impl Archives {
     }
 }
 
-/// A file for nobody else's eyes: whoever reads a backup reads the database.
-fn create(path: &Path) -> Result<File> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options
-        .open(path)
-        .with_context(|| format!("could not create file \"{}\"", path.display()))
-}
-
 fn with_mark(path: PathBuf) -> PathBuf {
     let mut path = path.into_os_string();
     path.push(UNFINISHED);
@@ -233,6 +239,10 @@ impl<'a> Check<'a> {
         }
     }
 
+    fn current(&self) -> Option<String> {
+        self.current.as_ref().map(|(path, ..)| display(path))
+    }
+
     fn into_files(mut self) -> Files {
         self.counted = 0;
         std::mem::take(&mut self.files)
@@ -251,6 +261,13 @@ impl Receiver for Check<'_> {
 
     fn begin(&mut self, member: &Member) -> Result<()> {
         self.members += 1;
+        check_name(&member.path)?;
+        // The file tablespace_map has what would be links.
+        ensure!(
+            member.kind != Kind::Link,
+            "the server sent a symbolic link \"{}\", which is refused",
+            display(&member.path)
+        );
         if member.kind == Kind::File {
             let path = [&self.prefix, member.path.as_slice()].concat();
             self.current = Some((path, member.size, Digest::new(self.algorithm)));
@@ -288,6 +305,11 @@ pub struct Archive<'a> {
 }
 
 impl Archive<'_> {
+    /// The file that is being received.
+    pub fn current(&self) -> Option<String> {
+        self.check.current()
+    }
+
     /// Takes the next bytes of the stream.
     ///
     /// # Errors
@@ -331,6 +353,11 @@ struct Output<'a> {
 }
 
 impl Closing<'_> {
+    /// The file that is being received.
+    pub fn current(&self) -> Option<String> {
+        self.output.check.current()
+    }
+
     /// Takes the next bytes of the stream.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::durable;
 use crate::folder::CONTROL_FILE;
 use crate::made::Made;
 use crate::manifest;
+use crate::messages;
 use crate::options::{Format, Plan};
 use crate::progress::{Counters, Line};
 use crate::received::Received;
@@ -23,9 +25,11 @@ use crate::target::{Request, Sink, Target};
 
 /// How often the main thread looks around.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long threads may take to stop after a signal. They hold connections, whose end the server
-/// notices when the program ends.
+/// How long threads may take to stop. One that waits for the server is left to the end of the
+/// program, which ends its connection.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long to wait before a connection that was lost is replaced.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// What all threads share.
 struct Shared<'a> {
@@ -45,20 +49,21 @@ pub fn run(plan: &Plan) -> Result<()> {
     server::prepare(&session)?;
     let extension = Extension::find(&session)?;
 
-    // Threads may outlive this function's patience with them: see end_after_signal().
+    // Threads may outlive this function's patience with them.
     let shared: &'static Shared<'static> = Box::leak(Box::new(Shared {
         plan: Box::leak(Box::new(plan.clone())),
         stop: Stop::default(),
         counters: Counters::default(),
     }));
-    let made: &'static std::sync::Mutex<Made> = Box::leak(Box::default());
+    let made: &'static Mutex<Made> = Box::leak(Box::default());
     let (sender, outcome) = mpsc::channel();
-    let leader = thread::spawn(move || {
+    thread::spawn(move || {
         let result = lead(shared, &opener, &session, &extension, made);
         let _ = sender.send(result);
     });
 
     let mut line = Line::begin();
+    let mut patience = None;
     let result = loop {
         match outcome.recv_timeout(LOOK) {
             Ok(result) => break result,
@@ -69,63 +74,53 @@ pub fn run(plan: &Plan) -> Result<()> {
             line.show(&shared.counters);
         }
         if let Some(name) = signals.received() {
-            shared.stop.request();
-            break end_after_signal(name, &outcome);
+            shared
+                .stop
+                .fail(anyhow!("received {name}, and ended the backup"));
+        }
+        if shared.stop.is_requested()
+            && Instant::now() > *patience.get_or_insert_with(|| Instant::now() + PATIENCE)
+        {
+            break Err(anyhow!(
+                "the backup was ended while a connection gave no answer"
+            ));
         }
     };
     match result {
+        // A backup that was complete before a signal came stays.
         Ok(()) => {
             if plan.progress {
                 line.finish(&shared.counters);
             }
-            let _ = leader.join();
             Ok(())
         }
         Err(error) => {
             line.interrupt();
-            clean_up(
-                plan,
-                &made
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner),
-            );
-            Err(error)
+            clean_up(plan, &lock(made));
+            Err(shared.stop.reason().unwrap_or(error))
         }
     }
 }
 
-/// Waits for the threads to stop, a while. One that waits for the server is left to the end of the
-/// program.
-fn end_after_signal(name: &str, outcome: &mpsc::Receiver<Result<()>>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    // A backup that was complete by then stays.
-    if let Ok(Ok(())) = outcome.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        return Ok(());
-    }
-    Err(anyhow!("received {name}, and ended the backup"))
+fn lock(made: &Mutex<Made>) -> MutexGuard<'_, Made> {
+    made.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn clean_up(plan: &Plan, made: &Made) {
-    let mut paths = made.paths().peekable();
-    if paths.peek().is_none() {
-        return;
-    }
-    if !plan.clean {
-        for path in paths {
-            eprintln!(
-                "pg_parallel_backup: \"{}\" is not removed: it holds no backup",
+    for path in made.paths() {
+        if !plan.clean {
+            messages::say(format_args!(
+                "\"{}\" is not removed at user's request, and holds no backup",
                 path.display()
-            );
-        }
-        return;
-    }
-    if plan.verbose {
-        for path in paths {
-            eprintln!("pg_parallel_backup: removing \"{}\"", path.display());
+            ));
+        } else if plan.verbose {
+            messages::say(format_args!("removing \"{}\"", path.display()));
         }
     }
-    if let Err(error) = made.remove() {
-        eprintln!("pg_parallel_backup: warning: could not remove all that was made: {error}");
+    if plan.clean
+        && let Err(error) = made.remove()
+    {
+        messages::warn(format_args!("could not remove all that was made: {error}"));
     }
 }
 
@@ -134,31 +129,25 @@ fn lead(
     opener: &Opener,
     session: &Session,
     extension: &Extension,
-    made: &std::sync::Mutex<Made>,
+    made: &Mutex<Made>,
 ) -> Result<()> {
     let plan = shared.plan;
     say(plan, "waiting for the checkpoint of the backup's start");
     let started = extension.start(session, plan)?;
-    shared.stop.check()?;
-    shared
-        .counters
-        .total
-        .store(started.total_bytes, Ordering::Relaxed);
-    say(
-        plan,
-        &format!(
-            "backup of {} files began at {} on timeline {}",
-            started.file_count, started.start_lsn, started.timeline
-        ),
-    );
     let led = (|| {
+        shared.stop.check()?;
+        let total = &shared.counters.total;
+        total.store(started.total_bytes, Ordering::Relaxed);
+        say(
+            plan,
+            &format!(
+                "backup of {} files began at {} on timeline {}",
+                started.file_count, started.start_lsn, started.timeline
+            ),
+        );
+        let mode = extension.directory_mode(session)?;
         let tablespaces = extension.tablespaces(session)?;
-        let target = {
-            let mut made = made
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            Target::create(plan, &tablespaces, &mut made)?
-        };
+        let target = Target::create(plan, &tablespaces, mode, &mut lock(made))?;
         let received = Received::default();
         run_workers(shared, opener, extension, &started, &target, &received)?;
         say(plan, "all files are here; ending the backup");
@@ -166,11 +155,15 @@ fn lead(
     })();
     let (target, received) = match led {
         Ok(led) => led,
-        Err(error) => {
-            // The end of the session would end it too; like this it is at once.
-            let _ = extension.abort(session);
-            return Err(error);
-        }
+        // The end of the session would end the backup too; like this it is at once.
+        Err(error) => match extension.abort(session) {
+            // That is why the workers failed.
+            Err(lost) if is_lost(&lost) => {
+                drop(shared.stop.reason());
+                return Err(lost.context("the connection that leads the backup was lost"));
+            }
+            _ => return Err(error),
+        },
     };
 
     let algorithm = server::algorithm(plan);
@@ -183,18 +176,12 @@ fn lead(
     )?;
     receive(session, &extension.closing_copy(plan.wal), sink, &received)
         .context("could not end the backup")?;
-    shared.stop.check()?;
-    complete(shared, &target, received, made)
+    complete(shared, &target, received, &lock(made))
 }
 
 /// Everything has arrived: compares it with the manifest, has it reach the disk, and removes the
 /// mark that keeps a server from starting on it.
-fn complete(
-    shared: &Shared<'_>,
-    target: &Target,
-    received: Received,
-    made: &std::sync::Mutex<Made>,
-) -> Result<()> {
+fn complete(shared: &Shared<'_>, target: &Target, received: Received, made: &Made) -> Result<()> {
     let plan = shared.plan;
     let files = received.into_files();
     if !files.contains_key(CONTROL_FILE) {
@@ -204,12 +191,10 @@ fn complete(
         let count = manifest::compare(&target.manifest()?, files, algorithm)?;
         say(plan, &format!("{count} files are as the manifest says"));
     }
-    let made = made
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    shared.stop.check()?;
     if let Some(method) = plan.sync {
         say(plan, "syncing data to disk");
-        durable::sync(made.paths(), method, plan.jobs)?;
+        durable::sync(made, method, plan.jobs, &shared.stop)?;
     }
     shared.stop.check()?;
     target.finish(plan.manifest.is_some())?;
@@ -238,37 +223,21 @@ fn run_workers(
         .collect();
     let work = |number: usize| {
         shared.counters.workers.fetch_add(1, Ordering::Relaxed);
-        let result = work(shared, opener, &requests, number, target, received)
-            .with_context(|| format!("worker {number} failed"));
+        let result = work(shared, opener, &requests, number, target, received);
         shared.counters.workers.fetch_sub(1, Ordering::Relaxed);
-        if result.is_err() {
+        if let Err(error) = result {
             // The others have nothing to work for.
-            shared.stop.request();
+            shared
+                .stop
+                .fail(error.context(format!("worker {number} failed")));
         }
-        result
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..shared.plan.jobs)
-            .map(|number| scope.spawn(move || work(number)))
-            .collect();
-        let mut first = None;
-        for worker in workers {
-            let result = worker
-                .join()
-                .unwrap_or_else(|_| Err(anyhow!("a worker panicked")));
-            // Those that were only told to stop say nothing about the reason.
-            if let Err(error) = result
-                && (first.is_none() || is_stop(first.as_ref()))
-            {
-                first = Some(error);
-            }
+        for number in 0..shared.plan.jobs {
+            scope.spawn(move || work(number));
         }
-        first.map_or(Ok(()), Err)
-    })
-}
-
-fn is_stop(error: Option<&Error>) -> bool {
-    error.is_some_and(|error| error.root_cause().to_string() == "stopped")
+    });
+    shared.stop.check()
 }
 
 /// One worker, with as many connections as it loses.
@@ -308,9 +277,11 @@ fn work(
             }
             Err(error) if retries > 0 && is_lost(&error) && !shared.stop.is_requested() => {
                 retries -= 1;
-                eprintln!(
-                    "pg_parallel_backup: warning: worker {number} lost its connection, and gets another: {error:#}"
-                );
+                messages::warn(format_args!(
+                    "worker {number} lost its connection and gets another: {error:#}"
+                ));
+                // What ended it may last a moment.
+                shared.stop.wait(PAUSE);
             }
             Err(error) => return Err(error),
         }
@@ -331,13 +302,25 @@ fn receive(
     mut sink: Sink<'_>,
     received: &Received,
 ) -> Result<()> {
-    session.copy(statement, |bytes| sink.take(bytes))?;
-    received.add(sink.finish()?);
-    Ok(())
+    match session.copy(statement, |bytes| sink.take(bytes)) {
+        Ok(()) => {
+            received.add(sink.finish()?);
+            Ok(())
+        }
+        Err(error) if is_lost(&error) => {
+            let file = sink.current();
+            sink.discard();
+            Err(match file {
+                Some(file) => error.context(format!("while receiving file \"{file}\"")),
+                None => error,
+            })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn say(plan: &Plan, text: &str) {
     if plan.verbose {
-        eprintln!("pg_parallel_backup: {text}");
+        messages::say(text);
     }
 }

@@ -27,6 +27,9 @@ pub struct Session {
     connection: Connection,
 }
 
+/// Values in text form, as the server sent them; `None` is NULL.
+pub type Row = Vec<Option<Vec<u8>>>;
+
 /// Why a statement failed.
 #[derive(Debug)]
 pub struct Failure {
@@ -62,7 +65,7 @@ impl Opener {
                     && !address.ask_password
                     && error.to_string().contains(NO_PASSWORD) =>
             {
-                opener.ask_password()?;
+                opener.ask_password().context(error)?;
                 let session = opener.open()?;
                 Ok((opener, session))
             }
@@ -77,8 +80,11 @@ impl Opener {
     pub fn open(&self) -> Result<Session> {
         let parameters = self.parameters.iter();
         let parameters = parameters.map(|(key, value)| (key.as_str(), value.as_str()));
-        let connection = Connection::with_params(&parameters.collect(), false)
-            .map_err(|error| anyhow!("{}", error.to_string().trim_end()))?;
+        let connection =
+            Connection::with_params(&parameters.collect(), false).map_err(|error| Failure {
+                message: error.to_string().trim_end().to_owned(),
+                connection_lost: true,
+            })?;
         Ok(Session { connection })
     }
 
@@ -139,11 +145,11 @@ fn is_connection_string(text: &str) -> bool {
 }
 
 impl Session {
-    /// Runs a statement and returns its rows, with NULL as `None`.
+    /// Runs a statement and returns its rows.
     ///
     /// # Errors
     /// The server's.
-    pub fn rows(&self, statement: &str, values: &[&str]) -> Result<Vec<Vec<Option<String>>>> {
+    pub fn rows(&self, statement: &str, values: &[&str]) -> Result<Vec<Row>> {
         let values: Vec<_> = values
             .iter()
             .map(|v| [v.as_bytes(), b"\0"].concat())
@@ -156,14 +162,13 @@ impl Session {
             Status::TuplesOk | Status::CommandOk => {}
             _ => return Err(self.failure(&result).into()),
         }
-        let text = |row, column| {
-            let value = result.value(row, column)?;
-            Some(String::from_utf8_lossy(value).into_owned())
+        let value = |row, column| result.value(row, column).map(<[u8]>::to_vec);
+        let row = |row| {
+            (0..result.nfields())
+                .map(|column| value(row, column))
+                .collect()
         };
-        let columns = result.nfields();
-        let rows =
-            (0..result.ntuples()).map(|row| (0..columns).map(|column| text(row, column)).collect());
-        Ok(rows.collect())
+        Ok((0..result.ntuples()).map(row).collect())
     }
 
     /// Runs a `COPY … TO STDOUT` and hands each message to `take`. Where that fails, the session is
@@ -180,14 +185,20 @@ impl Session {
         while let Ok(message) = self.connection.copy_data(false) {
             take(&message)?;
         }
-        let mut outcome = Err(self.lost().into());
+        let mut outcome = None;
         while let Some(result) = self.connection.result() {
-            if result.status() != Status::CommandOk {
-                return Err(self.failure(&result).into());
+            let ended_well = result.status() == Status::CommandOk;
+            let said = if ended_well {
+                Ok(())
+            } else {
+                Err(self.failure(&result).into())
+            };
+            outcome.get_or_insert(said);
+            if !ended_well && self.is_lost() {
+                break;
             }
-            outcome = Ok(());
         }
-        outcome
+        outcome.unwrap_or_else(|| Err(self.lost().into()))
     }
 
     fn failure(&self, result: &PQResult) -> Failure {
@@ -204,7 +215,12 @@ impl Session {
         }
         Failure {
             message,
-            connection_lost: self.is_lost(),
+            // The server closes the connection after it; libpq has not noticed yet.
+            connection_lost: self.is_lost()
+                || matches!(
+                    field(ErrorField::SeverityNonlocalized),
+                    Some("FATAL" | "PANIC")
+                ),
         }
     }
 

@@ -7,49 +7,43 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 
+use crate::made::Made;
 use crate::options::SyncMethod;
+use crate::stop::Stop;
 
-/// Waits until the files below all directories are on disk, with several threads.
+/// Waits until all that was made is on disk, with several threads.
 ///
 /// # Errors
-/// The operating system's: then nothing is certain.
-pub fn sync<'a>(
-    directories: impl Iterator<Item = &'a Path>,
-    method: SyncMethod,
-    jobs: usize,
-) -> Result<()> {
-    let directories: Vec<_> = directories.collect();
-    match method {
-        SyncMethod::Syncfs => {
-            for path in &directories {
+/// The operating system's: then nothing is certain. And where the backup is to stop.
+pub fn sync(made: &Made, method: SyncMethod, jobs: usize, stop: &Stop) -> Result<()> {
+    for path in made.paths() {
+        let quoted = || format!("\"{}\"", path.display());
+        match method {
+            SyncMethod::Syncfs => {
                 let result = File::open(path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
                 result.with_context(|| {
-                    format!(
-                        "could not synchronize the file system of \"{}\"",
-                        path.display()
-                    )
+                    format!("could not synchronize the file system of {}", quoted())
                 })?;
             }
-        }
-        SyncMethod::Fsync => {
-            let (mut files, mut below) = (Vec::new(), Vec::new());
-            for path in &directories {
-                walk(path, &mut files, &mut below)
-                    .with_context(|| format!("could not read directory \"{}\"", path.display()))?;
+            SyncMethod::Fsync => {
+                let (mut files, mut directories) = (Vec::new(), Vec::new());
+                walk(path, &mut files, &mut directories)
+                    .with_context(|| format!("could not read directory {}", quoted()))?;
+                // Directories after what they hold.
+                sync_each(&files, jobs, stop)?;
+                directories.reverse();
+                sync_each(&directories, 1, stop)?;
             }
-            // Directories after what they hold.
-            sync_each(&files, jobs)?;
-            below.reverse();
-            sync_each(&below, 1)?;
         }
     }
-    for path in directories_above(&directories) {
-        sync_one(&path)?;
+    // Their own entries are in the directories above them.
+    for path in made.paths().chain(made.above()) {
+        sync_one(directory_above(path))?;
     }
     Ok(())
 }
 
-/// One file that was renamed, and its directory.
+/// Waits for one file or directory.
 ///
 /// # Errors
 /// The operating system's.
@@ -59,17 +53,11 @@ pub fn sync_one(path: &Path) -> Result<()> {
         .with_context(|| format!("could not fsync file \"{}\"", path.display()))
 }
 
-/// Their own entries are in these.
-fn directories_above(paths: &[&Path]) -> Vec<PathBuf> {
-    let parents = paths.iter().filter_map(|path| path.parent());
-    let parents = parents.map(|parent| {
-        if parent.as_os_str().is_empty() {
-            PathBuf::from(".")
-        } else {
-            parent.to_owned()
-        }
-    });
-    parents.collect()
+fn directory_above(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        parent => parent.unwrap_or(path),
+    }
 }
 
 fn walk(path: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>) -> io::Result<()> {
@@ -86,10 +74,11 @@ fn walk(path: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>) -
     Ok(())
 }
 
-fn sync_each(paths: &[PathBuf], jobs: usize) -> Result<()> {
+fn sync_each(paths: &[PathBuf], jobs: usize, stop: &Stop) -> Result<()> {
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
+            stop.check()?;
             sync_one(path)?;
         }
         Ok(())

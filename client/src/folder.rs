@@ -15,10 +15,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use backup_format::path::is_tablespace_link;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
 
+use crate::claims::{Claim, Claims, Stream};
 use crate::made::Made;
 use crate::options::Plan;
 use crate::server::Tablespace;
@@ -43,6 +43,16 @@ pub struct Folder {
     target: Place,
     tablespaces: BTreeMap<u32, Place>,
     waldir: Option<Place>,
+    claims: Claims,
+}
+
+/// A file that a stream writes.
+#[derive(Debug)]
+pub struct NewFile {
+    /// Open for writing.
+    pub file: File,
+    /// It has not its own name yet: see [`Folder::settle`].
+    pub aside: bool,
 }
 
 impl Folder {
@@ -52,10 +62,15 @@ impl Folder {
     /// # Errors
     /// Where a directory exists and is not empty, or cannot be made; where a mapping is for no
     /// tablespace of the server.
-    pub fn create(plan: &Plan, tablespaces: &[Tablespace], made: &mut Made) -> Result<Self> {
+    pub fn create(
+        plan: &Plan,
+        tablespaces: &[Tablespace],
+        mode: u32,
+        made: &mut Made,
+    ) -> Result<Self> {
         let known: BTreeSet<_> = tablespaces
             .iter()
-            .map(|t| PathBuf::from(&t.location))
+            .map(|tablespace| &tablespace.location)
             .collect();
         for old in plan.mapping.keys() {
             ensure!(
@@ -64,10 +79,10 @@ impl Folder {
                 old.display()
             );
         }
-        let target = Place::create(&plan.target, made)?;
+        let target = Place::create(&plan.target, mode, made)?;
         let waldir = match &plan.waldir {
             Some(path) => {
-                let place = Place::create(path, made)?;
+                let place = Place::create(path, mode, made)?;
                 link(path, &target.path.join("pg_wal"))?;
                 Some(place)
             }
@@ -78,11 +93,11 @@ impl Folder {
             make_directory(&target.dir, Path::new("pg_tblspc"))?;
         }
         for Tablespace { oid, location } in tablespaces {
-            let location = PathBuf::from(location);
-            let path = plan.mapping.get(&location).unwrap_or(&location);
-            let place = Place::create(path, made).with_context(|| {
+            let path = plan.mapping.get(location).unwrap_or(location);
+            let place = Place::create(path, mode, made).with_context(|| {
                 format!(
-                    "tablespace {oid} of the server is in \"{}\"",
+                    "no place for tablespace {oid}, which the server has in \"{}\" \
+                     (-T puts it elsewhere)",
                     location.display()
                 )
             })?;
@@ -93,6 +108,7 @@ impl Folder {
             target,
             tablespaces: places,
             waldir,
+            claims: Claims::default(),
         })
     }
 
@@ -108,18 +124,30 @@ impl Folder {
         set_mode(&place.dir, path, mode)
     }
 
-    /// Opens a new file, or one of a stream that failed before, for writing.
+    /// A number for a stream that is to write files.
+    pub fn stream(&self) -> Stream {
+        self.claims.stream()
+    }
+
+    /// Makes a file for a stream to write.
     ///
     /// # Errors
-    /// As above.
-    pub fn create_file(&self, path: &[u8], mode: u32) -> Result<File> {
-        let unfinished = unfinished_name(path);
-        let path = unfinished.as_deref().unwrap_or(path);
-        let (place, path) = self
-            .locate(path)?
-            .with_context(|| format!("\"{}\" is no place for a file", display(path)))?;
+    /// As above, and where the stream has had the same file before.
+    pub fn create_file(&self, path: &[u8], mode: u32, stream: Stream) -> Result<NewFile> {
+        let name = unfinished_name(path);
+        let aside = match self.claims.claim(path, stream) {
+            Claim::Own => false,
+            Claim::Aside => true,
+            Claim::Twice => bail!("the server sent file \"{}\" twice", display(path)),
+        };
+        let name = if aside {
+            aside_name(&name, stream)
+        } else {
+            name
+        };
+        let (place, path) = self.locate_file(&name)?;
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
+        options.write(true).create_new(true).mode(0o600);
         let mut opened = place.dir.open_with(path, &options);
         if let (Err(error), Some(parent)) = (&opened, path.parent())
             && error.kind() == ErrorKind::NotFound
@@ -136,13 +164,44 @@ impl Folder {
                     format!("could not set permissions of file \"{}\"", place.show(path))
                 })?;
         }
-        Ok(file)
+        Ok(NewFile { file, aside })
+    }
+
+    /// A stream has ended well: a file that it wrote aside takes the place of the one that a failed
+    /// stream may have left.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn settle(&self, path: &[u8], stream: Stream) -> Result<()> {
+        let name = unfinished_name(path);
+        let aside = aside_name(&name, stream);
+        let (place, to) = self.locate_file(&name)?;
+        let (_, from) = self.locate_file(&aside)?;
+        self.claims
+            .take_over(path, stream, || place.dir.rename(from, &place.dir, to))
+            .with_context(|| format!("could not rename file to \"{}\"", place.show(to)))
+    }
+
+    /// A stream has failed, and its files come again: takes away one that it wrote. Where that
+    /// cannot be removed the manifest's comparison is not deceived, because nobody counts it.
+    pub fn discard(&self, path: &[u8], aside: bool, stream: Stream) {
+        let name = unfinished_name(path);
+        let remove = |name: &[u8]| {
+            if let Ok((place, path)) = self.locate_file(name) {
+                let _ = place.dir.remove_file(path);
+            }
+        };
+        if aside {
+            remove(&aside_name(&name, stream));
+        } else {
+            self.claims.give_up(path, stream, || remove(&name));
+        }
     }
 
     /// Whether a link of the stream is one of a tablespace, which is there already.
     pub fn has_link(&self, path: &[u8]) -> bool {
         let oid = path.strip_prefix(b"pg_tblspc/").and_then(parse_oid);
-        is_tablespace_link(path) && oid.is_some_and(|oid| self.tablespaces.contains_key(&oid))
+        oid.is_some_and(|oid| self.tablespaces.contains_key(&oid))
     }
 
     /// The content of the manifest.
@@ -175,6 +234,11 @@ impl Folder {
         Ok(())
     }
 
+    fn locate_file<'a>(&self, path: &'a [u8]) -> Result<(&Place, &'a Path)> {
+        self.locate(path)?
+            .with_context(|| format!("\"{}\" is no place for a file", display(path)))
+    }
+
     /// Where a name of the backup belongs; `None` for a directory that is made beforehand.
     fn locate<'a>(&self, path: &'a [u8]) -> Result<Option<(&Place, &'a Path)>> {
         check_name(path)?;
@@ -191,8 +255,8 @@ impl Folder {
 }
 
 impl Place {
-    fn create(path: &Path, made: &mut Made) -> Result<Self> {
-        made.directory(path)?;
+    fn create(path: &Path, mode: u32, made: &mut Made) -> Result<Self> {
+        made.directory(path, mode)?;
         let dir = Dir::open_ambient_dir(path, ambient_authority())
             .with_context(|| format!("could not open directory \"{}\"", path.display()))?;
         Ok(Self {
@@ -207,7 +271,10 @@ impl Place {
 }
 
 /// Names are relative, and have no parts that mean something else.
-fn check_name(path: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// Where a name is not so.
+pub fn check_name(path: &[u8]) -> Result<()> {
     let fits = path
         .split(|&byte| byte == b'/')
         .all(|part| !matches!(part, b"" | b"." | b"..") && !part.contains(&0));
@@ -225,8 +292,17 @@ pub fn display(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
-fn unfinished_name(path: &[u8]) -> Option<Vec<u8>> {
-    (path == CONTROL_FILE || path == MANIFEST).then(|| [path, UNFINISHED.as_bytes()].concat())
+/// What a file is called until the backup is complete.
+fn unfinished_name(path: &[u8]) -> Vec<u8> {
+    if path == CONTROL_FILE || path == MANIFEST {
+        [path, UNFINISHED.as_bytes()].concat()
+    } else {
+        path.to_owned()
+    }
+}
+
+fn aside_name(name: &[u8], stream: Stream) -> Vec<u8> {
+    [name, format!(".{stream}{UNFINISHED}").as_bytes()].concat()
 }
 
 fn as_path(path: &[u8]) -> &Path {
@@ -240,8 +316,10 @@ fn split_first(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// In the one way that the server writes it.
 fn parse_oid(text: &[u8]) -> Option<u32> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+    let oid: u32 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (oid.to_string().as_bytes() == text).then_some(oid)
 }
 
 fn link(target: &Path, at: &Path) -> Result<()> {
@@ -260,11 +338,13 @@ fn make_directory(dir: &Dir, path: &Path) -> Result<()> {
         .with_context(|| format!("could not create directory \"{}\"", path.display()))
 }
 
+/// The owner has to be able to fill it, and to remove it.
 fn set_mode(dir: &Dir, path: &Path, mode: u32) -> Result<()> {
-    if mode & 0o777 == 0o700 {
+    let mode = mode & 0o777 | 0o700;
+    if mode == 0o700 {
         return Ok(());
     }
-    dir.set_permissions(path, Permissions::from_mode(mode & 0o777))
+    dir.set_permissions(path, Permissions::from_mode(mode))
         .with_context(|| {
             format!(
                 "could not set permissions of directory \"{}\"",

@@ -10,7 +10,11 @@ use clap::{ArgAction, Parser, ValueEnum};
 /// Takes a base backup of a running PostgreSQL server with several connections at once.
 #[derive(Debug, Parser)]
 #[command(name = "pg_parallel_backup", version, disable_help_flag = true)]
-#[command(disable_version_flag = true, max_term_width = 100)]
+#[command(
+    disable_version_flag = true,
+    args_override_self = true,
+    max_term_width = 100
+)]
 #[command(
     after_help = "The server needs the extension of the same name, in the database that is connected to."
 )]

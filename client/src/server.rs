@@ -1,9 +1,13 @@
 //! What is asked of the server: the extension's functions, and nothing else of it.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, PathBuf};
+
 use anyhow::{Context, Result, bail, ensure};
 use backup_format::checksum::Algorithm;
 
-use crate::connection::{Opener, Session};
+use crate::connection::{Opener, Row, Session};
 use crate::options::{Format, Plan};
 use crate::target::Request;
 
@@ -34,8 +38,8 @@ pub struct Started {
 pub struct Tablespace {
     /// Its OID, which is the name of its link.
     pub oid: u32,
-    /// Where it is on the server.
-    pub location: String,
+    /// Where it is on the server: an absolute path.
+    pub location: PathBuf,
 }
 
 /// Settings of a role or database must not end a backup, and names mean what they say. A server
@@ -62,6 +66,11 @@ pub fn prepare(session: &Session) -> Result<()> {
     for setting in SETTINGS.split(';') {
         session.rows(setting, &[])?;
     }
+    // Names of files come as they are.
+    session.rows(
+        "SELECT set_config('client_encoding', current_setting('server_encoding'), false)",
+        &[],
+    )?;
     Ok(())
 }
 
@@ -134,17 +143,40 @@ impl Extension {
             self.schema
         );
         let rows = session.rows(&statement, &[])?;
-        let mut tablespaces = Vec::new();
-        for row in &rows {
-            let location = text(row, 1)?;
-            // One that is a directory in pg_tblspc is a part of the data directory.
-            if location.starts_with('/') {
+        rows.iter()
+            .map(|row| {
                 let oid = number(row, 0)?;
                 ensure!(oid > 0, "the server has a tablespace with OID 0");
-                tablespaces.push(Tablespace { oid, location });
-            }
+                let location = PathBuf::from(OsStr::from_bytes(value(row, 1)?));
+                let is_plain = location.is_absolute()
+                    && location
+                        .components()
+                        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+                ensure!(
+                    is_plain,
+                    "the server has tablespace {oid} in \"{}\", which is refused",
+                    location.display()
+                );
+                Ok(Tablespace { oid, location })
+            })
+            .collect()
+    }
+
+    /// The mode of the server's directories: 0700, or 0750 for a group that may read.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn directory_mode(&self, session: &Session) -> Result<u32> {
+        let rows = session.rows("SHOW data_directory_mode", &[])?;
+        let row = rows
+            .first()
+            .context("the server has no setting data_directory_mode")?;
+        let mode = text(row, 0)?;
+        match mode.as_str() {
+            "0700" => Ok(0o700),
+            "0750" => Ok(0o750),
+            _ => bail!("the server's directories have mode {mode}, which is refused"),
         }
-        Ok(tablespaces)
     }
 
     /// The stream of a worker.
@@ -182,14 +214,17 @@ pub fn algorithm(plan: &Plan) -> Algorithm {
     plan.manifest.unwrap_or(Algorithm::None)
 }
 
-fn text(row: &[Option<String>], column: usize) -> Result<String> {
+fn value(row: &Row, column: usize) -> Result<&[u8]> {
     row.get(column)
-        .cloned()
-        .flatten()
+        .and_then(Option::as_deref)
         .context("the server returned NULL where it never does")
 }
 
-fn number<T: std::str::FromStr>(row: &[Option<String>], column: usize) -> Result<T> {
+fn text(row: &Row, column: usize) -> Result<String> {
+    Ok(String::from_utf8_lossy(value(row, column)?).into_owned())
+}
+
+fn number<T: std::str::FromStr>(row: &Row, column: usize) -> Result<T> {
     let text = text(row, column)?;
     text.parse()
         .ok()

@@ -43,17 +43,22 @@ pub enum Sink<'a> {
 }
 
 impl Target {
-    /// Makes the directories. What was made is in `made` also when it fails.
+    /// Makes the directories, with a mode. What was made is in `made` also when it fails.
     ///
     /// # Errors
     /// As [`Folder::create`].
-    pub fn create(plan: &Plan, tablespaces: &[Tablespace], made: &mut Made) -> Result<Self> {
+    pub fn create(
+        plan: &Plan,
+        tablespaces: &[Tablespace],
+        mode: u32,
+        made: &mut Made,
+    ) -> Result<Self> {
         Ok(match plan.format {
-            Format::Plain => Self::Plain(Folder::create(plan, tablespaces, made)?),
+            Format::Plain => Self::Plain(Folder::create(plan, tablespaces, mode, made)?),
             Format::Tar => {
                 let mut parts = vec![Part::Base];
                 parts.extend(tablespaces.iter().map(|t| Part::Tablespace(t.oid)));
-                Self::Tar(Archives::create(plan, made)?, parts)
+                Self::Tar(Archives::create(plan, mode, made)?, parts)
             }
         })
     }
@@ -124,6 +129,24 @@ impl Sink<'_> {
             Self::Unpacker(unpacker) => unpacker.take(bytes),
             Self::Archive(archive) => archive.take(bytes),
             Self::Closing(closing) => closing.take(bytes),
+        }
+    }
+
+    /// The stream has failed, and what it held comes again in another.
+    pub fn discard(self) {
+        match self {
+            Self::Unpacker(unpacker) => unpacker.discard(),
+            // Its archive is begun anew.
+            Self::Archive(_) | Self::Closing(_) => {}
+        }
+    }
+
+    /// The file that is being received.
+    pub fn current(&self) -> Option<String> {
+        match self {
+            Self::Unpacker(unpacker) => unpacker.current(),
+            Self::Archive(archive) => archive.current(),
+            Self::Closing(closing) => closing.current(),
         }
     }
 

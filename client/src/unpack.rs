@@ -1,5 +1,6 @@
 //! Unpacks a stream while it arrives.
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,6 +9,7 @@ use backup_format::checksum::Algorithm;
 use backup_format::member::{Kind, Member, Reader, Receiver};
 use cap_std::fs::File;
 
+use crate::claims::Stream;
 use crate::digest::Digest;
 use crate::folder::{Folder, display};
 use crate::received::{Files, Written};
@@ -21,6 +23,7 @@ pub struct Unpacker<'a> {
 
 struct Members<'a> {
     folder: &'a Folder,
+    stream: Stream,
     algorithm: Algorithm,
     stop: &'a Stop,
     /// Bytes that this and others have written, for the progress.
@@ -29,6 +32,8 @@ struct Members<'a> {
     counted: u64,
     current: Option<Current>,
     files: Files,
+    /// Which of them have not their own names yet.
+    aside: HashSet<Vec<u8>>,
 }
 
 /// The file that is being written.
@@ -36,6 +41,7 @@ struct Current {
     path: Vec<u8>,
     size: u64,
     file: File,
+    aside: bool,
     digest: Digest,
 }
 
@@ -50,6 +56,7 @@ impl<'a> Unpacker<'a> {
         Self {
             reader: Reader::default(),
             members: Members {
+                stream: folder.stream(),
                 folder,
                 algorithm,
                 stop,
@@ -57,6 +64,7 @@ impl<'a> Unpacker<'a> {
                 counted: 0,
                 current: None,
                 files: Files::new(),
+                aside: HashSet::new(),
             },
         }
     }
@@ -76,8 +84,33 @@ impl<'a> Unpacker<'a> {
     /// Where it has not.
     pub fn finish(mut self) -> Result<Files> {
         self.reader.finish()?;
-        self.members.counted = 0;
-        Ok(std::mem::take(&mut self.members.files))
+        let members = &mut self.members;
+        for path in &members.aside {
+            members.folder.settle(path, members.stream)?;
+        }
+        members.counted = 0;
+        Ok(std::mem::take(&mut members.files))
+    }
+
+    /// The stream has failed, and what it held comes again in another.
+    pub fn discard(mut self) {
+        let members = &mut self.members;
+        let current = members.current.take();
+        if let Some(Current { path, aside, .. }) = current {
+            members.folder.discard(&path, aside, members.stream);
+        }
+        for path in members.files.keys() {
+            let aside = members.aside.contains(path);
+            members.folder.discard(path, aside, members.stream);
+        }
+    }
+
+    /// The file that is being received.
+    pub fn current(&self) -> Option<String> {
+        self.members
+            .current
+            .as_ref()
+            .map(|file| display(&file.path))
     }
 }
 
@@ -85,14 +118,6 @@ impl Drop for Members<'_> {
     /// What a failed stream has brought does not count.
     fn drop(&mut self) {
         self.counter.fetch_sub(self.counted, Ordering::Relaxed);
-    }
-}
-
-impl Members<'_> {
-    /// The path of the file that is being written, for messages.
-    fn path(&self) -> String {
-        let path = self.current.as_ref().map(|current| current.path.as_slice());
-        display(path.unwrap_or_default())
     }
 }
 
@@ -109,8 +134,10 @@ impl Receiver for Members<'_> {
                 display(&member.path)
             ),
             Kind::File => {
+                let new = self.folder.create_file(&member.path, mode, self.stream)?;
                 self.current = Some(Current {
-                    file: self.folder.create_file(&member.path, mode)?,
+                    file: new.file,
+                    aside: new.aside,
                     path: member.path.clone(),
                     size: member.size,
                     digest: Digest::new(self.algorithm),
@@ -135,20 +162,23 @@ impl Receiver for Members<'_> {
     }
 
     fn end(&mut self) -> Result<()> {
-        let path = self.path();
         if let Some(current) = self.current.take() {
+            let path = || display(&current.path);
             let written = current.file.metadata();
             let length = written
-                .with_context(|| format!("could not stat file \"{path}\""))?
+                .with_context(|| format!("could not stat file \"{}\"", path()))?
                 .len();
-            if length != current.size {
+            let size = current.size;
+            if length != size {
                 bail!(
-                    "file \"{path}\" has {length} bytes after {} were written",
-                    current.size
+                    "file \"{}\" has {length} bytes after {size} were written",
+                    path()
                 );
             }
+            if current.aside {
+                self.aside.insert(current.path.clone());
+            }
             let digest = current.digest.finish();
-            let size = current.size;
             self.files.insert(current.path, Written { size, digest });
         }
         Ok(())

@@ -233,6 +233,9 @@ impl Reader {
 
     fn take_block<R: Receiver>(&mut self, block: &[u8], receiver: &mut R) -> Result<(), R::Error> {
         if block.iter().all(|&byte| byte == 0) {
+            if !self.long_name.is_empty() || !self.long_target.is_empty() {
+                return Err(Broken::NoHeader.into());
+            }
             self.state = match self.state {
                 State::Ending => State::Ended,
                 _ => State::Ending,
@@ -284,7 +287,11 @@ impl Reader {
         if kind == Kind::Directory && path.ends_with(b"/") {
             path.pop();
         }
-        if path.is_empty() || (kind != Kind::File && size > 0) {
+        // The other half of a name, which archive does not write, and other readers would believe.
+        let has_prefix = header
+            .as_ustar()
+            .is_some_and(|fields| fields.prefix[0] != 0);
+        if path.is_empty() || has_prefix || (kind != Kind::File && size > 0) {
             return Err(Broken::Name);
         }
         let number = |value: std::io::Result<u64>| value.map_err(|_| Broken::NoHeader);
@@ -462,6 +469,26 @@ mod tests {
             bytes[place] ^= 1;
             assert_eq!(read(&bytes, 4096).unwrap_err(), Broken::NoHeader, "{place}");
         }
+    }
+
+    #[test]
+    fn a_name_in_two_halves_is_refused() {
+        let mut bytes = Vec::new();
+        archive::file_header(&mut bytes, b"x", 0, &ATTRIBUTES);
+        let mut header = Header::new_ustar();
+        header.as_mut_bytes().copy_from_slice(&bytes);
+        header.as_ustar_mut().unwrap().prefix[0] = b'/';
+        header.set_cksum();
+        assert_eq!(read(header.as_bytes(), 512).unwrap_err(), Broken::Name);
+    }
+
+    #[test]
+    fn a_long_name_without_a_member_is_refused() {
+        let mut bytes = Vec::new();
+        archive::file_header(&mut bytes, &[b'l'; 300], 0, &ATTRIBUTES);
+        bytes.truncate(bytes.len() - BLOCK_SIZE);
+        bytes.extend_from_slice(&archive::END);
+        assert_eq!(read(&bytes, 4096).unwrap_err(), Broken::NoHeader);
     }
 
     #[test]
