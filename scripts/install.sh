@@ -14,6 +14,11 @@ readonly STAGE=${CARGO_TARGET_DIR:-$ROOT/target}/release/package-pg$PG_MAJOR
 say "Building the release version for PostgreSQL $PG_MAJOR"
 cargo pgrx package --pg-config "$PG_CONFIG" --out-dir "$STAGE"
 
+say "Building the command line program and its man page"
+cargo build --release -p pg_parallel_backup_client
+readonly BUILT=${CARGO_TARGET_DIR:-$ROOT/target}/release
+cargo run --quiet --release -p pg_parallel_backup_client --example man >"$BUILT/pg_parallel_backup.1"
+
 # What an earlier build left in the staging folder must not be installed with this one.
 VERSION=$(sed -n "s/^default_version *= *'\(.*\)'/\1/p" pg_parallel_backup.control)
 readonly VERSION
@@ -41,4 +46,6 @@ for file in "$STAGE$extension_dir"/pg_parallel_backup{.control,--*.sql}; do
 done
 library_dir=$("$PG_CONFIG" --pkglibdir)
 install_file 755 "$STAGE$library_dir/pg_parallel_backup.so" "$library_dir"
+install_file 755 "$BUILT/pg_parallel_backup" "$("$PG_CONFIG" --bindir)"
+install_file 644 "$BUILT/pg_parallel_backup.1" "$("$PG_CONFIG" --mandir)/man1"
 say "pg_parallel_backup $VERSION is installed for PostgreSQL $PG_MAJOR"

@@ -10,18 +10,18 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Error, Result, ensure};
 use backup_format::archive::{self, END};
 use backup_format::checksum::Algorithm;
 use backup_format::member::{Kind, Member, Reader, Receiver};
 
-use crate::digest::Digest;
-use crate::folder::{MANIFEST, check_name, display};
+use crate::check::Check;
+use crate::folder::MANIFEST;
 use crate::made::Made;
 use crate::options::Plan;
-use crate::received::{Files, Written};
+use crate::received::Files;
 use crate::stop::Stop;
 
 /// What an archive is called until it is complete.
@@ -215,85 +215,6 @@ fn with_mark(path: PathBuf) -> PathBuf {
     path.into()
 }
 
-/// Computes the checksums of members that pass by.
-struct Check<'a> {
-    prefix: Vec<u8>,
-    algorithm: Algorithm,
-    counter: &'a AtomicU64,
-    counted: u64,
-    current: Option<(Vec<u8>, u64, Digest)>,
-    files: Files,
-    members: u64,
-}
-
-impl<'a> Check<'a> {
-    fn new(prefix: Vec<u8>, algorithm: Algorithm, counter: &'a AtomicU64) -> Self {
-        Self {
-            prefix,
-            algorithm,
-            counter,
-            counted: 0,
-            current: None,
-            files: Files::new(),
-            members: 0,
-        }
-    }
-
-    fn current(&self) -> Option<String> {
-        self.current.as_ref().map(|(path, ..)| display(path))
-    }
-
-    fn into_files(mut self) -> Files {
-        self.counted = 0;
-        std::mem::take(&mut self.files)
-    }
-}
-
-impl Drop for Check<'_> {
-    /// What a failed stream has brought does not count.
-    fn drop(&mut self) {
-        self.counter.fetch_sub(self.counted, Ordering::Relaxed);
-    }
-}
-
-impl Receiver for Check<'_> {
-    type Error = Error;
-
-    fn begin(&mut self, member: &Member) -> Result<()> {
-        self.members += 1;
-        check_name(&member.path)?;
-        // The file tablespace_map has what would be links.
-        ensure!(
-            member.kind != Kind::Link,
-            "the server sent a symbolic link \"{}\", which is refused",
-            display(&member.path)
-        );
-        if member.kind == Kind::File {
-            let path = [&self.prefix, member.path.as_slice()].concat();
-            self.current = Some((path, member.size, Digest::new(self.algorithm)));
-        }
-        Ok(())
-    }
-
-    fn content(&mut self, bytes: &[u8]) -> Result<()> {
-        if let Some((_, _, digest)) = &mut self.current {
-            digest.update(bytes);
-        }
-        let length = bytes.len() as u64;
-        self.counted += length;
-        self.counter.fetch_add(length, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn end(&mut self) -> Result<()> {
-        if let Some((path, size, digest)) = self.current.take() {
-            let digest = digest.finish();
-            self.files.insert(path, Written { size, digest });
-        }
-        Ok(())
-    }
-}
-
 /// The archive of a worker.
 pub struct Archive<'a> {
     file: File,
@@ -328,7 +249,7 @@ impl Archive<'_> {
     /// Where it has not.
     pub fn finish(self) -> Result<Files> {
         self.reader.finish()?;
-        if self.may_be_empty && self.check.members == 0 {
+        if self.may_be_empty && self.check.is_empty() {
             fs::remove_file(&self.path)
                 .with_context(|| format!("could not remove file \"{}\"", self.path.display()))?;
         }

@@ -20,6 +20,8 @@ use crate::progress::{Counters, Line};
 use crate::received::Received;
 use crate::server::{self, Extension, Started};
 use crate::signals::Signals;
+use crate::standby;
+use crate::stdout;
 use crate::stop::Stop;
 use crate::target::{Request, Sink, Target};
 
@@ -133,6 +135,13 @@ fn lead(
 ) -> Result<()> {
     let plan = shared.plan;
     say(plan, "waiting for the checkpoint of the backup's start");
+    if plan.to_stdout {
+        let statement = extension.whole_copy(plan);
+        let (stop, counters) = (&shared.stop, &shared.counters);
+        let count = stdout::pass_on(session, &statement, plan.manifest, stop, counters)?;
+        say(plan, &format!("base backup of {count} files completed"));
+        return Ok(());
+    }
     let started = extension.start(session, plan)?;
     let led = (|| {
         shared.stop.check()?;
@@ -176,12 +185,26 @@ fn lead(
     )?;
     receive(session, &extension.closing_copy(plan.wal), sink, &received)
         .context("could not end the backup")?;
-    complete(shared, &target, received, &lock(made))
+    let standby = if plan.standby {
+        Some(standby::settings(
+            &session.parameters()?,
+            plan.slot.as_deref(),
+        ))
+    } else {
+        None
+    };
+    complete(shared, &target, received, standby, &lock(made))
 }
 
 /// Everything has arrived: compares it with the manifest, has it reach the disk, and removes the
 /// mark that keeps a server from starting on it.
-fn complete(shared: &Shared<'_>, target: &Target, received: Received, made: &Made) -> Result<()> {
+fn complete(
+    shared: &Shared<'_>,
+    target: &Target,
+    received: Received,
+    standby: Option<String>,
+    made: &Made,
+) -> Result<()> {
     let plan = shared.plan;
     let files = received.into_files();
     if !files.contains_key(CONTROL_FILE) {
@@ -190,6 +213,9 @@ fn complete(shared: &Shared<'_>, target: &Target, received: Received, made: &Mad
     if let Some(algorithm) = plan.manifest {
         let count = manifest::compare(&target.manifest()?, files, algorithm)?;
         say(plan, &format!("{count} files are as the manifest says"));
+    }
+    if let Some(settings) = standby {
+        target.make_standby(&settings)?;
     }
     shared.stop.check()?;
     if let Some(method) = plan.sync {

@@ -201,6 +201,25 @@ impl Session {
         outcome.unwrap_or_else(|| Err(self.lost().into()))
     }
 
+    /// How this session was opened, for another that is to be like it: keywords of a connection
+    /// string and their values.
+    ///
+    /// # Errors
+    /// libpq's.
+    pub fn parameters(&self) -> Result<Vec<(String, String)>> {
+        const NOT_FOR_OTHERS: [&str; 3] = ["replication", "dbname", "fallback_application_name"];
+        let settings = self.connection.info()?;
+        let mut parameters: Vec<_> = settings
+            .into_values()
+            .filter_map(|Info { keyword, val, .. }| Some((keyword, val?)))
+            .filter(|(keyword, value)| {
+                !value.is_empty() && !NOT_FOR_OTHERS.contains(&keyword.as_str())
+            })
+            .collect();
+        parameters.sort();
+        Ok(parameters)
+    }
+
     fn failure(&self, result: &PQResult) -> Failure {
         let field = |field| result.error_field(field).ok().flatten();
         let Some(primary) = field(ErrorField::MessagePrimary) else {

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,8 @@ pub struct Folder {
     tablespaces: BTreeMap<u32, Place>,
     waldir: Option<Place>,
     claims: Claims,
+    /// Of its directories.
+    mode: u32,
 }
 
 /// A file that a stream writes.
@@ -109,6 +111,7 @@ impl Folder {
             tablespaces: places,
             waldir,
             claims: Claims::default(),
+            mode,
         })
     }
 
@@ -213,6 +216,24 @@ impl Folder {
             .dir
             .read(format!("backup_manifest{UNFINISHED}"))
             .context("could not read the backup manifest")
+    }
+
+    /// Makes a standby of the backup: `settings` are lines of its configuration.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn make_standby(&self, settings: &str) -> Result<()> {
+        let mode = self.mode & 0o640;
+        for (name, content) in [("postgresql.auto.conf", settings), ("standby.signal", "")] {
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(mode);
+            self.target
+                .dir
+                .open_with(name, &options)
+                .and_then(|mut file| file.write_all(content.as_bytes()))
+                .with_context(|| format!("could not write file \"{name}\""))?;
+        }
+        Ok(())
     }
 
     /// Everything is there: the last files get their names, the one that lets a server start at

@@ -8,6 +8,7 @@
 
 mod archives;
 mod backup;
+mod check;
 mod claims;
 mod connection;
 mod digest;
@@ -21,9 +22,12 @@ mod progress;
 mod received;
 mod server;
 mod signals;
+mod standby;
+mod stdout;
 mod stop;
 mod target;
 mod unpack;
+mod values;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use backup_format::checksum::Algorithm;
 use clap::{ArgAction, Parser, ValueEnum};
 
+use crate::values::{is_slot_name, parse_mapping, parse_rate};
+
 /// Takes a base backup of a running PostgreSQL server with several connections at once.
 #[derive(Debug, Parser)]
 #[command(name = "pg_parallel_backup", version, disable_help_flag = true)]
@@ -19,21 +21,29 @@ use clap::{ArgAction, Parser, ValueEnum};
     after_help = "The server needs the extension of the same name, in the database that is connected to."
 )]
 pub struct Options {
-    /// receive base backup into directory
+    /// receive base backup into directory; with "-" one tar archive goes to standard output
     #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", help_heading = OUTPUT)]
     pgdata: PathBuf,
 
-    /// output format (plain (default), tar)
-    #[arg(short = 'F', long, value_name = "p|t", default_value = "plain", help_heading = OUTPUT)]
-    format: Format,
+    /// output format (default: plain)
+    #[arg(short = 'F', long, value_name = "p|t", help_heading = OUTPUT)]
+    format: Option<Format>,
 
-    /// use that many connections for the files (default: 4, or the processors of this machine)
+    /// use that many connections for the files (default: the processors of this machine, at most 4)
     #[arg(short = 'j', long, value_name = "NUM", help_heading = OUTPUT)]
     jobs: Option<usize>,
 
     /// maximum transfer rate of all connections together (in kB/s, or use suffix "k" or "M")
     #[arg(short = 'r', long, value_name = "RATE", help_heading = OUTPUT)]
     max_rate: Option<String>,
+
+    /// write configuration for replication
+    #[arg(short = 'R', long, help_heading = OUTPUT)]
+    write_recovery_conf: bool,
+
+    /// replication slot that the standby is to use, which is not made here
+    #[arg(short = 'S', long, value_name = "SLOTNAME", requires = "write_recovery_conf", help_heading = OUTPUT)]
+    slot: Option<String>,
 
     /// relocate tablespace in OLDDIR to NEWDIR
     #[arg(short = 'T', long, value_name = "OLDDIR=NEWDIR", help_heading = OUTPUT)]
@@ -184,6 +194,8 @@ pub struct Plan {
     pub address: Address,
     /// Where the backup goes.
     pub target: PathBuf,
+    /// It goes to standard output instead.
+    pub to_stdout: bool,
     /// What it looks like there.
     pub format: Format,
     /// Where its WAL goes, if not into the target.
@@ -194,6 +206,10 @@ pub struct Plan {
     pub jobs: usize,
     /// kB/s of all together.
     pub max_rate: Option<u32>,
+    /// Whether it is to become a standby.
+    pub standby: bool,
+    /// The replication slot of the standby.
+    pub slot: Option<String>,
     /// Whether the WAL is part of the backup.
     pub wal: bool,
     /// Whether the checkpoint hurries.
@@ -236,7 +252,33 @@ impl Options {
                 bail!("tablespace directory in \"{text}\" is mapped twice");
             }
         }
-        if self.format == Format::Tar {
+        let to_stdout = self.pgdata.as_os_str() == "-";
+        let format = self.format.unwrap_or(if to_stdout {
+            Format::Tar
+        } else {
+            Format::Plain
+        });
+        if to_stdout {
+            ensure!(
+                format == Format::Tar,
+                "only tar format can be written to standard output"
+            );
+            ensure!(
+                self.jobs.is_none_or(|jobs| jobs == 1),
+                "only one job can write to standard output"
+            );
+        }
+        if let Some(slot) = &self.slot {
+            ensure!(
+                is_slot_name(slot),
+                "replication slot name \"{slot}\" is not valid"
+            );
+        }
+        if format == Format::Tar {
+            ensure!(
+                !self.write_recovery_conf,
+                "configuration for replication can only be written in plain format"
+            );
             ensure!(
                 self.waldir.is_none(),
                 "WAL directory location can only be specified in plain format"
@@ -269,11 +311,14 @@ impl Options {
                 may_ask: !self.no_password,
             },
             target: self.pgdata,
-            format: self.format,
+            to_stdout,
+            format,
             waldir: self.waldir,
             mapping,
             jobs,
             max_rate,
+            standby: self.write_recovery_conf,
+            slot: self.slot,
             wal: self.wal_method == WalMethod::Fetch,
             fast: self.checkpoint == Checkpoint::Fast,
             label: self.label,
@@ -288,77 +333,6 @@ impl Options {
     }
 }
 
-/// A rate in kB/s, from a number with or without the suffix k or M.
-fn parse_rate(text: &str) -> Result<u32> {
-    let (digits, factor) = match text.as_bytes() {
-        [.., b'k'] => (&text[..text.len() - 1], 1.0),
-        [.., b'M'] => (&text[..text.len() - 1], 1024.0),
-        _ => (text, 1.0),
-    };
-    let number: f64 = digits
-        .trim()
-        .parse()
-        .ok()
-        .filter(|number: &f64| number.is_finite())
-        .with_context(|| format!("transfer rate \"{text}\" is not a valid value"))?;
-    ensure!(number > 0.0, "transfer rate must be greater than zero");
-    let rate = number * factor;
-    ensure!(
-        (32.0..=1_048_576.0).contains(&rate),
-        "transfer rate \"{text}\" is out of range: it must be from 32 kB/s to 1 GB/s"
-    );
-    Ok(rate as u32)
-}
-
-/// `OLD=NEW`, where `\=` is a = in a path.
-fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf)> {
-    let mut parts = vec![String::new()];
-    let mut letters = text.chars().peekable();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\\' if letters.peek() == Some(&'=') => {
-                letters.next();
-                parts
-                    .last_mut()
-                    .map(|part| part.push('='))
-                    .unwrap_or_default();
-            }
-            '=' => parts.push(String::new()),
-            letter => parts
-                .last_mut()
-                .map(|part| part.push(letter))
-                .unwrap_or_default(),
-        }
-    }
-    let [old, new] = <[String; 2]>::try_from(parts).map_err(|parts| {
-        if parts.len() > 2 {
-            anyhow::anyhow!("multiple \"=\" signs in tablespace mapping \"{text}\"")
-        } else {
-            invalid_mapping(text)
-        }
-    })?;
-    if old.is_empty() || new.is_empty() {
-        return Err(invalid_mapping(text));
-    }
-    let (old, new) = (PathBuf::from(old), PathBuf::from(new));
-    ensure!(
-        old.is_absolute(),
-        "old directory is not an absolute path in tablespace mapping: {}",
-        old.display()
-    );
-    ensure!(
-        new.is_absolute(),
-        "new directory is not an absolute path in tablespace mapping: {}",
-        new.display()
-    );
-    // As the server has it: without a slash at the end, or two in a row.
-    Ok((old.components().collect(), new.components().collect()))
-}
-
-fn invalid_mapping(text: &str) -> anyhow::Error {
-    anyhow::anyhow!("invalid tablespace mapping format \"{text}\", must be \"OLDDIR=NEWDIR\"")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -369,37 +343,5 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Options::command().debug_assert();
-    }
-
-    #[test]
-    fn rates_have_suffixes_and_limits() {
-        for (text, rate) in [
-            ("32", 32),
-            ("100k", 100),
-            ("1M", 1024),
-            ("1.5M", 1536),
-            ("1048576", 1_048_576),
-            ("1024M", 1_048_576),
-        ] {
-            assert_eq!(parse_rate(text).unwrap(), rate, "{text}");
-        }
-        for text in [
-            "", "k", "x", "31", "0", "-5", "1049000", "1025M", "1G", "nan", "inf", "1e9",
-        ] {
-            assert!(parse_rate(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn mappings_are_read_as_pg_basebackup_reads_them() {
-        let pair = |text| {
-            let (old, new) = parse_mapping(text).unwrap();
-            (old.display().to_string(), new.display().to_string())
-        };
-        assert_eq!(pair("/a=/b"), ("/a".into(), "/b".into()));
-        assert_eq!(pair("/a\\=c//d/=/b b"), ("/a=c/d".into(), "/b b".into()));
-        for text in ["", "=", "/a", "/a=", "=/b", "/a=/b=/c", "a=/b", "/a=b"] {
-            assert!(parse_mapping(text).is_err(), "{text}");
-        }
     }
 }

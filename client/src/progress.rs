@@ -89,13 +89,16 @@ impl Line {
 /// Bytes in kB, as pg_basebackup shows them.
 fn text(done: u64, total: u64, workers: u32, elapsed: Duration) -> String {
     const KB: u64 = 1024;
-    if total == 0 {
+    if total == 0 && done == 0 {
         return "waiting for checkpoint".to_owned();
+    }
+    let seconds = elapsed.as_secs_f64().max(0.001);
+    let rate = done as f64 / seconds;
+    if total == 0 {
+        return format!("{} kB, {} kB/s", done / KB, rate as u64 / KB);
     }
     // Files that are no relations, and the WAL, are beyond the total.
     let percent = done.saturating_mul(100) / total;
-    let seconds = elapsed.as_secs_f64().max(0.001);
-    let rate = done as f64 / seconds;
     let left = total.saturating_sub(done) as f64 / rate.max(1.0);
     let left = if done == 0 || done >= total {
         String::new()
@@ -124,6 +127,7 @@ mod tests {
     fn the_line_says_how_much_how_fast_and_how_long() {
         let ten = Duration::from_secs(10);
         assert_eq!(text(0, 0, 0, ten), "waiting for checkpoint");
+        assert_eq!(text(100 << 20, 0, 0, ten), "102400 kB, 10240 kB/s");
         assert_eq!(
             text(100 << 20, 400 << 20, 2, ten),
             "102400/409600 kB (25%), 10240 kB/s, 2 workers, 00:00:30 left"

@@ -44,7 +44,8 @@ pub struct Tablespace {
 
 /// Settings of a role or database must not end a backup, and names mean what they say. A server
 /// that works on something notices soon when this program is gone.
-const SETTINGS: &str = "SET search_path = pg_catalog; SET statement_timeout = 0; \
+const SETTINGS: &str = "SET search_path = pg_catalog; SET standard_conforming_strings = on; \
+     SET statement_timeout = 0; \
      SET lock_timeout = 0; SET idle_session_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0; SET client_connection_check_interval = '1s'";
 
@@ -104,22 +105,11 @@ impl Extension {
     /// # Errors
     /// The server's.
     pub fn start(&self, session: &Session, plan: &Plan) -> Result<Started> {
-        let manifest = match plan.manifest {
-            None => "OFF",
-            Some(algorithm) => algorithm.name().unwrap_or("NONE"),
-        };
         let statement = format!(
             "SELECT backup_id, start_lsn, timeline, total_bytes, file_count
-             FROM {}start_backup(label => $1, fast => {}, tablespace_map => {}, max_rate => {},
-                 verify_checksums => {}, manifest_checksums => '{manifest}', retain_wal => {})",
+             FROM {}start_backup(label => $1, {})",
             self.schema,
-            plan.fast,
-            // In a directory the links are made here.
-            plan.format == Format::Tar,
-            plan.max_rate
-                .map_or("NULL".to_owned(), |rate| rate.to_string()),
-            plan.verify_checksums,
-            plan.wal,
+            start_arguments(plan),
         );
         let rows = session.rows(&statement, &[&plan.label])?;
         let row = rows.first().context("start_backup() gave no row")?;
@@ -199,6 +189,17 @@ impl Extension {
         )
     }
 
+    /// Everything in one stream.
+    pub fn whole_copy(&self, plan: &Plan) -> String {
+        format!(
+            "COPY (SELECT {}base_backup(label => '{}', {}, wal => {})) TO STDOUT",
+            self.schema,
+            plan.label.replace('\'', "''"),
+            start_arguments(plan),
+            plan.wal,
+        )
+    }
+
     /// Ends the backup without a result.
     ///
     /// # Errors
@@ -207,6 +208,25 @@ impl Extension {
         session.rows(&format!("SELECT {}abort_backup()", self.schema), &[])?;
         Ok(())
     }
+}
+
+/// The arguments of start_backup() after the label.
+fn start_arguments(plan: &Plan) -> String {
+    let manifest = match plan.manifest {
+        None => "OFF",
+        Some(algorithm) => algorithm.name().unwrap_or("NONE"),
+    };
+    format!(
+        "fast => {}, tablespace_map => {}, max_rate => {}, verify_checksums => {},
+         manifest_checksums => '{manifest}', retain_wal => {}",
+        plan.fast,
+        // In a directory the links are made here.
+        plan.format == Format::Tar,
+        plan.max_rate
+            .map_or("NULL".to_owned(), |rate| rate.to_string()),
+        plan.verify_checksums,
+        plan.wal,
+    )
 }
 
 /// The algorithm whose checksums are compared with the manifest.

@@ -107,6 +107,17 @@ impl Target {
         }
     }
 
+    /// Makes a standby of the backup, where it is a data directory.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn make_standby(&self, settings: &str) -> Result<()> {
+        match self {
+            Self::Plain(folder) => folder.make_standby(settings),
+            Self::Tar(..) => Ok(()),
+        }
+    }
+
     /// Everything is there, and on disk: takes away the mark.
     ///
     /// # Errors

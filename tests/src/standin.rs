@@ -6,26 +6,48 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{fs, thread};
 
 use crate::scratch::Folder;
+use crate::wait::{PATIENCE, wait_for};
 
 /// What it answers.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     /// OID and location of each tablespace.
     pub tablespaces: Vec<(String, String)>,
-    /// The stream of the first worker; others get an empty archive.
+    /// The stream of the first worker that does not lose its connection; others get an empty
+    /// archive.
     pub files: Vec<u8>,
     /// The closing stream.
     pub closing: Vec<u8>,
+    /// What becomes of the very first stream, where it is to be lost.
+    pub lost: Option<Lost>,
+}
+
+/// A stream whose files another has been given before all of it arrived.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// What arrives of it before the other begins.
+    pub before: Vec<u8>,
+    /// What arrives of it when the other is complete; then the connection ends.
+    pub after: Vec<u8>,
+    /// The file by which one knows that the first of them has begun to write.
+    pub begun: PathBuf,
 }
 
 /// It listens until the test ends.
 #[derive(Debug)]
 pub struct StandIn {
     folder: Folder,
+}
+
+/// How many streams of workers have begun and been sent whole.
+#[derive(Debug, Default)]
+struct Sent {
+    begun: AtomicUsize,
+    whole: AtomicUsize,
 }
 
 /// Its port, which names the socket.
@@ -42,7 +64,7 @@ impl StandIn {
         let listener = UnixListener::bind(&path).expect("a socket");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("its mode");
         let script = Arc::new(script);
-        let sent = Arc::new(AtomicBool::new(false));
+        let sent = Arc::new(Sent::default());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (script, sent) = (Arc::clone(&script), Arc::clone(&sent));
@@ -65,7 +87,7 @@ impl StandIn {
     }
 }
 
-fn serve(mut stream: UnixStream, script: &Script, sent: &AtomicBool) -> io::Result<()> {
+fn serve(mut stream: UnixStream, script: &Script, sent: &Sent) -> io::Result<()> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     body(&mut stream, length)?;
@@ -102,22 +124,46 @@ fn simple(
     stream: &mut UnixStream,
     statement: &str,
     script: &Script,
-    sent: &AtomicBool,
+    sent: &Sent,
 ) -> io::Result<()> {
-    let archive = if statement.contains("send_stop_backup") {
-        &script.closing
-    } else if sent.swap(true, Ordering::SeqCst) {
-        &EMPTY[..]
-    } else {
-        &script.files
-    };
     // Text format, one column.
     message(stream, b'H', &[0, 0, 1, 0, 0])?;
-    for part in archive.chunks(1000) {
-        message(stream, b'd', part)?;
+    if statement.contains("send_stop_backup") {
+        data(stream, &script.closing)?;
+    } else {
+        let number = sent.begun.fetch_add(1, Ordering::SeqCst);
+        match (&script.lost, number) {
+            (Some(lost), 0) => return lose(stream, lost, sent),
+            (Some(lost), 1) => {
+                if !lost.before.is_empty() {
+                    wait_for("the first stream to write", PATIENCE, || {
+                        lost.begun.exists()
+                    });
+                }
+                data(stream, &script.files)?;
+            }
+            (None, 0) => data(stream, &script.files)?,
+            _ => data(stream, &EMPTY)?,
+        }
+        sent.whole.fetch_add(1, Ordering::SeqCst);
     }
     message(stream, b'c', b"")?;
     message(stream, b'C', b"COPY 0\0")
+}
+
+fn lose(stream: &mut UnixStream, lost: &Lost, sent: &Sent) -> io::Result<()> {
+    data(stream, &lost.before)?;
+    wait_for("the second stream", PATIENCE, || {
+        sent.whole.load(Ordering::SeqCst) > 0 && lost.begun.exists()
+    });
+    data(stream, &lost.after)?;
+    Err(io::Error::other("the connection is lost"))
+}
+
+fn data(stream: &mut UnixStream, archive: &[u8]) -> io::Result<()> {
+    archive
+        .chunks(1000)
+        .try_for_each(|part| message(stream, b'd', part))
 }
 
 /// The statements that return rows.

@@ -1,13 +1,12 @@
 //! The command line program and a server that wants to harm: whatever it sends, nothing is written
 //! outside the target, and no target stays.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use backup_tests::client::{expect_failure, names_in, new_target, program};
-use backup_tests::program::{command, make_dir, run_with_input, succeed};
+use backup_tests::program::{command, make_dir, run, run_with_input, succeed};
 use backup_tests::scratch::Folder;
-use backup_tests::standin::{Script, StandIn};
+use backup_tests::standin::{Lost, Script, StandIn};
 use tar::{EntryType, Header};
 
 fn header(kind: EntryType, name: &str, target: &str, size: u64) -> Vec<u8> {
@@ -57,6 +56,7 @@ fn honest() -> Script {
         tablespaces: Vec::new(),
         files: archive(&[directory("base/"), file("base/1", b"one")]),
         closing: archive(&[file("global/pg_control", b"control")]),
+        lost: None,
     }
 }
 
@@ -130,11 +130,8 @@ fn what_is_not_hostile_is_accepted() {
         let server = StandIn::start(script);
         succeed(&mut backup(&server, &target, args));
         if !args.contains(&"-Ft") {
-            let mut content = Vec::new();
-            std::fs::File::open(target.join("base/1"))
-                .and_then(|mut file| file.read_to_end(&mut content))
-                .expect("the file");
-            assert_eq!(content, b"one");
+            let content = succeed(command("cat").arg(target.join("base/1")));
+            assert_eq!(content, "one");
         }
     }
 }
@@ -284,6 +281,39 @@ fn what_is_no_archive_is_refused() {
             };
             assert_refused(script, &["--no-manifest", format], word);
         }
+    }
+}
+
+/// What a lost connection had been sent, and what was sent again meanwhile.
+#[test]
+fn late_files_of_a_lost_connection_do_not_replace_those_sent_again() {
+    let late = [
+        file("base/1", b"two"),
+        file("base/2", b"gone"),
+        file("base/3", b"torn"),
+    ]
+    .concat();
+    let late = &late[..late.len() - 511];
+    for cut in [0, 1024, 2500] {
+        let (_folder, target) = new_target();
+        let server = StandIn::start(Script {
+            lost: Some(Lost {
+                before: late[..cut].to_vec(),
+                after: late[cut..].to_vec(),
+                begun: target.join("base/1"),
+            }),
+            ..honest()
+        });
+        let output = run(&mut backup(&server, &target, &["--no-manifest"]));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(
+            said.contains("lost its connection and gets another"),
+            "{said}"
+        );
+        assert_eq!(names_in(&target.join("base")), ["1"], "{cut}");
+        let content = succeed(command("cat").arg(target.join("base/1")));
+        assert_eq!(content, "one", "{cut}");
     }
 }
 

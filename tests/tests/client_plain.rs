@@ -313,3 +313,31 @@ fn the_label_and_the_rate_reach_the_server() {
     let label = fs::read_to_string(target.join("backup_label")).expect("a label");
     assert!(label.contains("LABEL: it's nightly\n"), "{label}");
 }
+
+#[test]
+fn a_standby_of_the_backup_follows_its_primary() {
+    let cluster = Cluster::new();
+    cluster.execute("SELECT pg_create_physical_replication_slot('for_standby')");
+    let (folder, target) = new_target();
+    succeed(
+        backup_of(&cluster)
+            .args(["-R", "-S", "for_standby", "-D"])
+            .arg(&target),
+    );
+    verify(&target, &[]);
+    let settings = fs::read_to_string(target.join("postgresql.auto.conf")).expect("settings");
+    assert!(
+        settings.contains("primary_slot_name = 'for_standby'"),
+        "{settings}"
+    );
+    let standby = restore(folder);
+    cluster.execute("CREATE TABLE t AS SELECT generate_series(1, 10) AS i");
+    standby.wait_for_sql(
+        "the table on the standby",
+        "SELECT pg_is_in_recovery() AND to_regclass('t') IS NOT NULL",
+    );
+    cluster.wait_for_sql(
+        "the slot to be used",
+        "SELECT active FROM pg_replication_slots WHERE slot_name = 'for_standby'",
+    );
+}

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use backup_tests::backup::Backup;
 use backup_tests::client::{backup_of, expect_failure, names_in, new_target, verify};
 use backup_tests::page::quiet_table;
-use backup_tests::program::{command, make_dir, succeed};
+use backup_tests::program::{account, command, make_dir, run, succeed};
 use backup_tests::server::Cluster;
 
 fn unpack(archive: &Path, folder: &Path) {
@@ -121,4 +122,35 @@ fn archives_are_removed_after_a_failure() {
     let said = expect_failure(backup_of(&cluster).args(["-Ft", "-D"]).arg(&target));
     assert!(said.contains("checksum"), "{said}");
     assert!(names_in(&folder).is_empty());
+}
+
+#[test]
+fn everything_goes_to_standard_output_as_one_archive() {
+    let cluster = Cluster::new();
+    cluster.create_tablespace("outside");
+    quiet_table(&mut cluster.connect(), "t", 300, "TABLESPACE outside");
+    let backup = Backup::folder(&cluster);
+    let mut program = backup_of(&cluster);
+    let output = run(program.args(["-D", "-", "-l", "it's one", "-v", "-P"]));
+    assert!(output.status.success(), "{}", account(&program, &output));
+    backup.unpack(&output.stdout);
+    backup.verify();
+    let label = std::fs::read_to_string(backup.data_dir().join("backup_label")).expect("a label");
+    assert!(label.contains("LABEL: it's one\n"), "{label}");
+    let restored = backup.restore();
+    let row = restored.connect().query_one("SELECT count(*) FROM t", &[]);
+    assert_eq!(row.expect("the table").get::<_, i64>(0), 2100);
+}
+
+#[test]
+fn an_archive_of_a_damaged_cluster_has_no_end() {
+    let cluster = Cluster::new();
+    let path = quiet_table(&mut cluster.connect(), "t", 30, "");
+    cluster.flip_bytes(&path, 5);
+    let mut program = backup_of(&cluster);
+    let output = run(program.args(["-Ft", "-D", "-"]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("checksum"), "{said}");
+    assert!(!output.stdout.ends_with(&[0; 1024]));
 }
