@@ -50,6 +50,9 @@ pub fn run(plan: &Plan) -> Result<()> {
     let (opener, session) = Opener::connect(&plan.address)?;
     server::prepare(&session)?;
     let extension = Extension::find(&session)?;
+    if !plan.wal {
+        server::show_notices(&session)?;
+    }
 
     // Threads may outlive this function's patience with them.
     let shared: &'static Shared<'static> = Box::leak(Box::new(Shared {

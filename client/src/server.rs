@@ -42,10 +42,11 @@ pub struct Tablespace {
     pub location: PathBuf,
 }
 
-/// Settings of a role or database must not end a backup, and names mean what they say. A server
-/// that works on something notices soon when this program is gone.
+/// Settings of a role or database must not end a backup, and names mean what they say. A NOTICE that
+/// the WAL must be copied is for those who do not have it sent. A server that works on something
+/// notices soon when this program is gone.
 const SETTINGS: &str = "SET search_path = pg_catalog; SET standard_conforming_strings = on; \
-     SET statement_timeout = 0; \
+     SET client_min_messages = warning; SET statement_timeout = 0; \
      SET lock_timeout = 0; SET idle_session_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0; SET client_connection_check_interval = '1s'";
 
@@ -72,6 +73,15 @@ pub fn prepare(session: &Session) -> Result<()> {
         "SELECT set_config('client_encoding', current_setting('server_encoding'), false)",
         &[],
     )?;
+    Ok(())
+}
+
+/// Has the leader told that somebody else has to copy the WAL.
+///
+/// # Errors
+/// The server's.
+pub fn show_notices(session: &Session) -> Result<()> {
+    session.rows("SET client_min_messages = notice", &[])?;
     Ok(())
 }
 

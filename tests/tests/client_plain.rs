@@ -244,7 +244,11 @@ fn the_wal_goes_where_it_is_wanted() {
 fn without_wal_there_is_none() {
     let cluster = Cluster::new();
     let (_folder, target) = new_target();
-    succeed(backup_of(&cluster).args(["-X", "none", "-D"]).arg(&target));
+    let mut program = backup_of(&cluster);
+    let output = run(program.args(["-X", "none", "-D"]).arg(&target));
+    let said = account(&program, &output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("required WAL segments"), "{said}");
     assert_eq!(names_in(&target.join("pg_wal")), ["archive_status"]);
     verify(&target, &["-n"]);
 }
@@ -274,11 +278,18 @@ fn every_algorithm_of_the_manifest_is_compared() {
 }
 
 #[test]
-fn an_empty_directory_is_used() {
+fn an_empty_directory_is_used_and_nothing_said() {
     let cluster = Cluster::new();
     let (_folder, target) = new_target();
     make_dir(&target);
-    succeed(backup_of(&cluster).args(["-j", "1", "-D"]).arg(&target));
+    let mut program = backup_of(&cluster);
+    let output = run(program.args(["-j", "1", "-D"]).arg(&target));
+    let said = account(&program, &output);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        output.stderr.is_empty() && output.stdout.is_empty(),
+        "{said}"
+    );
     verify(&target, &[]);
 }
 
