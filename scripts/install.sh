@@ -14,6 +14,11 @@ readonly STAGE=${CARGO_TARGET_DIR:-$ROOT/target}/release/package-pg$PG_MAJOR
 say "Building the release version for PostgreSQL $PG_MAJOR"
 cargo pgrx package --pg-config "$PG_CONFIG" --out-dir "$STAGE"
 
+say "Building the command line program and its man page"
+cargo build --release -p pg_parallel_backup_client
+readonly BUILT=${CARGO_TARGET_DIR:-$ROOT/target}/release
+cargo run --quiet --release -p pg_parallel_backup_client --example man >"$BUILT/pg_parallel_backup.1"
+
 # What an earlier build left in the staging folder must not be installed with this one.
 extension_dir=$("$PG_CONFIG" --sharedir)/extension
 VERSION=$(sed -n "s/^default_version *= *'\(.*\)'/\1/p" "$STAGE$extension_dir/pg_parallel_backup.control")
@@ -46,4 +51,6 @@ if [[ ! -e sql/pg_parallel_backup--$VERSION.sql ]]; then
     install_file 644 "$STAGE$extension_dir/pg_parallel_backup--$VERSION.sql" "$extension_dir"
 fi
 install_file 644 "$STAGE$extension_dir/pg_parallel_backup.control" "$extension_dir"
+install_file 755 "$BUILT/pg_parallel_backup" "$("$PG_CONFIG" --bindir)"
+install_file 644 "$BUILT/pg_parallel_backup.1" "$("$PG_CONFIG" --mandir)/man1"
 say "pg_parallel_backup $VERSION is installed for PostgreSQL $PG_MAJOR"

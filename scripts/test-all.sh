@@ -101,7 +101,7 @@ test_version() {
             ;;
     esac
     # These know no version.
-    [[ $major != "$FIRST" ]] || parts=(format "${parts[@]}")
+    [[ $major != "$FIRST" ]] || parts=(format client "${parts[@]}")
     for part in "${parts[@]}"; do
         if [[ $major == "$FIRST" ]] || fits "$(expected "$part" "$major")"; then
             run_part "$major" "$pg_config" "$part"

@@ -2,7 +2,7 @@
 # Runs every test there is, the later parts also when an earlier one failed, and ends with one
 # line over all of them: "N passed, N failed". Exits with 1 when anything failed.
 #
-# usage: scripts/test.sh [PART...]    parts: format server outside examples (all by default)
+# usage: scripts/test.sh [PART...]    parts: format client server outside examples (all by default)
 set -uo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -65,7 +65,7 @@ server_tests() {
 }
 
 # The other tests use the release version, which also takes the place of the one with tests in it.
-# It is installed once.
+# It is installed once, and builds the command line program on the way.
 install_release() {
     [[ -z ${release_installed:-} ]] || return 0
     release_installed=yes
@@ -77,13 +77,16 @@ install_release() {
 }
 
 parts=("$@")
-((${#parts[@]})) || parts=(format server outside examples)
+((${#parts[@]})) || parts=(format client server outside examples)
 for part in "${parts[@]}"; do
     case $part in
         format) run_part format cargo test --no-fail-fast -p backup_format ;;
+        client) run_part client cargo test --no-fail-fast -p pg_parallel_backup_client ;;
         server) run_part server server_tests ;;
         outside)
             install_release
+            # Where it could not be installed it may be built all the same.
+            cargo build --release -p pg_parallel_backup_client
             run_part outside cargo test --no-fail-fast -p backup_tests
             ;;
         examples)

@@ -9,6 +9,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod client;
 pub mod disk;
 pub mod failure;
 pub mod faults;
@@ -24,6 +25,7 @@ pub mod restored;
 pub mod scratch;
 pub mod server;
 pub mod session;
+pub mod standin;
 pub mod stepwise;
 pub mod stream;
 pub mod template;

@@ -7,6 +7,7 @@
 //! | module | subject | PostgreSQL source |
 //! |---|---|---|
 //! | [`archive`] | tar headers and padding | `src/port/tar.c` |
+//! | [`member`] | archives as they arrive | `src/fe_utils/astreamer_tar.c` |
 //! | [`manifest`] | the backup manifest | `src/backend/backup/backup_manifest.c` |
 //! | [`timeline`] | the WAL ranges of a backup | `src/backend/backup/backup_manifest.c` |
 //! | [`checksum`] | names of checksum algorithms | `src/common/checksum_helper.c` |
@@ -27,6 +28,7 @@ pub mod compression;
 pub mod exclusion;
 pub mod lsn;
 pub mod manifest;
+pub mod member;
 pub mod page;
 pub mod path;
 pub mod rate;

@@ -1,0 +1,15 @@
+//! Writes the man page, from the options as the program has them, to standard output.
+
+#[path = "../src/options.rs"]
+#[allow(dead_code)]
+mod options;
+#[path = "../src/values.rs"]
+#[allow(dead_code)]
+mod values;
+
+use clap::CommandFactory;
+
+fn main() -> std::io::Result<()> {
+    let page = clap_mangen::Man::new(options::Options::command());
+    page.render(&mut std::io::stdout().lock())
+}

@@ -1,0 +1,78 @@
+//! Checksums of files as the manifest has them, of bytes as they arrive.
+
+use backup_format::checksum::Algorithm;
+use crc_fast::CrcAlgorithm;
+use sha2::Digest as _;
+
+/// A checksum that is being computed.
+pub enum Digest {
+    /// None is wanted.
+    None,
+    /// CRC-32C.
+    Crc32c(crc_fast::Digest),
+    /// SHA-224.
+    Sha224(sha2::Sha224),
+    /// SHA-256.
+    Sha256(sha2::Sha256),
+    /// SHA-384.
+    Sha384(sha2::Sha384),
+    /// SHA-512.
+    Sha512(sha2::Sha512),
+}
+
+impl Digest {
+    /// Begins.
+    pub fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::None => Self::None,
+            Algorithm::Crc32c => Self::Crc32c(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi)),
+            Algorithm::Sha224 => Self::Sha224(sha2::Sha224::new()),
+            Algorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
+            Algorithm::Sha384 => Self::Sha384(sha2::Sha384::new()),
+            Algorithm::Sha512 => Self::Sha512(sha2::Sha512::new()),
+        }
+    }
+
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::None => {}
+            Self::Crc32c(digest) => digest.update(bytes),
+            Self::Sha224(digest) => digest.update(bytes),
+            Self::Sha256(digest) => digest.update(bytes),
+            Self::Sha384(digest) => digest.update(bytes),
+            Self::Sha512(digest) => digest.update(bytes),
+        }
+    }
+
+    /// The checksum, in the order of bytes that the manifest has.
+    pub fn finish(self) -> Vec<u8> {
+        match self {
+            Self::None => Vec::new(),
+            // The server's own order, which is that of every machine it is common on.
+            Self::Crc32c(digest) => (digest.finalize() as u32).to_le_bytes().to_vec(),
+            Self::Sha224(digest) => digest.finalize().to_vec(),
+            Self::Sha256(digest) => digest.finalize().to_vec(),
+            Self::Sha384(digest) => digest.finalize().to_vec(),
+            Self::Sha512(digest) => digest.finalize().to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_checksums_come_out() {
+        let of = |algorithm| {
+            let mut digest = Digest::new(algorithm);
+            digest.update(b"1234");
+            digest.update(b"56789");
+            digest.finish()
+        };
+        assert_eq!(of(Algorithm::Crc32c), 0xE306_9283_u32.to_le_bytes());
+        assert_eq!(of(Algorithm::Sha256)[..4], [0x15, 0xe2, 0xb0, 0xd3]);
+        assert!(of(Algorithm::None).is_empty());
+    }
+}

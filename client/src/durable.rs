@@ -1,0 +1,95 @@
+//! Has everything reach the disk.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::made::Made;
+use crate::options::SyncMethod;
+use crate::stop::Stop;
+
+/// Waits until all that was made is on disk, with several threads.
+///
+/// # Errors
+/// The operating system's: then nothing is certain. And where the backup is to stop.
+pub fn sync(made: &Made, method: SyncMethod, jobs: usize, stop: &Stop) -> Result<()> {
+    for path in made.paths() {
+        let quoted = || format!("\"{}\"", path.display());
+        match method {
+            SyncMethod::Syncfs => {
+                let result = File::open(path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+                result.with_context(|| {
+                    format!("could not synchronize the file system of {}", quoted())
+                })?;
+            }
+            SyncMethod::Fsync => {
+                let (mut files, mut directories) = (Vec::new(), Vec::new());
+                walk(path, &mut files, &mut directories)
+                    .with_context(|| format!("could not read directory {}", quoted()))?;
+                // Directories after what they hold.
+                sync_each(&files, jobs, stop)?;
+                directories.reverse();
+                sync_each(&directories, 1, stop)?;
+            }
+        }
+    }
+    // Their own entries are in the directories above them.
+    for path in made.paths().chain(made.above()) {
+        sync_one(directory_above(path))?;
+    }
+    Ok(())
+}
+
+/// Waits for one file or directory.
+///
+/// # Errors
+/// The operating system's.
+pub fn sync_one(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("could not fsync file \"{}\"", path.display()))
+}
+
+fn directory_above(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        parent => parent.unwrap_or(path),
+    }
+}
+
+fn walk(path: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>) -> io::Result<()> {
+    directories.push(path.to_owned());
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            walk(&entry.path(), files, directories)?;
+        } else if kind.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn sync_each(paths: &[PathBuf], jobs: usize, stop: &Stop) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
+            stop.check()?;
+            sync_one(path)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+    })
+}

@@ -1,0 +1,160 @@
+//! What this program has made, so that it can remove that and nothing else.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+/// What was made, to be removed after an error.
+#[derive(Debug, Default)]
+pub struct Made {
+    directories: Vec<Directory>,
+}
+
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    origin: Origin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// It was there, and empty; what is in it now is the backup.
+    Found,
+    /// It was made, with all that is in it.
+    Made,
+    /// It was made only because something in it was to be made. Others may use it since.
+    Above,
+}
+
+impl Made {
+    /// Removes all of it, and nothing else. Directories that were there are empty again.
+    ///
+    /// # Errors
+    /// The first of the operating system's; it goes on after one.
+    pub fn remove(&self) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for Directory { path, origin } in self.directories.iter().rev() {
+            let removed = match origin {
+                Origin::Found => remove_content(path),
+                Origin::Made => fs::remove_dir_all(path),
+                Origin::Above => fs::remove_dir(path),
+            };
+            outcome = outcome.and(match removed {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                Err(error)
+                    if *origin == Origin::Above && error.kind() == ErrorKind::DirectoryNotEmpty =>
+                {
+                    Ok(())
+                }
+                removed => removed,
+            });
+        }
+        outcome
+    }
+
+    /// The directories that hold the backup.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.directories
+            .iter()
+            .filter(|directory| directory.origin != Origin::Above)
+            .map(|directory| directory.path.as_path())
+    }
+
+    /// The directories that were made above them.
+    pub fn above(&self) -> impl Iterator<Item = &Path> {
+        self.directories
+            .iter()
+            .filter(|directory| directory.origin == Origin::Above)
+            .map(|directory| directory.path.as_path())
+    }
+
+    /// Has an empty directory at a path, whether there was one or none.
+    ///
+    /// # Errors
+    /// Where there is one that is not empty or holds another part of the backup, or it cannot be
+    /// made.
+    pub fn directory(&mut self, path: &Path, mode: u32) -> Result<()> {
+        let quoted = || format!("\"{}\"", path.display());
+        let existed = match fs::read_dir(path) {
+            Ok(mut entries) => {
+                ensure!(
+                    entries.next().is_none(),
+                    "directory {} exists but is not empty",
+                    quoted()
+                );
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("could not access directory {}", quoted()));
+            }
+        };
+        if existed {
+            self.refuse_second_use(path)?;
+        } else {
+            self.missing_parents(path, mode)?;
+            make(path, mode)?;
+        }
+        let origin = if existed { Origin::Found } else { Origin::Made };
+        self.add(path, origin);
+        Ok(())
+    }
+
+    /// Two parts of a backup in one directory would look empty to each other at first.
+    fn refuse_second_use(&self, path: &Path) -> Result<()> {
+        let identity = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
+        let this = identity(path);
+        ensure!(
+            !self.paths().any(|used| identity(used) == this),
+            "directory \"{}\" would hold two parts of the backup",
+            path.display()
+        );
+        Ok(())
+    }
+
+    fn missing_parents(&mut self, path: &Path, mode: u32) -> Result<()> {
+        let Some(parent) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        else {
+            return Ok(());
+        };
+        if parent.exists() {
+            return Ok(());
+        }
+        self.missing_parents(parent, mode)?;
+        make(parent, mode)?;
+        self.add(parent, Origin::Above);
+        Ok(())
+    }
+
+    fn add(&mut self, path: &Path, origin: Origin) {
+        let path = path.to_owned();
+        self.directories.push(Directory { path, origin });
+    }
+}
+
+fn make(path: &Path, mode: u32) -> Result<()> {
+    fs::DirBuilder::new()
+        .mode(mode)
+        .create(path)
+        // Whatever the umask is.
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+        .with_context(|| format!("could not create directory \"{}\"", path.display()))
+}
+
+fn remove_content(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}

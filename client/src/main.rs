@@ -1,0 +1,56 @@
+//! `pg_parallel_backup`: takes a base backup of a whole cluster through the extension of that name,
+//! with several connections at once.
+//!
+//! The main thread watches for signals and shows the progress. Another one leads the backup, and
+//! each worker has a thread and a connection of its own. All that is known of the server is in
+//! [`server`], all that writes in [`folder`] and [`archives`], and what was received is held
+//! against the manifest in [`manifest`].
+
+mod archives;
+mod backup;
+mod check;
+mod claims;
+mod connection;
+mod digest;
+mod durable;
+mod folder;
+mod made;
+mod manifest;
+mod messages;
+mod options;
+mod progress;
+mod received;
+mod server;
+mod signals;
+mod standby;
+mod stdout;
+mod stop;
+mod target;
+mod unpack;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let options = match options::Options::try_parse() {
+        Ok(options) => options,
+        Err(help_or_error) => {
+            let is_error = help_or_error.use_stderr();
+            let _ = help_or_error.print();
+            return if is_error {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match options.check().and_then(|plan| backup::run(&plan)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            messages::error(format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

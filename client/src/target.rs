@@ -1,0 +1,175 @@
+//! Where a backup goes: a directory that starts as it is, or archives.
+
+use std::sync::atomic::AtomicU64;
+
+use anyhow::Result;
+use backup_format::checksum::Algorithm;
+
+use crate::archives::{Archive, Archives, Closing, Part};
+use crate::folder::Folder;
+use crate::made::Made;
+use crate::options::{Format, Plan};
+use crate::received::Files;
+use crate::server::Tablespace;
+use crate::stop::Stop;
+use crate::unpack::Unpacker;
+
+/// Where a backup goes.
+#[derive(Debug)]
+pub enum Target {
+    /// A data directory.
+    Plain(Folder),
+    /// Archives, and which ones.
+    Tar(Archives, Vec<Part>),
+}
+
+/// What a worker asks for at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Everything.
+    All,
+    /// What one archive holds.
+    Part(Part),
+}
+
+/// What the bytes of a stream go into.
+pub enum Sink<'a> {
+    /// Files.
+    Unpacker(Unpacker<'a>),
+    /// An archive.
+    Archive(Archive<'a>),
+    /// The end of the first archive.
+    Closing(Closing<'a>),
+}
+
+impl Target {
+    /// Makes the directories, with a mode. What was made is in `made` also when it fails.
+    ///
+    /// # Errors
+    /// As [`Folder::create`].
+    pub fn create(
+        plan: &Plan,
+        tablespaces: &[Tablespace],
+        mode: u32,
+        made: &mut Made,
+    ) -> Result<Self> {
+        Ok(match plan.format {
+            Format::Plain => Self::Plain(Folder::create(plan, tablespaces, mode, made)?),
+            Format::Tar => {
+                let mut parts = vec![Part::Base];
+                parts.extend(tablespaces.iter().map(|t| Part::Tablespace(t.oid)));
+                Self::Tar(Archives::create(plan, mode, made)?, parts)
+            }
+        })
+    }
+
+    /// What each worker asks for, one after the other.
+    pub fn requests(&self) -> Vec<Request> {
+        match self {
+            Self::Plain(_) => vec![Request::All],
+            Self::Tar(_, parts) => parts.iter().copied().map(Request::Part).collect(),
+        }
+    }
+
+    /// For what a worker has asked for.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn sink<'a>(
+        &'a self,
+        request: Request,
+        worker: usize,
+        algorithm: Algorithm,
+        stop: &'a Stop,
+        counter: &'a AtomicU64,
+    ) -> Result<Sink<'a>> {
+        Ok(match (self, request) {
+            (Self::Tar(archives, _), Request::Part(part)) => {
+                Sink::Archive(archives.begin(part, worker, algorithm, stop, counter)?)
+            }
+            (Self::Tar(archives, _), Request::All) => {
+                Sink::Closing(archives.continue_first(algorithm, stop, counter)?)
+            }
+            (Self::Plain(folder), _) => {
+                Sink::Unpacker(Unpacker::new(folder, algorithm, stop, counter))
+            }
+        })
+    }
+
+    /// The content of the manifest.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn manifest(&self) -> Result<Vec<u8>> {
+        match self {
+            Self::Plain(folder) => folder.manifest(),
+            Self::Tar(archives, _) => archives.manifest(),
+        }
+    }
+
+    /// Makes a standby of the backup, where it is a data directory.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn make_standby(&self, settings: &str) -> Result<()> {
+        match self {
+            Self::Plain(folder) => folder.make_standby(settings),
+            Self::Tar(..) => Ok(()),
+        }
+    }
+
+    /// Everything is there, and on disk: takes away the mark.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn finish(&self, with_manifest: bool) -> Result<()> {
+        match self {
+            Self::Plain(folder) => folder.finish(with_manifest),
+            Self::Tar(archives, _) => archives.finish(with_manifest),
+        }
+    }
+}
+
+impl Sink<'_> {
+    /// Takes the next bytes of the stream.
+    ///
+    /// # Errors
+    /// What is wrong with them, and where they cannot be written.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Unpacker(unpacker) => unpacker.take(bytes),
+            Self::Archive(archive) => archive.take(bytes),
+            Self::Closing(closing) => closing.take(bytes),
+        }
+    }
+
+    /// The stream has failed, and what it held comes again in another.
+    pub fn discard(self) {
+        match self {
+            Self::Unpacker(unpacker) => unpacker.discard(),
+            // Its archive is begun anew.
+            Self::Archive(_) | Self::Closing(_) => {}
+        }
+    }
+
+    /// The file that is being received.
+    pub fn current(&self) -> Option<String> {
+        match self {
+            Self::Unpacker(unpacker) => unpacker.current(),
+            Self::Archive(archive) => archive.current(),
+            Self::Closing(closing) => closing.current(),
+        }
+    }
+
+    /// The stream has ended well; returns what it held.
+    ///
+    /// # Errors
+    /// Where it has not.
+    pub fn finish(self) -> Result<Files> {
+        match self {
+            Self::Unpacker(unpacker) => unpacker.finish(),
+            Self::Archive(archive) => archive.finish(),
+            Self::Closing(closing) => closing.finish(),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Values of options that are more than a word.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+/// Whether a replication slot may have this name, by the server's rules.
+pub fn is_slot_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (1..64).contains(&name.len()) && name.bytes().all(fits)
+}
+
+/// A rate in kB/s, from a number with or without the suffix k or M.
+///
+/// # Errors
+/// Where it is none, or out of the server's range.
+pub fn parse_rate(text: &str) -> Result<u32> {
+    let (digits, factor) = match text.as_bytes() {
+        [.., b'k'] => (&text[..text.len() - 1], 1.0),
+        [.., b'M'] => (&text[..text.len() - 1], 1024.0),
+        _ => (text, 1.0),
+    };
+    let number: f64 = digits
+        .trim()
+        .parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite())
+        .with_context(|| format!("transfer rate \"{text}\" is not a valid value"))?;
+    ensure!(number > 0.0, "transfer rate must be greater than zero");
+    let rate = number * factor;
+    ensure!(
+        (32.0..=1_048_576.0).contains(&rate),
+        "transfer rate \"{text}\" is out of range: it must be from 32 kB/s to 1 GB/s"
+    );
+    Ok(rate as u32)
+}
+
+/// `OLD=NEW`, where `\=` is a = in a path.
+///
+/// # Errors
+/// Where it is not so, or a path is not absolute.
+pub fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf)> {
+    let mut parts = Vec::new();
+    let mut part = String::new();
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' if letters.next_if_eq(&'=').is_some() => part.push('='),
+            '=' => parts.push(std::mem::take(&mut part)),
+            letter => part.push(letter),
+        }
+    }
+    parts.push(part);
+    let [old, new] = <[String; 2]>::try_from(parts).map_err(|parts| {
+        if parts.len() > 2 {
+            anyhow::anyhow!("multiple \"=\" signs in tablespace mapping \"{text}\"")
+        } else {
+            invalid_mapping(text)
+        }
+    })?;
+    if old.is_empty() || new.is_empty() {
+        return Err(invalid_mapping(text));
+    }
+    let (old, new) = (PathBuf::from(old), PathBuf::from(new));
+    ensure!(
+        old.is_absolute(),
+        "old directory is not an absolute path in tablespace mapping: {}",
+        old.display()
+    );
+    ensure!(
+        new.is_absolute(),
+        "new directory is not an absolute path in tablespace mapping: {}",
+        new.display()
+    );
+    // As the server has it: without a slash at the end, or two in a row.
+    Ok((old.components().collect(), new.components().collect()))
+}
+
+fn invalid_mapping(text: &str) -> anyhow::Error {
+    anyhow::anyhow!("invalid tablespace mapping format \"{text}\", must be \"OLDDIR=NEWDIR\"")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn rates_have_suffixes_and_limits() {
+        for (text, rate) in [
+            ("32", 32),
+            ("100k", 100),
+            ("1M", 1024),
+            ("1.5M", 1536),
+            ("1048576", 1_048_576),
+            ("1024M", 1_048_576),
+        ] {
+            assert_eq!(parse_rate(text).unwrap(), rate, "{text}");
+        }
+        for text in [
+            "", "k", "x", "31", "0", "-5", "1049000", "1025M", "1G", "nan", "inf", "1e9",
+        ] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn mappings_are_read_as_pg_basebackup_reads_them() {
+        let pair = |text| {
+            let (old, new) = parse_mapping(text).unwrap();
+            (old.display().to_string(), new.display().to_string())
+        };
+        assert_eq!(pair("/a=/b"), ("/a".into(), "/b".into()));
+        assert_eq!(pair("/a\\=c//d/=/b b"), ("/a=c/d".into(), "/b b".into()));
+        for text in ["", "=", "/a", "/a=", "=/b", "/a=/b=/c", "a=/b", "/a=b"] {
+            assert!(parse_mapping(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,509 @@
+//! Reading an archive while it arrives, in pieces of any size.
+//!
+//! Understands what [`archive`](crate::archive) writes, and nothing else: a member of any other
+//! type is an error, and so is a header whose checksum is wrong. Content is handed on where it
+//! lies. What a name means, and whether it may be written, is the receiver's to say.
+
+use core::fmt;
+
+use tar::{EntryType, Header};
+
+use crate::archive::{Attributes, BLOCK_SIZE, padding};
+
+/// The longest name or link target, in bytes. PostgreSQL has none beyond MAXPGPATH.
+const LONGEST_NAME: u64 = 4096;
+
+/// What a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+}
+
+/// A member of an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name, as it is in the archive, but for the slash behind a directory.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of content that follow.
+    pub size: u64,
+    /// Where a link leads.
+    pub target: Vec<u8>,
+    /// What else its header says.
+    pub attributes: Attributes,
+}
+
+/// What is wrong with an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// Where a header should be there is something else.
+    NoHeader,
+    /// A member of a type that no backup has.
+    Type(u8),
+    /// A name that is too long, or holds a zero byte.
+    Name,
+    /// It ends in the middle, or without its end mark.
+    Truncated,
+    /// Something follows the end.
+    Trailing,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoHeader => f.write_str("the archive has no valid header where one must be"),
+            Self::Type(kind) => write!(f, "the archive has a member of type {kind}"),
+            Self::Name => f.write_str("the archive has a member with an invalid name"),
+            Self::Truncated => f.write_str("the archive is incomplete"),
+            Self::Trailing => f.write_str("the archive goes on after its end"),
+        }
+    }
+}
+
+impl core::error::Error for Broken {}
+
+/// Who gets the members, each with [`begin`](Receiver::begin), its content in any number of pieces,
+/// and [`end`](Receiver::end).
+pub trait Receiver {
+    /// What can fail.
+    type Error: From<Broken>;
+
+    /// A member begins.
+    ///
+    /// # Errors
+    /// The receiver's own, here and below; the reader goes no further.
+    fn begin(&mut self, member: &Member) -> Result<(), Self::Error>;
+
+    /// Some of its content.
+    ///
+    /// # Errors
+    /// As above.
+    fn content(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
+
+    /// All of its content has been there.
+    ///
+    /// # Errors
+    /// As above.
+    fn end(&mut self) -> Result<(), Self::Error>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Gathering a block that is a header, or a part of the end.
+    Header,
+    /// Content of the current member.
+    Content(u64),
+    /// The name or link target of the member to come.
+    Long(LongField, u64),
+    /// What follows content up to a whole block.
+    Padding(u64),
+    /// One of the two blocks of zeros has been there.
+    Ending,
+    /// Nothing may follow.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LongField {
+    Name,
+    Target,
+}
+
+/// Reads one archive.
+#[derive(Debug)]
+pub struct Reader {
+    state: State,
+    block: Vec<u8>,
+    /// Bytes that follow the content of the current member.
+    padding: u64,
+    long_name: Vec<u8>,
+    long_target: Vec<u8>,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self {
+            state: State::Header,
+            block: Vec::with_capacity(BLOCK_SIZE),
+            padding: 0,
+            long_name: Vec::new(),
+            long_target: Vec::new(),
+        }
+    }
+}
+
+impl Reader {
+    /// Takes the next bytes of the archive.
+    ///
+    /// # Errors
+    /// What is wrong with the archive, and the receiver's own. Not to be called again after one.
+    pub fn push<R: Receiver>(
+        &mut self,
+        mut bytes: &[u8],
+        receiver: &mut R,
+    ) -> Result<(), R::Error> {
+        while !bytes.is_empty() {
+            bytes = match self.state {
+                State::Header | State::Ending => self.gather_block(bytes, receiver)?,
+                State::Content(left) => {
+                    let (now, rest) = split(bytes, left);
+                    receiver.content(now)?;
+                    self.state = State::Content(left - now.len() as u64);
+                    rest
+                }
+                State::Long(field, left) => {
+                    let (now, rest) = split(bytes, left);
+                    let value = match field {
+                        LongField::Name => &mut self.long_name,
+                        LongField::Target => &mut self.long_target,
+                    };
+                    value.extend_from_slice(now);
+                    self.state = State::Long(field, left - now.len() as u64);
+                    rest
+                }
+                State::Padding(left) => {
+                    let (now, rest) = split(bytes, left);
+                    self.state = State::Padding(left - now.len() as u64);
+                    rest
+                }
+                State::Ended => return Err(Broken::Trailing.into()),
+            };
+            self.leave_finished(receiver)?;
+        }
+        Ok(())
+    }
+
+    /// The stream has ended.
+    ///
+    /// # Errors
+    /// Where the archive has not.
+    pub fn finish(&self) -> Result<(), Broken> {
+        match self.state {
+            State::Ended => Ok(()),
+            _ => Err(Broken::Truncated),
+        }
+    }
+
+    /// Leaves a state that has nothing left to wait for.
+    fn leave_finished<R: Receiver>(&mut self, receiver: &mut R) -> Result<(), R::Error> {
+        match self.state {
+            State::Content(0) => {
+                receiver.end()?;
+                self.state = padding_state(self.padding);
+            }
+            State::Long(field, 0) => {
+                let value = match field {
+                    LongField::Name => &mut self.long_name,
+                    LongField::Target => &mut self.long_target,
+                };
+                let padding = padding(value.len() as u64) as u64;
+                // The terminating zero byte is data.
+                if value.pop() != Some(0) || value.is_empty() || value.contains(&0) {
+                    return Err(Broken::Name.into());
+                }
+                self.state = padding_state(padding);
+            }
+            State::Padding(0) => self.state = State::Header,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn gather_block<'b, R: Receiver>(
+        &mut self,
+        bytes: &'b [u8],
+        receiver: &mut R,
+    ) -> Result<&'b [u8], R::Error> {
+        let (now, rest) = split(bytes, (BLOCK_SIZE - self.block.len()) as u64);
+        self.block.extend_from_slice(now);
+        if self.block.len() == BLOCK_SIZE {
+            let block = core::mem::take(&mut self.block);
+            self.take_block(&block, receiver)?;
+            self.block = block;
+            self.block.clear();
+        }
+        Ok(rest)
+    }
+
+    fn take_block<R: Receiver>(&mut self, block: &[u8], receiver: &mut R) -> Result<(), R::Error> {
+        if block.iter().all(|&byte| byte == 0) {
+            if !self.long_name.is_empty() || !self.long_target.is_empty() {
+                return Err(Broken::NoHeader.into());
+            }
+            self.state = match self.state {
+                State::Ending => State::Ended,
+                _ => State::Ending,
+            };
+            return Ok(());
+        }
+        if self.state == State::Ending || !has_right_checksum(block) {
+            return Err(Broken::NoHeader.into());
+        }
+        let header = Header::from_byte_slice(block);
+        let size = header.entry_size().map_err(|_| Broken::NoHeader)?;
+        let kind = match header.entry_type() {
+            EntryType::GNULongName => return Ok(self.begin_long(LongField::Name, size)?),
+            EntryType::GNULongLink => return Ok(self.begin_long(LongField::Target, size)?),
+            EntryType::Regular => Kind::File,
+            EntryType::Directory => Kind::Directory,
+            EntryType::Symlink => Kind::Link,
+            other => return Err(Broken::Type(other.as_byte()).into()),
+        };
+        let member = self.member(header, kind, size)?;
+        receiver.begin(&member)?;
+        if size > 0 {
+            self.padding = padding(size) as u64;
+            self.state = State::Content(size);
+        } else {
+            receiver.end()?;
+            self.state = State::Header;
+        }
+        Ok(())
+    }
+
+    fn begin_long(&mut self, field: LongField, size: u64) -> Result<(), Broken> {
+        let value = match field {
+            LongField::Name => &self.long_name,
+            LongField::Target => &self.long_target,
+        };
+        if size == 0 || size > LONGEST_NAME || !value.is_empty() {
+            return Err(Broken::Name);
+        }
+        self.state = State::Long(field, size);
+        Ok(())
+    }
+
+    fn member(&mut self, header: &Header, kind: Kind, size: u64) -> Result<Member, Broken> {
+        let long_name = core::mem::take(&mut self.long_name);
+        let long_target = core::mem::take(&mut self.long_target);
+        let fields = header.as_old();
+        let mut path = or_field(long_name, &fields.name);
+        if kind == Kind::Directory && path.ends_with(b"/") {
+            path.pop();
+        }
+        // The other half of a name, which archive does not write, and other readers would believe.
+        let has_prefix = header
+            .as_ustar()
+            .is_some_and(|fields| fields.prefix[0] != 0);
+        if path.is_empty() || has_prefix || (kind != Kind::File && size > 0) {
+            return Err(Broken::Name);
+        }
+        let number = |value: std::io::Result<u64>| value.map_err(|_| Broken::NoHeader);
+        Ok(Member {
+            path,
+            kind,
+            size,
+            target: or_field(long_target, &fields.linkname),
+            attributes: Attributes {
+                mode: header.mode().map_err(|_| Broken::NoHeader)? & 0o7777,
+                uid: number(header.uid())?,
+                gid: number(header.gid())?,
+                mtime: mtime(&fields.mtime, header)?,
+            },
+        })
+    }
+}
+
+/// Content is followed by padding before the next header.
+fn padding_state(padding: u64) -> State {
+    if padding == 0 {
+        State::Header
+    } else {
+        State::Padding(padding)
+    }
+}
+
+/// As many bytes as are wanted and there are, and the rest.
+fn split(bytes: &[u8], wanted: u64) -> (&[u8], &[u8]) {
+    let length = usize::try_from(wanted).map_or(bytes.len(), |wanted| wanted.min(bytes.len()));
+    bytes.split_at(length)
+}
+
+/// A field ends at its first zero byte.
+fn or_field(long: Vec<u8>, field: &[u8]) -> Vec<u8> {
+    if long.is_empty() {
+        field
+            .iter()
+            .copied()
+            .take_while(|&byte| byte != 0)
+            .collect()
+    } else {
+        long
+    }
+}
+
+/// Before 1970 it is a negative number in base 256.
+fn mtime(field: &[u8; 12], header: &Header) -> Result<i64, Broken> {
+    if let [0xff, .., a, b, c, d, e, f, g, h] = *field {
+        return Ok(i64::from_be_bytes([a, b, c, d, e, f, g, h]));
+    }
+    let mtime = header.mtime().map_err(|_| Broken::NoHeader)?;
+    i64::try_from(mtime).map_err(|_| Broken::NoHeader)
+}
+
+/// The sum of all bytes, with those of the checksum's field as blanks.
+fn has_right_checksum(block: &[u8]) -> bool {
+    const FIELD: core::ops::Range<usize> = 148..156;
+    let sum: u32 = block
+        .iter()
+        .enumerate()
+        .map(|(place, &byte)| u32::from(if FIELD.contains(&place) { b' ' } else { byte }))
+        .sum();
+    Header::from_byte_slice(block)
+        .cksum()
+        .is_ok_and(|said| said == sum)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+    use crate::archive;
+
+    /// What came, with content as a whole.
+    #[derive(Default, Debug, PartialEq)]
+    struct Kept(Vec<(Member, Vec<u8>)>);
+
+    impl Receiver for Kept {
+        type Error = Broken;
+
+        fn begin(&mut self, member: &Member) -> Result<(), Broken> {
+            self.0.push((member.clone(), Vec::new()));
+            Ok(())
+        }
+
+        fn content(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+            assert!(!bytes.is_empty());
+            self.0.last_mut().unwrap().1.extend_from_slice(bytes);
+            Ok(())
+        }
+
+        fn end(&mut self) -> Result<(), Broken> {
+            let (member, content) = self.0.last().unwrap();
+            assert_eq!(member.size, content.len() as u64);
+            Ok(())
+        }
+    }
+
+    const ATTRIBUTES: Attributes = Attributes {
+        mode: 0o640,
+        uid: 3_000_000,
+        gid: 1 << 40,
+        mtime: -5,
+    };
+
+    fn sample() -> Vec<u8> {
+        let mut out = Vec::new();
+        archive::directory_header(&mut out, b"base/5", &ATTRIBUTES);
+        for (name, size) in [("empty", 0), ("odd", 513), ("whole", 1024)] {
+            archive::file_header(&mut out, name.as_bytes(), size, &ATTRIBUTES);
+            out.resize(out.len() + size as usize, b'x');
+            out.resize(out.len() + archive::padding(size), 0);
+        }
+        archive::file_header(&mut out, &[b'l'; 300], 1, &ATTRIBUTES);
+        out.resize(out.len() + 512, 7);
+        archive::link_header(&mut out, b"pg_tblspc/1", &[b't'; 200], &ATTRIBUTES);
+        out.extend_from_slice(&archive::END);
+        out
+    }
+
+    fn read(bytes: &[u8], piece: usize) -> Result<Kept, Broken> {
+        let (mut reader, mut kept) = (Reader::default(), Kept::default());
+        for piece in bytes.chunks(piece) {
+            reader.push(piece, &mut kept)?;
+        }
+        reader.finish()?;
+        Ok(kept)
+    }
+
+    #[test]
+    fn what_was_written_is_read_in_pieces_of_any_size() {
+        let bytes = sample();
+        let whole = read(&bytes, bytes.len()).unwrap();
+        let names: Vec<_> = whole
+            .0
+            .iter()
+            .map(|(member, _)| member.path.len())
+            .collect();
+        assert_eq!(names, [6, 5, 3, 5, 300, 11]);
+        assert_eq!(whole.0[0].0.kind, Kind::Directory);
+        assert_eq!(whole.0[5].0.target, [b't'; 200]);
+        assert!(
+            whole
+                .0
+                .iter()
+                .all(|(member, _)| member.attributes == ATTRIBUTES)
+        );
+        for piece in [1, 7, 511, 512, 513, 4096] {
+            assert_eq!(read(&bytes, piece).unwrap(), whole, "{piece}");
+        }
+    }
+
+    #[test]
+    fn an_archive_that_ends_early_is_incomplete() {
+        let bytes = sample();
+        for length in [0, 1, 512, 2000, bytes.len() - 512, bytes.len() - 1] {
+            assert_eq!(read(&bytes[..length], 4096).unwrap_err(), Broken::Truncated);
+        }
+    }
+
+    #[test]
+    fn whatever_follows_the_end_is_refused() {
+        let mut bytes = sample();
+        bytes.push(0);
+        assert_eq!(read(&bytes, 4096).unwrap_err(), Broken::Trailing);
+    }
+
+    #[test]
+    fn a_changed_header_is_refused() {
+        let bytes = sample();
+        for place in [0, 100, 124, 136, 156, 300] {
+            let mut bytes = bytes.clone();
+            bytes[place] ^= 1;
+            assert_eq!(read(&bytes, 4096).unwrap_err(), Broken::NoHeader, "{place}");
+        }
+    }
+
+    #[test]
+    fn a_name_in_two_halves_is_refused() {
+        let mut bytes = Vec::new();
+        archive::file_header(&mut bytes, b"x", 0, &ATTRIBUTES);
+        let mut header = Header::new_ustar();
+        header.as_mut_bytes().copy_from_slice(&bytes);
+        header.as_ustar_mut().unwrap().prefix[0] = b'/';
+        header.set_cksum();
+        assert_eq!(read(header.as_bytes(), 512).unwrap_err(), Broken::Name);
+    }
+
+    #[test]
+    fn a_long_name_without_a_member_is_refused() {
+        let mut bytes = Vec::new();
+        archive::file_header(&mut bytes, &[b'l'; 300], 0, &ATTRIBUTES);
+        bytes.truncate(bytes.len() - BLOCK_SIZE);
+        bytes.extend_from_slice(&archive::END);
+        assert_eq!(read(&bytes, 4096).unwrap_err(), Broken::NoHeader);
+    }
+
+    #[test]
+    fn devices_and_hard_links_are_refused() {
+        for kind in [b'1', b'3', b'4', b'6', b'7', b'x', b'g', b'S'] {
+            let mut bytes = Vec::new();
+            archive::file_header(&mut bytes, b"x", 0, &ATTRIBUTES);
+            let mut header = Header::new_ustar();
+            header.as_mut_bytes().copy_from_slice(&bytes);
+            header.set_entry_type(EntryType::new(kind));
+            header.set_cksum();
+            assert_eq!(
+                read(header.as_bytes(), 512).unwrap_err(),
+                Broken::Type(kind)
+            );
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! A stand-in for a server: it speaks as much of the protocol as the command line program hears,
+//! and says what no server would say.
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{fs, thread};
+
+use crate::scratch::Folder;
+use crate::wait::{PATIENCE, wait_for};
+
+/// What it answers.
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    /// OID and location of each tablespace.
+    pub tablespaces: Vec<(String, String)>,
+    /// The stream of the first worker that does not lose its connection; others get an empty
+    /// archive.
+    pub files: Vec<u8>,
+    /// The closing stream.
+    pub closing: Vec<u8>,
+    /// What becomes of the very first stream, where it is to be lost.
+    pub lost: Option<Lost>,
+}
+
+/// A stream whose files another has been given before all of it arrived.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// What arrives of it before the other begins.
+    pub before: Vec<u8>,
+    /// What arrives of it when the other is complete; then the connection ends.
+    pub after: Vec<u8>,
+    /// The file by which one knows that the first of them has begun to write.
+    pub begun: PathBuf,
+}
+
+/// It listens until the test ends.
+#[derive(Debug)]
+pub struct StandIn {
+    folder: Folder,
+}
+
+/// How many streams of workers have begun and been sent whole.
+#[derive(Debug, Default)]
+struct Sent {
+    begun: AtomicUsize,
+    whole: AtomicUsize,
+}
+
+/// Its port, which names the socket.
+const PORT: &str = "55432";
+
+/// An archive of nothing.
+const EMPTY: [u8; 1024] = [0; 1024];
+
+impl StandIn {
+    /// Begins to listen.
+    pub fn start(script: Script) -> Self {
+        let folder = Folder::new("s");
+        let path = folder.join(format!(".s.PGSQL.{PORT}"));
+        let listener = UnixListener::bind(&path).expect("a socket");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("its mode");
+        let script = Arc::new(script);
+        let sent = Arc::new(Sent::default());
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (script, sent) = (Arc::clone(&script), Arc::clone(&sent));
+                // A client that goes away is one that refused to listen.
+                thread::spawn(move || serve(stream, &script, &sent));
+            }
+        });
+        Self { folder }
+    }
+
+    /// What tells the program to connect here.
+    pub fn connection_args(&self) -> Vec<String> {
+        let host = self.socket_dir().display().to_string();
+        let args = ["-h", &host, "-p", PORT, "-U", "postgres"];
+        args.map(str::to_owned).to_vec()
+    }
+
+    fn socket_dir(&self) -> PathBuf {
+        self.folder.to_path_buf()
+    }
+}
+
+fn serve(mut stream: UnixStream, script: &Script, sent: &Sent) -> io::Result<()> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    body(&mut stream, length)?;
+    // AuthenticationOk.
+    message(&mut stream, b'R', &[0; 4])?;
+    message(&mut stream, b'Z', b"I")?;
+    let mut statement = String::new();
+    loop {
+        let mut head = [0; 5];
+        stream.read_exact(&mut head)?;
+        let [kind, length @ ..] = head;
+        let body = body(&mut stream, length)?;
+        match kind {
+            b'Q' => {
+                simple(&mut stream, &text(&body), script, sent)?;
+                message(&mut stream, b'Z', b"I")?;
+            }
+            b'P' => {
+                // The name of the statement, which is empty, and its text.
+                statement = text(&body[1..]);
+                message(&mut stream, b'1', b"")?;
+            }
+            b'B' => message(&mut stream, b'2', b"")?,
+            b'E' => answer(&mut stream, &statement, script)?,
+            b'S' => message(&mut stream, b'Z', b"I")?,
+            b'X' => return Ok(()),
+            _ => {}
+        }
+    }
+}
+
+/// The statements that stream.
+fn simple(
+    stream: &mut UnixStream,
+    statement: &str,
+    script: &Script,
+    sent: &Sent,
+) -> io::Result<()> {
+    // Text format, one column.
+    message(stream, b'H', &[0, 0, 1, 0, 0])?;
+    if statement.contains("send_stop_backup") {
+        data(stream, &script.closing)?;
+    } else {
+        let number = sent.begun.fetch_add(1, Ordering::SeqCst);
+        match (&script.lost, number) {
+            (Some(lost), 0) => return lose(stream, lost, sent),
+            (Some(lost), 1) => {
+                if !lost.before.is_empty() {
+                    wait_for("the first stream to write", PATIENCE, || {
+                        lost.begun.exists()
+                    });
+                }
+                data(stream, &script.files)?;
+            }
+            (None, 0) => data(stream, &script.files)?,
+            _ => data(stream, &EMPTY)?,
+        }
+        sent.whole.fetch_add(1, Ordering::SeqCst);
+    }
+    message(stream, b'c', b"")?;
+    message(stream, b'C', b"COPY 0\0")
+}
+
+fn lose(stream: &mut UnixStream, lost: &Lost, sent: &Sent) -> io::Result<()> {
+    data(stream, &lost.before)?;
+    wait_for("the second stream", PATIENCE, || {
+        sent.whole.load(Ordering::SeqCst) > 0 && lost.begun.exists()
+    });
+    data(stream, &lost.after)?;
+    Err(io::Error::other("the connection is lost"))
+}
+
+fn data(stream: &mut UnixStream, archive: &[u8]) -> io::Result<()> {
+    archive
+        .chunks(1000)
+        .try_for_each(|part| message(stream, b'd', part))
+}
+
+/// The statements that return rows.
+fn answer(stream: &mut UnixStream, statement: &str, script: &Script) -> io::Result<()> {
+    let owned = |row: &[&str]| row.iter().map(|&value| value.to_owned()).collect();
+    let rows: Vec<Vec<String>> = if statement.contains("pg_extension") {
+        vec![owned(&["public"])]
+    } else if statement.contains("start_backup(") {
+        vec![owned(&["42", "0/2000028", "1", "1000", "10"])]
+    } else if statement.contains("data_directory_mode") {
+        vec![owned(&["0700"])]
+    } else if statement.contains("backup_tablespaces(") {
+        let tablespaces = script.tablespaces.iter();
+        tablespaces
+            .map(|(oid, location)| vec![oid.clone(), location.clone()])
+            .collect()
+    } else {
+        Vec::new()
+    };
+    let columns = rows.first().map_or(0, Vec::len);
+    if columns == 0 {
+        message(stream, b'n', b"")?;
+        return message(stream, b'C', b"SET\0");
+    }
+    let mut description = count(columns).to_vec();
+    for _ in 0..columns {
+        // The name, then table, column, type (text), its size and modifier, and the format.
+        description.extend_from_slice(b"c\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
+    }
+    message(stream, b'T', &description)?;
+    for row in &rows {
+        let mut data = count(columns).to_vec();
+        for value in row {
+            data.extend_from_slice(&(value.len() as u32).to_be_bytes());
+            data.extend_from_slice(value.as_bytes());
+        }
+        message(stream, b'D', &data)?;
+    }
+    message(stream, b'C', b"SELECT 1\0")
+}
+
+fn count(columns: usize) -> [u8; 2] {
+    (columns as u16).to_be_bytes()
+}
+
+fn message(stream: &mut UnixStream, kind: u8, body: &[u8]) -> io::Result<()> {
+    let length = (body.len() as u32 + 4).to_be_bytes();
+    stream.write_all(&[&[kind], &length[..], body].concat())
+}
+
+/// What follows a length that counts itself.
+fn body(stream: &mut UnixStream, length: [u8; 4]) -> io::Result<Vec<u8>> {
+    let mut body = vec![0; (u32::from_be_bytes(length) as usize).saturating_sub(4)];
+    stream.read_exact(&mut body)?;
+    Ok(body)
+}
+
+fn text(body: &[u8]) -> String {
+    let end = body.iter().position(|&byte| byte == 0);
+    String::from_utf8_lossy(&body[..end.unwrap_or(body.len())]).into_owned()
+}

@@ -1,0 +1,331 @@
+//! What becomes of a backup by the command line program when something goes wrong: the target, the
+//! server, the exit status and the message.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use backup_tests::client::{
+    Running, backup_of, expect_failure, names_in, new_target, program, verify,
+};
+use backup_tests::leftover;
+use backup_tests::page::quiet_table;
+use backup_tests::program::{command, give_to_owner, make_dir, run, succeed};
+use backup_tests::scratch::Folder;
+use backup_tests::server::Cluster;
+use backup_tests::wait::{PATIENCE, wait_for};
+
+/// A backup that takes a while: the cluster has more than 22 MB.
+fn slow_backup(cluster: &Cluster, target: &Path) -> Command {
+    let mut program = backup_of(cluster);
+    program.args(["-j", "2", "-r", "8M", "-D"]).arg(target);
+    program
+}
+
+#[track_caller]
+fn wait_for_streams(cluster: &Cluster) {
+    cluster.wait_for_sql(
+        "two workers that send",
+        "SELECT coalesce(max(workers), 0) = 2 AND sum(bytes_sent) > 0 FROM backup_progress()",
+    );
+}
+
+/// A cluster with a bad page, whose backup fails at the end of a stream.
+fn corrupt_cluster() -> Cluster {
+    let cluster = Cluster::new();
+    let path = quiet_table(&mut cluster.connect(), "t", 30, "");
+    cluster.flip_bytes(&path, 5);
+    cluster
+}
+
+#[test]
+fn a_target_that_is_not_empty_is_refused_and_kept() {
+    let cluster = Cluster::new();
+    let (folder, target) = new_target();
+    make_dir(&target);
+    fs::write(target.join("precious"), "1").expect("a file");
+    for format in ["-Fp", "-Ft"] {
+        let said = expect_failure(backup_of(&cluster).args([format, "-D"]).arg(&target));
+        assert!(said.contains("exists but is not empty"), "{said}");
+        assert_eq!(names_in(&target), ["precious"]);
+    }
+    let waldir = folder.join("wal");
+    let said = expect_failure(
+        backup_of(&cluster)
+            .arg("--waldir")
+            .arg(&target)
+            .arg("-D")
+            .arg(&waldir),
+    );
+    assert!(said.contains("exists but is not empty"), "{said}");
+    assert_eq!(names_in(&target), ["precious"]);
+    assert!(!waldir.exists());
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn a_failure_removes_what_was_made_and_nothing_else() {
+    let cluster = corrupt_cluster();
+    let folder = Folder::new("t");
+    fs::write(folder.join("precious"), "1").expect("a file");
+    let found = folder.join("found");
+    make_dir(&found);
+    let said = expect_failure(
+        backup_of(&cluster)
+            .arg("--waldir")
+            .arg(&found)
+            .arg("-D")
+            .arg(folder.join("deep/er/backup")),
+    );
+    assert!(said.contains("checksum"), "{said}");
+    assert_eq!(names_in(&folder), ["found", "precious"]);
+    assert!(names_in(&found).is_empty());
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn what_is_not_cleaned_up_does_not_start() {
+    let cluster = corrupt_cluster();
+    let (folder, target) = new_target();
+    // One worker sends everything before it tells of the page.
+    let said = expect_failure(
+        backup_of(&cluster)
+            .args(["--no-clean", "-j", "1", "-D"])
+            .arg(&target),
+    );
+    assert!(said.contains("is not removed"), "{said}");
+    assert!(target.join("PG_VERSION").exists());
+    let mut restored = Cluster::on(&target, folder);
+    let log = restored.try_start().expect_err("the server started");
+    assert!(log.contains("control"), "{log}");
+}
+
+#[test]
+fn signals_end_a_backup() {
+    let cluster = Cluster::new();
+    for (name, format) in [("INT", "-Fp"), ("TERM", "-Ft"), ("HUP", "-Fp")] {
+        let (folder, target) = new_target();
+        let backup = Running::start(slow_backup(&cluster, &target).arg(format));
+        wait_for_streams(&cluster);
+        backup.signal(name);
+        let (status, said) = backup.end();
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains(&format!("received SIG{name}")), "{said}");
+        assert!(names_in(&folder).is_empty());
+        leftover::assert_none(&cluster);
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_checkpoint() {
+    // Each page that is written makes the checkpointer sleep, so it has minutes to go.
+    let cluster = Cluster::builder()
+        .setting("checkpoint_timeout", "30min")
+        .start();
+    cluster.execute("CREATE TABLE dirty AS SELECT repeat('x', 900) FROM generate_series(1, 8000)");
+    let (folder, target) = new_target();
+    let mut spread = program();
+    spread
+        .args(cluster.connection_args("postgres"))
+        .arg("-D")
+        .arg(&target);
+    let backup = Running::start(&mut spread);
+    cluster.wait_for_sql(
+        "the wait for a checkpoint",
+        "SELECT coalesce(bool_and(phase LIKE 'waiting for checkpoint%'), false)
+         FROM backup_progress()",
+    );
+    backup.signal("INT");
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("received SIGINT"), "{said}");
+    assert!(names_in(&folder).is_empty());
+    cluster.execute("CHECKPOINT");
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn a_killed_program_leaves_nothing_on_the_server_and_nothing_that_starts() {
+    let cluster = Cluster::new();
+    let (folder, target) = new_target();
+    let backup = Running::start(&mut slow_backup(&cluster, &target));
+    wait_for_streams(&cluster);
+    backup.signal("KILL");
+    assert_eq!(backup.end().0, None);
+    leftover::assert_none(&cluster);
+    let mut restored = Cluster::on(&target, folder);
+    restored.try_start().expect_err("the server started");
+}
+
+#[test]
+fn a_worker_that_lost_its_connection_is_replaced() {
+    let cluster = Cluster::new();
+    let (folder, target) = new_target();
+    let mut program = slow_backup(&cluster, &target);
+    let backup = Running::start(&mut program);
+    wait_for_streams(&cluster);
+    terminate_workers(&cluster);
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(0), "{said}");
+    assert!(
+        said.contains("lost its connection and gets another"),
+        "{said}"
+    );
+    assert_tells_of_the_loss(&said);
+    verify(&target, &[]);
+    let mut restored = Cluster::on(&target, folder);
+    restored.start();
+    restored.amcheck();
+}
+
+#[test]
+fn an_archive_of_a_lost_connection_begins_anew() {
+    let cluster = Cluster::new();
+    let (folder, target) = new_target();
+    let backup = Running::start(slow_backup(&cluster, &target).arg("-Ft"));
+    wait_for_streams(&cluster);
+    terminate_workers(&cluster);
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(0), "{said}");
+    assert!(
+        said.contains("lost its connection and gets another"),
+        "{said}"
+    );
+    let data = folder.join("unpacked");
+    make_dir(&data);
+    for name in names_in(&target) {
+        if name.ends_with(".tar") {
+            let archive = target.join(name);
+            succeed(command("tar").arg("-xf").arg(archive).arg("-C").arg(&data));
+        }
+    }
+    succeed(command("cp").arg(target.join("backup_manifest")).arg(&data));
+    verify(&data, &[]);
+}
+
+#[test]
+fn a_worker_is_not_replaced_more_often_than_wanted() {
+    let cluster = Cluster::new();
+    let (folder, target) = new_target();
+    let backup = Running::start(slow_backup(&cluster, &target).args(["--retries", "0"]));
+    wait_for_streams(&cluster);
+    terminate_workers(&cluster);
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("error: worker "), "{said}");
+    assert_tells_of_the_loss(&said);
+    assert!(names_in(&folder).is_empty());
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn without_its_leader_a_backup_fails() {
+    let cluster = Cluster::new();
+    let (folder, target) = new_target();
+    let backup = Running::start(&mut slow_backup(&cluster, &target));
+    wait_for_streams(&cluster);
+    cluster.execute("SELECT pg_terminate_backend(leader_pid) FROM backup_progress()");
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(1), "{said}");
+    assert!(
+        said.contains("the connection that leads the backup was lost"),
+        "{said}"
+    );
+    assert!(names_in(&folder).is_empty());
+    leftover::assert_none(&cluster);
+}
+
+/// The server's last message can be lost with the connection.
+#[track_caller]
+fn assert_tells_of_the_loss(said: &str) {
+    assert!(
+        ["terminating connection", "closed the connection"]
+            .iter()
+            .any(|words| said.contains(words)),
+        "{said}"
+    );
+}
+
+/// Of one worker.
+#[track_caller]
+fn terminate_workers(cluster: &Cluster) {
+    cluster.execute(
+        "SELECT pg_terminate_backend(min(pid)) FROM pg_stat_progress_basebackup
+         WHERE pid NOT IN (SELECT leader_pid FROM backup_progress())",
+    );
+}
+
+/// A file system of a few megabytes, if this account may make one.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(folder: &Folder) -> Option<Self> {
+        let path = folder.join("disk");
+        make_dir(&path);
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=12m,mode=0700", "tmpfs"]);
+        let output = run(mount.arg(&path));
+        output.status.success().then(|| {
+            give_to_owner(&path);
+            Self(path)
+        })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = run(Command::new("umount").arg("--lazy").arg(&self.0));
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_empty_afterwards() {
+    let cluster = Cluster::new();
+    let (folder, _) = new_target();
+    let Some(disk) = SmallDisk::new(&folder) else {
+        println!("left out: this account cannot mount a file system");
+        return;
+    };
+    for format in ["-Fp", "-Ft"] {
+        let target = disk.0.join("backup");
+        let said = expect_failure(backup_of(&cluster).args([format, "-D"]).arg(&target));
+        assert!(said.contains("No space left on device"), "{said}");
+        assert!(said.contains("worker "), "{said}");
+        assert!(names_in(&disk.0).is_empty());
+    }
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn nobody_who_reads_the_messages_is_no_reason_to_fail() {
+    let cluster = Cluster::new();
+    let (_folder, target) = new_target();
+    let mut backup = backup_of(&cluster);
+    backup.args(["-P", "-v", "-D"]).arg(&target);
+    let mut shell = command("sh");
+    shell.args(["-c", "\"$@\" 2>&1 >/dev/null | true", "sh"]);
+    shell.arg(backup.get_program()).args(backup.get_args());
+    succeed(&mut shell);
+    wait_for("the backup to be complete", PATIENCE, || {
+        target.join("global/pg_control").exists()
+    });
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn files_are_for_the_owner_alone() {
+    let cluster = Cluster::new();
+    for (format, name) in [("-Fp", "PG_VERSION"), ("-Ft", "base.tar")] {
+        let (_folder, target) = new_target();
+        succeed(
+            backup_of(&cluster)
+                .args([format, "-j", "1", "-D"])
+                .arg(&target),
+        );
+        for (path, mode) in [(target.clone(), 0o700), (target.join(name), 0o600)] {
+            let found = fs::metadata(&path).expect("a part of the backup").mode();
+            assert_eq!(found & 0o777, mode, "{path:?}");
+        }
+    }
+}

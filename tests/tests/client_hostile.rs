@@ -1,0 +1,375 @@
+//! The command line program and a server that wants to harm: whatever it sends, nothing is written
+//! outside the target, and no target stays.
+
+use std::path::{Path, PathBuf};
+
+use backup_tests::client::{expect_failure, names_in, new_target, program};
+use backup_tests::program::{command, make_dir, run, run_with_input, succeed};
+use backup_tests::scratch::Folder;
+use backup_tests::standin::{Lost, Script, StandIn};
+use tar::{EntryType, Header};
+
+fn header(kind: EntryType, name: &str, target: &str, size: u64) -> Vec<u8> {
+    member_header(kind, 0o644, name, target, size)
+}
+
+fn member_header(kind: EntryType, mode: u32, name: &str, target: &str, size: u64) -> Vec<u8> {
+    let mut header = Header::new_ustar();
+    // As bytes, since the crate refuses what is to be refused here.
+    let fields = header.as_old_mut();
+    fields.name[..name.len()].copy_from_slice(name.as_bytes());
+    fields.linkname[..target.len()].copy_from_slice(target.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(size);
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
+fn file(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut member = header(EntryType::Regular, name, "", content.len() as u64);
+    member.extend_from_slice(content);
+    member.resize(member.len().next_multiple_of(512), 0);
+    member
+}
+
+fn link(name: &str, target: &str) -> Vec<u8> {
+    header(EntryType::Symlink, name, target, 0)
+}
+
+fn directory(name: &str) -> Vec<u8> {
+    member_header(EntryType::Directory, 0o700, name, "", 0)
+}
+
+fn archive(members: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = members.concat();
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+/// What a server that means well would send.
+fn honest() -> Script {
+    Script {
+        tablespaces: Vec::new(),
+        files: archive(&[directory("base/"), file("base/1", b"one")]),
+        closing: archive(&[file("global/pg_control", b"control")]),
+        lost: None,
+    }
+}
+
+/// A manifest of these files, with the right checksum of its own.
+fn manifest(files: &str) -> Vec<u8> {
+    let head = format!(
+        "{{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [{files}],\n\
+         \"WAL-Ranges\": [],\n"
+    );
+    let sum = run_with_input(&mut command("sha256sum"), head.as_bytes()).stdout;
+    let sum = String::from_utf8_lossy(&sum);
+    let sum = sum.split_whitespace().next().expect("a checksum");
+    format!("{head}\"Manifest-Checksum\": \"{sum}\"}}\n").into_bytes()
+}
+
+fn entry(path: &str, size: usize) -> String {
+    format!(
+        "{{ \"Path\": \"{path}\", \"Size\": {size}, \"Last-Modified\": \"2026-01-01 00:00:00 GMT\" }}"
+    )
+}
+
+fn with_manifest(files: &[String]) -> Script {
+    Script {
+        closing: archive(&[
+            file("global/pg_control", b"control"),
+            file("backup_manifest", &manifest(&files.join(",\n"))),
+        ]),
+        ..honest()
+    }
+}
+
+fn backup(server: &StandIn, target: &Path, args: &[&str]) -> std::process::Command {
+    let mut program = program();
+    program
+        .args(server.connection_args())
+        .args(["-N", "-j", "2", "-D"])
+        .arg(target)
+        .args(args);
+    program
+}
+
+/// A folder whose content must stay as it is: only `outside`, which is empty.
+fn guarded_target() -> (Folder, PathBuf, PathBuf) {
+    let (folder, target) = new_target();
+    let outside = folder.join("outside");
+    make_dir(&outside);
+    (folder, target, outside)
+}
+
+#[track_caller]
+fn assert_refused(script: Script, args: &[&str], word: &str) {
+    let (folder, target, outside) = guarded_target();
+    let server = StandIn::start(script);
+    let said = expect_failure(&mut backup(&server, &target, args));
+    assert!(said.contains(word), "{said}");
+    assert_eq!(names_in(&folder), ["outside"], "{said}");
+    assert!(names_in(&outside).is_empty(), "{said}");
+}
+
+#[test]
+fn what_is_not_hostile_is_accepted() {
+    for (script, args) in [
+        (honest(), &["--no-manifest"][..]),
+        (honest(), &["--no-manifest", "-Ft"]),
+        (
+            with_manifest(&[entry("base/1", 3), entry("global/pg_control", 7)]),
+            &["--manifest-checksums", "NONE"],
+        ),
+    ] {
+        let (_folder, target) = new_target();
+        let server = StandIn::start(script);
+        succeed(&mut backup(&server, &target, args));
+        if !args.contains(&"-Ft") {
+            let content = succeed(command("cat").arg(target.join("base/1")));
+            assert_eq!(content, "one");
+        }
+    }
+}
+
+#[test]
+fn names_that_lead_outside_are_refused() {
+    for name in [
+        "../outside/evil",
+        "base/../../outside/evil",
+        "/tmp/pgpb-evil",
+        "./base/1",
+        "base//1",
+        "base/./1",
+        "..",
+    ] {
+        for member in [file(name, b"evil"), directory(name)] {
+            for format in ["-Fp", "-Ft"] {
+                let script = Script {
+                    files: archive(&[directory("base/"), member.clone()]),
+                    ..honest()
+                };
+                assert_refused(script, &["--no-manifest", format], "which is refused");
+            }
+        }
+    }
+    assert!(!Path::new("/tmp/pgpb-evil").exists());
+}
+
+#[test]
+fn links_are_refused_and_so_is_what_would_be_below() {
+    for (name, to) in [
+        ("base/1", "../../outside"),
+        ("base", "/tmp"),
+        ("pg_tblspc/16384", "/tmp"),
+        ("pg_wal", "../outside"),
+    ] {
+        for format in ["-Fp", "-Ft"] {
+            let script = Script {
+                files: archive(&[link(name, to), file(&format!("{name}/evil"), b"evil")]),
+                ..honest()
+            };
+            assert_refused(script, &["--no-manifest", format], "symbolic link");
+        }
+    }
+}
+
+#[test]
+fn a_link_in_the_target_is_not_followed() {
+    // The link to a tablespace is there; a name beside its own must not go through it.
+    let (folder, target, outside) = guarded_target();
+    let place = folder.join("place");
+    for (name, word) in [
+        ("pg_tblspc/016384/evil", "base/1"),
+        ("pg_tblspc/16384/../../evil", "which is refused"),
+        ("pg_tblspc/16384", "no place for a file"),
+    ] {
+        let server = StandIn::start(Script {
+            tablespaces: vec![("16384".to_owned(), place.display().to_string())],
+            files: archive(&[
+                file(name, b"evil"),
+                file("base/1", b"one"),
+                file("base/1", b"2"),
+            ]),
+            ..honest()
+        });
+        let said = expect_failure(&mut backup(&server, &target, &["--no-manifest"]));
+        assert!(said.contains(word), "{said}");
+        assert_eq!(names_in(&folder), ["outside"], "{said}");
+        assert!(names_in(&outside).is_empty());
+    }
+}
+
+#[test]
+fn a_directory_that_nobody_may_enter_is_removed_all_the_same() {
+    let script = Script {
+        files: archive(&[
+            member_header(EntryType::Directory, 0, "base", "", 0),
+            file("base/1", b"one"),
+            file("../evil", b"evil"),
+        ]),
+        ..honest()
+    };
+    assert_refused(script, &["--no-manifest"], "which is refused");
+}
+
+#[test]
+fn devices_and_hard_links_are_refused() {
+    for kind in [
+        EntryType::Char,
+        EntryType::Block,
+        EntryType::Fifo,
+        EntryType::Link,
+        EntryType::XHeader,
+        EntryType::GNUSparse,
+    ] {
+        for format in ["-Fp", "-Ft"] {
+            let script = Script {
+                files: archive(&[header(kind, "base/1", "base/2", 0)]),
+                ..honest()
+            };
+            assert_refused(script, &["--no-manifest", format], "a member of type");
+        }
+    }
+}
+
+#[test]
+fn tablespaces_in_odd_places_are_refused() {
+    for location in ["relative", "../outside", "/tmp/../tmp/pgpb-evil", ""] {
+        let script = Script {
+            tablespaces: vec![("16384".to_owned(), location.to_owned())],
+            ..honest()
+        };
+        assert_refused(script, &["--no-manifest"], "tablespace 16384 in");
+    }
+    for oid in ["0", "-1", "x/../y", "4294967296"] {
+        let script = Script {
+            tablespaces: vec![(oid.to_owned(), "/tmp/pgpb-evil".to_owned())],
+            ..honest()
+        };
+        assert_refused(script, &["--no-manifest"], "the server");
+    }
+    assert!(!Path::new("/tmp/pgpb-evil").exists());
+}
+
+#[test]
+fn what_is_no_archive_is_refused() {
+    let whole = honest().files;
+    let mut changed = whole.clone();
+    changed[0] ^= 1;
+    for (files, word) in [
+        (b"garbage".repeat(300), "no valid header"),
+        (changed, "no valid header"),
+        (whole[..whole.len() - 1].to_vec(), "incomplete"),
+        (whole[..700].to_vec(), "incomplete"),
+        (Vec::new(), "incomplete"),
+        ([&whole[..], b"more"].concat(), "goes on after its end"),
+    ] {
+        for format in ["-Fp", "-Ft"] {
+            let script = Script {
+                files: files.clone(),
+                ..honest()
+            };
+            assert_refused(script, &["--no-manifest", format], word);
+            let script = Script {
+                closing: files.clone(),
+                ..honest()
+            };
+            assert_refused(script, &["--no-manifest", format], word);
+        }
+    }
+}
+
+/// What a lost connection had been sent, and what was sent again meanwhile.
+#[test]
+fn late_files_of_a_lost_connection_do_not_replace_those_sent_again() {
+    let late = [
+        file("base/1", b"two"),
+        file("base/2", b"gone"),
+        file("base/3", b"torn"),
+    ]
+    .concat();
+    let late = &late[..late.len() - 511];
+    for cut in [0, 1024, 2500] {
+        let (_folder, target) = new_target();
+        let server = StandIn::start(Script {
+            lost: Some(Lost {
+                before: late[..cut].to_vec(),
+                after: late[cut..].to_vec(),
+                begun: target.join("base/1"),
+            }),
+            ..honest()
+        });
+        let output = run(&mut backup(&server, &target, &["--no-manifest"]));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(
+            said.contains("lost its connection and gets another"),
+            "{said}"
+        );
+        assert_eq!(names_in(&target.join("base")), ["1"], "{cut}");
+        let content = succeed(command("cat").arg(target.join("base/1")));
+        assert_eq!(content, "one", "{cut}");
+    }
+}
+
+#[test]
+fn a_file_that_comes_twice_in_a_stream_is_refused() {
+    let script = Script {
+        files: archive(&[file("base/1", b"one"), file("base/1", b"two")]),
+        ..honest()
+    };
+    assert_refused(script, &["--no-manifest"], "twice");
+}
+
+#[test]
+fn a_backup_without_its_control_file_is_none() {
+    let script = Script {
+        closing: archive(&[file("backup_label", b"label")]),
+        ..honest()
+    };
+    for format in ["-Fp", "-Ft"] {
+        assert_refused(script.clone(), &["--no-manifest", format], "pg_control");
+    }
+}
+
+#[test]
+fn a_manifest_that_does_not_fit_is_refused() {
+    let control = entry("global/pg_control", 7);
+    let mut wrong_sum = with_manifest(&[entry("base/1", 3), control.clone()]);
+    let text = b"Last-Modified";
+    let place = wrong_sum
+        .closing
+        .windows(text.len())
+        .position(|window| window == text)
+        .expect("the manifest is there");
+    wrong_sum.closing[place] = b'K';
+    for (script, word) in [
+        (wrong_sum, "manifest checksum mismatch"),
+        (
+            with_manifest(&[entry("base/1", 4), control.clone()]),
+            "has size 3",
+        ),
+        (
+            with_manifest(&[entry("base/1", 3), entry("base/2", 3), control.clone()]),
+            "\"base/2\" is in the manifest and did not arrive",
+        ),
+        (
+            with_manifest(&[control]),
+            "\"base/1\" arrived and is not in the manifest",
+        ),
+        (honest(), "manifest"),
+    ] {
+        for format in ["-Fp", "-Ft"] {
+            let args = ["--manifest-checksums", "NONE", format];
+            assert_refused(script.clone(), &args, word);
+        }
+    }
+    // The server does not say by which checksums, although it was asked for some.
+    let script = with_manifest(&[entry("base/1", 3), entry("global/pg_control", 7)]);
+    assert_refused(script, &[], "checksum mismatch");
+}
