@@ -100,7 +100,6 @@ pub fn run(plan: &Plan) -> Result<()> {
             Ok(())
         }
         Err(error) => {
-            line.interrupt();
             clean_up(plan, &lock(made));
             Err(shared.stop.reason().unwrap_or(error))
         }

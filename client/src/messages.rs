@@ -2,10 +2,34 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the cursor stands behind the line of the progress.
+static BEHIND_LINE: AtomicBool = AtomicBool::new(false);
+/// As wide as that line, which fits into every terminal.
+const WIDTH: usize = 78;
 
 /// Writes one message, with the name of the program before it.
 pub fn say(text: impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "pg_parallel_backup: {text}");
+    let mut stderr = std::io::stderr().lock();
+    if BEHIND_LINE.swap(false, Ordering::Relaxed) {
+        let _ = write!(stderr, "\r{:WIDTH$}\r", "");
+    }
+    let _ = writeln!(stderr, "pg_parallel_backup: {text}");
+}
+
+/// Writes the line of the progress over the last one; the next message takes its place.
+pub fn show_line(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    BEHIND_LINE.store(true, Ordering::Relaxed);
+    let _ = write!(stderr, "\r{text:<WIDTH$}").and_then(|()| stderr.flush());
+}
+
+/// Leaves the line of the progress where it is.
+pub fn leave_line() {
+    if BEHIND_LINE.swap(false, Ordering::Relaxed) {
+        let _ = writeln!(std::io::stderr().lock());
+    }
 }
 
 /// Writes a warning.

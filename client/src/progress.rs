@@ -4,6 +4,8 @@ use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::messages;
+
 /// How often a line is written where there is no terminal.
 const WITHOUT_TERMINAL: Duration = Duration::from_secs(5);
 /// How often the line is written anew on a terminal.
@@ -56,16 +58,7 @@ impl Line {
     /// Writes the last one, and leaves it.
     pub fn finish(&mut self, counters: &Counters) {
         self.write(counters);
-        if self.on_terminal {
-            eprintln!();
-        }
-    }
-
-    /// Makes room for a message.
-    pub fn interrupt(&self) {
-        if self.on_terminal && self.written.is_some() {
-            eprintln!();
-        }
+        messages::leave_line();
     }
 
     fn write(&mut self, counters: &Counters) {
@@ -76,13 +69,12 @@ impl Line {
             counters.workers.load(Ordering::Relaxed),
             self.began.elapsed(),
         );
-        // Nobody to show it to is no reason to fail.
-        let mut stderr = std::io::stderr().lock();
-        let _ = if self.on_terminal {
-            write!(stderr, "\r{text:<78}").and_then(|()| stderr.flush())
+        if self.on_terminal {
+            messages::show_line(&text);
         } else {
-            writeln!(stderr, "{text}")
-        };
+            // Nobody to show it to is no reason to fail.
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
+        }
     }
 }
 
