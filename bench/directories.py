@@ -10,12 +10,18 @@ from streams import workers
 
 PG_BASEBACKUP = "pg_basebackup -Fp --no-sync"
 PGBACKREST = "pgBackRest, 2 processes"
+CP = "cp -r"
 STANZA = "bench"
 
 
 def driven(count):
     """The name of a case."""
     return f"{workers(count)}, tar"
+
+
+def by_program(count):
+    """The same by the program that ships with the extension."""
+    return f"{workers(count)}, pg_parallel_backup"
 
 
 def measure_directory(cluster, settings, notes):
@@ -36,6 +42,12 @@ def measure_directory(cluster, settings, notes):
             env=environment,
         )  # fmt: skip
 
+    def program(count):
+        run(
+            [cluster.bin / "pg_parallel_backup", "-d", cluster.conninfo, "-X", "none", "-c", "fast",
+             "-N", "-j", str(count), "-D", copy, "-T", f"{cluster.tablespace}={tablespace}"]
+        )  # fmt: skip
+
     def pg_basebackup():
         run(
             [cluster.bin / "pg_basebackup", *cluster.address, "-Fp", "-X", "none", "-c", "fast",
@@ -49,8 +61,9 @@ def measure_directory(cluster, settings, notes):
     cases = [
         Case(PG_BASEBACKUP, pg_basebackup),
         *(Case(driven(n), lambda n=n: driver(n, "--no-sync")) for n in (1, 2, 4)),
+        *(Case(by_program(n), lambda n=n: program(n)) for n in (1, 2, 4)),
         Case(f"{driven(2)}, synced", lambda: driver(2)),
-        Case("cp -r", cp),
+        Case(CP, cp),
     ]
     for case in cases:
         case.prepare = prepare

@@ -19,6 +19,12 @@ TARGETS = (
      directories.PG_BASEBACKUP, 0.45),
     ("2 workers to a directory", "wall", "directory", directories.driven(2),
      directories.PGBACKREST, 0.35),
+    ("2 workers to a directory, pg_parallel_backup", "wall", "directory", directories.by_program(2),
+     directories.PG_BASEBACKUP, 0.40),
+    ("2 workers to a directory, pg_parallel_backup", "wall", "directory", directories.by_program(2),
+     directories.CP, 1.40),
+    ("2 workers to a directory, pg_parallel_backup", "cpu", "directory", directories.by_program(2),
+     directories.PG_BASEBACKUP, 0.60),
     ("2 workers, zstd:1", "wall", "compression", streams.compressed(2, "zstd:1"),
      streams.pg_basebackup_compressed("zstd:1"), 0.55),
 )  # fmt: skip
