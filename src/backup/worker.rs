@@ -106,14 +106,7 @@ impl Worker {
     /// # Errors
     /// `object_not_in_prerequisite_state`, in core's words.
     pub fn check_not_promoted(&self) -> Outcome<()> {
-        if self.backup().options().started_in_recovery && !recovery::is_in_recovery() {
-            return Err(Failure::new(
-                Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "the standby was promoted during online backup",
-            )
-            .hint("This means that the backup being taken is corrupt and should not be used. Try taking another online backup."));
-        }
-        Ok(())
+        check_not_promoted(self.backup())
     }
 
     /// The stream has ended well: its files are sent, or have gone nowhere.
@@ -156,4 +149,19 @@ fn check_running(backup: &BackupState, backup_id: i64) -> Outcome<()> {
     )
     .detail(detail)
     .hint("What this stream has sent is no part of a backup. Start a new one."))
+}
+
+/// Makes sure that a standby is still one.
+///
+/// # Errors
+/// `object_not_in_prerequisite_state`, in core's words.
+pub fn check_not_promoted(backup: &BackupState) -> Outcome<()> {
+    if backup.options().started_in_recovery && !recovery::is_in_recovery() {
+        return Err(Failure::new(
+            Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the standby was promoted during online backup",
+        )
+        .hint("This means that the backup being taken is corrupt and should not be used. Try taking another online backup."));
+    }
+    Ok(())
 }

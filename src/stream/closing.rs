@@ -10,6 +10,7 @@ use backup_format::manifest::PathStyle;
 use crate::backup::manifest;
 use crate::backup::stop::{self, Stopped};
 use crate::backup::wal_range::{self, Segment, WalRange};
+use crate::backup::worker;
 use crate::server::file::{self, TransientFile};
 use crate::server::progress::{Phase, ProgressRow};
 use crate::server::recovery;
@@ -56,8 +57,13 @@ pub fn send(request: &Request) -> Outcome<()> {
 /// Where WAL is missing, before anything is sent or later; and those of the stream.
 pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Outcome<()> {
     let leader = stopped.running.leader();
+    // A promotion renames the last segment of the old timeline, which may be one that is missed.
+    let or_promotion = |failure| match worker::check_not_promoted(&leader.backup) {
+        Err(promotion) => promotion,
+        Ok(()) => failure,
+    };
     let wal = if wal {
-        Some(wal_range::find(leader, stopped.end)?)
+        Some(wal_range::find(leader, stopped.end).map_err(or_promotion)?)
     } else {
         None
     };
@@ -68,7 +74,7 @@ pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Ou
     if let Some(wal) = wal {
         leader.backup.enter(shared_backup::Phase::TransferringWal);
         let _row = ProgressRow::start(Phase::TransferringWal);
-        send_wal(&wal, archive)?;
+        send_wal(&wal, archive).map_err(or_promotion)?;
     }
     if let Some(manifest) = stopped.manifest(&closing, PathStyle::Utf8)? {
         let size = manifest.size()?;

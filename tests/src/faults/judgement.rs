@@ -155,8 +155,7 @@ fn expected(plan: &Plan) -> (Vec<&'static str>, Vec<&'static str>) {
         ),
         Fault::Unreadable => (vec![&["42501"]], vec![&["42501"]]),
         Fault::FailingReads => (vec![&["58030"]], vec![&["58030"]]),
-        // A promotion renames the last segment of the old timeline, which the stop may be about to send.
-        Fault::Promotion => (vec![&["55000", "58P01"]], vec![&["55000"]]),
+        Fault::Promotion => (vec![&["55000"]], vec![&["55000"]]),
         Fault::WalPressure if plan.retain_wal => (vec![], vec![]),
         Fault::WalPressure => (vec![&["58P01"]], vec![]),
     };
