@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -16,17 +15,18 @@ use crate::wait::{PATIENCE, wait_for};
 pub fn program() -> Command {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
-        // The folder of the build may be closed to the owner of the clusters.
+        // The folder of the build may be closed to the owner of the clusters. Another process makes
+        // the copy: what this one has open for writing is open in each of its children for a moment,
+        // and a file that is open for writing cannot be run.
         let copy = scratch::dir().join("pg_parallel_backup");
         let built = built_program();
-        fs::copy(&built, &copy)
-            .and_then(|_| fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)))
-            .unwrap_or_else(|error| {
-                panic!(
-                    "could not copy {built:?}: {error}\nFirst run: \
-                     cargo build --release -p pg_parallel_backup_client"
-                )
-            });
+        let mut install = Command::new("install");
+        let output = run(install.args(["-m", "755", "--"]).args([&built, &copy]));
+        assert!(
+            output.status.success(),
+            "{}\nFirst run: cargo build --release -p pg_parallel_backup_client",
+            account(&install, &output)
+        );
         copy
     });
     command(program.to_str().expect("the path is UTF-8"))
