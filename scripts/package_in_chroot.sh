@@ -16,6 +16,8 @@ export DEBIAN_FRONTEND=noninteractive
 
 SCRIPTS=$(cd "$(dirname "$0")" && pwd)
 readonly SCRIPTS
+# shellcheck source=scripts/debian.sh
+. "$SCRIPTS/debian.sh"
 
 say() {
     printf '%s\n' "$*"
@@ -24,22 +26,6 @@ say() {
 not_here() {
     say "The package cannot be tried here: $*" >&2
     exit 2
-}
-
-suite_of() {
-    case $1 in
-        15) say bookworm ;;
-        17) say trixie ;;
-        18) say forky ;;
-        *) return 1 ;;
-    esac
-}
-
-# The mirror of Debian's main archive that apt is configured with on this machine.
-debian_mirror() {
-    # shellcheck disable=SC2016 # apt fills these in
-    apt-get indextargets --format '$(LABEL) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' \
-        | awk '$1 == "Debian" && $2 == "main" && !found++ { print $3 }'
 }
 
 # logged COMMAND...: shows what it said only if it fails.
@@ -106,8 +92,7 @@ readonly MAJOR=${1:?which major version of PostgreSQL?} PACKAGE=${2:?which packa
 [[ $(id -u) -eq 0 ]] || not_here "it needs root"
 suite_of "$MAJOR" >/dev/null || not_here "no Debian release has PostgreSQL $MAJOR"
 command -v apt-get >/dev/null || not_here "it needs apt"
-MIRROR=$(debian_mirror)
-[[ -n $MIRROR ]] || { apt-get -qq update && MIRROR=$(debian_mirror); }
+read -r MIRROR < <(debian_mirrors) || { apt-get -qq update && read -r MIRROR < <(debian_mirrors); } || MIRROR=''
 [[ -n $MIRROR ]] || not_here "apt's sources on this machine lead to no mirror of Debian"
 command -v debootstrap >/dev/null \
     || apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends debootstrap >/dev/null \

@@ -17,6 +17,8 @@ set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
 . "$(dirname "$0")/environment.sh"
+# shellcheck source=scripts/debian.sh
+. "$ROOT/scripts/debian.sh"
 
 build=yes
 if [[ ${1:-} == --find ]]; then
@@ -35,16 +37,6 @@ note() {
 unavailable() {
     note "PostgreSQL $MAJOR cannot be had here: $*"
     exit 2
-}
-
-# The Debian release that has a version; 16 was in none.
-suite_of() {
-    case $1 in
-        15) echo bookworm ;;
-        17) echo trixie ;;
-        18) echo forky ;;
-        *) return 1 ;;
-    esac
 }
 
 # What lies in the folder is executed, so nobody else may be able to put something there.
@@ -93,13 +85,6 @@ require_build_parts() {
     fi
 }
 
-# The mirrors of Debian's main archive that apt is configured with on this machine.
-mirrors() {
-    # shellcheck disable=SC2016 # apt fills these in
-    apt-get indextargets --format '$(COMPONENT) $(LABEL) $(REPO_URI)' 'Created-By: Packages' \
-        | awk '$1 == "main" && $2 == "Debian" { print $3 }' | sort -u
-}
-
 # private_apt FOLDER COMMAND...: apt-get with lists, cache and sources of its own, so that the
 # machine's stay as they are.
 private_apt() {
@@ -115,13 +100,13 @@ fetch_source() {
     local folder=$1 suite mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg options=''
     suite=$(suite_of "$MAJOR") || unavailable "no Debian release has its source package"
     have apt-get || unavailable "its source package comes by apt, which this machine does not have"
-    if [[ -z $(mirrors) ]] && { [[ $(id -u) -eq 0 ]] || have sudo; }; then
+    if [[ -z $(debian_mirrors) ]] && { [[ $(id -u) -eq 0 ]] || have sudo; }; then
         # Until the first update apt does not know what its sources are.
         apt_get update >&2 || true
     fi
     [[ -r $keyring ]] && options="[signed-by=$keyring] "
     mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
-    for mirror in $(mirrors); do
+    for mirror in $(debian_mirrors); do
         say "deb-src $options$mirror $suite main" >"$folder/sources.list"
         if private_apt "$folder" update >&2 \
             && (cd "$folder" && private_apt "$folder" source --download-only "postgresql-$MAJOR") >&2; then

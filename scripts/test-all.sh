@@ -57,11 +57,11 @@ expected() {
     echo "$time"
 }
 
-# run_part MAJOR PG_CONFIG PART: adds what it has counted to the version's and to the total.
+# run_part PG_CONFIG PART: adds what it has counted to the version's and to the total.
 run_part() {
     local log status part_passed part_failed
     log=$(mktemp)
-    PG_CONFIG=$2 scripts/test.sh "$3" 2>&1 | tee "$log"
+    PG_CONFIG=$1 scripts/test.sh "$2" 2>&1 | tee "$log"
     status=${PIPESTATUS[0]}
     read -r part_passed part_failed < <(
         awk '/^[0-9]+ passed, [0-9]+ failed$/ { p = $1; f = $3 } END { print p + 0, f + 0 }' "$log"
@@ -104,7 +104,7 @@ test_version() {
     [[ $major != "$FIRST" ]] || parts=(format client "${parts[@]}")
     for part in "${parts[@]}"; do
         if [[ $major == "$FIRST" ]] || fits "$(expected "$part" "$major")"; then
-            run_part "$major" "$pg_config" "$part"
+            run_part "$pg_config" "$part"
         else
             say "No time is left for the part: $part"
             left_out+=("$part")

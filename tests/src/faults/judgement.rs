@@ -131,7 +131,8 @@ fn expected(plan: &Plan) -> (Vec<&'static str>, Vec<&'static str>) {
         | Fault::PauseRetention
         | Fault::StallWorker
         | Fault::StallLeader
-        | Fault::Churn => (vec![], vec![]),
+        | Fault::Churn
+        | Fault::WalPressure => (vec![], vec![]),
         Fault::CancelWorker | Fault::TimeOutWorker => (vec![], vec![&["57014"]]),
         Fault::TerminateWorker => (vec![], vec![&["57P01", "08006"]]),
         Fault::CutWorker => (vec![], vec![&["08006"]]),
@@ -156,7 +157,6 @@ fn expected(plan: &Plan) -> (Vec<&'static str>, Vec<&'static str>) {
         Fault::Unreadable => (vec![&["42501"]], vec![&["42501"]]),
         Fault::FailingReads => (vec![&["58030"]], vec![&["58030"]]),
         Fault::Promotion => (vec![&["55000"]], vec![&["55000"]]),
-        Fault::WalPressure => (vec![], vec![]),
     };
     let (mut leader, worker) = (leader.concat(), worker.concat());
     if !plan.retain_wal {
