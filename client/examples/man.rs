@@ -1,8 +1,11 @@
 //! Writes the man page, from the options as the program has them, to standard output.
 
-#[path = "../src/options.rs"]
+#[path = "../src/options/mod.rs"]
 #[allow(dead_code)]
 mod options;
+#[path = "../src/plan.rs"]
+#[allow(dead_code)]
+mod plan;
 #[path = "../src/values.rs"]
 #[allow(dead_code)]
 mod values;
@@ -10,6 +13,6 @@ mod values;
 use clap::CommandFactory;
 
 fn main() -> std::io::Result<()> {
-    let page = clap_mangen::Man::new(options::Options::command());
+    let page = clap_mangen::Man::new(options::CommandLine::command());
     page.render(&mut std::io::stdout().lock())
 }

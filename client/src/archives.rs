@@ -20,7 +20,7 @@ use backup_format::member::{Kind, Member, Reader, Receiver};
 use crate::check::Check;
 use crate::folder::MANIFEST;
 use crate::made::Made;
-use crate::options::Plan;
+use crate::plan::Plan;
 use crate::received::Files;
 use crate::stop::Stop;
 

@@ -15,7 +15,7 @@ use crate::folder::CONTROL_FILE;
 use crate::made::Made;
 use crate::manifest;
 use crate::messages;
-use crate::options::{Format, Plan};
+use crate::plan::{Format, Plan};
 use crate::progress::{Counters, Line};
 use crate::received::Received;
 use crate::server::{self, Extension, Started};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result};
 
 use crate::made::Made;
-use crate::options::SyncMethod;
+use crate::plan::SyncMethod;
 use crate::stop::Stop;
 
 /// Waits until all that was made is on disk, with several threads.

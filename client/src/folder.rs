@@ -20,7 +20,7 @@ use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, Permissio
 
 use crate::claims::{Claim, Claims, Stream};
 use crate::made::Made;
-use crate::options::Plan;
+use crate::plan::Plan;
 use crate::server::Tablespace;
 
 /// What has to be missing in a data directory for no server to start on it.

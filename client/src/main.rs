@@ -18,6 +18,7 @@ mod made;
 mod manifest;
 mod messages;
 mod options;
+mod plan;
 mod progress;
 mod received;
 mod server;
@@ -32,10 +33,11 @@ mod values;
 use std::process::ExitCode;
 
 use clap::Parser;
+use options::{Command, CommandLine};
 
 fn main() -> ExitCode {
-    let options = match options::Options::try_parse() {
-        Ok(options) => options,
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
         Err(help_or_error) => {
             let is_error = help_or_error.use_stderr();
             let _ = help_or_error.print();
@@ -46,7 +48,14 @@ fn main() -> ExitCode {
             };
         }
     };
-    match options.check().and_then(|plan| backup::run(&plan)) {
+    let result = match command_line.command {
+        None => command_line
+            .backup
+            .check()
+            .and_then(|plan| backup::run(&plan)),
+        Some(Command::Verify(_)) => Ok(()),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             messages::error(format_args!("{error:#}"));

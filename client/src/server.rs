@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use backup_format::checksum::Algorithm;
 
 use crate::connection::{Opener, Row, Session};
-use crate::options::{Format, Plan};
+use crate::plan::{Format, Plan};
 use crate::target::Request;
 
 /// The extension, from the sight of one session.

@@ -8,7 +8,7 @@ use backup_format::checksum::Algorithm;
 use crate::archives::{Archive, Archives, Closing, Part};
 use crate::folder::Folder;
 use crate::made::Made;
-use crate::options::{Format, Plan};
+use crate::plan::{Format, Plan};
 use crate::received::Files;
 use crate::server::Tablespace;
 use crate::stop::Stop;

@@ -1,29 +1,22 @@
-//! The command line, as that of pg_basebackup wherever that has the same option.
+//! The options of a backup, as those of pg_basebackup wherever that has the same one.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use backup_format::checksum::Algorithm;
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 
+use super::{ConnectionOptions, GENERAL, OUTPUT};
+use crate::plan::{Format, Plan, SyncMethod};
 use crate::values::{is_slot_name, parse_mapping, parse_rate};
 
-/// Takes a base backup of a running PostgreSQL server with several connections at once.
-#[derive(Debug, Parser)]
-#[command(name = "pg_parallel_backup", version, disable_help_flag = true)]
-#[command(
-    disable_version_flag = true,
-    args_override_self = true,
-    max_term_width = 100
-)]
-#[command(
-    after_help = "The server needs the extension of the same name, in the database that is connected to."
-)]
-pub struct Options {
+/// How to take a backup.
+#[derive(Debug, Args)]
+pub struct BackupOptions {
     /// receive base backup into directory; with "-" one tar archive goes to standard output
-    #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", help_heading = OUTPUT)]
-    pgdata: PathBuf,
+    #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", required = true, help_heading = OUTPUT)]
+    pgdata: Option<PathBuf>,
 
     /// output format (default: plain)
     #[arg(short = 'F', long, value_name = "p|t", help_heading = OUTPUT)]
@@ -101,42 +94,9 @@ pub struct Options {
     #[arg(long, help_heading = GENERAL)]
     no_verify_checksums: bool,
 
-    /// output version information, then exit
-    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = GENERAL)]
-    version: Option<bool>,
-
-    /// show this help, then exit
-    #[arg(short = '?', long, action = ArgAction::Help, help_heading = GENERAL)]
-    help: Option<bool>,
-
-    /// connection string, or the database that has the extension (default: postgres)
-    #[arg(short = 'd', long, value_name = "CONNSTR", help_heading = CONNECTION)]
-    dbname: Option<String>,
-
-    /// database server host or socket directory
-    #[arg(short = 'h', long, value_name = "HOSTNAME", help_heading = CONNECTION)]
-    host: Option<String>,
-
-    /// database server port number
-    #[arg(short = 'p', long, help_heading = CONNECTION)]
-    port: Option<String>,
-
-    /// connect as specified database user
-    #[arg(short = 'U', long, value_name = "NAME", help_heading = CONNECTION)]
-    username: Option<String>,
-
-    /// never prompt for password
-    #[arg(short = 'w', long, conflicts_with = "password", help_heading = CONNECTION)]
-    no_password: bool,
-
-    /// force password prompt (should happen automatically)
-    #[arg(short = 'W', long, help_heading = CONNECTION)]
-    password: bool,
+    #[command(flatten)]
+    connection: ConnectionOptions,
 }
-
-const OUTPUT: &str = "Options controlling the output";
-const GENERAL: &str = "General options";
-const CONNECTION: &str = "Connection options";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum WalMethod {
@@ -150,89 +110,7 @@ enum Checkpoint {
     Spread,
 }
 
-/// What a backup looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// A directory that starts as it is.
-    #[value(alias = "p")]
-    Plain,
-    /// Archives.
-    #[value(alias = "t")]
-    Tar,
-}
-
-/// How files reach the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SyncMethod {
-    /// Each file and directory by itself.
-    Fsync,
-    /// Each file system as a whole.
-    Syncfs,
-}
-
-/// Where to connect to.
-#[derive(Clone, Debug)]
-pub struct Address {
-    /// A connection string, or the name of a database.
-    pub dbname: Option<String>,
-    /// Host or socket directory.
-    pub host: Option<String>,
-    /// Port.
-    pub port: Option<String>,
-    /// Role.
-    pub user: Option<String>,
-    /// Whether to ask for a password before anything else.
-    pub ask_password: bool,
-    /// Whether to ask for one when the server wants it.
-    pub may_ask: bool,
-}
-
-/// What is to be done, with everything checked that can be without a server.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Where to connect to.
-    pub address: Address,
-    /// Where the backup goes.
-    pub target: PathBuf,
-    /// It goes to standard output instead.
-    pub to_stdout: bool,
-    /// What it looks like there.
-    pub format: Format,
-    /// Where its WAL goes, if not into the target.
-    pub waldir: Option<PathBuf>,
-    /// New places of tablespaces, by their places on the server.
-    pub mapping: BTreeMap<PathBuf, PathBuf>,
-    /// Connections for the files.
-    pub jobs: usize,
-    /// kB/s of all together.
-    pub max_rate: Option<u32>,
-    /// Whether it is to become a standby.
-    pub standby: bool,
-    /// The replication slot of the standby.
-    pub slot: Option<String>,
-    /// Whether the WAL is part of the backup.
-    pub wal: bool,
-    /// Whether the checkpoint hurries.
-    pub fast: bool,
-    /// The label.
-    pub label: String,
-    /// The manifest's checksums; `None` for no manifest.
-    pub manifest: Option<Algorithm>,
-    /// Whether pages are verified.
-    pub verify_checksums: bool,
-    /// How the backup reaches the disk; `None` when nobody waits for it.
-    pub sync: Option<SyncMethod>,
-    /// Whether to remove what was made after an error.
-    pub clean: bool,
-    /// Whether to show the progress.
-    pub progress: bool,
-    /// Whether to say what happens.
-    pub verbose: bool,
-    /// How often a lost connection is replaced.
-    pub retries: u32,
-}
-
-impl Options {
+impl BackupOptions {
     /// Checks everything that can be checked without a server or a file.
     ///
     /// # Errors
@@ -252,7 +130,8 @@ impl Options {
                 bail!("tablespace directory in \"{text}\" is mapped twice");
             }
         }
-        let to_stdout = self.pgdata.as_os_str() == "-";
+        let target = self.pgdata.context("no target directory specified")?;
+        let to_stdout = target.as_os_str() == "-";
         let format = self.format.unwrap_or(if to_stdout {
             Format::Tar
         } else {
@@ -302,15 +181,8 @@ impl Options {
             )
         })?;
         Ok(Plan {
-            address: Address {
-                dbname: self.dbname,
-                host: self.host,
-                port: self.port,
-                user: self.username,
-                ask_password: self.password,
-                may_ask: !self.no_password,
-            },
-            target: self.pgdata,
+            address: self.connection.into(),
+            target,
             to_stdout,
             format,
             waldir: self.waldir,
@@ -330,18 +202,5 @@ impl Options {
             verbose: self.verbose,
             retries: self.retries,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Options::command().debug_assert();
     }
 }

@@ -1,0 +1,76 @@
+//! The command line: that of a backup, as pg_basebackup has it, and the other commands.
+
+mod backup;
+mod connection;
+mod verify;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+pub use backup::BackupOptions;
+pub use connection::{Address, ConnectionOptions};
+pub use verify::VerifyOptions;
+
+const OUTPUT: &str = "Options controlling the output";
+const GENERAL: &str = "General options";
+const CONNECTION: &str = "Connection options";
+
+/// Takes a base backup of a running PostgreSQL server with several connections at once.
+#[derive(Debug, Parser)]
+#[command(name = "pg_parallel_backup", version, max_term_width = 100)]
+#[command(
+    disable_help_flag = true,
+    disable_version_flag = true,
+    args_override_self = true
+)]
+#[command(disable_help_subcommand = true, subcommand_value_name = "COMMAND")]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    after_help = "The server needs the extension of the same name, in the database that is connected to."
+)]
+pub struct CommandLine {
+    /// What to do, where it is not a backup.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// How to take a backup, where there is no other command.
+    #[command(flatten)]
+    pub backup: BackupOptions,
+
+    /// output version information, then exit
+    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = GENERAL)]
+    version: Option<bool>,
+
+    /// show this help, then exit
+    #[arg(short = '?', long, action = ArgAction::Help, global = true, help_heading = GENERAL)]
+    help: Option<bool>,
+}
+
+/// What there is to do beside a backup.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Checks a backup against its manifest.
+    Verify(VerifyOptions),
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_backup_needs_no_command() {
+        let parsed = CommandLine::try_parse_from(["x", "-D", "dir", "-P"]).unwrap();
+        assert!(parsed.command.is_none());
+        let parsed = CommandLine::try_parse_from(["x", "verify", "dir"]).unwrap();
+        assert!(matches!(parsed.command, Some(Command::Verify(_))));
+        assert!(CommandLine::try_parse_from(["x"]).is_err());
+        assert!(CommandLine::try_parse_from(["x", "-D", "dir", "verify", "dir"]).is_err());
+    }
+}
