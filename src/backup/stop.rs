@@ -10,6 +10,7 @@ use crate::server::backup_control::{self, StoppedBackup};
 use crate::server::control_file::{self, ControlFile};
 use crate::server::encoding;
 use crate::server::file;
+use crate::server::parameters;
 use crate::server::progress::{self, ProgressRow};
 use crate::server::report::{Failure, Outcome, Sqlstate, warning};
 use crate::server::shared_backup::Phase;
@@ -101,7 +102,8 @@ impl Stopped {
         files
     }
 
-    /// The manifest; `None` where the backup was started without one.
+    /// The manifest; `None` where the backup was started without one. Its paths are as the caller needs
+    /// them, unless this session wants all of them encoded.
     ///
     /// # Errors
     /// As [`Manifest::new`].
@@ -113,6 +115,11 @@ impl Stopped {
         let leader = self.running.leader();
         let (Some(algorithm), Some(files)) = (leader.manifest, leader.borrow_files()) else {
             return Ok(None);
+        };
+        let path_style = if parameters::manifest_force_encode() {
+            PathStyle::Encoded
+        } else {
+            path_style
         };
         Manifest::new(
             leader,

@@ -1,6 +1,12 @@
 //! Configuration parameters of the extension (utils/guc.h).
 
+use core::ffi::c_char;
+use std::ffi::CString;
+use std::sync::OnceLock;
+use std::thread;
+
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_guard;
 
 /// By which instructions checksums of pages and files are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, pgrx::guc::PostgresGucEnum)]
@@ -22,6 +28,11 @@ pub enum ChecksumVectors {
 static CHECKSUM_VECTORS: GucSetting<ChecksumVectors> =
     GucSetting::<ChecksumVectors>::new(ChecksumVectors::Auto);
 
+static MANIFEST_FORCE_ENCODE: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+/// Only there to be shown, and then as [`show_processors`] says.
+static SERVER_PROCESSORS: GucSetting<i32> = GucSetting::<i32>::new(1);
+
 /// Defines the parameters. To be called once, when the library loads.
 pub fn define() {
     GucRegistry::define_enum_guc(
@@ -32,6 +43,47 @@ pub fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_bool_guc(
+        c"pg_parallel_backup.manifest_force_encode",
+        c"Writes all paths in a backup manifest in hexadecimal.",
+        c"Otherwise only those are that are no text.",
+        &MANIFEST_FORCE_ENCODE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    // SAFETY: the hook is guarded, and what it returns stays.
+    unsafe {
+        GucRegistry::define_int_guc_with_hooks(
+            c"pg_parallel_backup.server_processors",
+            c"Shows the number of processors that the server may use.",
+            c"More workers than that seldom make a backup faster.",
+            &SERVER_PROCESSORS,
+            1,
+            i32::MAX,
+            GucContext::Internal,
+            GucFlags::default(),
+            None,
+            None,
+            Some(show_processors),
+        );
+    }
+}
+
+/// As the operating system says, with what limits this process (affinity, cgroup).
+#[pg_guard]
+extern "C-unwind" fn show_processors() -> *const c_char {
+    static SHOWN: OnceLock<CString> = OnceLock::new();
+    let shown = SHOWN.get_or_init(|| {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        CString::new(processors.to_string()).unwrap_or_default()
+    });
+    shown.as_ptr()
+}
+
+/// The value of pg_parallel_backup.manifest_force_encode.
+#[must_use]
+pub fn manifest_force_encode() -> bool {
+    MANIFEST_FORCE_ENCODE.get()
 }
 
 /// The value of pg_parallel_backup.checksum_vectors.

@@ -17,6 +17,8 @@ pub enum PathStyle {
     Utf8,
     /// When it is ASCII, so that the manifest is text in every encoding.
     Ascii,
+    /// Never.
+    Encoded,
 }
 
 /// A file in the backup.
@@ -100,7 +102,11 @@ impl Writer {
     fn path(&self, out: &mut Vec<u8>, path: &[u8]) {
         let text = std::str::from_utf8(path)
             .ok()
-            .filter(|text| self.path_style == PathStyle::Utf8 || text.is_ascii());
+            .filter(|text| match self.path_style {
+                PathStyle::Utf8 => true,
+                PathStyle::Ascii => text.is_ascii(),
+                PathStyle::Encoded => false,
+            });
         // serde_json escapes the same characters in the same way as escape_json().
         match text.and_then(|text| serde_json::to_string(text).ok()) {
             Some(json) => append(out, format_args!("\"Path\": {json}")),
@@ -245,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ascii_manifest_encodes_all_other_paths() {
+    fn paths_are_encoded_as_the_style_says() {
         let path = |style, path: &[u8]| {
             let mut out = Vec::new();
             Writer::new(Algorithm::None, style, None).path(&mut out, path);
@@ -268,6 +274,8 @@ mod tests {
             assert_eq!(path(PathStyle::Utf8, bytes), utf8);
             assert_eq!(path(PathStyle::Ascii, bytes), ascii.unwrap_or(utf8));
         }
+        let encoded = path(PathStyle::Encoded, b"PG");
+        assert_eq!(encoded, r#""Encoded-Path": "5047""#);
     }
 
     #[test]
