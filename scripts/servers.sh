@@ -5,7 +5,8 @@
 #   1. what PG_CONFIG_<major> in the environment names
 #   2. the installation of the machine's packages
 #   3. what an earlier run has built and kept
-#   4. a build from the source package of the Debian release that has this version
+#   4. a build from the source package of the Debian release that has this version, or, where a mirror
+#      does not have what its index names, from an earlier one whose checksum is known here
 #
 # It exits with 2 where the version cannot be had here, and says what is missing; with 1 where a
 # build failed.
@@ -95,6 +96,28 @@ private_apt() {
         -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
+# Source archives as they are in Debian's pool: version and SHA-256.
+readonly KNOWN_SOURCES="
+17.11 dd27f2b3c59e73ed14aa3324901242bf69a032a6347805f274e6260322d42979
+18.6  555610c24d53e4316da5b7d3fc25c279d96856d5e0e23ee308c328c5fa881d9f
+"
+
+# fetch_known_source FOLDER: downloads one of these into the folder.
+fetch_known_source() {
+    local version checksum name mirror
+    while read -r version checksum; do
+        [[ ${version%%.*} == "$MAJOR" ]] || continue
+        name=postgresql-${MAJOR}_$version.orig.tar.bz2
+        for mirror in $(debian_mirrors); do
+            note "Fetching the known archive of PostgreSQL $version instead"
+            # apt's, which checks what it has downloaded.
+            /usr/lib/apt/apt-helper download-file "${mirror%/}/pool/main/p/postgresql-$MAJOR/$name" \
+                "$1/$name" "SHA256:$checksum" >&2 && return
+        done
+    done <<<"$KNOWN_SOURCES"
+    return 1
+}
+
 # fetch_source FOLDER: downloads the source package into the folder, checked by apt's signatures.
 fetch_source() {
     local folder=$1 suite mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg options=''
@@ -113,6 +136,7 @@ fetch_source() {
             return
         fi
     done
+    fetch_known_source "$folder" && return
     unavailable "apt's sources on this machine lead to no source package of Debian $suite." \
         "Install its packages, or name its pg_config in PG_CONFIG_$MAJOR"
 }
