@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds a Debian package of the release version for each PostgreSQL version that the extension is
-# tested on, and tries each in a clean Debian: scripts/package_in_chroot.sh. The packages are left in
+# Builds Debian packages of the release version: one of the extension for each PostgreSQL version
+# that it is tested on, and one of the program, which knows no version. Each of the former is tried
+# together with the latter in a clean Debian: scripts/package_in_chroot.sh. The packages are left in
 # target/packages.
 #
 # The pg_config of a version is the one that PG_CONFIG_<major> in the environment names, or that of
@@ -48,29 +49,76 @@ pg_config_of() {
     fi
 }
 
-# The packages with the shared libraries that a library needs, with the versions it needs.
+# The packages with the shared libraries that a library or program needs, with the versions it needs.
 dependencies_of() {
-    local library=$1 folder
+    local built=$1 folder
     folder=$(mktemp -d "$WORK/shlibdeps.XXXXXX")
     mkdir "$folder/debian"
     printf 'Source: pg-parallel-backup\n\nPackage: pg-parallel-backup\nArchitecture: any\n' >"$folder/debian/control"
     # The server has the symbols that no library has.
-    (cd "$folder" && dpkg-shlibdeps -O "$library" 2>"$folder/warnings") \
+    (cd "$folder" && dpkg-shlibdeps -O "$built" 2>"$folder/warnings") \
         | sed -n 's/^shlibs:Depends=//p' || { cat "$folder/warnings" >&2; return 1; }
 }
 
-control_file() {
-    local name=$1 major=$2 root=$3
-    cat <<CONTROL
+# finish_package NAME BUILT CRATE [FEATURE] <FIELDS: adds to the files of the folder $WORK/NAME what every
+# package has, and sets PACKAGE to the package. BUILT is the library or program in it; the standard
+# input has the fields of the control file that are its own.
+finish_package() {
+    local name=$1 built=$2 root=$WORK/$1 doc
+    shift 2
+    strip --strip-unneeded "$built"
+    doc=$root/usr/share/doc/$name
+    install -d "$doc" "$root/DEBIAN"
+    install -m 644 README.md CHANGELOG.md "$doc"
+    scripts/package_licences.py "$@" >"$doc/copyright"
+    gzip -9n >"$doc/changelog.Debian.gz" <<CHANGELOG
+$name ($VERSION) unstable; urgency=medium
+
+  * Version ${VERSION%%[-~]*}: CHANGELOG.md in this folder says what has changed.
+
+ -- $MAINTAINER  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
+CHANGELOG
+    {
+        cat <<CONTROL
 Package: $name
 Version: $VERSION
 Architecture: $ARCHITECTURE
 Maintainer: $MAINTAINER
 Installed-Size: $(du -k -s --apparent-size "$root/usr" | cut -f1)
-Depends: postgresql-$major, $(dependencies_of "$root/usr/lib/postgresql/$major/lib/pg_parallel_backup.so")
-Suggests: python3-psycopg
 Section: database
 Priority: optional
+CONTROL
+        cat
+    } >"$root/DEBIAN/control"
+    (cd "$root" && find usr -type f -printf '%P\0' | sort -z | sed -z 's,^,usr/,' | xargs -0 md5sum) \
+        >"$root/DEBIAN/md5sums"
+    chmod -R u=rwX,go=rX "$root"
+    chmod 755 "$built"
+    PACKAGE=$PACKAGES/${name}_${VERSION}_$ARCHITECTURE.deb
+    dpkg-deb --build --root-owner-group -Zxz "$root" "$PACKAGE" >/dev/null
+    say "Built $PACKAGE"
+}
+
+# build_extension MAJOR PG_CONFIG: sets PACKAGE to the package.
+build_extension() {
+    local major=$1 pg_config=$2 name=postgresql-$1-pg-parallel-backup
+    local stage=$WORK/stage-$1 root=$WORK/$name library extension doc depends
+    DESTDIR=$stage PG_CONFIG=$pg_config scripts/install.sh
+
+    library=$root/usr/lib/postgresql/$major/lib/pg_parallel_backup.so
+    install -D -m 644 "$stage$("$pg_config" --pkglibdir)/pg_parallel_backup.so" "$library"
+    extension=$root/usr/share/postgresql/$major/extension
+    install -d "$extension"
+    install -m 644 "$stage$("$pg_config" --sharedir)"/extension/pg_parallel_backup* "$extension"
+    doc=$root/usr/share/doc/$name
+    install -d "$doc/docs" "$doc/examples"
+    install -m 644 docs/*.md "$doc/docs"
+    install -m 644 examples/requirements.txt "$doc/examples"
+    install -m 755 examples/parallel_backup.sh examples/parallel_backup.py "$doc/examples"
+    depends=$(dependencies_of "$library")
+    finish_package "$name" "$library" pg_parallel_backup "pg$major" <<CONTROL
+Depends: postgresql-$major, $depends
+Suggests: pg-parallel-backup, python3-psycopg
 Description: parallel physical base backups through plain SQL
  An extension of PostgreSQL $major that takes a physical base backup of the whole
  cluster from as many ordinary sessions at once as the caller likes. One of them
@@ -80,45 +128,23 @@ Description: parallel physical base backups through plain SQL
 CONTROL
 }
 
-changelog_file() {
-    cat <<CHANGELOG
-$1 ($VERSION) unstable; urgency=medium
-
-  * Version ${VERSION%%[-~]*}: CHANGELOG.md in this folder says what has changed.
-
- -- $MAINTAINER  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
-CHANGELOG
-}
-
-# build_package MAJOR PG_CONFIG: sets PACKAGE to the file.
-build_package() {
-    local major=$1 pg_config=$2 name=postgresql-$1-pg-parallel-backup
-    local stage=$WORK/$major/stage root=$WORK/$major/root library extension doc
-    DESTDIR=$stage PG_CONFIG=$pg_config scripts/install.sh
-
-    library=$root/usr/lib/postgresql/$major/lib/pg_parallel_backup.so
-    install -D -m 644 "$stage$("$pg_config" --pkglibdir)/pg_parallel_backup.so" "$library"
-    strip --strip-unneeded "$library"
-    extension=$root/usr/share/postgresql/$major/extension
-    install -d "$extension"
-    install -m 644 "$stage$("$pg_config" --sharedir)"/extension/pg_parallel_backup* "$extension"
-    doc=$root/usr/share/doc/$name
-    install -d "$doc/docs" "$doc/examples"
-    install -m 644 README.md CHANGELOG.md "$doc"
-    install -m 644 docs/*.md "$doc/docs"
-    install -m 644 examples/requirements.txt "$doc/examples"
-    install -m 755 examples/parallel_backup.sh examples/parallel_backup.py "$doc/examples"
-    scripts/package_licences.py "pg$major" >"$doc/copyright"
-    changelog_file "$name" | gzip -9n >"$doc/changelog.Debian.gz"
-
-    install -d "$root/DEBIAN"
-    control_file "$name" "$major" "$root" >"$root/DEBIAN/control"
-    (cd "$root" && find usr -type f -printf '%P\0' | sort -z | sed -z 's,^,usr/,' | xargs -0 md5sum) \
-        >"$root/DEBIAN/md5sums"
-    chmod -R u=rwX,go=rX "$root"
-    PACKAGE=$PACKAGES/${name}_${VERSION}_$ARCHITECTURE.deb
-    dpkg-deb --build --root-owner-group -Zxz "$root" "$PACKAGE" >/dev/null
-    say "Built $PACKAGE"
+# build_program PG_CONFIG: sets PACKAGE to the package. Which PostgreSQL is beside does not matter.
+build_program() {
+    local name=pg-parallel-backup stage=$WORK/stage-program root=$WORK/pg-parallel-backup program depends
+    DESTDIR=$stage PG_CONFIG=$1 scripts/install.sh
+    program=$root/usr/bin/pg_parallel_backup
+    install -D -m 755 "$stage$("$1" --bindir)/pg_parallel_backup" "$program"
+    install -d "$root/usr/share/man/man1"
+    gzip -9n <"$stage$("$1" --mandir)/man1/pg_parallel_backup.1" >"$root/usr/share/man/man1/pg_parallel_backup.1.gz"
+    depends=$(dependencies_of "$program")
+    finish_package "$name" "$program" pg_parallel_backup_client <<CONTROL
+Depends: $depends
+Description: base backups of PostgreSQL by several connections at once
+ A program with the options of pg_basebackup that takes a base backup of a
+ PostgreSQL server through ordinary connections, in parallel, and verifies it
+ while it is written. The server needs the extension of the same name, which is in
+ the packages postgresql-NN-pg-parallel-backup.
+CONTROL
 }
 
 umask 022
@@ -131,6 +157,7 @@ majors=("$@")
 ((${#majors[@]})) || read -ra majors <<<"$SUPPORTED_MAJORS"
 summary=()
 failed=no
+program=''
 for major in "${majors[@]}"; do
     say "==> Package for PostgreSQL $major"
     if ! pg_config=$(pg_config_of "$major"); then
@@ -138,13 +165,17 @@ for major in "${majors[@]}"; do
         continue
     fi
     # Not in a condition: set -e would not hold in it.
-    build_package "$major" "$pg_config"
+    if [[ -z $program ]]; then
+        build_program "$pg_config"
+        program=$PACKAGE
+    fi
+    build_extension "$major" "$pg_config"
     if [[ $(id -u) -ne 0 ]] && ! command -v sudo >/dev/null; then
         summary+=("${PACKAGE##*/}: built, but not tried: that needs root or sudo")
         continue
     fi
     status=0
-    as_root scripts/package_in_chroot.sh "$major" "$PACKAGE" || status=$?
+    as_root scripts/package_in_chroot.sh "$major" "$PACKAGE" "$program" || status=$?
     case $status in
         0) summary+=("${PACKAGE##*/}: installed in a clean Debian, which took a backup and started it") ;;
         2) summary+=("${PACKAGE##*/}: built, but not tried: see above") ;;

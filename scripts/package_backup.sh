@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs as postgres in the clean Debian of scripts/package_in_chroot.sh, where the package of the
-# extension is installed and nothing else of the project exists: a backup by the driver that is in
-# the package, and the server that starts from it.
+# Runs as postgres in the clean Debian of scripts/package_in_chroot.sh, where the packages of the
+# extension and of the program are installed and nothing else of the project exists: backups by the
+# driver that comes with the extension and by the program, and the servers that start from them.
 #
 # usage: package_backup.sh MAJOR
 set -euo pipefail
@@ -45,17 +45,24 @@ sql upgraded -c "CREATE EXTENSION pg_parallel_backup VERSION '0.1.0'" -c "ALTER 
 [[ $(sql upgraded -c "SELECT extversion = default_version FROM pg_extension
         JOIN pg_available_extensions ON name = extname WHERE extname = 'pg_parallel_backup'") == t ]]
 
-"$EXAMPLES/parallel_backup.sh" -d "host=$WORK port=$PORT user=postgres dbname=postgres" -D "$WORK/backup" \
-    -T "$WORK/tablespace=$WORK/moved" -j 2 -c fast
-expected=$(sql postgres -c "SELECT count(*), md5(string_agg(b, '' ORDER BY a)) FROM t")
+readonly QUERY="SELECT count(*), md5(string_agg(b, '' ORDER BY a)) FROM t"
+expected=$(sql postgres -c "$QUERY")
+for taker in "$EXAMPLES/parallel_backup.sh" pg_parallel_backup; do
+    name=${taker##*/}
+    "$taker" -d "host=$WORK port=$PORT user=postgres dbname=postgres" -D "$WORK/$name" \
+        -T "$WORK/tablespace=$WORK/$name.moved" -j 2 -c fast
+    "$BIN/pg_verifybackup" -q "$name"
+done
 stop_server source
-"$BIN/pg_verifybackup" -q backup
 rm -rf tablespace
 
-start_server backup
-restored=$(sql postgres -c "SELECT count(*), md5(string_agg(b, '' ORDER BY a)) FROM t")
-"$BIN/pg_amcheck" -h "$WORK" -p "$PORT" -U postgres --install-missing --all
-stop_server backup
-[[ $restored == "$expected" ]] || { echo "the table is not what it was: $restored, not $expected" >&2; exit 1; }
+for backup in parallel_backup.sh pg_parallel_backup; do
+    start_server "$backup"
+    restored=$(sql postgres -c "$QUERY")
+    "$BIN/pg_amcheck" -h "$WORK" -p "$PORT" -U postgres --install-missing --all
+    stop_server "$backup"
+    [[ $restored == "$expected" ]] || { echo "the table is not what it was: $restored, not $expected" >&2; exit 1; }
+done
+[[ -s /usr/share/man/man1/pg_parallel_backup.1.gz ]]
 rm -rf "$WORK"
-echo "The backup has started, and its tables and indexes are whole."
+echo "Both backups have started, and their tables and indexes are whole."

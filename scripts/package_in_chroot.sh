@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Tries a Debian package of the extension in a clean Debian of the release that has this version of
-# PostgreSQL: debootstrap makes it in a temporary folder, apt installs the package there with what
-# it depends on, scripts/package_backup.sh takes a backup and starts it, and apt removes the package.
+# Tries the Debian packages of the extension and of the program in a clean Debian of the release that
+# has this version of PostgreSQL: debootstrap makes it in a temporary folder, apt installs the packages
+# there with what they depend on, scripts/package_backup.sh takes backups and starts them, and apt
+# removes the packages.
 # No service is started. Needs root.
 #
 # All of this is in namespaces of its own: what is mounted and started there ends with it, however
 # it ends, and is never seen from outside.
 #
-# It exits with 2 where the machine cannot do this, and says why; with 1 where the package failed.
+# It exits with 2 where the machine cannot do this, and says why; with 1 where a package failed.
 #
-# usage: scripts/package_in_chroot.sh MAJOR PACKAGE
+# usage: scripts/package_in_chroot.sh MAJOR EXTENSION PROGRAM    two packages
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 export DEBIAN_FRONTEND=noninteractive
@@ -24,7 +25,7 @@ say() {
 }
 
 not_here() {
-    say "The package cannot be tried here: $*" >&2
+    say "The packages cannot be tried here: $*" >&2
     exit 2
 }
 
@@ -39,8 +40,8 @@ in_chroot() {
 }
 
 # What happens in the namespaces.
-try_package() {
-    local root=$FOLDER/root suite script package=/tmp/${PACKAGE##*/}
+try_packages() {
+    local root=$FOLDER/root suite script
     local http_proxy_of_apt='' check_valid_until=''
     suite=$(suite_of "$MAJOR")
     eval "$(apt-config shell http_proxy_of_apt Acquire::http::Proxy)"
@@ -67,28 +68,29 @@ try_package() {
         say "Acquire::Check-Valid-Until \"$check_valid_until\";" >"$root/etc/apt/apt.conf.d/50as-outside"
     fi
 
-    say "Installing ${PACKAGE##*/} there"
-    install -m 644 "$PACKAGE" "$root$package"
+    say "Installing ${EXTENSION##*/} and ${PROGRAM##*/} there"
+    install -m 644 "$EXTENSION" "$PROGRAM" "$root/tmp"
     logged in_chroot apt-get -q update
-    logged in_chroot apt-get -q install -y --no-install-recommends "$package"
+    logged in_chroot apt-get -q install -y --no-install-recommends "/tmp/${EXTENSION##*/}" "/tmp/${PROGRAM##*/}"
 
     install -m 755 "$SCRIPTS/package_backup.sh" "$root/tmp/package_backup.sh"
     in_chroot runuser -u postgres -- /tmp/package_backup.sh "$MAJOR"
 
-    logged in_chroot apt-get -q purge -y "postgresql-$MAJOR-pg-parallel-backup"
+    logged in_chroot apt-get -q purge -y "postgresql-$MAJOR-pg-parallel-backup" pg-parallel-backup
     if find "$root/usr" -name '*pg?parallel?backup*' | grep .; then
-        say "The package has left these files behind." >&2
+        say "The packages have left these files behind." >&2
         return 1
     fi
 }
 
 if [[ ${1:-} == --in-namespaces ]]; then
-    readonly MAJOR=$2 PACKAGE=$3 MIRROR=$4 FOLDER=$5
-    try_package
+    readonly MAJOR=$2 EXTENSION=$3 PROGRAM=$4 MIRROR=$5 FOLDER=$6
+    try_packages
     exit
 fi
 
-readonly MAJOR=${1:?which major version of PostgreSQL?} PACKAGE=${2:?which package?}
+readonly MAJOR=${1:?which major version of PostgreSQL?}
+readonly EXTENSION=${2:?which package of the extension?} PROGRAM=${3:?which package of the program?}
 [[ $(id -u) -eq 0 ]] || not_here "it needs root"
 suite_of "$MAJOR" >/dev/null || not_here "no Debian release has PostgreSQL $MAJOR"
 command -v apt-get >/dev/null || not_here "it needs apt"
@@ -126,7 +128,7 @@ trap 'exit 143' TERM
 
 # In the background, so that a signal is answered at once.
 unshare --mount --propagation private --pid --ipc --fork --kill-child --mount-proc \
-    "$0" --in-namespaces "$MAJOR" "$PACKAGE" "$MIRROR" "$FOLDER" &
+    "$0" --in-namespaces "$MAJOR" "$EXTENSION" "$PROGRAM" "$MIRROR" "$FOLDER" &
 namespaces=$!
 wait "$namespaces" || exit 1
 namespaces=''

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Prints the file "copyright" of a package: the licence of the extension, and those of the crates
-that are linked into its library, each text once.
+"""Prints the file "copyright" of a package: the licence of the project, and those of the crates
+that are linked into its library or program, each text once.
 
-usage: scripts/package_licences.py FEATURE    the feature of Cargo.toml that was built, such as pg15
+usage: scripts/package_licences.py CRATE [FEATURE]    the crate that was built, and with which
+                                                      feature of the extension, such as pg15
 """
 
 import json
@@ -10,7 +11,6 @@ import pathlib
 import subprocess
 import sys
 
-EXTENSION = "pg_parallel_backup"
 NAMES = ("LICENSE*", "LICENCE*", "license-*", "COPYRIGHT*", "NOTICE*")
 
 
@@ -20,14 +20,14 @@ def host():
     return next(line.removeprefix("host: ") for line in lines if line.startswith("host: "))
 
 
-def linked_crates(feature):
-    """The packages of cargo's metadata that end up in the library, by name."""
-    command = ["cargo", "metadata", "--format-version", "1", "--locked"]
-    command += ["--no-default-features", "--features", feature, "--filter-platform", host()]
+def linked_crates(crate, features):
+    """The packages of cargo's metadata that end up in what a crate of ours is built to, by name."""
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", host()]
+    command += ["--no-default-features", "--features", ",".join(features)]
     metadata = json.loads(subprocess.check_output(command))
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
-    waiting = [id for id, package in packages.items() if package["name"] == EXTENSION]
+    waiting = [id for id, package in packages.items() if package["name"] == crate]
     seen = set(waiting)
     while waiting:
         for dependency in nodes[waiting.pop()]["deps"]:
@@ -54,7 +54,7 @@ def licence_files(crate):
 def main():
     texts = {}
     without_text = []
-    for crate in linked_crates(sys.argv[1]):
+    for crate in linked_crates(sys.argv[1], sys.argv[2:]):
         title = f"{crate['name']} {crate['version']} ({crate['license']})"
         files = licence_files(crate)
         for file in files:
@@ -67,7 +67,7 @@ def main():
             without_text.append(f"{title}, copyright {authors}")
 
     print(pathlib.Path("LICENSE").read_text(encoding="utf-8").strip())
-    print("\nThe library holds code of the crates below, and of the standard library of Rust")
+    print("\nThis package holds code of the crates below, and of the standard library of Rust")
     print("(MIT OR Apache-2.0, copyright The Rust Project Contributors).")
     for text, titles in texts.items():
         print("\n" + "-" * 80)
