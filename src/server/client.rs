@@ -45,8 +45,8 @@ mod bindings {
 
 /// The beginning of Port in libpq/libpq-be.h, which pgrx does not bind.
 #[repr(C)]
-struct PortHead {
-    sock: c_int,
+pub(super) struct PortHead {
+    pub(super) sock: c_int,
 }
 
 /// The buffer that a socket of this machine is asked to have, in bytes. The system gives twice that
@@ -125,13 +125,18 @@ pub fn enlarge_local_buffer() {
 /// The last words of a session that is terminated would wait until a client that does not read has
 /// made room for them. There they are left out, as ProcessClientWriteInterrupt() does it.
 pub fn check_interrupts() {
+    leave_out_last_words();
+    interrupt::check();
+}
+
+/// Has a termination that is pending say nothing to a client that would have to make room for it.
+pub(super) fn leave_out_last_words() {
     // SAFETY: plain variables of this process; the server's own code sets them in the same way.
     unsafe {
         if pg_sys::ProcDiePending != 0 && !has_room() {
             pg_sys::whereToSendOutput = pg_sys::CommandDest::DestNone;
         }
     }
-    interrupt::check();
 }
 
 /// Whether the socket takes more without waiting, or there is none.

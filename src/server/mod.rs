@@ -12,6 +12,8 @@
 pub mod backup_control;
 pub mod checksum;
 pub mod client;
+#[cfg(any(test, feature = "pg_test"))]
+mod client_tests;
 pub mod clock;
 pub mod control_file;
 pub mod copy_query;
