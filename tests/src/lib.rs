@@ -9,6 +9,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod builder;
 pub mod client;
 pub mod disk;
 pub mod failure;

@@ -7,26 +7,13 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::builder::Builder;
 use crate::disk::Disk;
 use crate::failure::Failure;
 use crate::program::{self, command, run, succeed};
 use crate::scratch::{self, Folder};
-use crate::template;
 use crate::turn::{self, Turn};
 use crate::wait::{PATIENCE, wait_for};
-
-/// Settings of every cluster: no test crashes the machine, so nothing waits for the disk.
-const SETTINGS: &str = "\
-fsync = off
-shared_buffers = 32MB
-max_connections = 60
-max_wal_senders = 10
-wal_level = replica
-max_wal_size = 512MB
-log_line_prefix = '%m [%p] %q%a '
-log_checkpoints = off
-lc_messages = 'C'
-";
 
 /// How `Cluster::stop` ends a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,22 +24,11 @@ pub enum Shutdown {
     Immediate,
 }
 
-/// Chooses what differs from a plain cluster with data checksums and the extension.
-#[derive(Clone, Debug)]
-pub struct Builder {
-    checksums: bool,
-    extension: bool,
-    initdb_args: Vec<String>,
-    settings: String,
-    environment: Vec<(String, OsString)>,
-    disk_megabytes: Option<u32>,
-}
-
 /// A data directory and the server on it. Dropping it stops the server and removes the folder.
 #[derive(Debug)]
 pub struct Cluster {
     /// Goes before the folder that it is mounted in.
-    disk: Option<Disk>,
+    pub(crate) disk: Option<Disk>,
     dir: Folder,
     port: u16,
     postmaster: Option<Child>,
@@ -60,80 +36,8 @@ pub struct Cluster {
     #[allow(dead_code)]
     origin: Option<Folder>,
     may_crash: AtomicBool,
-    environment: Vec<(String, OsString)>,
+    pub(crate) environment: Vec<(String, OsString)>,
     _turn: Arc<Turn>,
-}
-
-impl Builder {
-    /// Makes the cluster without data checksums.
-    pub fn without_checksums(mut self) -> Self {
-        self.checksums = false;
-        self
-    }
-
-    /// Leaves the extension to the test.
-    pub fn without_extension(mut self) -> Self {
-        self.extension = false;
-        self
-    }
-
-    /// Adds an argument for `initdb`, such as `--wal-segsize=1` or `--allow-group-access`.
-    pub fn initdb_arg(mut self, argument: &str) -> Self {
-        self.initdb_args.push(argument.to_owned());
-        self
-    }
-
-    /// Adds a line to `postgresql.conf`; the value is quoted here.
-    pub fn setting(mut self, name: &str, value: &str) -> Self {
-        self.settings
-            .push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
-        self
-    }
-
-    /// Adds a variable to the environment of the server.
-    pub fn environment(mut self, name: &str, value: impl Into<OsString>) -> Self {
-        self.environment.push((name.to_owned(), value.into()));
-        self
-    }
-
-    /// Puts the data directory on a disk of its own, where the tests may mount one.
-    pub fn disk(mut self, megabytes: u32) -> Self {
-        self.disk_megabytes = Some(megabytes);
-        self
-    }
-
-    /// Makes the data directory and starts a server on it.
-    pub fn start(self) -> Cluster {
-        if self.extension {
-            require_extension();
-        }
-        let mut cluster = self.create();
-        cluster.start();
-        if self.extension {
-            cluster.create_extension("postgres");
-        }
-        cluster
-    }
-
-    /// Makes the data directory only.
-    pub fn create(&self) -> Cluster {
-        let mut initdb_args = self.initdb_args.clone();
-        if self.checksums {
-            initdb_args.push("--data-checksums".to_owned());
-        } else if program::major_version() >= 18 {
-            // There it is the default.
-            initdb_args.push("--no-data-checksums".to_owned());
-        }
-        let mut cluster = Cluster::empty();
-        cluster.environment.clone_from(&self.environment);
-        cluster.disk = self
-            .disk_megabytes
-            .and_then(|megabytes| Disk::mount(&cluster.data_dir(), megabytes));
-        template::copy_to(&cluster.data_dir(), &initdb_args);
-        cluster.append_to_conf(SETTINGS);
-        cluster.append_to_conf(&self.settings);
-        cluster
-    }
 }
 
 impl Cluster {
@@ -144,14 +48,7 @@ impl Cluster {
 
     /// For clusters that differ from `Cluster::new()`.
     pub fn builder() -> Builder {
-        Builder {
-            checksums: true,
-            extension: true,
-            initdb_args: Vec::new(),
-            settings: String::new(),
-            environment: Vec::new(),
-            disk_megabytes: None,
-        }
+        Builder::default()
     }
 
     /// A stopped cluster whose data directory is `data`, which moves from the folder `origin`; what
@@ -181,7 +78,7 @@ impl Cluster {
         standby
     }
 
-    fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         let turn = turn::take();
         Cluster {
             disk: None,
@@ -416,7 +313,7 @@ fn process_id(child: &Child) -> i32 {
 }
 
 #[track_caller]
-fn require_extension() {
+pub(crate) fn require_extension() {
     let control = program::extension_dir().join("pg_parallel_backup.control");
     assert!(
         control.exists(),

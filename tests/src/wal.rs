@@ -3,7 +3,8 @@
 
 use postgres::Client;
 
-use crate::server::{Builder, Cluster};
+use crate::builder::Builder;
+use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 
 /// A cluster that keeps as little WAL as it can.

@@ -6,11 +6,12 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use backup_tests::backup::{Backup, start, try_send_stop, try_start};
+use backup_tests::builder::Builder;
 use backup_tests::failure::{Failure, expect_failure};
 use backup_tests::leftover;
 use backup_tests::member;
 use backup_tests::program::make_dir;
-use backup_tests::server::{Builder, Cluster};
+use backup_tests::server::Cluster;
 use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{Worker, copy_of, copy_out};
 use backup_tests::wal::{exists, segment_of, switch_wal, write_much, write_until_gone};

@@ -2,9 +2,10 @@
 //! fails with the setting's name and leaves nothing.
 
 use backup_tests::backup::{start, try_start};
+use backup_tests::builder::Builder;
 use backup_tests::failure::{Failure, expect_failure};
 use backup_tests::leftover;
-use backup_tests::server::{Builder, Cluster};
+use backup_tests::server::Cluster;
 use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 

@@ -3,10 +3,11 @@
 
 use std::fs;
 
+use backup_tests::builder::Builder;
 use backup_tests::failure::Failure;
 use backup_tests::leftover;
 use backup_tests::replication::catch_up;
-use backup_tests::server::{Builder, Cluster, Shutdown};
+use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::stepwise::Stepwise;
 use backup_tests::wal::{exists, forgetful};
 

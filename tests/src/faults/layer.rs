@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use crate::builder::Builder;
 use crate::program::{self, account, command, run_with_input};
 use crate::scratch;
-use crate::server::Builder;
 
 /// As large as the library maps it.
 const PAGE: usize = 4096;

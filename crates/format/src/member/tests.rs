@@ -1,0 +1,144 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+use crate::archive;
+
+/// What came, with content as a whole.
+#[derive(Default, Debug, PartialEq)]
+struct Kept(Vec<(Member, Vec<u8>)>);
+
+impl Receiver for Kept {
+    type Error = Broken;
+
+    fn begin(&mut self, member: &Member) -> Result<(), Broken> {
+        self.0.push((member.clone(), Vec::new()));
+        Ok(())
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+        assert!(!bytes.is_empty());
+        self.0.last_mut().unwrap().1.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Broken> {
+        let (member, content) = self.0.last().unwrap();
+        assert_eq!(member.size, content.len() as u64);
+        Ok(())
+    }
+}
+
+const ATTRIBUTES: Attributes = Attributes {
+    mode: 0o640,
+    uid: 3_000_000,
+    gid: 1 << 40,
+    mtime: -5,
+};
+
+fn sample() -> Vec<u8> {
+    let mut out = Vec::new();
+    archive::directory_header(&mut out, b"base/5", &ATTRIBUTES);
+    for (name, size) in [("empty", 0), ("odd", 513), ("whole", 1024)] {
+        archive::file_header(&mut out, name.as_bytes(), size, &ATTRIBUTES);
+        out.resize(out.len() + size as usize, b'x');
+        out.resize(out.len() + archive::padding(size), 0);
+    }
+    archive::file_header(&mut out, &[b'l'; 300], 1, &ATTRIBUTES);
+    out.resize(out.len() + 512, 7);
+    archive::link_header(&mut out, b"pg_tblspc/1", &[b't'; 200], &ATTRIBUTES);
+    out.extend_from_slice(&archive::END);
+    out
+}
+
+fn read(bytes: &[u8], piece: usize) -> Result<Kept, Broken> {
+    let (mut reader, mut kept) = (Reader::default(), Kept::default());
+    for piece in bytes.chunks(piece) {
+        reader.push(piece, &mut kept)?;
+    }
+    reader.finish()?;
+    Ok(kept)
+}
+
+#[test]
+fn what_was_written_is_read_in_pieces_of_any_size() {
+    let bytes = sample();
+    let whole = read(&bytes, bytes.len()).unwrap();
+    let names: Vec<_> = whole
+        .0
+        .iter()
+        .map(|(member, _)| member.path.len())
+        .collect();
+    assert_eq!(names, [6, 5, 3, 5, 300, 11]);
+    assert_eq!(whole.0[0].0.kind, Kind::Directory);
+    assert_eq!(whole.0[5].0.target, [b't'; 200]);
+    assert!(
+        whole
+            .0
+            .iter()
+            .all(|(member, _)| member.attributes == ATTRIBUTES)
+    );
+    for piece in [1, 7, 511, 512, 513, 4096] {
+        assert_eq!(read(&bytes, piece).unwrap(), whole, "{piece}");
+    }
+}
+
+#[test]
+fn an_archive_that_ends_early_is_incomplete() {
+    let bytes = sample();
+    for length in [0, 1, 512, 2000, bytes.len() - 512, bytes.len() - 1] {
+        assert_eq!(read(&bytes[..length], 4096).unwrap_err(), Broken::Truncated);
+    }
+}
+
+#[test]
+fn whatever_follows_the_end_is_refused() {
+    let mut bytes = sample();
+    bytes.push(0);
+    assert_eq!(read(&bytes, 4096).unwrap_err(), Broken::Trailing);
+}
+
+#[test]
+fn a_changed_header_is_refused() {
+    let bytes = sample();
+    for place in [0, 100, 124, 136, 156, 300] {
+        let mut bytes = bytes.clone();
+        bytes[place] ^= 1;
+        assert_eq!(read(&bytes, 4096).unwrap_err(), Broken::NoHeader, "{place}");
+    }
+}
+
+#[test]
+fn a_name_in_two_halves_is_refused() {
+    let mut bytes = Vec::new();
+    archive::file_header(&mut bytes, b"x", 0, &ATTRIBUTES);
+    let mut header = Header::new_ustar();
+    header.as_mut_bytes().copy_from_slice(&bytes);
+    header.as_ustar_mut().unwrap().prefix[0] = b'/';
+    header.set_cksum();
+    assert_eq!(read(header.as_bytes(), 512).unwrap_err(), Broken::Name);
+}
+
+#[test]
+fn a_long_name_without_a_member_is_refused() {
+    let mut bytes = Vec::new();
+    archive::file_header(&mut bytes, &[b'l'; 300], 0, &ATTRIBUTES);
+    bytes.truncate(bytes.len() - BLOCK_SIZE);
+    bytes.extend_from_slice(&archive::END);
+    assert_eq!(read(&bytes, 4096).unwrap_err(), Broken::NoHeader);
+}
+
+#[test]
+fn devices_and_hard_links_are_refused() {
+    for kind in [b'1', b'3', b'4', b'6', b'7', b'x', b'g', b'S'] {
+        let mut bytes = Vec::new();
+        archive::file_header(&mut bytes, b"x", 0, &ATTRIBUTES);
+        let mut header = Header::new_ustar();
+        header.as_mut_bytes().copy_from_slice(&bytes);
+        header.set_entry_type(EntryType::new(kind));
+        header.set_cksum();
+        assert_eq!(
+            read(header.as_bytes(), 512).unwrap_err(),
+            Broken::Type(kind)
+        );
+    }
+}
