@@ -12,6 +12,8 @@ set -uo pipefail
 
 # shellcheck source=scripts/environment.sh
 . "$(dirname "$0")/environment.sh"
+# shellcheck source=scripts/totals.sh
+. "$ROOT/scripts/totals.sh"
 require_postgres
 cd "$ROOT" || exit 1
 
@@ -57,28 +59,13 @@ expected() {
     echo "$time"
 }
 
-# run_part PG_CONFIG PART: adds what it has counted to the version's and to the total.
-run_part() {
-    local log status part_passed part_failed
-    log=$(mktemp)
-    PG_CONFIG=$1 scripts/test.sh "$2" 2>&1 | tee "$log"
-    status=${PIPESTATUS[0]}
-    read -r part_passed part_failed < <(
-        awk '/^[0-9]+ passed, [0-9]+ failed$/ { p = $1; f = $3 } END { print p + 0, f + 0 }' "$log"
-    )
-    rm -f "$log"
-    ((status == 0 || part_failed > 0)) || part_failed=1
-    ((version_passed += part_passed, version_failed += part_failed))
-}
-
 version_of() {
     "$1" --version | awk '{ print $2 }'
 }
 
 test_version() {
     local major=$1 pg_config part parts=(outside server examples) left_out=()
-    version_passed=0
-    version_failed=0
+    local passed_before=$passed failed_before=$failed
     say ""
     say "==> PostgreSQL $major"
     pg_config=$(bring "$major")
@@ -104,15 +91,14 @@ test_version() {
     [[ $major != "$FIRST" ]] || parts=(format client "${parts[@]}")
     for part in "${parts[@]}"; do
         if [[ $major == "$FIRST" ]] || fits "$(expected "$part" "$major")"; then
-            run_part "$pg_config" "$part"
+            add_total env PG_CONFIG="$pg_config" scripts/test.sh "$part"
         else
             say "No time is left for the part: $part"
             left_out+=("$part")
         fi
     done
-    ((passed += version_passed, failed += version_failed))
     summary+=("$(printf 'PostgreSQL %-5s %5d passed, %d failed%s' "$(version_of "$pg_config")" \
-        "$version_passed" "$version_failed" "${left_out[*]:+, no time left for: ${left_out[*]}}")")
+        $((passed - passed_before)) $((failed - failed_before)) "${left_out[*]:+, no time left for: ${left_out[*]}}")")
 }
 
 [[ -n $limit ]] || test_version "$FIRST"
