@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job on real data: a cluster that pgbench writes to is backed up by several workers,
-# verified, restored with its tablespace in another place, and checked there.
+# The main job on real data: a cluster that pgbench writes to is backed up by the program with several
+# workers, verified, started with its tablespace in another place, and checked there.
 #
 # usage: scripts/demo.sh [SCALE [WORKERS]]    pgbench scale (default 50, about 750 MB), workers (4)
 set -euo pipefail
@@ -24,6 +24,11 @@ invariant() {
     sql "$1" -c "SELECT (SELECT sum(abalance) FROM pgbench_accounts),
         (SELECT sum(tbalance) FROM pgbench_tellers), (SELECT sum(bbalance) FROM pgbench_branches),
         (SELECT coalesce(sum(delta), 0) FROM pgbench_history)"
+}
+
+# seconds_since BEGAN
+seconds_since() {
+    awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'
 }
 
 history_rows() {
@@ -57,9 +62,12 @@ done
 before=$(history_rows $PORT)
 say "$before transactions so far"
 
-step "The backup: examples/parallel_backup.sh with $WORKERS workers"
-"$ROOT/examples/parallel_backup.sh" -d "host=$SCRATCH/socket port=$PORT user=postgres dbname=postgres" \
-    -D "$BACKUP" -T "$TABLESPACE=$MOVED" -j "$WORKERS" -c fast -l demo -v | tee "$SCRATCH/backup.out"
+step "The backup: pg_parallel_backup with $WORKERS workers"
+began=$EPOCHREALTIME
+pg_parallel_backup -h "$SCRATCH/socket" -p $PORT -U postgres -D "$BACKUP" -T "$TABLESPACE=$MOVED" -j "$WORKERS" \
+    -c fast -l demo -P -v
+took=$(seconds_since "$began")
+size=$(du -s -B 1000000 --total "$BACKUP" "$MOVED" | tail -n 1 | cut -f 1)
 kill -0 "$writer" || { cat "$SCRATCH/pgbench.run" >&2; exit 1; }
 after=$(history_rows $PORT)
 # A background job of a script ignores SIGINT.
@@ -67,12 +75,15 @@ kill -TERM "$writer" 2>/dev/null || true
 wait "$writer" 2>/dev/null || true
 stop_cluster "$SOURCE"
 
+step "pg_verifybackup reads it again"
+"$PG_BIN/pg_verifybackup" "$BACKUP"
+
 step "The restored cluster, with the tablespace in $MOVED"
 rm -rf -- "$TABLESPACE"
 give_to_server "$BACKUP" "$MOVED"
 began=$EPOCHREALTIME
 start_cluster "$BACKUP" $RESTORED_PORT
-started_in=$(awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
+started_in=$(seconds_since "$began")
 restored=$(history_rows $RESTORED_PORT)
 IFS='|' read -r accounts tellers branches history <<<"$(invariant $RESTORED_PORT)"
 say "$restored transactions are in it; pg_amcheck looks at every heap and index"
@@ -85,8 +96,8 @@ held=yes
 [[ $place == "$MOVED" ]] || held=no
 
 step "Summary"
-grep -E '^  (worker|in total)' "$SCRATCH/backup.out"
-say "  verified   $(grep -o 'verified by pg_verifybackup' "$SCRATCH/backup.out")"
+say "  backup     $size MB in $took s with $WORKERS workers, on disk"
+say "  verified   while it was written, and by pg_verifybackup"
 say "  restored   recovered and started in $started_in s, tablespace in its new place"
 say "  writes     $before transactions before the backup, $restored in it, $after when it had ended"
 say "  invariant  accounts $accounts, tellers $tellers, branches $branches, history $history"
