@@ -179,6 +179,24 @@ impl Reader {
         Ok(())
     }
 
+    /// Leaves out what is still to come of the current member: returns the number of bytes that the
+    /// caller has to leave out likewise. The member ends for the receiver, as if all had been there.
+    ///
+    /// # Errors
+    /// The receiver's own.
+    pub fn skip_content<R: Receiver>(&mut self, receiver: &mut R) -> Result<u64, R::Error> {
+        let left = match self.state {
+            State::Content(left) => {
+                receiver.end()?;
+                left.saturating_add(self.padding)
+            }
+            State::Padding(left) => left,
+            _ => return Ok(0),
+        };
+        self.state = State::Header;
+        Ok(left)
+    }
+
     /// The stream has ended.
     ///
     /// # Errors
@@ -443,6 +461,46 @@ mod tests {
         );
         for piece in [1, 7, 511, 512, 513, 4096] {
             assert_eq!(read(&bytes, piece).unwrap(), whole, "{piece}");
+        }
+    }
+
+    #[test]
+    fn content_can_be_left_out() {
+        /// The names, and whether each member has ended.
+        #[derive(Default)]
+        struct Names(Vec<(usize, bool)>);
+
+        impl Receiver for Names {
+            type Error = Broken;
+
+            fn begin(&mut self, member: &Member) -> Result<(), Broken> {
+                self.0.push((member.path.len(), false));
+                Ok(())
+            }
+
+            fn content(&mut self, _: &[u8]) -> Result<(), Broken> {
+                Ok(())
+            }
+
+            fn end(&mut self) -> Result<(), Broken> {
+                self.0.last_mut().unwrap().1 = true;
+                Ok(())
+            }
+        }
+
+        let bytes = sample();
+        for piece in [1, 512, 600, 1100, 2048] {
+            let (mut reader, mut names) = (Reader::default(), Names::default());
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(piece.min(rest.len()));
+                reader.push(now, &mut names).unwrap();
+                let skipped = reader.skip_content(&mut names).unwrap();
+                rest = &later[usize::try_from(skipped).unwrap()..];
+            }
+            reader.finish().unwrap();
+            let expected = [6, 5, 3, 5, 300, 11].map(|length| (length, true));
+            assert_eq!(names.0, expected, "{piece}");
         }
     }
 
