@@ -11,6 +11,7 @@ mod backup;
 mod check;
 mod claims;
 mod connection;
+mod decompress;
 mod digest;
 mod durable;
 mod folder;
