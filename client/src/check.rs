@@ -69,7 +69,7 @@ impl Receiver for Check<'_> {
         // The file tablespace_map has what would be links.
         ensure!(
             member.kind != Kind::Link,
-            "the server sent a symbolic link \"{}\", which is refused",
+            "the backup has a symbolic link \"{}\", which is refused",
             display(&member.path)
         );
         if member.kind == Kind::File {

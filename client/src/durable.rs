@@ -3,11 +3,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 
 use crate::made::Made;
+use crate::parallel;
 use crate::plan::SyncMethod;
 use crate::stop::Stop;
 
@@ -75,21 +75,5 @@ fn walk(path: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>) -
 }
 
 fn sync_each(paths: &[PathBuf], jobs: usize, stop: &Stop) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-            stop.check()?;
-            sync_one(path)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-    })
+    parallel::for_each(paths, jobs, stop, |path| sync_one(path))
 }

@@ -1,13 +1,10 @@
 //! What is asked of the server: the extension's functions, and nothing else of it.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, PathBuf};
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use backup_format::checksum::Algorithm;
 
 use crate::connection::{Opener, Row, Session};
+use crate::folder::Tablespace;
 use crate::plan::{Format, Plan};
 use crate::target::Request;
 
@@ -31,15 +28,6 @@ pub struct Started {
     pub total_bytes: u64,
     /// Number of files, directories and links.
     pub file_count: u64,
-}
-
-/// A tablespace outside the data directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tablespace {
-    /// Its OID, which is the name of its link.
-    pub oid: u32,
-    /// Where it is on the server: an absolute path.
-    pub location: PathBuf,
 }
 
 /// Settings of a role or database must not end a backup, and names mean what they say. A NOTICE that
@@ -146,18 +134,7 @@ impl Extension {
         rows.iter()
             .map(|row| {
                 let oid = number(row, 0)?;
-                ensure!(oid > 0, "the server has a tablespace with OID 0");
-                let location = PathBuf::from(OsStr::from_bytes(value(row, 1)?));
-                let is_plain = location.is_absolute()
-                    && location
-                        .components()
-                        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-                ensure!(
-                    is_plain,
-                    "the server has tablespace {oid} in \"{}\", which is refused",
-                    location.display()
-                );
-                Ok(Tablespace { oid, location })
+                Tablespace::check(oid, value(row, 1)?)
             })
             .collect()
     }

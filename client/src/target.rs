@@ -6,11 +6,10 @@ use anyhow::Result;
 use backup_format::checksum::Algorithm;
 
 use crate::archives::{Archive, Archives, Closing, Part};
-use crate::folder::Folder;
+use crate::folder::{Folder, Layout, Tablespace};
 use crate::made::Made;
 use crate::plan::{Format, Plan};
 use crate::received::Files;
-use crate::server::Tablespace;
 use crate::stop::Stop;
 use crate::unpack::Unpacker;
 
@@ -54,7 +53,14 @@ impl Target {
         made: &mut Made,
     ) -> Result<Self> {
         Ok(match plan.format {
-            Format::Plain => Self::Plain(Folder::create(plan, tablespaces, mode, made)?),
+            Format::Plain => {
+                let layout = Layout {
+                    target: &plan.target,
+                    waldir: plan.waldir.as_deref(),
+                    mapping: &plan.mapping,
+                };
+                Self::Plain(Folder::create(layout, tablespaces, mode, made)?)
+            }
             Format::Tar => {
                 let mut parts = vec![Part::Base];
                 parts.extend(tablespaces.iter().map(|t| Part::Tablespace(t.oid)));

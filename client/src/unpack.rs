@@ -1,4 +1,4 @@
-//! Unpacks a stream while it arrives.
+//! Unpacks a stream while it arrives, from a server or from an archive.
 
 use std::collections::HashSet;
 use std::io::Write as _;
@@ -23,6 +23,10 @@ pub struct Unpacker<'a> {
 
 struct Members<'a> {
     folder: &'a Folder,
+    /// What precedes the names of its members in the backup.
+    prefix: Vec<u8>,
+    /// Files that are received, and not written.
+    left_out: &'static [&'static [u8]],
     stream: Stream,
     algorithm: Algorithm,
     stop: &'a Stop,
@@ -40,7 +44,8 @@ struct Members<'a> {
 struct Current {
     path: Vec<u8>,
     size: u64,
-    file: File,
+    /// `None` for one that is left out.
+    file: Option<File>,
     aside: bool,
     digest: Digest,
 }
@@ -58,6 +63,8 @@ impl<'a> Unpacker<'a> {
             members: Members {
                 stream: folder.stream(),
                 folder,
+                prefix: Vec::new(),
+                left_out: &[],
                 algorithm,
                 stop,
                 counter,
@@ -67,6 +74,20 @@ impl<'a> Unpacker<'a> {
                 aside: HashSet::new(),
             },
         }
+    }
+
+    /// Is for an archive: all archives of a backup are one stream, which has each file once. Their
+    /// names lack a prefix, and some files are only compared with the manifest.
+    pub fn of_archive(
+        mut self,
+        stream: Stream,
+        prefix: Vec<u8>,
+        left_out: &'static [&'static [u8]],
+    ) -> Self {
+        self.members.stream = stream;
+        self.members.prefix = prefix;
+        self.members.left_out = left_out;
+        self
     }
 
     /// Takes the next bytes of the stream.
@@ -114,6 +135,28 @@ impl<'a> Unpacker<'a> {
     }
 }
 
+impl Current {
+    /// What was written is there.
+    fn check_length(&self) -> Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let path = || display(&self.path);
+        let length = file
+            .metadata()
+            .with_context(|| format!("could not stat file \"{}\"", path()))?
+            .len();
+        if length != self.size {
+            bail!(
+                "file \"{}\" has {length} bytes after {} were written",
+                path(),
+                self.size
+            );
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Members<'_> {
     /// What a failed stream has brought does not count.
     fn drop(&mut self) {
@@ -126,20 +169,26 @@ impl Receiver for Members<'_> {
 
     fn begin(&mut self, member: &Member) -> Result<()> {
         let mode = member.attributes.mode;
+        let path = [&self.prefix, member.path.as_slice()].concat();
         match member.kind {
-            Kind::Directory => self.folder.make_directory(&member.path, mode),
-            Kind::Link if self.folder.has_link(&member.path) => Ok(()),
+            Kind::Directory => self.folder.make_directory(&path, mode),
+            Kind::Link if self.folder.has_link(&path) => Ok(()),
             Kind::Link => bail!(
-                "the server sent a symbolic link \"{}\", which is refused",
-                display(&member.path)
+                "the backup has a symbolic link \"{}\", which is refused",
+                display(&path)
             ),
             Kind::File => {
-                let new = self.folder.create_file(&member.path, mode, self.stream)?;
+                let (file, aside) = if self.left_out.contains(&path.as_slice()) {
+                    (None, false)
+                } else {
+                    let new = self.folder.create_file(&path, mode, self.stream)?;
+                    (Some(new.file), new.aside)
+                };
                 self.current = Some(Current {
-                    file: new.file,
-                    aside: new.aside,
-                    path: member.path.clone(),
+                    path,
                     size: member.size,
+                    file,
+                    aside,
                     digest: Digest::new(self.algorithm),
                 });
                 Ok(())
@@ -150,10 +199,11 @@ impl Receiver for Members<'_> {
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
         if let Some(current) = &mut self.current {
             current.digest.update(bytes);
-            current
-                .file
-                .write_all(bytes)
-                .with_context(|| format!("could not write file \"{}\"", display(&current.path)))?;
+            if let Some(file) = &mut current.file {
+                file.write_all(bytes).with_context(|| {
+                    format!("could not write file \"{}\"", display(&current.path))
+                })?;
+            }
             let length = bytes.len() as u64;
             self.counted += length;
             self.counter.fetch_add(length, Ordering::Relaxed);
@@ -163,23 +213,15 @@ impl Receiver for Members<'_> {
 
     fn end(&mut self) -> Result<()> {
         if let Some(current) = self.current.take() {
-            let path = || display(&current.path);
-            let written = current.file.metadata();
-            let length = written
-                .with_context(|| format!("could not stat file \"{}\"", path()))?
-                .len();
-            let size = current.size;
-            if length != size {
-                bail!(
-                    "file \"{}\" has {length} bytes after {size} were written",
-                    path()
-                );
-            }
+            current.check_length()?;
             if current.aside {
                 self.aside.insert(current.path.clone());
             }
-            let digest = current.digest.finish();
-            self.files.insert(current.path, Written { size, digest });
+            let written = Written {
+                size: current.size,
+                digest: current.digest.finish(),
+            };
+            self.files.insert(current.path, written);
         }
         Ok(())
     }
