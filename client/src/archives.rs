@@ -54,7 +54,7 @@ impl Part {
     }
 
     /// What precedes the names of its members in the manifest.
-    fn prefix(self) -> Vec<u8> {
+    pub fn prefix(self) -> Vec<u8> {
         match self {
             Self::Base => Vec::new(),
             Self::Tablespace(oid) => format!("pg_tblspc/{oid}/").into_bytes(),

@@ -160,19 +160,16 @@ fn complete(
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
     }
-    shared.stop.check()?;
-    if let Some(method) = plan.sync {
-        say(plan, "syncing data to disk");
-        durable::sync(made, method, plan.jobs, shared.stop)?;
-    }
-    shared.stop.check()?;
-    target.finish(plan.manifest.is_some())?;
     if plan.sync.is_some() {
-        durable::sync_one(&plan.target)?;
-        if plan.format == Format::Plain {
-            durable::sync_one(&plan.target.join("global"))?;
-        }
+        say(plan, "syncing data to disk");
     }
+    let mut last = vec![plan.target.clone()];
+    if plan.format == Format::Plain {
+        last.push(plan.target.join("global"));
+    }
+    durable::complete(plan.sync, made, plan.jobs, shared.stop, &last, || {
+        target.finish(plan.manifest.is_some())
+    })?;
     say(plan, "base backup completed");
     Ok(())
 }

@@ -11,11 +11,36 @@ use crate::parallel;
 use crate::plan::SyncMethod;
 use crate::stop::Stop;
 
+/// Completes what was made: it is on disk before `finish` gives the last files their names, and so
+/// are these, which are in the directories `last`. Nobody waits for the disk without a method.
+///
+/// # Errors
+/// As [`sync`], and those of `finish`.
+pub fn complete(
+    method: Option<SyncMethod>,
+    made: &Made,
+    jobs: usize,
+    stop: &Stop,
+    last: &[PathBuf],
+    finish: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    stop.check()?;
+    if let Some(method) = method {
+        sync(made, method, jobs, stop)?;
+    }
+    stop.check()?;
+    finish()?;
+    if method.is_some() {
+        last.iter().try_for_each(|path| sync_one(path))?;
+    }
+    Ok(())
+}
+
 /// Waits until all that was made is on disk, with several threads.
 ///
 /// # Errors
 /// The operating system's: then nothing is certain. And where the backup is to stop.
-pub fn sync(made: &Made, method: SyncMethod, jobs: usize, stop: &Stop) -> Result<()> {
+fn sync(made: &Made, method: SyncMethod, jobs: usize, stop: &Stop) -> Result<()> {
     for path in made.paths() {
         let quoted = || format!("\"{}\"", path.display());
         match method {
@@ -47,7 +72,7 @@ pub fn sync(made: &Made, method: SyncMethod, jobs: usize, stop: &Stop) -> Result
 ///
 /// # Errors
 /// The operating system's.
-pub fn sync_one(path: &Path) -> Result<()> {
+fn sync_one(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .with_context(|| format!("could not fsync file \"{}\"", path.display()))

@@ -53,8 +53,8 @@ impl Tablespace {
     ///
     /// # Errors
     /// Where no tablespace can be so.
-    pub fn check(oid: u32, location: &[u8]) -> Result<Self> {
-        ensure!(oid > 0, "the server has a tablespace with OID 0");
+    pub fn check(teller: &str, oid: u32, location: &[u8]) -> Result<Self> {
+        ensure!(oid > 0, "{teller} has a tablespace with OID 0");
         let location = as_path(location).to_owned();
         let is_plain = location.is_absolute()
             && location
@@ -62,7 +62,7 @@ impl Tablespace {
                 .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
         ensure!(
             is_plain,
-            "the server has tablespace {oid} in \"{}\", which is refused",
+            "{teller} has tablespace {oid} in \"{}\", which is refused",
             location.display()
         );
         Ok(Self { oid, location })
@@ -116,7 +116,7 @@ impl Folder {
         for old in layout.mapping.keys() {
             ensure!(
                 known.contains(old),
-                "the server has no tablespace in \"{}\", which is to be relocated",
+                "there is no tablespace in \"{}\", which is to be relocated",
                 old.display()
             );
         }
@@ -137,8 +137,7 @@ impl Folder {
             let path = layout.mapping.get(location).unwrap_or(location);
             let place = Place::create(path, mode, made).with_context(|| {
                 format!(
-                    "no place for tablespace {oid}, which the server has in \"{}\" \
-                     (-T puts it elsewhere)",
+                    "no place for tablespace {oid}, which was in \"{}\" (-T puts it elsewhere)",
                     location.display()
                 )
             })?;
@@ -392,8 +391,8 @@ fn split_first(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// In the one way that the server writes it.
-fn parse_oid(text: &[u8]) -> Option<u32> {
+/// An OID, in the one way that the server writes it.
+pub fn parse_oid(text: &[u8]) -> Option<u32> {
     let oid: u32 = std::str::from_utf8(text).ok()?.parse().ok()?;
     (oid.to_string().as_bytes() == text).then_some(oid)
 }

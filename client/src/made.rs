@@ -89,17 +89,23 @@ impl Made {
 
     /// The directories that hold the backup.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.directories
-            .iter()
-            .filter(|directory| directory.origin != Origin::Above)
-            .map(|directory| directory.path.as_path())
+        self.of(|origin| origin != Origin::Above)
+    }
+
+    /// Of these, the ones that were not there before.
+    pub fn new_paths(&self) -> impl Iterator<Item = &Path> {
+        self.of(|origin| origin == Origin::Made)
     }
 
     /// The directories that were made above them.
     pub fn above(&self) -> impl Iterator<Item = &Path> {
+        self.of(|origin| origin == Origin::Above)
+    }
+
+    fn of(&self, wanted: impl Fn(Origin) -> bool) -> impl Iterator<Item = &Path> {
         self.directories
             .iter()
-            .filter(|directory| directory.origin == Origin::Above)
+            .filter(move |directory| wanted(directory.origin))
             .map(|directory| directory.path.as_path())
     }
 

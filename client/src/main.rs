@@ -1,11 +1,12 @@
 //! `pg_parallel_backup`: takes a base backup of a whole cluster through the extension of that name,
-//! with several connections at once.
+//! with several connections at once; verifies and restores backups, with several threads.
 //!
 //! The main thread watches for signals and shows the progress. Another one leads the backup, and
 //! each worker has a thread and a connection of its own. All that is known of the server is in
 //! [`server`], all that writes in [`folder`] and [`archives`], and what was received is held
 //! against the manifest in [`manifest`].
 
+mod archive_files;
 mod archives;
 mod backup;
 mod check;
@@ -23,6 +24,7 @@ mod parallel;
 mod plan;
 mod progress;
 mod received;
+mod restore;
 mod server;
 mod signals;
 mod standby;
@@ -32,6 +34,7 @@ mod supervise;
 mod target;
 mod unpack;
 mod values;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -51,15 +54,18 @@ fn main() -> ExitCode {
             };
         }
     };
+    let done = |()| true;
     let result = match command_line.command {
-        None => command_line
-            .backup
+        None => (command_line.backup.check()).and_then(|plan| backup::run(&plan).map(done)),
+        Some(Command::Verify(options)) => options.check().and_then(verify::run),
+        Some(Command::Restore(options)) => options
             .check()
-            .and_then(|plan| backup::run(&plan)),
-        Some(Command::Verify(_)) => Ok(()),
+            .and_then(|plan| restore::run(plan).map(done)),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        // What is wrong has been said.
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             messages::error(format_args!("{error:#}"));
             ExitCode::FAILURE

@@ -72,3 +72,53 @@ pub struct Plan {
     /// How often a lost connection is replaced.
     pub retries: u32,
 }
+
+/// What is to be checked, and how.
+#[derive(Clone, Debug)]
+pub struct VerifyPlan {
+    /// Where the backup is.
+    pub directory: PathBuf,
+    /// What it looks like; `None` to find out.
+    pub format: Option<Format>,
+    /// Where its manifest is.
+    pub manifest: PathBuf,
+    /// Paths of the backup that are not looked at.
+    pub ignore: Vec<Vec<u8>>,
+    /// Files that are read at once.
+    pub jobs: usize,
+    /// Whether the WAL is read.
+    pub parse_wal: bool,
+    /// Where the WAL is, if not in the backup.
+    pub wal_directory: Option<PathBuf>,
+    /// Whether checksums are computed.
+    pub checksums: bool,
+    /// Whether the first finding ends it.
+    pub exit_on_error: bool,
+    /// Whether to show the progress.
+    pub progress: bool,
+    /// Whether to be silent about success.
+    pub quiet: bool,
+}
+
+/// What is to be restored, and how.
+#[derive(Clone, Debug)]
+pub struct RestorePlan {
+    /// Where the archives are.
+    pub archives: PathBuf,
+    /// Where the data directory goes.
+    pub target: PathBuf,
+    /// Where its WAL goes, if not into the target.
+    pub waldir: Option<PathBuf>,
+    /// New places of tablespaces, by their old ones.
+    pub mapping: BTreeMap<PathBuf, PathBuf>,
+    /// Archives that are unpacked at once.
+    pub jobs: usize,
+    /// How it reaches the disk; `None` when nobody waits for it.
+    pub sync: Option<SyncMethod>,
+    /// Whether to remove what was made after an error.
+    pub clean: bool,
+    /// Whether to show the progress.
+    pub progress: bool,
+    /// Whether to say what happens.
+    pub verbose: bool,
+}

@@ -134,7 +134,7 @@ impl Extension {
         rows.iter()
             .map(|row| {
                 let oid = number(row, 0)?;
-                Tablespace::check(oid, value(row, 1)?)
+                Tablespace::check("the server", oid, value(row, 1)?)
             })
             .collect()
     }

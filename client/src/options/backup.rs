@@ -1,15 +1,14 @@
 //! The options of a backup, as those of pg_basebackup wherever that has the same one.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use backup_format::checksum::Algorithm;
 use clap::{Args, ValueEnum};
 
-use super::{ConnectionOptions, GENERAL, OUTPUT};
+use super::{ConnectionOptions, GENERAL, OUTPUT, check_waldir, jobs, mapping};
 use crate::plan::{Format, Plan, SyncMethod};
-use crate::values::{is_slot_name, parse_mapping, parse_rate};
+use crate::values::{is_slot_name, parse_rate};
 
 /// How to take a backup.
 #[derive(Debug, Args)]
@@ -116,20 +115,9 @@ impl BackupOptions {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(self) -> Result<Plan> {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = self.jobs.unwrap_or(processors.min(4));
-        ensure!(
-            (1..=1000).contains(&jobs),
-            "number of jobs must be from 1 to 1000"
-        );
+        let jobs = jobs(self.jobs)?;
         let max_rate = self.max_rate.as_deref().map(parse_rate).transpose()?;
-        let mut mapping = BTreeMap::new();
-        for text in &self.tablespace_mapping {
-            let (old, new) = parse_mapping(text)?;
-            if mapping.insert(old, new).is_some() {
-                bail!("tablespace directory in \"{text}\" is mapped twice");
-            }
-        }
+        let mapping = mapping(&self.tablespace_mapping)?;
         let target = self.pgdata.context("no target directory specified")?;
         let to_stdout = target.as_os_str() == "-";
         let format = self.format.unwrap_or(if to_stdout {
@@ -168,12 +156,7 @@ impl BackupOptions {
                  HINT:  Edit the file tablespace_map when you unpack the archives."
             );
         }
-        if let Some(waldir) = &self.waldir {
-            ensure!(
-                waldir.is_absolute(),
-                "WAL directory location must be an absolute path"
-            );
-        }
+        let waldir = check_waldir(self.waldir)?;
         let algorithm = Algorithm::parse(&self.manifest_checksums).with_context(|| {
             format!(
                 "unrecognized checksum algorithm: \"{}\"",
@@ -185,7 +168,7 @@ impl BackupOptions {
             target,
             to_stdout,
             format,
-            waldir: self.waldir,
+            waldir,
             mapping,
             jobs,
             max_rate,
