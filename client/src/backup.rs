@@ -15,6 +15,7 @@ use crate::folder::CONTROL_FILE;
 use crate::made::Made;
 use crate::manifest;
 use crate::messages;
+use crate::pipe::Commands;
 use crate::plan::{Format, Plan};
 use crate::progress::{Counters, Line};
 use crate::received::Received;
@@ -23,7 +24,7 @@ use crate::signals::Signals;
 use crate::standby;
 use crate::stdout;
 use crate::stop::Stop;
-use crate::target::{Request, Sink, Target};
+use crate::target::{Request, Sink, Streams, Target};
 
 /// How often the main thread looks around.
 const LOOK: Duration = Duration::from_millis(100);
@@ -38,6 +39,18 @@ struct Shared<'a> {
     plan: &'a Plan,
     stop: Stop,
     counters: Counters,
+    commands: Commands,
+}
+
+impl Shared<'_> {
+    fn streams(&self) -> Streams<'_> {
+        Streams {
+            method: self.plan.compress.of_streams().method,
+            algorithm: server::algorithm(self.plan),
+            stop: &self.stop,
+            counter: &self.counters.done,
+        }
+    }
 }
 
 /// Takes the backup that the options ask for.
@@ -59,6 +72,7 @@ pub fn run(plan: &Plan) -> Result<()> {
         plan: Box::leak(Box::new(plan.clone())),
         stop: Stop::default(),
         counters: Counters::default(),
+        commands: Commands::default(),
     }));
     let made: &'static Mutex<Made> = Box::leak(Box::default());
     let (sender, outcome) = mpsc::channel();
@@ -83,12 +97,13 @@ pub fn run(plan: &Plan) -> Result<()> {
                 .stop
                 .fail(anyhow!("received {name}, and ended the backup"));
         }
-        if shared.stop.is_requested()
-            && Instant::now() > *patience.get_or_insert_with(|| Instant::now() + PATIENCE)
-        {
-            break Err(anyhow!(
-                "the backup was ended while a connection gave no answer"
-            ));
+        if shared.stop.is_requested() {
+            shared.commands.kill();
+            if Instant::now() > *patience.get_or_insert_with(|| Instant::now() + PATIENCE) {
+                break Err(anyhow!(
+                    "the backup was ended while a connection gave no answer"
+                ));
+            }
         }
     };
     match result {
@@ -100,6 +115,8 @@ pub fn run(plan: &Plan) -> Result<()> {
             Ok(())
         }
         Err(error) => {
+            // The end of this program closes what they read from.
+            shared.commands.kill();
             clean_up(plan, &lock(made));
             Err(shared.stop.reason().unwrap_or(error))
         }
@@ -140,7 +157,7 @@ fn lead(
     if plan.to_stdout {
         let statement = extension.whole_copy(plan);
         let (stop, counters) = (&shared.stop, &shared.counters);
-        let count = stdout::pass_on(session, &statement, plan.manifest, stop, counters)?;
+        let count = stdout::pass_on(session, &statement, plan, stop, counters)?;
         say(plan, &format!("base backup of {count} files completed"));
         return Ok(());
     }
@@ -158,7 +175,7 @@ fn lead(
         );
         let mode = extension.directory_mode(session)?;
         let tablespaces = extension.tablespaces(session)?;
-        let target = Target::create(plan, &tablespaces, mode, &mut lock(made))?;
+        let target = Target::create(plan, &tablespaces, &shared.commands, mode, &mut lock(made))?;
         let received = Received::default();
         run_workers(shared, opener, extension, &started, &target, &received)?;
         say(plan, "all files are here; ending the backup");
@@ -177,15 +194,8 @@ fn lead(
         },
     };
 
-    let algorithm = server::algorithm(plan);
-    let sink = target.sink(
-        Request::All,
-        0,
-        algorithm,
-        &shared.stop,
-        &shared.counters.done,
-    )?;
-    receive(session, &extension.closing_copy(plan.wal), sink, &received)
+    let sink = target.sink(Request::All, 0, shared.streams())?;
+    receive(session, &extension.closing_copy(plan), sink, &received)
         .context("could not end the backup")?;
     let standby = if plan.standby {
         Some(standby::settings(
@@ -219,6 +229,7 @@ fn complete(
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
     }
+    target.end(plan.manifest.is_some(), &shared.stop)?;
     shared.stop.check()?;
     if let Some(method) = plan.sync {
         say(plan, "syncing data to disk");
@@ -247,7 +258,12 @@ fn run_workers(
     let requests: Vec<_> = target
         .requests()
         .into_iter()
-        .map(|request| (request, extension.worker_copy(started, request)))
+        .map(|request| {
+            (
+                request,
+                extension.worker_copy(started, request, shared.plan),
+            )
+        })
         .collect();
     let work = |number: usize| {
         shared.counters.workers.fetch_add(1, Ordering::Relaxed);
@@ -277,7 +293,6 @@ fn work(
     target: &Target,
     received: &Received,
 ) -> Result<()> {
-    let algorithm = server::algorithm(shared.plan);
     let mut retries = shared.plan.retries;
     let mut session = None;
     let mut requests = requests.iter().peekable();
@@ -288,13 +303,7 @@ fn work(
                 Some(session) => session,
                 None => server::open(opener)?,
             };
-            let sink = target.sink(
-                *request,
-                number,
-                algorithm,
-                &shared.stop,
-                &shared.counters.done,
-            )?;
+            let sink = target.sink(*request, number, shared.streams())?;
             receive(&session, statement, sink, received)?;
             Ok(session)
         })();

@@ -6,19 +6,25 @@
 //! [`server`], all that writes in [`folder`] and [`archives`], and what was received is held
 //! against the manifest in [`manifest`].
 
+mod archive;
 mod archives;
 mod backup;
 mod check;
 mod claims;
+mod compress;
 mod connection;
 mod decompress;
 mod digest;
 mod durable;
 mod folder;
+mod held_back;
+mod input;
 mod made;
 mod manifest;
 mod messages;
 mod options;
+mod outlet;
+mod pipe;
 mod plan;
 mod progress;
 mod received;
@@ -28,6 +34,7 @@ mod standby;
 mod stdout;
 mod stop;
 mod target;
+mod template;
 mod unpack;
 mod values;
 

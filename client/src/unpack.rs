@@ -2,37 +2,30 @@
 
 use std::collections::HashSet;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Error, Result, bail};
-use backup_format::checksum::Algorithm;
-use backup_format::member::{Kind, Member, Reader, Receiver};
+use backup_format::member::{Kind, Member, Receiver};
 use cap_std::fs::File;
 
 use crate::claims::Stream;
-use crate::digest::Digest;
 use crate::folder::{Folder, display};
-use crate::received::{Files, Written};
+use crate::input::Input;
+use crate::received::{Arriving, Files};
 use crate::stop::Stop;
 
 /// Unpacks one stream.
 pub struct Unpacker<'a> {
-    reader: Reader,
+    input: Input,
     members: Members<'a>,
 }
 
 struct Members<'a> {
     folder: &'a Folder,
     stream: Stream,
-    algorithm: Algorithm,
     stop: &'a Stop,
-    /// Bytes that this and others have written, for the progress.
-    counter: &'a AtomicU64,
-    /// Of these, what this stream has.
-    counted: u64,
+    arriving: Arriving<'a>,
     current: Option<Current>,
-    files: Files,
-    /// Which of them have not their own names yet.
+    /// Files that have not their own names yet.
     aside: HashSet<Vec<u8>>,
 }
 
@@ -42,28 +35,19 @@ struct Current {
     size: u64,
     file: File,
     aside: bool,
-    digest: Digest,
 }
 
 impl<'a> Unpacker<'a> {
     /// Begins.
-    pub fn new(
-        folder: &'a Folder,
-        algorithm: Algorithm,
-        stop: &'a Stop,
-        counter: &'a AtomicU64,
-    ) -> Self {
+    pub fn new(folder: &'a Folder, input: Input, arriving: Arriving<'a>, stop: &'a Stop) -> Self {
         Self {
-            reader: Reader::default(),
+            input,
             members: Members {
                 stream: folder.stream(),
                 folder,
-                algorithm,
                 stop,
-                counter,
-                counted: 0,
+                arriving,
                 current: None,
-                files: Files::new(),
                 aside: HashSet::new(),
             },
         }
@@ -74,22 +58,24 @@ impl<'a> Unpacker<'a> {
     /// # Errors
     /// What is wrong with them, and where they cannot be written.
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
-        self.members.stop.check()?;
-        self.reader.push(bytes, &mut self.members)
+        let Self { input, members } = self;
+        input.push(bytes, |reader, plain| {
+            members.stop.check()?;
+            reader.push(plain, members)
+        })
     }
 
     /// The stream has ended well, as the server says; returns what it held.
     ///
     /// # Errors
     /// Where it has not.
-    pub fn finish(mut self) -> Result<Files> {
-        self.reader.finish()?;
-        let members = &mut self.members;
+    pub fn finish(self) -> Result<Files> {
+        self.input.finish()?;
+        let members = self.members;
         for path in &members.aside {
             members.folder.settle(path, members.stream)?;
         }
-        members.counted = 0;
-        Ok(std::mem::take(&mut members.files))
+        Ok(members.arriving.into_files())
     }
 
     /// The stream has failed, and what it held comes again in another.
@@ -99,7 +85,7 @@ impl<'a> Unpacker<'a> {
         if let Some(Current { path, aside, .. }) = current {
             members.folder.discard(&path, aside, members.stream);
         }
-        for path in members.files.keys() {
+        for path in members.arriving.paths() {
             let aside = members.aside.contains(path);
             members.folder.discard(path, aside, members.stream);
         }
@@ -107,17 +93,7 @@ impl<'a> Unpacker<'a> {
 
     /// The file that is being received.
     pub fn current(&self) -> Option<String> {
-        self.members
-            .current
-            .as_ref()
-            .map(|file| display(&file.path))
-    }
-}
-
-impl Drop for Members<'_> {
-    /// What a failed stream has brought does not count.
-    fn drop(&mut self) {
-        self.counter.fetch_sub(self.counted, Ordering::Relaxed);
+        self.members.arriving.current()
     }
 }
 
@@ -140,8 +116,8 @@ impl Receiver for Members<'_> {
                     aside: new.aside,
                     path: member.path.clone(),
                     size: member.size,
-                    digest: Digest::new(self.algorithm),
                 });
+                self.arriving.begin(member.path.clone(), member.size);
                 Ok(())
             }
         }
@@ -149,14 +125,11 @@ impl Receiver for Members<'_> {
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
         if let Some(current) = &mut self.current {
-            current.digest.update(bytes);
             current
                 .file
                 .write_all(bytes)
                 .with_context(|| format!("could not write file \"{}\"", display(&current.path)))?;
-            let length = bytes.len() as u64;
-            self.counted += length;
-            self.counter.fetch_add(length, Ordering::Relaxed);
+            self.arriving.content(bytes);
         }
         Ok(())
     }
@@ -176,10 +149,9 @@ impl Receiver for Members<'_> {
                 );
             }
             if current.aside {
-                self.aside.insert(current.path.clone());
+                self.aside.insert(current.path);
             }
-            let digest = current.digest.finish();
-            self.files.insert(current.path, Written { size, digest });
+            self.arriving.end();
         }
         Ok(())
     }
