@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, anyhow};
 use backup_format::compression::Method;
-use backup_format::member::{Reader, Receiver};
+use backup_format::member::Receiver;
 
 use crate::archives::Part;
-use crate::decompress::Decompressor;
 use crate::folder::parse_oid;
+use crate::input::Input;
 use crate::messages::reason;
 
 /// Bytes that are read at once.
@@ -117,42 +117,33 @@ impl ArchiveFile {
     pub fn unpack<R: Receiver<Error = Error>>(
         &self,
         receiver: &mut R,
-        tell: impl FnMut(usize) -> Result<()>,
+        mut tell: impl FnMut(usize) -> Result<()>,
     ) -> Result<()> {
-        let mut reader = Reader::default();
-        self.read(tell, &mut |bytes| reader.push(bytes, receiver))?;
-        reader.finish().with_context(|| self.place())
+        let mut input = Input::new(self.method)?;
+        self.read(|bytes| {
+            tell(bytes.len())?;
+            input.push(bytes, |reader, plain| reader.push(plain, receiver))
+        })?;
+        input.finish().with_context(|| self.place())
     }
 
-    /// Hands on what it holds, decompressed, up to its end.
+    /// Hands on its bytes, as they are.
     ///
     /// # Errors
-    /// The operating system's, what is wrong with the compression, and those of both functions.
-    pub fn read(
-        &self,
-        mut tell: impl FnMut(usize) -> Result<()>,
-        take: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
+    /// The operating system's, and those of `take`.
+    pub fn read(&self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut file = self.open()?;
-        let mut decompressor = Decompressor::new(self.method)?;
         let mut piece = vec![0; PIECE];
         loop {
-            let length = self.read_piece(&mut file, &mut piece)?;
-            tell(length)?;
-            let result = if length == 0 {
-                decompressor.finish()
-            } else {
-                decompressor.push(&piece[..length], take)
-            };
-            result.with_context(|| self.place())?;
-            if length == 0 {
-                return Ok(());
+            match self.read_piece(&mut file, &mut piece)? {
+                0 => return Ok(()),
+                length => take(&piece[..length]).with_context(|| self.place())?,
             }
         }
     }
 
     /// For messages about what is in it.
-    fn place(&self) -> String {
+    pub fn place(&self) -> String {
         format!("archive \"{}\"", self.name)
     }
 }

@@ -13,6 +13,7 @@ use crate::folder::CONTROL_FILE;
 use crate::made::{Made, Shelf};
 use crate::manifest;
 use crate::messages;
+use crate::pipe::Commands;
 use crate::plan::{Format, Plan};
 use crate::progress::Counters;
 use crate::received::Received;
@@ -22,7 +23,7 @@ use crate::standby;
 use crate::stdout;
 use crate::stop::Stop;
 use crate::supervise::{self, Watch};
-use crate::target::{Request, Sink, Target};
+use crate::target::{Request, Sink, Streams, Target};
 
 /// How long threads may take to stop. One that waits for the server is left to the end of the
 /// program, which ends its connection.
@@ -35,6 +36,18 @@ struct Shared<'a> {
     plan: &'a Plan,
     stop: &'a Stop,
     counters: &'a Counters,
+    commands: Commands,
+}
+
+impl Shared<'_> {
+    fn streams(&self) -> Streams<'_> {
+        Streams {
+            method: self.plan.compress.of_streams().method,
+            algorithm: server::algorithm(self.plan),
+            stop: self.stop,
+            counter: &self.counters.done,
+        }
+    }
 }
 
 /// Takes the backup that the options ask for.
@@ -56,13 +69,15 @@ pub fn run(plan: &Plan) -> Result<()> {
         progress: plan.progress,
         patience: Some(PATIENCE),
     };
-    let made = Shelf::default();
-    let (shelf, owned) = (made.clone(), plan.clone());
-    let result = supervise::run(watch, &signals, move |shared| {
+    let (made, commands, owned) = (Shelf::default(), Commands::default(), plan.clone());
+    let (shelf, running) = (made.clone(), commands.clone());
+    let kill = || commands.kill();
+    let result = supervise::run(watch, &signals, kill, move |shared| {
         let shared = Shared {
             plan: &owned,
             stop: &shared.stop,
             counters: &shared.counters,
+            commands: running,
         };
         lead(&shared, &opener, &session, &extension, &shelf)
     });
@@ -81,7 +96,7 @@ fn lead(
     if plan.to_stdout {
         let statement = extension.whole_copy(plan);
         let (stop, counters) = (shared.stop, shared.counters);
-        let count = stdout::pass_on(session, &statement, plan.manifest, stop, counters)?;
+        let count = stdout::pass_on(session, &statement, plan, stop, counters)?;
         say(plan, &format!("base backup of {count} files completed"));
         return Ok(());
     }
@@ -99,7 +114,7 @@ fn lead(
         );
         let mode = extension.directory_mode(session)?;
         let tablespaces = extension.tablespaces(session)?;
-        let target = Target::create(plan, &tablespaces, mode, &mut made.lock())?;
+        let target = Target::create(plan, &tablespaces, &shared.commands, mode, &mut made.lock())?;
         let received = Received::default();
         run_workers(shared, opener, extension, &started, &target, &received)?;
         say(plan, "all files are here; ending the backup");
@@ -118,15 +133,8 @@ fn lead(
         },
     };
 
-    let algorithm = server::algorithm(plan);
-    let sink = target.sink(
-        Request::All,
-        0,
-        algorithm,
-        shared.stop,
-        &shared.counters.done,
-    )?;
-    receive(session, &extension.closing_copy(plan.wal), sink, &received)
+    let sink = target.sink(Request::All, 0, shared.streams())?;
+    receive(session, &extension.closing_copy(plan), sink, &received)
         .context("could not end the backup")?;
     let standby = if plan.standby {
         Some(standby::settings(
@@ -160,6 +168,7 @@ fn complete(
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
     }
+    target.end(plan.manifest.is_some(), shared.stop)?;
     if plan.sync.is_some() {
         say(plan, "syncing data to disk");
     }
@@ -185,7 +194,12 @@ fn run_workers(
     let requests: Vec<_> = target
         .requests()
         .into_iter()
-        .map(|request| (request, extension.worker_copy(started, request)))
+        .map(|request| {
+            (
+                request,
+                extension.worker_copy(started, request, shared.plan),
+            )
+        })
         .collect();
     let work = |number: usize| {
         shared.counters.workers.fetch_add(1, Ordering::Relaxed);
@@ -215,7 +229,6 @@ fn work(
     target: &Target,
     received: &Received,
 ) -> Result<()> {
-    let algorithm = server::algorithm(shared.plan);
     let mut retries = shared.plan.retries;
     let mut session = None;
     let mut requests = requests.iter().peekable();
@@ -226,13 +239,7 @@ fn work(
                 Some(session) => session,
                 None => server::open(opener)?,
             };
-            let sink = target.sink(
-                *request,
-                number,
-                algorithm,
-                shared.stop,
-                &shared.counters.done,
-            )?;
+            let sink = target.sink(*request, number, shared.streams())?;
             receive(&session, statement, sink, received)?;
             Ok(session)
         })();

@@ -6,21 +6,27 @@
 //! [`server`], all that writes in [`folder`] and [`archives`], and what was received is held
 //! against the manifest in [`manifest`].
 
+mod archive;
 mod archive_files;
 mod archives;
 mod backup;
 mod check;
 mod claims;
+mod compress;
 mod connection;
 mod decompress;
 mod digest;
 mod durable;
 mod folder;
+mod held_back;
+mod input;
 mod made;
 mod manifest;
 mod messages;
 mod options;
+mod outlet;
 mod parallel;
+mod pipe;
 mod plan;
 mod progress;
 mod received;
@@ -32,6 +38,7 @@ mod stdout;
 mod stop;
 mod supervise;
 mod target;
+mod template;
 mod unpack;
 mod values;
 mod verify;

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use backup_format::checksum::Algorithm;
+use backup_format::compression::{Compression, Method};
 use clap::ValueEnum;
 
 use crate::options::Address;
+use crate::template::Template;
 
 /// What a backup looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,6 +30,49 @@ pub enum SyncMethod {
     Syncfs,
 }
 
+/// Who compresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// This program.
+    Client,
+    /// The server, so that less is sent.
+    Server,
+}
+
+/// How a backup is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compress {
+    /// Who does it.
+    pub side: Side,
+    /// By which method.
+    pub compression: Compression,
+    /// Threads that zstd has for each archive; 0 for none of its own.
+    pub workers: u32,
+    /// Whether zstd looks for repetitions far back.
+    pub long: bool,
+}
+
+impl Compress {
+    /// Not at all.
+    pub const NONE: Self = Self {
+        side: Side::Client,
+        compression: Compression {
+            method: Method::None,
+            level: None,
+        },
+        workers: 0,
+        long: false,
+    };
+
+    /// What the server's streams are compressed by.
+    pub fn of_streams(&self) -> Compression {
+        match self.side {
+            Side::Client => Self::NONE.compression,
+            Side::Server => self.compression,
+        }
+    }
+}
+
 /// What is to be done, with everything checked that can be without a server.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -37,6 +82,10 @@ pub struct Plan {
     pub target: PathBuf,
     /// It goes to standard output instead.
     pub to_stdout: bool,
+    /// Its archives go to commands instead.
+    pub pipe: Option<Template>,
+    /// How its archives, or the streams of the server, are compressed.
+    pub compress: Compress,
     /// What it looks like there.
     pub format: Format,
     /// Where its WAL goes, if not into the target.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use backup_format::checksum::Algorithm;
+use backup_format::compression::Method;
 
 use crate::connection::{Opener, Row, Session};
 use crate::folder::Tablespace;
@@ -157,33 +158,38 @@ impl Extension {
     }
 
     /// The stream of a worker.
-    pub fn worker_copy(&self, started: &Started, request: Request) -> String {
+    pub fn worker_copy(&self, started: &Started, request: Request, plan: &Plan) -> String {
         let tablespace = match request {
             Request::All => String::new(),
             Request::Part(part) => format!(", tablespace => {}::oid", part.oid()),
         };
         format!(
-            "COPY (SELECT {}send_backup_files({}{tablespace})) TO STDOUT",
-            self.schema, started.backup_id
+            "COPY (SELECT {}send_backup_files({}{tablespace}{})) TO STDOUT",
+            self.schema,
+            started.backup_id,
+            compression_argument(plan)
         )
     }
 
     /// The stream that ends the backup.
-    pub fn closing_copy(&self, wal: bool) -> String {
+    pub fn closing_copy(&self, plan: &Plan) -> String {
         format!(
-            "COPY (SELECT {}send_stop_backup(wal => {wal})) TO STDOUT",
-            self.schema
+            "COPY (SELECT {}send_stop_backup(wal => {}{})) TO STDOUT",
+            self.schema,
+            plan.wal,
+            compression_argument(plan)
         )
     }
 
     /// Everything in one stream.
     pub fn whole_copy(&self, plan: &Plan) -> String {
         format!(
-            "COPY (SELECT {}base_backup(label => '{}', {}, wal => {})) TO STDOUT",
+            "COPY (SELECT {}base_backup(label => '{}', {}, wal => {}{})) TO STDOUT",
             self.schema,
             plan.label.replace('\'', "''"),
             start_arguments(plan),
             plan.wal,
+            compression_argument(plan),
         )
     }
 
@@ -214,6 +220,15 @@ fn start_arguments(plan: &Plan) -> String {
         plan.verify_checksums,
         plan.wal,
     )
+}
+
+/// The last argument of what sends a stream.
+fn compression_argument(plan: &Plan) -> String {
+    let compression = plan.compress.of_streams();
+    match compression.method {
+        Method::None => String::new(),
+        _ => format!(", compression => '{compression}'"),
+    }
 }
 
 /// The algorithm whose checksums are compared with the manifest.

@@ -35,13 +35,15 @@ pub struct Watch {
 }
 
 /// Has another thread do the work, which is given what it shares with this one, and returns what
-/// comes of it. What was done before a signal came stays.
+/// comes of it. What was done before a signal came stays. Otherwise `stop_others` is called, more
+/// than once, for those who do not look for the word to stop.
 ///
 /// # Errors
 /// The first reason to stop: an error of any thread, or a signal.
 pub fn run<T: Send + 'static>(
     watch: Watch,
     signals: &Signals,
+    stop_others: impl Fn(),
     work: impl FnOnce(&'static Shared) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     // Threads may outlive this function's patience with them.
@@ -72,17 +74,27 @@ pub fn run<T: Send + 'static>(
                 .stop
                 .fail(anyhow!("received {signal}, and ended the {name}"));
         }
-        if let Some(patience) = patience
-            && shared.stop.is_requested()
-            && Instant::now() > *until.get_or_insert_with(|| Instant::now() + patience)
-        {
-            break Err(anyhow!(
-                "the {name} was ended while a connection gave no answer"
-            ));
+        if shared.stop.is_requested() {
+            stop_others();
+            if let Some(patience) = patience
+                && Instant::now() > *until.get_or_insert_with(|| Instant::now() + patience)
+            {
+                break Err(anyhow!(
+                    "the {name} was ended while a connection gave no answer"
+                ));
+            }
         }
     };
-    if progress && result.is_ok() {
-        line.finish(&shared.counters);
+    match result {
+        Ok(value) => {
+            if progress {
+                line.finish(&shared.counters);
+            }
+            Ok(value)
+        }
+        Err(error) => {
+            stop_others();
+            Err(shared.stop.reason().unwrap_or(error))
+        }
     }
-    result.map_err(|error| shared.stop.reason().unwrap_or(error))
 }

@@ -2,41 +2,34 @@
 
 use std::collections::HashSet;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Error, Result, bail};
-use backup_format::checksum::Algorithm;
-use backup_format::member::{Kind, Member, Reader, Receiver};
+use backup_format::member::{Kind, Member, Receiver};
 use cap_std::fs::File;
 
 use crate::claims::Stream;
-use crate::digest::Digest;
 use crate::folder::{Folder, display};
-use crate::received::{Files, Written};
+use crate::input::Input;
+use crate::received::{Arriving, Files};
 use crate::stop::Stop;
 
 /// Unpacks one stream.
 pub struct Unpacker<'a> {
-    reader: Reader,
+    input: Input,
     members: Members<'a>,
 }
 
 struct Members<'a> {
     folder: &'a Folder,
+    stream: Stream,
     /// What precedes the names of its members in the backup.
     prefix: Vec<u8>,
     /// Files that are received, and not written.
     left_out: &'static [&'static [u8]],
-    stream: Stream,
-    algorithm: Algorithm,
     stop: &'a Stop,
-    /// Bytes that this and others have written, for the progress.
-    counter: &'a AtomicU64,
-    /// Of these, what this stream has.
-    counted: u64,
+    arriving: Arriving<'a>,
     current: Option<Current>,
-    files: Files,
-    /// Which of them have not their own names yet.
+    /// Files that have not their own names yet.
     aside: HashSet<Vec<u8>>,
 }
 
@@ -47,30 +40,21 @@ struct Current {
     /// `None` for one that is left out.
     file: Option<File>,
     aside: bool,
-    digest: Digest,
 }
 
 impl<'a> Unpacker<'a> {
     /// Begins.
-    pub fn new(
-        folder: &'a Folder,
-        algorithm: Algorithm,
-        stop: &'a Stop,
-        counter: &'a AtomicU64,
-    ) -> Self {
+    pub fn new(folder: &'a Folder, input: Input, arriving: Arriving<'a>, stop: &'a Stop) -> Self {
         Self {
-            reader: Reader::default(),
+            input,
             members: Members {
                 stream: folder.stream(),
                 folder,
                 prefix: Vec::new(),
                 left_out: &[],
-                algorithm,
                 stop,
-                counter,
-                counted: 0,
+                arriving,
                 current: None,
-                files: Files::new(),
                 aside: HashSet::new(),
             },
         }
@@ -95,22 +79,24 @@ impl<'a> Unpacker<'a> {
     /// # Errors
     /// What is wrong with them, and where they cannot be written.
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
-        self.members.stop.check()?;
-        self.reader.push(bytes, &mut self.members)
+        let Self { input, members } = self;
+        input.push(bytes, |reader, plain| {
+            members.stop.check()?;
+            reader.push(plain, members)
+        })
     }
 
     /// The stream has ended well, as the server says; returns what it held.
     ///
     /// # Errors
     /// Where it has not.
-    pub fn finish(mut self) -> Result<Files> {
-        self.reader.finish()?;
-        let members = &mut self.members;
+    pub fn finish(self) -> Result<Files> {
+        self.input.finish()?;
+        let members = self.members;
         for path in &members.aside {
             members.folder.settle(path, members.stream)?;
         }
-        members.counted = 0;
-        Ok(std::mem::take(&mut members.files))
+        Ok(members.arriving.into_files())
     }
 
     /// The stream has failed, and what it held comes again in another.
@@ -120,7 +106,7 @@ impl<'a> Unpacker<'a> {
         if let Some(Current { path, aside, .. }) = current {
             members.folder.discard(&path, aside, members.stream);
         }
-        for path in members.files.keys() {
+        for path in members.arriving.paths() {
             let aside = members.aside.contains(path);
             members.folder.discard(path, aside, members.stream);
         }
@@ -128,10 +114,7 @@ impl<'a> Unpacker<'a> {
 
     /// The file that is being received.
     pub fn current(&self) -> Option<String> {
-        self.members
-            .current
-            .as_ref()
-            .map(|file| display(&file.path))
+        self.members.arriving.current()
     }
 }
 
@@ -157,13 +140,6 @@ impl Current {
     }
 }
 
-impl Drop for Members<'_> {
-    /// What a failed stream has brought does not count.
-    fn drop(&mut self) {
-        self.counter.fetch_sub(self.counted, Ordering::Relaxed);
-    }
-}
-
 impl Receiver for Members<'_> {
     type Error = Error;
 
@@ -184,12 +160,12 @@ impl Receiver for Members<'_> {
                     let new = self.folder.create_file(&path, mode, self.stream)?;
                     (Some(new.file), new.aside)
                 };
+                self.arriving.begin(path.clone(), member.size);
                 self.current = Some(Current {
                     path,
                     size: member.size,
                     file,
                     aside,
-                    digest: Digest::new(self.algorithm),
                 });
                 Ok(())
             }
@@ -198,15 +174,12 @@ impl Receiver for Members<'_> {
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
         if let Some(current) = &mut self.current {
-            current.digest.update(bytes);
             if let Some(file) = &mut current.file {
                 file.write_all(bytes).with_context(|| {
                     format!("could not write file \"{}\"", display(&current.path))
                 })?;
             }
-            let length = bytes.len() as u64;
-            self.counted += length;
-            self.counter.fetch_add(length, Ordering::Relaxed);
+            self.arriving.content(bytes);
         }
         Ok(())
     }
@@ -215,13 +188,9 @@ impl Receiver for Members<'_> {
         if let Some(current) = self.current.take() {
             current.check_length()?;
             if current.aside {
-                self.aside.insert(current.path.clone());
+                self.aside.insert(current.path);
             }
-            let written = Written {
-                size: current.size,
-                digest: current.digest.finish(),
-            };
-            self.files.insert(current.path, written);
+            self.arriving.end();
         }
         Ok(())
     }

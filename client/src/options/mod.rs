@@ -1,6 +1,7 @@
 //! The command line: that of a backup, as pg_basebackup has it, and the other commands.
 
 mod backup;
+mod compress;
 mod connection;
 mod restore;
 mod verify;

@@ -18,11 +18,12 @@ use crate::archive_files::ArchiveFile;
 use crate::claims::Stream;
 use crate::durable;
 use crate::folder::{CONTROL_FILE, Folder, Layout};
+use crate::input::Input;
 use crate::made::{Made, Shelf};
 use crate::messages;
 use crate::parallel;
 use crate::plan::RestorePlan;
-use crate::received::{Files, Received};
+use crate::received::{Arriving, Files, Received};
 use crate::signals::Signals;
 use crate::supervise::{self, Shared, Watch};
 use crate::unpack::Unpacker;
@@ -42,9 +43,12 @@ pub fn run(plan: RestorePlan) -> Result<()> {
     let made = Shelf::default();
     let (clean, verbose) = (plan.clean, plan.verbose);
     let shelf = made.clone();
-    supervise::run(watch, &signals, move |shared| {
-        restore(&plan, shared, &shelf)
-    })
+    supervise::run(
+        watch,
+        &signals,
+        || (),
+        move |shared| restore(&plan, shared, &shelf),
+    )
     .inspect_err(|_| made.clean_up(clean, verbose))
 }
 
@@ -114,16 +118,15 @@ fn unpack_archive(
     algorithm: Algorithm,
     stream: Stream,
 ) -> Result<Files> {
-    let (stop, done) = (&shared.stop, &shared.counters.done);
-    let mut unpacker = Unpacker::new(folder, algorithm, stop, done).of_archive(
+    let arriving = Arriving::new(algorithm, &shared.counters.done);
+    let input = Input::new(archive.method)?;
+    let mut unpacker = Unpacker::new(folder, input, arriving, &shared.stop).of_archive(
         stream,
         archive.content.prefix(),
         LEFT_OUT,
     );
-    archive.read(|_| stop.check(), &mut |bytes| unpacker.take(bytes))?;
-    unpacker
-        .finish()
-        .with_context(|| format!("archive \"{}\"", archive.name))
+    archive.read(|bytes| unpacker.take(bytes))?;
+    unpacker.finish().with_context(|| archive.place())
 }
 
 /// Whether a group may read is a property of the whole cluster, which the mode of its directories

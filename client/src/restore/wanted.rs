@@ -9,11 +9,11 @@ use std::io::{Seek as _, SeekFrom};
 
 use anyhow::{Context, Error, Result, ensure};
 use backup_format::compression::Method;
-use backup_format::member::{Kind, Member, Reader, Receiver};
+use backup_format::member::{Kind, Member, Receiver};
 
 use crate::archive_files::{ArchiveFile, PIECE};
-use crate::decompress::Decompressor;
 use crate::folder::display;
+use crate::input::Input;
 use crate::stop::Stop;
 
 /// They are held in memory: the largest is the manifest, below 1 GB.
@@ -45,7 +45,7 @@ impl Wanted {
             if !wanted.is_complete() {
                 wanted
                     .look_into(archive, stop)
-                    .with_context(|| format!("archive \"{}\"", archive.name))?;
+                    .with_context(|| archive.place())?;
             }
         }
         Ok(wanted)
@@ -62,8 +62,7 @@ impl Wanted {
 
     fn look_into(&mut self, archive: &ArchiveFile, stop: &Stop) -> Result<()> {
         let mut file = archive.open()?;
-        let mut decompressor = Decompressor::new(archive.method)?;
-        let mut reader = Reader::default();
+        let mut input = Input::new(archive.method)?;
         let mut piece = vec![0; PIECE];
         while !self.is_complete() {
             stop.check()?;
@@ -71,11 +70,15 @@ impl Wanted {
             if length == 0 {
                 break;
             }
-            decompressor.push(&piece[..length], &mut |bytes| reader.push(bytes, self))?;
-            if archive.method == Method::None && self.current.is_none() {
-                let left = i64::try_from(reader.skip_content(self)?)?;
-                file.seek(SeekFrom::Current(left))?;
-            }
+            let mut left = 0;
+            input.push(&piece[..length], |reader, plain| {
+                reader.push(plain, self)?;
+                if archive.method == Method::None && self.current.is_none() {
+                    left = reader.skip_content(self)?;
+                }
+                Ok(())
+            })?;
+            file.seek(SeekFrom::Current(i64::try_from(left)?))?;
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ pub fn run(plan: VerifyPlan) -> Result<bool> {
         patience: None,
     };
     let quiet = plan.quiet;
-    let verified = supervise::run(watch, &signals, move |shared| verify(&plan, shared))?;
+    let verified = supervise::run(watch, &signals, || (), move |shared| verify(&plan, shared))?;
     if verified && !quiet {
         writeln!(std::io::stdout(), "backup successfully verified")
             .context("could not write to standard output")?;
