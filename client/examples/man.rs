@@ -6,6 +6,9 @@ mod options;
 #[path = "../src/plan.rs"]
 #[allow(dead_code)]
 mod plan;
+#[path = "../src/template.rs"]
+#[allow(dead_code)]
+mod template;
 #[path = "../src/values.rs"]
 #[allow(dead_code)]
 mod values;

@@ -2,31 +2,29 @@
 //! thread looks after signals and the progress.
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow};
 
 use crate::connection::{Failure, Opener, Session};
 use crate::durable;
 use crate::folder::CONTROL_FILE;
-use crate::made::Made;
+use crate::made::{Made, Shelf};
 use crate::manifest;
 use crate::messages;
+use crate::pipe::Commands;
 use crate::plan::{Format, Plan};
-use crate::progress::{Counters, Line};
+use crate::progress::Counters;
 use crate::received::Received;
 use crate::server::{self, Extension, Started};
 use crate::signals::Signals;
 use crate::standby;
 use crate::stdout;
 use crate::stop::Stop;
-use crate::target::{Request, Sink, Target};
+use crate::supervise::{self, Watch};
+use crate::target::{Request, Sink, Streams, Target};
 
-/// How often the main thread looks around.
-const LOOK: Duration = Duration::from_millis(100);
 /// How long threads may take to stop. One that waits for the server is left to the end of the
 /// program, which ends its connection.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -36,8 +34,20 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What all threads share.
 struct Shared<'a> {
     plan: &'a Plan,
-    stop: Stop,
-    counters: Counters,
+    stop: &'a Stop,
+    counters: &'a Counters,
+    commands: Commands,
+}
+
+impl Shared<'_> {
+    fn streams(&self) -> Streams<'_> {
+        Streams {
+            method: self.plan.compress.of_streams().method,
+            algorithm: server::algorithm(self.plan),
+            stop: self.stop,
+            counter: &self.counters.done,
+        }
+    }
 }
 
 /// Takes the backup that the options ask for.
@@ -54,78 +64,24 @@ pub fn run(plan: &Plan) -> Result<()> {
         server::show_notices(&session)?;
     }
 
-    // Threads may outlive this function's patience with them.
-    let shared: &'static Shared<'static> = Box::leak(Box::new(Shared {
-        plan: Box::leak(Box::new(plan.clone())),
-        stop: Stop::default(),
-        counters: Counters::default(),
-    }));
-    let made: &'static Mutex<Made> = Box::leak(Box::default());
-    let (sender, outcome) = mpsc::channel();
-    thread::spawn(move || {
-        let result = lead(shared, &opener, &session, &extension, made);
-        let _ = sender.send(result);
-    });
-
-    let mut line = Line::begin();
-    let mut patience = None;
-    let result = loop {
-        match outcome.recv_timeout(LOOK) {
-            Ok(result) => break result,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break Err(anyhow!("the leading thread ended")),
-        }
-        if plan.progress {
-            line.show(&shared.counters);
-        }
-        if let Some(name) = signals.received() {
-            shared
-                .stop
-                .fail(anyhow!("received {name}, and ended the backup"));
-        }
-        if shared.stop.is_requested()
-            && Instant::now() > *patience.get_or_insert_with(|| Instant::now() + PATIENCE)
-        {
-            break Err(anyhow!(
-                "the backup was ended while a connection gave no answer"
-            ));
-        }
+    let watch = Watch {
+        name: "backup",
+        progress: plan.progress,
+        patience: Some(PATIENCE),
     };
-    match result {
-        // A backup that was complete before a signal came stays.
-        Ok(()) => {
-            if plan.progress {
-                line.finish(&shared.counters);
-            }
-            Ok(())
-        }
-        Err(error) => {
-            clean_up(plan, &lock(made));
-            Err(shared.stop.reason().unwrap_or(error))
-        }
-    }
-}
-
-fn lock(made: &Mutex<Made>) -> MutexGuard<'_, Made> {
-    made.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn clean_up(plan: &Plan, made: &Made) {
-    for path in made.paths() {
-        if !plan.clean {
-            messages::say(format_args!(
-                "\"{}\" is not removed at user's request, and holds no backup",
-                path.display()
-            ));
-        } else if plan.verbose {
-            messages::say(format_args!("removing \"{}\"", path.display()));
-        }
-    }
-    if plan.clean
-        && let Err(error) = made.remove()
-    {
-        messages::warn(format_args!("could not remove all that was made: {error}"));
-    }
+    let (made, commands, owned) = (Shelf::default(), Commands::default(), plan.clone());
+    let (shelf, running) = (made.clone(), commands.clone());
+    let kill = || commands.kill();
+    let result = supervise::run(watch, &signals, kill, move |shared| {
+        let shared = Shared {
+            plan: &owned,
+            stop: &shared.stop,
+            counters: &shared.counters,
+            commands: running,
+        };
+        lead(&shared, &opener, &session, &extension, &shelf)
+    });
+    result.inspect_err(|_| made.clean_up(plan.clean, plan.verbose))
 }
 
 fn lead(
@@ -133,14 +89,14 @@ fn lead(
     opener: &Opener,
     session: &Session,
     extension: &Extension,
-    made: &Mutex<Made>,
+    made: &Shelf,
 ) -> Result<()> {
     let plan = shared.plan;
     say(plan, "waiting for the checkpoint of the backup's start");
     if plan.to_stdout {
         let statement = extension.whole_copy(plan);
-        let (stop, counters) = (&shared.stop, &shared.counters);
-        let count = stdout::pass_on(session, &statement, plan.manifest, stop, counters)?;
+        let (stop, counters) = (shared.stop, shared.counters);
+        let count = stdout::pass_on(session, &statement, plan, stop, counters)?;
         say(plan, &format!("base backup of {count} files completed"));
         return Ok(());
     }
@@ -158,7 +114,7 @@ fn lead(
         );
         let mode = extension.directory_mode(session)?;
         let tablespaces = extension.tablespaces(session)?;
-        let target = Target::create(plan, &tablespaces, mode, &mut lock(made))?;
+        let target = Target::create(plan, &tablespaces, &shared.commands, mode, &mut made.lock())?;
         let received = Received::default();
         run_workers(shared, opener, extension, &started, &target, &received)?;
         say(plan, "all files are here; ending the backup");
@@ -177,15 +133,8 @@ fn lead(
         },
     };
 
-    let algorithm = server::algorithm(plan);
-    let sink = target.sink(
-        Request::All,
-        0,
-        algorithm,
-        &shared.stop,
-        &shared.counters.done,
-    )?;
-    receive(session, &extension.closing_copy(plan.wal), sink, &received)
+    let sink = target.sink(Request::All, 0, shared.streams())?;
+    receive(session, &extension.closing_copy(plan), sink, &received)
         .context("could not end the backup")?;
     let standby = if plan.standby {
         Some(standby::settings(
@@ -195,7 +144,7 @@ fn lead(
     } else {
         None
     };
-    complete(shared, &target, received, standby, &lock(made))
+    complete(shared, &target, received, standby, &made.lock())
 }
 
 /// Everything has arrived: compares it with the manifest, has it reach the disk, and removes the
@@ -219,19 +168,17 @@ fn complete(
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
     }
-    shared.stop.check()?;
-    if let Some(method) = plan.sync {
-        say(plan, "syncing data to disk");
-        durable::sync(made, method, plan.jobs, &shared.stop)?;
-    }
-    shared.stop.check()?;
-    target.finish(plan.manifest.is_some())?;
+    target.end(plan.manifest.is_some(), shared.stop)?;
     if plan.sync.is_some() {
-        durable::sync_one(&plan.target)?;
-        if plan.format == Format::Plain {
-            durable::sync_one(&plan.target.join("global"))?;
-        }
+        say(plan, "syncing data to disk");
     }
+    let mut last = vec![plan.target.clone()];
+    if plan.format == Format::Plain {
+        last.push(plan.target.join("global"));
+    }
+    durable::complete(plan.sync, made, plan.jobs, shared.stop, &last, || {
+        target.finish(plan.manifest.is_some())
+    })?;
     say(plan, "base backup completed");
     Ok(())
 }
@@ -247,7 +194,12 @@ fn run_workers(
     let requests: Vec<_> = target
         .requests()
         .into_iter()
-        .map(|request| (request, extension.worker_copy(started, request)))
+        .map(|request| {
+            (
+                request,
+                extension.worker_copy(started, request, shared.plan),
+            )
+        })
         .collect();
     let work = |number: usize| {
         shared.counters.workers.fetch_add(1, Ordering::Relaxed);
@@ -277,7 +229,6 @@ fn work(
     target: &Target,
     received: &Received,
 ) -> Result<()> {
-    let algorithm = server::algorithm(shared.plan);
     let mut retries = shared.plan.retries;
     let mut session = None;
     let mut requests = requests.iter().peekable();
@@ -288,13 +239,7 @@ fn work(
                 Some(session) => session,
                 None => server::open(opener)?,
             };
-            let sink = target.sink(
-                *request,
-                number,
-                algorithm,
-                &shared.stop,
-                &shared.counters.done,
-            )?;
+            let sink = target.sink(*request, number, shared.streams())?;
             receive(&session, statement, sink, received)?;
             Ok(session)
         })();

@@ -1,25 +1,26 @@
 //! Members of an archive that is kept as it is: their names are looked at, and their checksums
 //! computed, while they pass by.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use anyhow::{Error, Result, ensure};
 use backup_format::checksum::Algorithm;
 use backup_format::member::{Kind, Member, Receiver};
 
-use crate::digest::Digest;
-use crate::folder::{check_name, display};
-use crate::received::{Files, Written};
+use crate::folder::{MANIFEST, check_name, display};
+use crate::received::{Arriving, Files};
 
-/// Computes the checksums of members that pass by.
+/// The manifest is held in memory, as the server holds it: below 1 GB.
+const LARGEST_MANIFEST: u64 = 1 << 30;
+
+/// Computes the checksums of members that pass by, and keeps the manifest.
 pub struct Check<'a> {
     prefix: Vec<u8>,
-    algorithm: Algorithm,
-    counter: &'a AtomicU64,
-    counted: u64,
-    current: Option<(Vec<u8>, u64, Digest)>,
-    files: Files,
+    arriving: Arriving<'a>,
     members: u64,
+    keeps_manifest: bool,
+    manifest: Vec<u8>,
+    in_manifest: bool,
 }
 
 impl<'a> Check<'a> {
@@ -27,18 +28,25 @@ impl<'a> Check<'a> {
     pub fn new(prefix: Vec<u8>, algorithm: Algorithm, counter: &'a AtomicU64) -> Self {
         Self {
             prefix,
-            algorithm,
-            counter,
-            counted: 0,
-            current: None,
-            files: Files::new(),
+            arriving: Arriving::new(algorithm, counter),
             members: 0,
+            keeps_manifest: false,
+            manifest: Vec::new(),
+            in_manifest: false,
+        }
+    }
+
+    /// For an archive that is to have the manifest, which is kept.
+    pub fn with_manifest(algorithm: Algorithm, counter: &'a AtomicU64) -> Self {
+        Self {
+            keeps_manifest: true,
+            ..Self::new(Vec::new(), algorithm, counter)
         }
     }
 
     /// The file that is passing.
     pub fn current(&self) -> Option<String> {
-        self.current.as_ref().map(|(path, ..)| display(path))
+        self.arriving.current()
     }
 
     /// Whether nothing has passed.
@@ -46,17 +54,14 @@ impl<'a> Check<'a> {
         self.members == 0
     }
 
-    /// All have passed, and count.
-    pub fn into_files(mut self) -> Files {
-        self.counted = 0;
-        std::mem::take(&mut self.files)
+    /// Whether the member that is passing is the manifest.
+    pub fn is_in_manifest(&self) -> bool {
+        self.in_manifest
     }
-}
 
-impl Drop for Check<'_> {
-    /// What a failed stream has brought does not count.
-    fn drop(&mut self) {
-        self.counter.fetch_sub(self.counted, Ordering::Relaxed);
+    /// All have passed, and count; with them the content of the manifest, if it was kept.
+    pub fn into_files(self) -> (Files, Vec<u8>) {
+        (self.arriving.into_files(), self.manifest)
     }
 }
 
@@ -69,31 +74,32 @@ impl Receiver for Check<'_> {
         // The file tablespace_map has what would be links.
         ensure!(
             member.kind != Kind::Link,
-            "the server sent a symbolic link \"{}\", which is refused",
+            "the backup has a symbolic link \"{}\", which is refused",
             display(&member.path)
         );
         if member.kind == Kind::File {
             let path = [&self.prefix, member.path.as_slice()].concat();
-            self.current = Some((path, member.size, Digest::new(self.algorithm)));
+            self.in_manifest = self.keeps_manifest && path == MANIFEST;
+            if self.in_manifest {
+                ensure!(member.size <= LARGEST_MANIFEST, "the manifest is too large");
+                self.manifest.clear();
+            }
+            self.arriving.begin(path, member.size);
         }
         Ok(())
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
-        if let Some((_, _, digest)) = &mut self.current {
-            digest.update(bytes);
+        if self.in_manifest {
+            self.manifest.extend_from_slice(bytes);
         }
-        let length = bytes.len() as u64;
-        self.counted += length;
-        self.counter.fetch_add(length, Ordering::Relaxed);
+        self.arriving.content(bytes);
         Ok(())
     }
 
     fn end(&mut self) -> Result<()> {
-        if let Some((path, size, digest)) = self.current.take() {
-            let digest = digest.finish();
-            self.files.insert(path, Written { size, digest });
-        }
+        self.arriving.end();
+        self.in_manifest = false;
         Ok(())
     }
 }

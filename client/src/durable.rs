@@ -3,19 +3,44 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 
 use crate::made::Made;
+use crate::parallel;
 use crate::plan::SyncMethod;
 use crate::stop::Stop;
+
+/// Completes what was made: it is on disk before `finish` gives the last files their names, and so
+/// are these, which are in the directories `last`. Nobody waits for the disk without a method.
+///
+/// # Errors
+/// As [`sync`], and those of `finish`.
+pub fn complete(
+    method: Option<SyncMethod>,
+    made: &Made,
+    jobs: usize,
+    stop: &Stop,
+    last: &[PathBuf],
+    finish: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    stop.check()?;
+    if let Some(method) = method {
+        sync(made, method, jobs, stop)?;
+    }
+    stop.check()?;
+    finish()?;
+    if method.is_some() {
+        last.iter().try_for_each(|path| sync_one(path))?;
+    }
+    Ok(())
+}
 
 /// Waits until all that was made is on disk, with several threads.
 ///
 /// # Errors
 /// The operating system's: then nothing is certain. And where the backup is to stop.
-pub fn sync(made: &Made, method: SyncMethod, jobs: usize, stop: &Stop) -> Result<()> {
+fn sync(made: &Made, method: SyncMethod, jobs: usize, stop: &Stop) -> Result<()> {
     for path in made.paths() {
         let quoted = || format!("\"{}\"", path.display());
         match method {
@@ -47,7 +72,7 @@ pub fn sync(made: &Made, method: SyncMethod, jobs: usize, stop: &Stop) -> Result
 ///
 /// # Errors
 /// The operating system's.
-pub fn sync_one(path: &Path) -> Result<()> {
+fn sync_one(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .with_context(|| format!("could not fsync file \"{}\"", path.display()))
@@ -75,21 +100,5 @@ fn walk(path: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>) -
 }
 
 fn sync_each(paths: &[PathBuf], jobs: usize, stop: &Stop) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-            stop.check()?;
-            sync_one(path)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-    })
+    parallel::for_each(paths, jobs, stop, |path| sync_one(path))
 }

@@ -12,7 +12,7 @@ use std::ffi::OsStr;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use cap_std::ambient_authority;
@@ -20,8 +20,6 @@ use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, Permissio
 
 use crate::claims::{Claim, Claims, Stream};
 use crate::made::Made;
-use crate::plan::Plan;
-use crate::server::Tablespace;
 
 /// What has to be missing in a data directory for no server to start on it.
 pub const CONTROL_FILE: &[u8] = b"global/pg_control";
@@ -29,6 +27,47 @@ pub const CONTROL_FILE: &[u8] = b"global/pg_control";
 pub const MANIFEST: &[u8] = b"backup_manifest";
 /// What the two are called until the end.
 const UNFINISHED: &str = ".unfinished";
+
+/// Where a backup goes, and its parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout<'a> {
+    /// The data directory.
+    pub target: &'a Path,
+    /// Where its WAL goes, if not into the target.
+    pub waldir: Option<&'a Path>,
+    /// New places of tablespaces, by their old ones.
+    pub mapping: &'a BTreeMap<PathBuf, PathBuf>,
+}
+
+/// A tablespace outside the data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tablespace {
+    /// Its OID, which is the name of its link.
+    pub oid: u32,
+    /// Where it is on the server, or was: an absolute path.
+    pub location: PathBuf,
+}
+
+impl Tablespace {
+    /// Checks what is told by somebody who may be wrong.
+    ///
+    /// # Errors
+    /// Where no tablespace can be so.
+    pub fn check(teller: &str, oid: u32, location: &[u8]) -> Result<Self> {
+        ensure!(oid > 0, "{teller} has a tablespace with OID 0");
+        let location = as_path(location).to_owned();
+        let is_plain = location.is_absolute()
+            && location
+                .components()
+                .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        ensure!(
+            is_plain,
+            "{teller} has tablespace {oid} in \"{}\", which is refused",
+            location.display()
+        );
+        Ok(Self { oid, location })
+    }
+}
 
 /// An open directory.
 #[derive(Debug)]
@@ -65,7 +104,7 @@ impl Folder {
     /// Where a directory exists and is not empty, or cannot be made; where a mapping is for no
     /// tablespace of the server.
     pub fn create(
-        plan: &Plan,
+        layout: Layout<'_>,
         tablespaces: &[Tablespace],
         mode: u32,
         made: &mut Made,
@@ -74,15 +113,15 @@ impl Folder {
             .iter()
             .map(|tablespace| &tablespace.location)
             .collect();
-        for old in plan.mapping.keys() {
+        for old in layout.mapping.keys() {
             ensure!(
                 known.contains(old),
-                "the server has no tablespace in \"{}\", which is to be relocated",
+                "there is no tablespace in \"{}\", which is to be relocated",
                 old.display()
             );
         }
-        let target = Place::create(&plan.target, mode, made)?;
-        let waldir = match &plan.waldir {
+        let target = Place::create(layout.target, mode, made)?;
+        let waldir = match layout.waldir {
             Some(path) => {
                 let place = Place::create(path, mode, made)?;
                 link(path, &target.path.join("pg_wal"))?;
@@ -95,11 +134,10 @@ impl Folder {
             make_directory(&target.dir, Path::new("pg_tblspc"))?;
         }
         for Tablespace { oid, location } in tablespaces {
-            let path = plan.mapping.get(location).unwrap_or(location);
+            let path = layout.mapping.get(location).unwrap_or(location);
             let place = Place::create(path, mode, made).with_context(|| {
                 format!(
-                    "no place for tablespace {oid}, which the server has in \"{}\" \
-                     (-T puts it elsewhere)",
+                    "no place for tablespace {oid}, which was in \"{}\" (-T puts it elsewhere)",
                     location.display()
                 )
             })?;
@@ -141,7 +179,7 @@ impl Folder {
         let aside = match self.claims.claim(path, stream) {
             Claim::Own => false,
             Claim::Aside => true,
-            Claim::Twice => bail!("the server sent file \"{}\" twice", display(path)),
+            Claim::Twice => bail!("the backup has file \"{}\" twice", display(path)),
         };
         let name = if aside {
             aside_name(&name, stream)
@@ -216,6 +254,22 @@ impl Folder {
             .dir
             .read(format!("backup_manifest{UNFINISHED}"))
             .context("could not read the backup manifest")
+    }
+
+    /// Writes the manifest.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn write_manifest(&self, content: &[u8]) -> Result<()> {
+        let name = format!("backup_manifest{UNFINISHED}");
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        options.mode(self.mode & 0o640);
+        self.target
+            .dir
+            .open_with(&name, &options)
+            .and_then(|mut file| file.write_all(content))
+            .with_context(|| format!("could not write file \"{name}\""))
     }
 
     /// Makes a standby of the backup: `settings` are lines of its configuration.
@@ -301,7 +355,7 @@ pub fn check_name(path: &[u8]) -> Result<()> {
         .all(|part| !matches!(part, b"" | b"." | b"..") && !part.contains(&0));
     if !fits {
         bail!(
-            "the server sent a file with the name \"{}\", which is refused",
+            "the backup has a file with the name \"{}\", which is refused",
             display(path)
         );
     }
@@ -337,8 +391,8 @@ fn split_first(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// In the one way that the server writes it.
-fn parse_oid(text: &[u8]) -> Option<u32> {
+/// An OID, in the one way that the server writes it.
+pub fn parse_oid(text: &[u8]) -> Option<u32> {
     let oid: u32 = std::str::from_utf8(text).ok()?.parse().ok()?;
     (oid.to_string().as_bytes() == text).then_some(oid)
 }

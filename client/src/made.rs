@@ -4,8 +4,40 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
+
+use crate::messages;
+
+/// What was made, where the threads that make it and the one that removes it find it.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf(Arc<Mutex<Made>>);
+
+impl Shelf {
+    /// What was made until now, for this thread alone.
+    pub fn lock(&self) -> MutexGuard<'_, Made> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After an error: removes what was made, or says that it is not to be used.
+    pub fn clean_up(&self, clean: bool, verbose: bool) {
+        let made = self.lock();
+        for path in made.paths() {
+            if !clean {
+                messages::say(format_args!(
+                    "\"{}\" is not removed at user's request, and holds no backup",
+                    path.display()
+                ));
+            } else if verbose {
+                messages::say(format_args!("removing \"{}\"", path.display()));
+            }
+        }
+        if clean && let Err(error) = made.remove() {
+            messages::warn(format_args!("could not remove all that was made: {error}"));
+        }
+    }
+}
 
 /// What was made, to be removed after an error.
 #[derive(Debug, Default)]
@@ -57,17 +89,23 @@ impl Made {
 
     /// The directories that hold the backup.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.directories
-            .iter()
-            .filter(|directory| directory.origin != Origin::Above)
-            .map(|directory| directory.path.as_path())
+        self.of(|origin| origin != Origin::Above)
+    }
+
+    /// Of these, the ones that were not there before.
+    pub fn new_paths(&self) -> impl Iterator<Item = &Path> {
+        self.of(|origin| origin == Origin::Made)
     }
 
     /// The directories that were made above them.
     pub fn above(&self) -> impl Iterator<Item = &Path> {
+        self.of(|origin| origin == Origin::Above)
+    }
+
+    fn of(&self, wanted: impl Fn(Origin) -> bool) -> impl Iterator<Item = &Path> {
         self.directories
             .iter()
-            .filter(|directory| directory.origin == Origin::Above)
+            .filter(move |directory| wanted(directory.origin))
             .map(|directory| directory.path.as_path())
     }
 

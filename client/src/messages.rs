@@ -1,7 +1,7 @@
 //! What the program says, on standard error. That nobody reads it is no reason to fail.
 
 use std::fmt::Display;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether the cursor stands behind the line of the progress.
@@ -29,6 +29,15 @@ pub fn show_line(text: &str) {
 pub fn leave_line() {
     if BEHIND_LINE.swap(false, Ordering::Relaxed) {
         let _ = writeln!(std::io::stderr().lock());
+    }
+}
+
+/// Why the operating system did not do something, without the number, as PostgreSQL says it.
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error ") {
+        Some((text, _)) => text.to_owned(),
+        None => text,
     }
 }
 

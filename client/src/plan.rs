@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use backup_format::checksum::Algorithm;
+use backup_format::compression::{Compression, Method};
 use clap::ValueEnum;
 
 use crate::options::Address;
+use crate::template::Template;
 
 /// What a backup looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,6 +30,49 @@ pub enum SyncMethod {
     Syncfs,
 }
 
+/// Who compresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// This program.
+    Client,
+    /// The server, so that less is sent.
+    Server,
+}
+
+/// How a backup is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compress {
+    /// Who does it.
+    pub side: Side,
+    /// By which method.
+    pub compression: Compression,
+    /// Threads that zstd has for each archive; 0 for none of its own.
+    pub workers: u32,
+    /// Whether zstd looks for repetitions far back.
+    pub long: bool,
+}
+
+impl Compress {
+    /// Not at all.
+    pub const NONE: Self = Self {
+        side: Side::Client,
+        compression: Compression {
+            method: Method::None,
+            level: None,
+        },
+        workers: 0,
+        long: false,
+    };
+
+    /// What the server's streams are compressed by.
+    pub fn of_streams(&self) -> Compression {
+        match self.side {
+            Side::Client => Self::NONE.compression,
+            Side::Server => self.compression,
+        }
+    }
+}
+
 /// What is to be done, with everything checked that can be without a server.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -37,6 +82,10 @@ pub struct Plan {
     pub target: PathBuf,
     /// It goes to standard output instead.
     pub to_stdout: bool,
+    /// Its archives go to commands instead.
+    pub pipe: Option<Template>,
+    /// How its archives, or the streams of the server, are compressed.
+    pub compress: Compress,
     /// What it looks like there.
     pub format: Format,
     /// Where its WAL goes, if not into the target.
@@ -71,4 +120,54 @@ pub struct Plan {
     pub verbose: bool,
     /// How often a lost connection is replaced.
     pub retries: u32,
+}
+
+/// What is to be checked, and how.
+#[derive(Clone, Debug)]
+pub struct VerifyPlan {
+    /// Where the backup is.
+    pub directory: PathBuf,
+    /// What it looks like; `None` to find out.
+    pub format: Option<Format>,
+    /// Where its manifest is.
+    pub manifest: PathBuf,
+    /// Paths of the backup that are not looked at.
+    pub ignore: Vec<Vec<u8>>,
+    /// Files that are read at once.
+    pub jobs: usize,
+    /// Whether the WAL is read.
+    pub parse_wal: bool,
+    /// Where the WAL is, if not in the backup.
+    pub wal_directory: Option<PathBuf>,
+    /// Whether checksums are computed.
+    pub checksums: bool,
+    /// Whether the first finding ends it.
+    pub exit_on_error: bool,
+    /// Whether to show the progress.
+    pub progress: bool,
+    /// Whether to be silent about success.
+    pub quiet: bool,
+}
+
+/// What is to be restored, and how.
+#[derive(Clone, Debug)]
+pub struct RestorePlan {
+    /// Where the archives are.
+    pub archives: PathBuf,
+    /// Where the data directory goes.
+    pub target: PathBuf,
+    /// Where its WAL goes, if not into the target.
+    pub waldir: Option<PathBuf>,
+    /// New places of tablespaces, by their old ones.
+    pub mapping: BTreeMap<PathBuf, PathBuf>,
+    /// Archives that are unpacked at once.
+    pub jobs: usize,
+    /// How it reaches the disk; `None` when nobody waits for it.
+    pub sync: Option<SyncMethod>,
+    /// Whether to remove what was made after an error.
+    pub clean: bool,
+    /// Whether to show the progress.
+    pub progress: bool,
+    /// Whether to say what happens.
+    pub verbose: bool,
 }

@@ -1,7 +1,13 @@
 //! What has arrived, as it was written.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use backup_format::checksum::Algorithm;
+
+use crate::digest::Digest;
+use crate::folder::display;
 
 /// A file as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,5 +38,85 @@ impl Received {
     /// All of them.
     pub fn into_files(self) -> Files {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The files of a stream while they arrive: their checksums are computed, and their bytes counted.
+pub struct Arriving<'a> {
+    algorithm: Algorithm,
+    /// Bytes that this and other streams have brought, for the progress.
+    counter: &'a AtomicU64,
+    /// Of these, what this stream has.
+    counted: u64,
+    current: Option<Current>,
+    files: Files,
+}
+
+struct Current {
+    path: Vec<u8>,
+    size: u64,
+    digest: Digest,
+}
+
+impl<'a> Arriving<'a> {
+    /// None so far.
+    pub fn new(algorithm: Algorithm, counter: &'a AtomicU64) -> Self {
+        Self {
+            algorithm,
+            counter,
+            counted: 0,
+            current: None,
+            files: Files::new(),
+        }
+    }
+
+    /// A file begins, which has a path in the backup.
+    pub fn begin(&mut self, path: Vec<u8>, size: u64) {
+        self.current = Some(Current {
+            path,
+            size,
+            digest: Digest::new(self.algorithm),
+        });
+    }
+
+    /// Some of its content.
+    pub fn content(&mut self, bytes: &[u8]) {
+        if let Some(current) = &mut self.current {
+            current.digest.update(bytes);
+        }
+        let length = bytes.len() as u64;
+        self.counted += length;
+        self.counter.fetch_add(length, Ordering::Relaxed);
+    }
+
+    /// All of its content has been there.
+    pub fn end(&mut self) {
+        if let Some(Current { path, size, digest }) = self.current.take() {
+            let digest = digest.finish();
+            self.files.insert(path, Written { size, digest });
+        }
+    }
+
+    /// The file that is arriving.
+    pub fn current(&self) -> Option<String> {
+        self.current.as_ref().map(|file| display(&file.path))
+    }
+
+    /// The paths of those that are here.
+    pub fn paths(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.files.keys()
+    }
+
+    /// The stream has ended well, and all of them count.
+    pub fn into_files(mut self) -> Files {
+        self.counted = 0;
+        std::mem::take(&mut self.files)
+    }
+}
+
+impl Drop for Arriving<'_> {
+    /// What a failed stream has brought does not count.
+    fn drop(&mut self) {
+        self.counter.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }

@@ -1,13 +1,11 @@
 //! What is asked of the server: the extension's functions, and nothing else of it.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, PathBuf};
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use backup_format::checksum::Algorithm;
+use backup_format::compression::Method;
 
 use crate::connection::{Opener, Row, Session};
+use crate::folder::Tablespace;
 use crate::plan::{Format, Plan};
 use crate::target::Request;
 
@@ -31,15 +29,6 @@ pub struct Started {
     pub total_bytes: u64,
     /// Number of files, directories and links.
     pub file_count: u64,
-}
-
-/// A tablespace outside the data directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tablespace {
-    /// Its OID, which is the name of its link.
-    pub oid: u32,
-    /// Where it is on the server: an absolute path.
-    pub location: PathBuf,
 }
 
 /// Settings of a role or database must not end a backup, and names mean what they say. A NOTICE that
@@ -146,18 +135,7 @@ impl Extension {
         rows.iter()
             .map(|row| {
                 let oid = number(row, 0)?;
-                ensure!(oid > 0, "the server has a tablespace with OID 0");
-                let location = PathBuf::from(OsStr::from_bytes(value(row, 1)?));
-                let is_plain = location.is_absolute()
-                    && location
-                        .components()
-                        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-                ensure!(
-                    is_plain,
-                    "the server has tablespace {oid} in \"{}\", which is refused",
-                    location.display()
-                );
-                Ok(Tablespace { oid, location })
+                Tablespace::check("the server", oid, value(row, 1)?)
             })
             .collect()
     }
@@ -180,33 +158,38 @@ impl Extension {
     }
 
     /// The stream of a worker.
-    pub fn worker_copy(&self, started: &Started, request: Request) -> String {
+    pub fn worker_copy(&self, started: &Started, request: Request, plan: &Plan) -> String {
         let tablespace = match request {
             Request::All => String::new(),
             Request::Part(part) => format!(", tablespace => {}::oid", part.oid()),
         };
         format!(
-            "COPY (SELECT {}send_backup_files({}{tablespace})) TO STDOUT",
-            self.schema, started.backup_id
+            "COPY (SELECT {}send_backup_files({}{tablespace}{})) TO STDOUT",
+            self.schema,
+            started.backup_id,
+            compression_argument(plan)
         )
     }
 
     /// The stream that ends the backup.
-    pub fn closing_copy(&self, wal: bool) -> String {
+    pub fn closing_copy(&self, plan: &Plan) -> String {
         format!(
-            "COPY (SELECT {}send_stop_backup(wal => {wal})) TO STDOUT",
-            self.schema
+            "COPY (SELECT {}send_stop_backup(wal => {}{})) TO STDOUT",
+            self.schema,
+            plan.wal,
+            compression_argument(plan)
         )
     }
 
     /// Everything in one stream.
     pub fn whole_copy(&self, plan: &Plan) -> String {
         format!(
-            "COPY (SELECT {}base_backup(label => '{}', {}, wal => {})) TO STDOUT",
+            "COPY (SELECT {}base_backup(label => '{}', {}, wal => {}{})) TO STDOUT",
             self.schema,
             plan.label.replace('\'', "''"),
             start_arguments(plan),
             plan.wal,
+            compression_argument(plan),
         )
     }
 
@@ -237,6 +220,15 @@ fn start_arguments(plan: &Plan) -> String {
         plan.verify_checksums,
         plan.wal,
     )
+}
+
+/// The last argument of what sends a stream.
+fn compression_argument(plan: &Plan) -> String {
+    let compression = plan.compress.of_streams();
+    match compression.method {
+        Method::None => String::new(),
+        _ => format!(", compression => '{compression}'"),
+    }
 }
 
 /// The algorithm whose checksums are compared with the manifest.

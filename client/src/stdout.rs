@@ -1,20 +1,24 @@
 //! One archive with everything, on standard output.
 //!
-//! It ends when the backup has been held against its manifest: without its last two blocks it is
-//! recognizably incomplete.
+//! It ends when the backup has been held against its manifest: without its last two blocks, or the
+//! end of what it is compressed into, it is recognizably incomplete.
 
-use std::io::{IsTerminal as _, StdoutLock, Write as _, stdout};
+use std::fs::File;
+use std::io::{IsTerminal as _, stdout};
+use std::os::fd::AsFd as _;
 
-use anyhow::{Context, Error, Result, anyhow, ensure};
-use backup_format::archive::END;
-use backup_format::checksum::Algorithm;
-use backup_format::member::{Kind, Member, Reader, Receiver};
+use anyhow::{Context, Result, ensure};
 
 use crate::check::Check;
 use crate::connection::Session;
-use crate::folder::{CONTROL_FILE, MANIFEST};
+use crate::folder::CONTROL_FILE;
+use crate::held_back::HeldBack;
+use crate::input::Input;
 use crate::manifest;
+use crate::outlet::{Outlet, Writer};
+use crate::plan::{Compress, Plan, Side};
 use crate::progress::Counters;
+use crate::server;
 use crate::stop::Stop;
 
 /// Passes a whole backup on, and returns the number of its files.
@@ -24,118 +28,54 @@ use crate::stop::Stop;
 pub fn pass_on(
     session: &Session,
     statement: &str,
-    algorithm: Option<Algorithm>,
+    plan: &Plan,
     stop: &Stop,
     counters: &Counters,
 ) -> Result<usize> {
-    let output = stdout().lock();
-    ensure!(
-        !output.is_terminal(),
-        "standard output is a terminal, where an archive is of no use"
-    );
-    let check = Check::new(
-        Vec::new(),
-        algorithm.unwrap_or(Algorithm::None),
-        &counters.done,
-    );
-    let mut passing = Passing {
-        output,
-        held_back: Vec::new(),
+    // What the server has compressed is passed on as it is.
+    let (compress, as_it_is) = match plan.compress.side {
+        Side::Client => (plan.compress, false),
+        Side::Server => (Compress::NONE, true),
     };
-    let mut reader = Reader::default();
-    let mut members = Members {
-        check,
-        manifest: Vec::new(),
-        in_manifest: false,
-    };
+    let mut writer = Writer::new(open()?, &compress)?;
+    let mut check = Check::with_manifest(server::algorithm(plan), &counters.done);
+    let mut input = Input::new(plan.compress.of_streams().method)?;
+    let mut held_back = HeldBack::default();
     session.copy(statement, |bytes| {
         stop.check()?;
-        reader.push(bytes, &mut members)?;
-        passing.pass(bytes)
+        let mut pass = |bytes: &[u8]| held_back.push(bytes, |bytes| writer.write(bytes, stop));
+        input.push(bytes, |reader, plain| {
+            reader.push(plain, &mut check)?;
+            if as_it_is { Ok(()) } else { pass(plain) }
+        })?;
+        if as_it_is { pass(bytes) } else { Ok(()) }
     })?;
-    reader.finish()?;
-    let files = members.check.into_files();
+    input.finish()?;
+    let (files, manifest) = check.into_files();
     ensure!(
         files.contains_key(CONTROL_FILE),
         "the server did not send global/pg_control"
     );
-    let count = match algorithm {
-        Some(algorithm) => manifest::compare(&members.manifest, files, algorithm)?,
+    let count = match plan.manifest {
+        Some(algorithm) => manifest::compare(&manifest, files, algorithm)?,
         None => files.len(),
     };
-    passing.end()?;
+    writer.write(&held_back.into_inner(), stop)?;
+    writer.finish(stop)?;
     Ok(count)
 }
 
-struct Passing<'a> {
-    output: StdoutLock<'a>,
-    /// The last bytes, which may be the end of the archive.
-    held_back: Vec<u8>,
-}
-
-impl Passing<'_> {
-    fn pass(&mut self, bytes: &[u8]) -> Result<()> {
-        // A message is larger than the end, but for the last one.
-        let all = self.held_back.len() + bytes.len();
-        let from_held_back = all.saturating_sub(END.len()).min(self.held_back.len());
-        self.write_held_back(from_held_back)?;
-        let kept = END
-            .len()
-            .min(bytes.len())
-            .min(END.len() - self.held_back.len());
-        let (now, later) = bytes.split_at(bytes.len() - kept);
-        self.write(now)?;
-        self.held_back.extend_from_slice(later);
-        Ok(())
-    }
-
-    fn write_held_back(&mut self, length: usize) -> Result<()> {
-        let bytes: Vec<_> = self.held_back.drain(..length).collect();
-        self.write(&bytes)
-    }
-
-    fn end(mut self) -> Result<()> {
-        self.write_held_back(self.held_back.len())?;
-        self.output
-            .flush()
-            .context("could not write to standard output")
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.output
-            .write_all(bytes)
-            .context("could not write to standard output")
-    }
-}
-
-struct Members<'a> {
-    check: Check<'a>,
-    manifest: Vec<u8>,
-    in_manifest: bool,
-}
-
-/// The manifest is held in memory, as the server holds it: below 1 GB.
-const LARGEST_MANIFEST: u64 = 1 << 30;
-
-impl Receiver for Members<'_> {
-    type Error = Error;
-
-    fn begin(&mut self, member: &Member) -> Result<()> {
-        self.in_manifest = member.kind == Kind::File && member.path == MANIFEST;
-        if self.in_manifest && member.size > LARGEST_MANIFEST {
-            return Err(anyhow!("the manifest is too large"));
-        }
-        self.check.begin(member)
-    }
-
-    fn content(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.in_manifest {
-            self.manifest.extend_from_slice(bytes);
-        }
-        self.check.content(bytes)
-    }
-
-    fn end(&mut self) -> Result<()> {
-        self.check.end()
-    }
+fn open() -> Result<Outlet> {
+    let output = stdout();
+    ensure!(
+        !output.is_terminal(),
+        "standard output is a terminal, where an archive is of no use"
+    );
+    // As a file it gets large writes as they are.
+    let file = output.as_fd().try_clone_to_owned();
+    let file = file.context("could not open standard output")?;
+    Ok(Outlet::File(
+        File::from(file),
+        "to standard output".to_owned(),
+    ))
 }

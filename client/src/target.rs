@@ -4,23 +4,26 @@ use std::sync::atomic::AtomicU64;
 
 use anyhow::Result;
 use backup_format::checksum::Algorithm;
+use backup_format::compression::Method;
 
-use crate::archives::{Archive, Archives, Closing, Part};
-use crate::folder::Folder;
+use crate::archive::{Archive, Closing};
+use crate::archives::{Archives, Id, Part};
+use crate::check::Check;
+use crate::folder::{Folder, Layout, Tablespace};
+use crate::input::Input;
 use crate::made::Made;
+use crate::pipe::Commands;
 use crate::plan::{Format, Plan};
-use crate::received::Files;
-use crate::server::Tablespace;
+use crate::received::{Arriving, Files};
 use crate::stop::Stop;
 use crate::unpack::Unpacker;
 
 /// Where a backup goes.
-#[derive(Debug)]
 pub enum Target {
     /// A data directory.
     Plain(Folder),
     /// Archives, and which ones.
-    Tar(Archives, Vec<Part>),
+    Tar(Box<Archives>, Vec<Part>),
 }
 
 /// What a worker asks for at once.
@@ -30,6 +33,19 @@ pub enum Request {
     All,
     /// What one archive holds.
     Part(Part),
+}
+
+/// What all streams of a backup have in common.
+#[derive(Clone, Copy)]
+pub struct Streams<'a> {
+    /// By which method the server compresses them.
+    pub method: Method,
+    /// The manifest's checksums.
+    pub algorithm: Algorithm,
+    /// The word to stop.
+    pub stop: &'a Stop,
+    /// Bytes that have arrived.
+    pub counter: &'a AtomicU64,
 }
 
 /// What the bytes of a stream go into.
@@ -50,15 +66,24 @@ impl Target {
     pub fn create(
         plan: &Plan,
         tablespaces: &[Tablespace],
+        commands: &Commands,
         mode: u32,
         made: &mut Made,
     ) -> Result<Self> {
         Ok(match plan.format {
-            Format::Plain => Self::Plain(Folder::create(plan, tablespaces, mode, made)?),
+            Format::Plain => {
+                let layout = Layout {
+                    target: &plan.target,
+                    waldir: plan.waldir.as_deref(),
+                    mapping: &plan.mapping,
+                };
+                Self::Plain(Folder::create(layout, tablespaces, mode, made)?)
+            }
             Format::Tar => {
                 let mut parts = vec![Part::Base];
                 parts.extend(tablespaces.iter().map(|t| Part::Tablespace(t.oid)));
-                Self::Tar(Archives::create(plan, mode, made)?, parts)
+                let archives = Archives::create(plan, commands, mode, made)?;
+                Self::Tar(Box::new(archives), parts)
             }
         })
     }
@@ -79,19 +104,28 @@ impl Target {
         &'a self,
         request: Request,
         worker: usize,
-        algorithm: Algorithm,
-        stop: &'a Stop,
-        counter: &'a AtomicU64,
+        streams: Streams<'a>,
     ) -> Result<Sink<'a>> {
+        let Streams {
+            method,
+            algorithm,
+            stop,
+            counter,
+        } = streams;
+        let input = Input::new(method)?;
         Ok(match (self, request) {
             (Self::Tar(archives, _), Request::Part(part)) => {
-                Sink::Archive(archives.begin(part, worker, algorithm, stop, counter)?)
+                let check = Check::new(part.prefix(), algorithm, counter);
+                let id = Id { part, worker };
+                Sink::Archive(Archive::new(archives, id, input, check, stop)?)
             }
             (Self::Tar(archives, _), Request::All) => {
-                Sink::Closing(archives.continue_first(algorithm, stop, counter)?)
+                let check = Check::with_manifest(algorithm, counter);
+                Sink::Closing(Closing::new(archives, input, check, stop)?)
             }
             (Self::Plain(folder), _) => {
-                Sink::Unpacker(Unpacker::new(folder, algorithm, stop, counter))
+                let arriving = Arriving::new(algorithm, counter);
+                Sink::Unpacker(Unpacker::new(folder, input, arriving, stop))
             }
         })
     }
@@ -103,7 +137,7 @@ impl Target {
     pub fn manifest(&self) -> Result<Vec<u8>> {
         match self {
             Self::Plain(folder) => folder.manifest(),
-            Self::Tar(archives, _) => archives.manifest(),
+            Self::Tar(archives, _) => Ok(archives.manifest()),
         }
     }
 
@@ -115,6 +149,17 @@ impl Target {
         match self {
             Self::Plain(folder) => folder.make_standby(settings),
             Self::Tar(..) => Ok(()),
+        }
+    }
+
+    /// All is as the manifest says: writes what has waited for that.
+    ///
+    /// # Errors
+    /// As [`Archives::end`].
+    pub fn end(&self, with_manifest: bool, stop: &Stop) -> Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Tar(archives, _) => archives.end(with_manifest, stop),
         }
     }
 
@@ -147,7 +192,7 @@ impl Sink<'_> {
     pub fn discard(self) {
         match self {
             Self::Unpacker(unpacker) => unpacker.discard(),
-            // Its archive is begun anew.
+            // Its archive is begun anew; a command has been killed then.
             Self::Archive(_) | Self::Closing(_) => {}
         }
     }

@@ -1,38 +1,35 @@
-//! Unpacks a stream while it arrives.
+//! Unpacks a stream while it arrives, from a server or from an archive.
 
 use std::collections::HashSet;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Error, Result, bail};
-use backup_format::checksum::Algorithm;
-use backup_format::member::{Kind, Member, Reader, Receiver};
+use backup_format::member::{Kind, Member, Receiver};
 use cap_std::fs::File;
 
 use crate::claims::Stream;
-use crate::digest::Digest;
 use crate::folder::{Folder, display};
-use crate::received::{Files, Written};
+use crate::input::Input;
+use crate::received::{Arriving, Files};
 use crate::stop::Stop;
 
 /// Unpacks one stream.
 pub struct Unpacker<'a> {
-    reader: Reader,
+    input: Input,
     members: Members<'a>,
 }
 
 struct Members<'a> {
     folder: &'a Folder,
     stream: Stream,
-    algorithm: Algorithm,
+    /// What precedes the names of its members in the backup.
+    prefix: Vec<u8>,
+    /// Files that are received, and not written.
+    left_out: &'static [&'static [u8]],
     stop: &'a Stop,
-    /// Bytes that this and others have written, for the progress.
-    counter: &'a AtomicU64,
-    /// Of these, what this stream has.
-    counted: u64,
+    arriving: Arriving<'a>,
     current: Option<Current>,
-    files: Files,
-    /// Which of them have not their own names yet.
+    /// Files that have not their own names yet.
     aside: HashSet<Vec<u8>>,
 }
 
@@ -40,33 +37,41 @@ struct Members<'a> {
 struct Current {
     path: Vec<u8>,
     size: u64,
-    file: File,
+    /// `None` for one that is left out.
+    file: Option<File>,
     aside: bool,
-    digest: Digest,
 }
 
 impl<'a> Unpacker<'a> {
     /// Begins.
-    pub fn new(
-        folder: &'a Folder,
-        algorithm: Algorithm,
-        stop: &'a Stop,
-        counter: &'a AtomicU64,
-    ) -> Self {
+    pub fn new(folder: &'a Folder, input: Input, arriving: Arriving<'a>, stop: &'a Stop) -> Self {
         Self {
-            reader: Reader::default(),
+            input,
             members: Members {
                 stream: folder.stream(),
                 folder,
-                algorithm,
+                prefix: Vec::new(),
+                left_out: &[],
                 stop,
-                counter,
-                counted: 0,
+                arriving,
                 current: None,
-                files: Files::new(),
                 aside: HashSet::new(),
             },
         }
+    }
+
+    /// Is for an archive: all archives of a backup are one stream, which has each file once. Their
+    /// names lack a prefix, and some files are only compared with the manifest.
+    pub fn of_archive(
+        mut self,
+        stream: Stream,
+        prefix: Vec<u8>,
+        left_out: &'static [&'static [u8]],
+    ) -> Self {
+        self.members.stream = stream;
+        self.members.prefix = prefix;
+        self.members.left_out = left_out;
+        self
     }
 
     /// Takes the next bytes of the stream.
@@ -74,22 +79,24 @@ impl<'a> Unpacker<'a> {
     /// # Errors
     /// What is wrong with them, and where they cannot be written.
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
-        self.members.stop.check()?;
-        self.reader.push(bytes, &mut self.members)
+        let Self { input, members } = self;
+        input.push(bytes, |reader, plain| {
+            members.stop.check()?;
+            reader.push(plain, members)
+        })
     }
 
     /// The stream has ended well, as the server says; returns what it held.
     ///
     /// # Errors
     /// Where it has not.
-    pub fn finish(mut self) -> Result<Files> {
-        self.reader.finish()?;
-        let members = &mut self.members;
+    pub fn finish(self) -> Result<Files> {
+        self.input.finish()?;
+        let members = self.members;
         for path in &members.aside {
             members.folder.settle(path, members.stream)?;
         }
-        members.counted = 0;
-        Ok(std::mem::take(&mut members.files))
+        Ok(members.arriving.into_files())
     }
 
     /// The stream has failed, and what it held comes again in another.
@@ -99,7 +106,7 @@ impl<'a> Unpacker<'a> {
         if let Some(Current { path, aside, .. }) = current {
             members.folder.discard(&path, aside, members.stream);
         }
-        for path in members.files.keys() {
+        for path in members.arriving.paths() {
             let aside = members.aside.contains(path);
             members.folder.discard(path, aside, members.stream);
         }
@@ -107,17 +114,29 @@ impl<'a> Unpacker<'a> {
 
     /// The file that is being received.
     pub fn current(&self) -> Option<String> {
-        self.members
-            .current
-            .as_ref()
-            .map(|file| display(&file.path))
+        self.members.arriving.current()
     }
 }
 
-impl Drop for Members<'_> {
-    /// What a failed stream has brought does not count.
-    fn drop(&mut self) {
-        self.counter.fetch_sub(self.counted, Ordering::Relaxed);
+impl Current {
+    /// What was written is there.
+    fn check_length(&self) -> Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let path = || display(&self.path);
+        let length = file
+            .metadata()
+            .with_context(|| format!("could not stat file \"{}\"", path()))?
+            .len();
+        if length != self.size {
+            bail!(
+                "file \"{}\" has {length} bytes after {} were written",
+                path(),
+                self.size
+            );
+        }
+        Ok(())
     }
 }
 
@@ -126,21 +145,27 @@ impl Receiver for Members<'_> {
 
     fn begin(&mut self, member: &Member) -> Result<()> {
         let mode = member.attributes.mode;
+        let path = [&self.prefix, member.path.as_slice()].concat();
         match member.kind {
-            Kind::Directory => self.folder.make_directory(&member.path, mode),
-            Kind::Link if self.folder.has_link(&member.path) => Ok(()),
+            Kind::Directory => self.folder.make_directory(&path, mode),
+            Kind::Link if self.folder.has_link(&path) => Ok(()),
             Kind::Link => bail!(
-                "the server sent a symbolic link \"{}\", which is refused",
-                display(&member.path)
+                "the backup has a symbolic link \"{}\", which is refused",
+                display(&path)
             ),
             Kind::File => {
-                let new = self.folder.create_file(&member.path, mode, self.stream)?;
+                let (file, aside) = if self.left_out.contains(&path.as_slice()) {
+                    (None, false)
+                } else {
+                    let new = self.folder.create_file(&path, mode, self.stream)?;
+                    (Some(new.file), new.aside)
+                };
+                self.arriving.begin(path.clone(), member.size);
                 self.current = Some(Current {
-                    file: new.file,
-                    aside: new.aside,
-                    path: member.path.clone(),
+                    path,
                     size: member.size,
-                    digest: Digest::new(self.algorithm),
+                    file,
+                    aside,
                 });
                 Ok(())
             }
@@ -149,37 +174,23 @@ impl Receiver for Members<'_> {
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
         if let Some(current) = &mut self.current {
-            current.digest.update(bytes);
-            current
-                .file
-                .write_all(bytes)
-                .with_context(|| format!("could not write file \"{}\"", display(&current.path)))?;
-            let length = bytes.len() as u64;
-            self.counted += length;
-            self.counter.fetch_add(length, Ordering::Relaxed);
+            if let Some(file) = &mut current.file {
+                file.write_all(bytes).with_context(|| {
+                    format!("could not write file \"{}\"", display(&current.path))
+                })?;
+            }
+            self.arriving.content(bytes);
         }
         Ok(())
     }
 
     fn end(&mut self) -> Result<()> {
         if let Some(current) = self.current.take() {
-            let path = || display(&current.path);
-            let written = current.file.metadata();
-            let length = written
-                .with_context(|| format!("could not stat file \"{}\"", path()))?
-                .len();
-            let size = current.size;
-            if length != size {
-                bail!(
-                    "file \"{}\" has {length} bytes after {size} were written",
-                    path()
-                );
-            }
+            current.check_length()?;
             if current.aside {
-                self.aside.insert(current.path.clone());
+                self.aside.insert(current.path);
             }
-            let digest = current.digest.finish();
-            self.files.insert(current.path, Written { size, digest });
+            self.arriving.end();
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Values of options that are more than a word.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -76,6 +77,22 @@ pub fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf)> {
     Ok((old.components().collect(), new.components().collect()))
 }
 
+/// A relative name without what does not change its meaning: empty parts, `.`, and `..` behind
+/// another part. As bytes, in the way of `canonicalize_path()`.
+pub fn canonical(path: &Path) -> Vec<u8> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.as_os_str().as_bytes().split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." if parts.last().is_some_and(|&last| last != b"..") => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join(&b'/')
+}
+
 fn invalid_mapping(text: &str) -> anyhow::Error {
     anyhow::anyhow!("invalid tablespace mapping format \"{text}\", must be \"OLDDIR=NEWDIR\"")
 }
@@ -115,6 +132,20 @@ mod tests {
         assert_eq!(pair("/a\\=c//d/=/b b"), ("/a=c/d".into(), "/b b".into()));
         for text in ["", "=", "/a", "/a=", "=/b", "/a=/b=/c", "a=/b", "/a=b"] {
             assert!(parse_mapping(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_have_one_form() {
+        for (path, form) in [
+            ("base/1", "base/1"),
+            ("./base//1/", "base/1"),
+            ("/base/x/../1/.", "base/1"),
+            ("../x", "../x"),
+            ("x/../../y", "../y"),
+            ("", ""),
+        ] {
+            assert_eq!(canonical(Path::new(path)), form.as_bytes(), "{path}");
         }
     }
 }

@@ -1,22 +1,28 @@
 //! The options of a backup, as those of pg_basebackup wherever that has the same one.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use backup_format::checksum::Algorithm;
+use backup_format::compression::Method;
 use clap::{Args, ValueEnum};
 
-use super::{ConnectionOptions, GENERAL, OUTPUT};
-use crate::plan::{Format, Plan, SyncMethod};
-use crate::values::{is_slot_name, parse_mapping, parse_rate};
+use super::compress::parse_compress;
+use super::{ConnectionOptions, GENERAL, OUTPUT, check_waldir, jobs, mapping};
+use crate::plan::{Compress, Format, Plan, Side, SyncMethod};
+use crate::template::Template;
+use crate::values::{is_slot_name, parse_rate};
 
 /// How to take a backup.
 #[derive(Debug, Args)]
 pub struct BackupOptions {
     /// receive base backup into directory; with "-" one tar archive goes to standard output
-    #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", required = true, help_heading = OUTPUT)]
+    #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", required_unless_present = "pipe", help_heading = OUTPUT)]
     pgdata: Option<PathBuf>,
+
+    /// in place of a directory: hand each archive to a shell command, in which %f is its file name
+    #[arg(long, value_name = "COMMAND", conflicts_with = "pgdata", help_heading = OUTPUT)]
+    pipe: Option<String>,
 
     /// output format (default: plain)
     #[arg(short = 'F', long, value_name = "p|t", help_heading = OUTPUT)]
@@ -49,6 +55,14 @@ pub struct BackupOptions {
     /// include required WAL files with specified method
     #[arg(short = 'X', long, value_name = "none|fetch", default_value = "fetch", help_heading = OUTPUT)]
     wal_method: WalMethod,
+
+    /// compress tar output
+    #[arg(short = 'z', long, overrides_with = "compress", help_heading = OUTPUT)]
+    gzip: bool,
+
+    /// compress on client or server as specified
+    #[arg(short = 'Z', long, value_name = "[{client|server}-]METHOD[:DETAIL]", allow_hyphen_values = true, overrides_with = "gzip", help_heading = OUTPUT)]
+    compress: Option<String>,
 
     /// set fast or spread checkpointing
     #[arg(short = 'c', long, value_name = "fast|spread", default_value = "spread", help_heading = GENERAL)]
@@ -116,27 +130,35 @@ impl BackupOptions {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(self) -> Result<Plan> {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = self.jobs.unwrap_or(processors.min(4));
-        ensure!(
-            (1..=1000).contains(&jobs),
-            "number of jobs must be from 1 to 1000"
-        );
+        let jobs = jobs(self.jobs)?;
         let max_rate = self.max_rate.as_deref().map(parse_rate).transpose()?;
-        let mut mapping = BTreeMap::new();
-        for text in &self.tablespace_mapping {
-            let (old, new) = parse_mapping(text)?;
-            if mapping.insert(old, new).is_some() {
-                bail!("tablespace directory in \"{text}\" is mapped twice");
-            }
-        }
-        let target = self.pgdata.context("no target directory specified")?;
+        let mapping = mapping(&self.tablespace_mapping)?;
+        let pipe = self.pipe.as_deref().map(Template::parse).transpose()?;
+        let target = match &pipe {
+            Some(_) => PathBuf::new(),
+            None => self.pgdata.context("no target directory specified")?,
+        };
         let to_stdout = target.as_os_str() == "-";
-        let format = self.format.unwrap_or(if to_stdout {
+        let format = self.format.unwrap_or(if to_stdout || pipe.is_some() {
             Format::Tar
         } else {
             Format::Plain
         });
+        ensure!(
+            pipe.is_none() || format == Format::Tar,
+            "only tar format can be handed to commands"
+        );
+        let compress = match self.compress.as_deref() {
+            Some(text) => parse_compress(text)?,
+            None if self.gzip => parse_compress("gzip")?,
+            None => Compress::NONE,
+        };
+        ensure!(
+            format == Format::Tar
+                || compress.side == Side::Server
+                || compress.compression.method == Method::None,
+            "only tar mode backups can be compressed"
+        );
         if to_stdout {
             ensure!(
                 format == Format::Tar,
@@ -168,12 +190,7 @@ impl BackupOptions {
                  HINT:  Edit the file tablespace_map when you unpack the archives."
             );
         }
-        if let Some(waldir) = &self.waldir {
-            ensure!(
-                waldir.is_absolute(),
-                "WAL directory location must be an absolute path"
-            );
-        }
+        let waldir = check_waldir(self.waldir)?;
         let algorithm = Algorithm::parse(&self.manifest_checksums).with_context(|| {
             format!(
                 "unrecognized checksum algorithm: \"{}\"",
@@ -184,8 +201,9 @@ impl BackupOptions {
             address: self.connection.into(),
             target,
             to_stdout,
+            compress,
             format,
-            waldir: self.waldir,
+            waldir,
             mapping,
             jobs,
             max_rate,
@@ -196,7 +214,9 @@ impl BackupOptions {
             label: self.label,
             manifest: (!self.no_manifest).then_some(algorithm),
             verify_checksums: !self.no_verify_checksums,
-            sync: (!self.no_sync).then_some(self.sync_method),
+            // What commands write is theirs.
+            sync: (!self.no_sync && pipe.is_none()).then_some(self.sync_method),
+            pipe,
             clean: !self.no_clean,
             progress: self.progress,
             verbose: self.verbose,

@@ -1,14 +1,23 @@
 //! The command line: that of a backup, as pg_basebackup has it, and the other commands.
 
 mod backup;
+mod compress;
 mod connection;
+mod restore;
 mod verify;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
 use clap::{ArgAction, Parser, Subcommand};
 
 pub use backup::BackupOptions;
 pub use connection::{Address, ConnectionOptions};
+pub use restore::RestoreOptions;
 pub use verify::VerifyOptions;
+
+use crate::values::parse_mapping;
 
 const OUTPUT: &str = "Options controlling the output";
 const GENERAL: &str = "General options";
@@ -50,6 +59,42 @@ pub struct CommandLine {
 pub enum Command {
     /// Checks a backup against its manifest.
     Verify(VerifyOptions),
+    /// Unpacks a backup in tar format into a directory that starts.
+    Restore(RestoreOptions),
+}
+
+/// How much is done at once: what was asked for, or else what the machine has processors for.
+fn jobs(wanted: Option<usize>) -> Result<usize> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = wanted.unwrap_or(processors.min(4));
+    ensure!(
+        (1..=1000).contains(&jobs),
+        "number of jobs must be from 1 to 1000"
+    );
+    Ok(jobs)
+}
+
+/// New places of tablespaces, by their old ones.
+fn mapping(texts: &[String]) -> Result<BTreeMap<PathBuf, PathBuf>> {
+    let mut mapping = BTreeMap::new();
+    for text in texts {
+        let (old, new) = parse_mapping(text)?;
+        if mapping.insert(old, new).is_some() {
+            bail!("tablespace directory in \"{text}\" is mapped twice");
+        }
+    }
+    Ok(mapping)
+}
+
+/// The WAL is elsewhere in a place that does not depend on where anybody stands.
+fn check_waldir(waldir: Option<PathBuf>) -> Result<Option<PathBuf>> {
+    if let Some(waldir) = &waldir {
+        ensure!(
+            waldir.is_absolute(),
+            "WAL directory location must be an absolute path"
+        );
+    }
+    Ok(waldir)
 }
 
 #[cfg(test)]

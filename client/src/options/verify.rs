@@ -1,6 +1,12 @@
-//! The options of `verify`.
+//! The options of `verify`, as those of pg_verifybackup.
 
 use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::jobs;
+use crate::plan::{Format, VerifyPlan};
+use crate::values::canonical;
 
 /// How to check a backup.
 #[derive(Debug, clap::Args)]
@@ -8,5 +14,69 @@ use std::path::PathBuf;
 pub struct VerifyOptions {
     /// directory of the backup
     #[arg(value_name = "DIRECTORY")]
-    pub directory: PathBuf,
+    directory: PathBuf,
+
+    /// exit immediately on error
+    #[arg(short = 'e', long)]
+    exit_on_error: bool,
+
+    /// backup format (default: plain where there is a file PG_VERSION, else tar)
+    #[arg(short = 'F', long, value_name = "p|t")]
+    format: Option<Format>,
+
+    /// ignore indicated path
+    #[arg(short = 'i', long, value_name = "RELATIVE_PATH")]
+    ignore: Vec<PathBuf>,
+
+    /// read that many files at once (default: the processors of this machine, at most 4)
+    #[arg(short = 'j', long, value_name = "NUM")]
+    jobs: Option<usize>,
+
+    /// use specified path for manifest
+    #[arg(short = 'm', long, value_name = "PATH")]
+    manifest_path: Option<PathBuf>,
+
+    /// do not try to parse WAL files
+    #[arg(short = 'n', long)]
+    no_parse_wal: bool,
+
+    /// show progress information
+    #[arg(short = 'P', long, conflicts_with = "quiet")]
+    progress: bool,
+
+    /// do not print any output, except for errors
+    #[arg(short = 'q', long)]
+    quiet: bool,
+
+    /// skip checksum verification
+    #[arg(short = 's', long)]
+    skip_checksums: bool,
+
+    /// use specified path for WAL files
+    #[arg(short = 'w', long, value_name = "PATH", alias = "wal-path")]
+    wal_directory: Option<PathBuf>,
+}
+
+impl VerifyOptions {
+    /// Checks everything that can be checked without a file.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(self) -> Result<VerifyPlan> {
+        Ok(VerifyPlan {
+            format: self.format,
+            manifest: self
+                .manifest_path
+                .unwrap_or_else(|| self.directory.join("backup_manifest")),
+            directory: self.directory,
+            ignore: self.ignore.iter().map(|path| canonical(path)).collect(),
+            jobs: jobs(self.jobs)?,
+            parse_wal: !self.no_parse_wal,
+            wal_directory: self.wal_directory,
+            checksums: !self.skip_checksums,
+            exit_on_error: self.exit_on_error,
+            progress: self.progress,
+            quiet: self.quiet,
+        })
+    }
 }

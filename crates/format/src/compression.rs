@@ -18,7 +18,8 @@ pub enum Method {
 }
 
 impl Method {
-    const ALL: [Self; 4] = [Self::None, Self::Gzip, Self::Lz4, Self::Zstd];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::None, Self::Gzip, Self::Lz4, Self::Zstd];
 
     /// The name.
     pub fn name(self) -> &'static str {
@@ -27,6 +28,16 @@ impl Method {
             Self::Gzip => "gzip",
             Self::Lz4 => "lz4",
             Self::Zstd => "zstd",
+        }
+    }
+
+    /// What pg_basebackup adds to the name of an archive.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Gzip => ".gz",
+            Self::Lz4 => ".lz4",
+            Self::Zstd => ".zst",
         }
     }
 
@@ -83,6 +94,17 @@ impl fmt::Display for InvalidCompression {
 }
 
 impl Error for InvalidCompression {}
+
+/// `method` or `method:level`, as [`Compression::parse`] reads it.
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.method.name())?;
+        match self.level {
+            Some(level) => write!(f, ":{level}"),
+            None => Ok(()),
+        }
+    }
+}
 
 /// No compression.
 impl Default for Compression {

@@ -10,6 +10,8 @@
 //! | [`member`] | archives as they arrive | `src/fe_utils/astreamer_tar.c` |
 //! | [`manifest`] | the backup manifest | `src/backend/backup/backup_manifest.c` |
 //! | [`timeline`] | the WAL ranges of a backup | `src/backend/backup/backup_manifest.c` |
+//! | [`tablespace_map`] | where tablespaces were | `src/backend/access/transam/xlogrecovery.c` |
+//! | [`control_file`] | the system identifier in pg_control | `src/include/catalog/pg_control.h` |
 //! | [`checksum`] | names of checksum algorithms | `src/common/checksum_helper.c` |
 //! | [`compression`] | names and levels of compression methods | `src/common/compression.c` |
 //! | [`relation_file`] | names of relation files | `src/backend/storage/file/reinit.c` |
@@ -25,6 +27,7 @@
 pub mod archive;
 pub mod checksum;
 pub mod compression;
+pub mod control_file;
 pub mod exclusion;
 pub mod lsn;
 pub mod manifest;
@@ -33,5 +36,6 @@ pub mod page;
 pub mod path;
 pub mod rate;
 pub mod relation_file;
+pub mod tablespace_map;
 pub mod timeline;
 pub mod wal;

@@ -179,6 +179,24 @@ impl Reader {
         Ok(())
     }
 
+    /// Leaves out what is still to come of the current member: returns the number of bytes that the
+    /// caller has to leave out likewise. The member ends for the receiver, as if all had been there.
+    ///
+    /// # Errors
+    /// The receiver's own.
+    pub fn skip_content<R: Receiver>(&mut self, receiver: &mut R) -> Result<u64, R::Error> {
+        let left = match self.state {
+            State::Content(left) => {
+                receiver.end()?;
+                left.saturating_add(self.padding)
+            }
+            State::Padding(left) => left,
+            _ => return Ok(0),
+        };
+        self.state = State::Header;
+        Ok(left)
+    }
+
     /// The stream has ended.
     ///
     /// # Errors

@@ -83,6 +83,46 @@ fn what_was_written_is_read_in_pieces_of_any_size() {
 }
 
 #[test]
+fn content_can_be_left_out() {
+    /// The names, and whether each member has ended.
+    #[derive(Default)]
+    struct Names(Vec<(usize, bool)>);
+
+    impl Receiver for Names {
+        type Error = Broken;
+
+        fn begin(&mut self, member: &Member) -> Result<(), Broken> {
+            self.0.push((member.path.len(), false));
+            Ok(())
+        }
+
+        fn content(&mut self, _: &[u8]) -> Result<(), Broken> {
+            Ok(())
+        }
+
+        fn end(&mut self) -> Result<(), Broken> {
+            self.0.last_mut().unwrap().1 = true;
+            Ok(())
+        }
+    }
+
+    let bytes = sample();
+    for piece in [1, 512, 600, 1100, 2048] {
+        let (mut reader, mut names) = (Reader::default(), Names::default());
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(piece.min(rest.len()));
+            reader.push(now, &mut names).unwrap();
+            let skipped = reader.skip_content(&mut names).unwrap();
+            rest = &later[usize::try_from(skipped).unwrap()..];
+        }
+        reader.finish().unwrap();
+        let expected = [6, 5, 3, 5, 300, 11].map(|length| (length, true));
+        assert_eq!(names.0, expected, "{piece}");
+    }
+}
+
+#[test]
 fn an_archive_that_ends_early_is_incomplete() {
     let bytes = sample();
     for length in [0, 1, 512, 2000, bytes.len() - 512, bytes.len() - 1] {

@@ -1,0 +1,350 @@
+//! Decompression of a stream that arrives in pieces of any size.
+//!
+//! Frames (with gzip: members) that follow each other are one stream, as `gzip -d`, `lz4 -d` and
+//! `zstd -d` have it. However much a piece becomes, it is handed on in portions. What is held is no
+//! more than the window of the method, and that has a limit.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read};
+
+use anyhow::{Context, Result, ensure};
+use backup_format::compression::Method;
+use flate2::{Decompress, FlushDecompress, Status};
+use zstd::stream::raw::{self, DParameter, Operation as _};
+
+/// Bytes that are handed on at once.
+const PORTION: usize = 128 * 1024;
+/// Bytes that a decoder of LZ4 is given at once: as many as it reads.
+const FEED: usize = 32 * 1024;
+/// The window of zstd's highest level, beyond which `zstd -d` does not go either.
+const LARGEST_ZSTD_WINDOW_LOG: u32 = 27;
+/// All of RFC 1951.
+const GZIP_WINDOW_BITS: u8 = 15;
+
+/// A stream that is being decompressed.
+pub struct Decompressor {
+    method: Method,
+    /// `None` where bytes pass as they are.
+    decoder: Option<Decoder>,
+    place: Place,
+    portion: Vec<u8>,
+}
+
+/// Where in the stream the next byte will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// At its start.
+    Start,
+    /// In a frame.
+    Inside,
+    /// Behind a frame, where another may begin.
+    Behind,
+}
+
+enum Decoder {
+    Gzip(Decompress),
+    /// `None` after its only frame.
+    Lz4(Option<lz4::Decoder<Feed>>),
+    Zstd(raw::Decoder<'static>),
+}
+
+/// What became of some bytes.
+struct Step {
+    /// So many of them are used up.
+    read: usize,
+    /// So many came out.
+    written: usize,
+    /// The frame has ended behind those that are used up, and all of it has come out.
+    ended: bool,
+}
+
+impl Decompressor {
+    /// Begins; with [`Method::None`] bytes pass as they are.
+    ///
+    /// # Errors
+    /// Where the library has no memory.
+    pub fn new(method: Method) -> Result<Self> {
+        Ok(Self {
+            method,
+            decoder: Decoder::new(method).with_context(|| cannot(method))?,
+            place: Place::Start,
+            portion: vec![0; PORTION],
+        })
+    }
+
+    /// Takes the next bytes, and hands on what they become.
+    ///
+    /// # Errors
+    /// Where they are not of that format, and those of `out`. Not to be called again after one.
+    pub fn push(
+        &mut self,
+        mut bytes: &[u8],
+        out: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        if self.decoder.is_none() {
+            return out(bytes);
+        }
+        let failed = || cannot(self.method);
+        while !(bytes.is_empty() && self.place != Place::Inside) {
+            if self.place == Place::Behind {
+                self.decoder = Decoder::new(self.method).with_context(failed)?;
+            }
+            let Some(decoder) = &mut self.decoder else {
+                break;
+            };
+            let step = decoder.step(bytes, &mut self.portion);
+            let step = step.with_context(failed)?;
+            bytes = &bytes[step.read..];
+            if step.written > 0 {
+                out(&self.portion[..step.written])?;
+            }
+            self.place = if step.ended {
+                Place::Behind
+            } else {
+                Place::Inside
+            };
+            let has_more = step.ended || step.written == self.portion.len();
+            if bytes.is_empty() && !has_more {
+                break;
+            }
+            // There is nothing else that could bring it further.
+            ensure!(
+                step.read > 0 || step.written > 0 || step.ended,
+                "{}: the data make no progress",
+                failed()
+            );
+        }
+        Ok(())
+    }
+
+    /// The stream has ended.
+    ///
+    /// # Errors
+    /// Where its last frame has not.
+    pub fn finish(&self) -> Result<()> {
+        ensure!(
+            self.decoder.is_none() || self.place == Place::Behind,
+            "{}: the data end too early",
+            cannot(self.method)
+        );
+        Ok(())
+    }
+}
+
+fn cannot(method: Method) -> String {
+    format!("could not decompress data by {}", method.name())
+}
+
+impl Decoder {
+    /// For one frame.
+    fn new(method: Method) -> io::Result<Option<Self>> {
+        Ok(Some(match method {
+            Method::None => return Ok(None),
+            Method::Gzip => Self::Gzip(Decompress::new_gzip(GZIP_WINDOW_BITS)),
+            Method::Lz4 => Self::Lz4(Some(lz4::Decoder::new(Feed::default())?)),
+            Method::Zstd => {
+                let mut decoder = raw::Decoder::new()?;
+                decoder.set_parameter(DParameter::WindowLogMax(LARGEST_ZSTD_WINDOW_LOG))?;
+                Self::Zstd(decoder)
+            }
+        }))
+    }
+
+    fn step(&mut self, bytes: &[u8], portion: &mut [u8]) -> io::Result<Step> {
+        match self {
+            Self::Gzip(decoder) => {
+                let (read, written) = (decoder.total_in(), decoder.total_out());
+                let status = decoder.decompress(bytes, portion, FlushDecompress::None);
+                let status = status.map_err(io::Error::other)?;
+                Ok(Step {
+                    // No more than there was room for.
+                    read: (decoder.total_in() - read) as usize,
+                    written: (decoder.total_out() - written) as usize,
+                    ended: status == Status::StreamEnd,
+                })
+            }
+            Self::Lz4(decoder) => step_lz4(decoder, bytes, portion),
+            Self::Zstd(decoder) => {
+                let status = decoder.run_on_buffers(bytes, portion)?;
+                Ok(Step {
+                    read: status.bytes_read,
+                    written: status.bytes_written,
+                    ended: status.remaining == 0,
+                })
+            }
+        }
+    }
+}
+
+/// What a decoder of LZ4 reads from: it has no other way in. When that is empty for now the decoder
+/// keeps what it has, and goes on from there.
+#[derive(Default)]
+struct Feed(RefCell<VecDeque<u8>>);
+
+impl Read for Feed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.get_mut().read(buffer) {
+            Ok(0) => Err(ErrorKind::WouldBlock.into()),
+            read => read,
+        }
+    }
+}
+
+fn step_lz4(
+    slot: &mut Option<lz4::Decoder<Feed>>,
+    bytes: &[u8],
+    portion: &mut [u8],
+) -> io::Result<Step> {
+    let Some(mut decoder) = slot.take() else {
+        return Err(ErrorKind::UnexpectedEof.into());
+    };
+    let bytes = &bytes[..bytes.len().min(FEED)];
+    decoder.reader().0.borrow_mut().extend(bytes);
+    let mut written = 0;
+    let mut ended = false;
+    while written < portion.len() && !ended {
+        match decoder.read(&mut portion[written..]) {
+            Ok(0) => ended = true,
+            Ok(length) => written += length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    // What it has not read comes with the next step, or is the next frame's.
+    let left = std::mem::take(&mut *decoder.reader().0.borrow_mut());
+    if ended {
+        decoder.finish().1?;
+    } else {
+        *slot = Some(decoder);
+    }
+    Ok(Step {
+        read: bytes.len() - left.len(),
+        written,
+        ended,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::io::Write as _;
+
+    use super::*;
+
+    const METHODS: [Method; 3] = [Method::Gzip, Method::Lz4, Method::Zstd];
+
+    fn compress(method: Method, bytes: &[u8]) -> Vec<u8> {
+        match method {
+            Method::None => bytes.to_vec(),
+            Method::Gzip => {
+                let mut encoder =
+                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(bytes).unwrap();
+                encoder.finish().unwrap()
+            }
+            Method::Lz4 => {
+                let mut encoder = lz4::EncoderBuilder::new().build(Vec::new()).unwrap();
+                encoder.write_all(bytes).unwrap();
+                let (frame, ended) = encoder.finish();
+                ended.unwrap();
+                frame
+            }
+            Method::Zstd => zstd::encode_all(bytes, 1).unwrap(),
+        }
+    }
+
+    fn decompress(method: Method, bytes: &[u8], piece: usize) -> Result<Vec<u8>> {
+        let mut decompressor = Decompressor::new(method)?;
+        let mut whole = Vec::new();
+        for piece in bytes.chunks(piece) {
+            decompressor.push(piece, &mut |bytes| {
+                assert!(bytes.len() <= PORTION.max(piece.len()));
+                whole.extend_from_slice(bytes);
+                Ok(())
+            })?;
+        }
+        decompressor.finish()?;
+        Ok(whole)
+    }
+
+    /// Some of it compresses well, some not.
+    fn sample() -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut bytes = vec![b'x'; 700_000];
+        bytes.extend((0..300_000).map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        }));
+        bytes
+    }
+
+    #[test]
+    fn what_was_compressed_comes_out_from_pieces_of_any_size() {
+        let bytes = sample();
+        for method in [Method::None].into_iter().chain(METHODS) {
+            let compressed = compress(method, &bytes);
+            for piece in [1, 7, 4096, 65_537, compressed.len()] {
+                let out = decompress(method, &compressed, piece).unwrap();
+                assert!(out == bytes, "{method:?} in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn frames_that_follow_each_other_are_one_stream() {
+        let bytes = sample();
+        // As long as what is handed on at once, and nothing at all.
+        let parts = [&bytes[..PORTION], &[], &bytes[PORTION..], &[], b"end"];
+        let expected = parts.concat();
+        for method in METHODS {
+            let frames = parts.map(|part| compress(method, part)).concat();
+            for piece in [1, 1000, frames.len()] {
+                let out = decompress(method, &frames, piece).unwrap();
+                assert!(out == expected, "{method:?} in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_without_its_end_is_an_error() {
+        for method in METHODS {
+            let frame = compress(method, &sample());
+            for length in [0, 1, 5, frame.len() / 2, frame.len() - 4, frame.len() - 1] {
+                let error = decompress(method, &frame[..length], 4096).unwrap_err();
+                assert!(error.to_string().contains("end too early"), "{error:#}");
+            }
+            let two = [&frame[..], &frame[..9]].concat();
+            decompress(method, &two, 4096).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_an_error() {
+        for method in METHODS {
+            let frame = compress(method, &sample());
+            decompress(method, &b"garbage".repeat(100), 4096).unwrap_err();
+            decompress(method, &[&frame[..], b"garbage garbage"].concat(), 4096).unwrap_err();
+        }
+        // A checksum at the end: core's LZ4 and zstd have none.
+        let mut changed = compress(Method::Gzip, &sample());
+        let place = changed.len() - 8;
+        changed[place] ^= 1;
+        decompress(Method::Gzip, &changed, 4096).unwrap_err();
+    }
+
+    #[test]
+    fn a_window_beyond_the_limit_is_refused() {
+        let compress = |log| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.write_all(&[7; 1000]).unwrap();
+            encoder.finish().unwrap()
+        };
+        let at_limit = compress(LARGEST_ZSTD_WINDOW_LOG);
+        assert_eq!(decompress(Method::Zstd, &at_limit, 99).unwrap(), [7; 1000]);
+        let beyond = compress(LARGEST_ZSTD_WINDOW_LOG + 1);
+        decompress(Method::Zstd, &beyond, 99).unwrap_err();
+    }
+}

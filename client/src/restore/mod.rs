@@ -1,0 +1,154 @@
+//! Unpacks a backup in tar format into a directory that starts, with several threads.
+//!
+//! It is written as a backup is: names are refused or stay beneath their directories, no server
+//! starts on the directory until all of it is there and as the manifest says, and what was made is
+//! removed after an error.
+
+mod source;
+mod wanted;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result, ensure};
+use backup_format::checksum::Algorithm;
+
+use crate::archive_files::ArchiveFile;
+use crate::claims::Stream;
+use crate::durable;
+use crate::folder::{CONTROL_FILE, Folder, Layout};
+use crate::input::Input;
+use crate::made::{Made, Shelf};
+use crate::messages;
+use crate::parallel;
+use crate::plan::RestorePlan;
+use crate::received::{Arriving, Files, Received};
+use crate::signals::Signals;
+use crate::supervise::{self, Shared, Watch};
+use crate::unpack::Unpacker;
+use source::{LEFT_OUT, Source};
+
+/// Restores the backup that the options name.
+///
+/// # Errors
+/// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
+pub fn run(plan: RestorePlan) -> Result<()> {
+    let signals = Signals::watch()?;
+    let watch = Watch {
+        name: "restore",
+        progress: plan.progress,
+        patience: None,
+    };
+    let made = Shelf::default();
+    let (clean, verbose) = (plan.clean, plan.verbose);
+    let shelf = made.clone();
+    supervise::run(
+        watch,
+        &signals,
+        || (),
+        move |shared| restore(&plan, shared, &shelf),
+    )
+    .inspect_err(|_| made.clean_up(clean, verbose))
+}
+
+fn restore(plan: &RestorePlan, shared: &Shared, made: &Shelf) -> Result<()> {
+    let source = Source::open(&plan.archives, &shared.stop)?;
+    if let Some(listing) = &source.manifest {
+        let sizes = listing.manifest.files.iter().map(|file| file.size);
+        shared.counters.total.store(sizes.sum(), Ordering::Relaxed);
+    } else {
+        messages::warn("there is no backup manifest, with which the files could be compared");
+    }
+    let layout = Layout {
+        target: &plan.target,
+        waldir: plan.waldir.as_deref(),
+        mapping: &plan.mapping,
+    };
+    // The server's own, until it is known whether a group may read.
+    let folder = Folder::create(layout, &source.tablespaces, 0o700, &mut made.lock())?;
+    let files = unpack(plan, shared, &source, &folder)?;
+    ensure!(
+        files.contains_key(CONTROL_FILE),
+        "the archives have no global/pg_control"
+    );
+    let has_manifest = source.manifest.is_some();
+    if let Some(listing) = source.manifest {
+        let count = listing.manifest.files.len();
+        listing.manifest.compare(files, listing.algorithm)?;
+        say(plan, &format!("{count} files are as the manifest says"));
+        folder.write_manifest(&listing.restored()?)?;
+    }
+    let made = made.lock();
+    adopt_mode(plan, &made)?;
+    if plan.sync.is_some() {
+        say(plan, "syncing data to disk");
+    }
+    let last = [plan.target.clone(), plan.target.join("global")];
+    durable::complete(plan.sync, &made, plan.jobs, &shared.stop, &last, || {
+        folder.finish(has_manifest)
+    })?;
+    say(plan, "restore completed");
+    Ok(())
+}
+
+/// Unpacks all archives, and returns what was in them.
+fn unpack(plan: &RestorePlan, shared: &Shared, source: &Source, folder: &Folder) -> Result<Files> {
+    let algorithm = (source.manifest.as_ref()).map_or(Algorithm::None, |listing| listing.algorithm);
+    let received = Received::default();
+    // No file is in two of them, as it can be with streams that are lost.
+    let stream = folder.stream();
+    let (counters, stop) = (&shared.counters, &shared.stop);
+    let unpack_one = |archive: &ArchiveFile| {
+        say(plan, &format!("unpacking \"{}\"", archive.name));
+        counters.workers.fetch_add(1, Ordering::Relaxed);
+        let files = unpack_archive(shared, archive, folder, algorithm, stream)?;
+        counters.workers.fetch_sub(1, Ordering::Relaxed);
+        received.add(files);
+        Ok(())
+    };
+    parallel::for_each(&source.archives, plan.jobs, stop, unpack_one)?;
+    Ok(received.into_files())
+}
+
+fn unpack_archive(
+    shared: &Shared,
+    archive: &ArchiveFile,
+    folder: &Folder,
+    algorithm: Algorithm,
+    stream: Stream,
+) -> Result<Files> {
+    let arriving = Arriving::new(algorithm, &shared.counters.done);
+    let input = Input::new(archive.method)?;
+    let mut unpacker = Unpacker::new(folder, input, arriving, &shared.stop).of_archive(
+        stream,
+        archive.content.prefix(),
+        LEFT_OUT,
+    );
+    archive.read(|bytes| unpacker.take(bytes))?;
+    unpacker.finish().with_context(|| archive.place())
+}
+
+/// Whether a group may read is a property of the whole cluster, which the mode of its directories
+/// tells.
+fn adopt_mode(plan: &RestorePlan, made: &Made) -> Result<()> {
+    let path = plan.target.join("global");
+    let found = fs::metadata(&path)
+        .with_context(|| format!("could not stat directory \"{}\"", path.display()))?;
+    let mode = found.permissions().mode() & 0o050 | 0o700;
+    for path in made.new_paths() {
+        fs::set_permissions(path, Permissions::from_mode(mode)).with_context(|| {
+            format!(
+                "could not set permissions of directory \"{}\"",
+                path.display()
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn say(plan: &RestorePlan, text: &str) {
+    if plan.verbose {
+        messages::say(text);
+    }
+}

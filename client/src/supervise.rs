@@ -1,0 +1,100 @@
+//! The main thread while others work: it looks after signals and shows the progress.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use crate::progress::{Counters, Line};
+use crate::signals::Signals;
+use crate::stop::Stop;
+
+/// How often the main thread looks around.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What all threads share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// The word to stop.
+    pub stop: Stop,
+    /// The progress.
+    pub counters: Counters,
+}
+
+/// How to watch over some work.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    /// What it is, for messages.
+    pub name: &'static str,
+    /// Whether to show the progress.
+    pub progress: bool,
+    /// How long threads may take to stop. One that takes longer is left to the end of the program.
+    /// `None` where they look for the word to stop themselves.
+    pub patience: Option<Duration>,
+}
+
+/// Has another thread do the work, which is given what it shares with this one, and returns what
+/// comes of it. What was done before a signal came stays. Otherwise `stop_others` is called, more
+/// than once, for those who do not look for the word to stop.
+///
+/// # Errors
+/// The first reason to stop: an error of any thread, or a signal.
+pub fn run<T: Send + 'static>(
+    watch: Watch,
+    signals: &Signals,
+    stop_others: impl Fn(),
+    work: impl FnOnce(&'static Shared) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    // Threads may outlive this function's patience with them.
+    let shared: &'static Shared = Box::leak(Box::default());
+    let (sender, outcome) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = sender.send(work(shared));
+    });
+
+    let Watch {
+        name,
+        progress,
+        patience,
+    } = watch;
+    let mut line = Line::begin();
+    let mut until = None;
+    let result = loop {
+        match outcome.recv_timeout(LOOK) {
+            Ok(result) => break result,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break Err(anyhow!("the leading thread ended")),
+        }
+        if progress {
+            line.show(&shared.counters);
+        }
+        if let Some(signal) = signals.received() {
+            shared
+                .stop
+                .fail(anyhow!("received {signal}, and ended the {name}"));
+        }
+        if shared.stop.is_requested() {
+            stop_others();
+            if let Some(patience) = patience
+                && Instant::now() > *until.get_or_insert_with(|| Instant::now() + patience)
+            {
+                break Err(anyhow!(
+                    "the {name} was ended while a connection gave no answer"
+                ));
+            }
+        }
+    };
+    match result {
+        Ok(value) => {
+            if progress {
+                line.finish(&shared.counters);
+            }
+            Ok(value)
+        }
+        Err(error) => {
+            stop_others();
+            Err(shared.stop.reason().unwrap_or(error))
+        }
+    }
+}

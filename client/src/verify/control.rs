@@ -1,0 +1,30 @@
+//! Whether pg_control is that of the cluster that the manifest is of.
+
+use std::fmt::Display;
+
+use anyhow::{Result, bail, ensure};
+use backup_format::control_file::{self, InvalidControlFile};
+use crc_fast::CrcAlgorithm;
+
+/// Compares a pg_control with the manifest. A backup of another cluster is not worth another look.
+///
+/// # Errors
+/// Where it is damaged, or of another cluster; `name` is what it is called in messages.
+pub fn check(content: &[u8], expected: u64, name: impl Display) -> Result<()> {
+    let crc32c = |bytes: &[u8]| crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32;
+    match control_file::system_identifier(content, crc32c) {
+        Ok(found) => {
+            ensure!(
+                found == expected,
+                "{name}: manifest system identifier is {expected}, but control file has {found}"
+            );
+            Ok(())
+        }
+        Err(InvalidControlFile::Short) => bail!(
+            "could not read file \"{name}\": read {} of {}",
+            content.len(),
+            control_file::CONTENT_SIZE
+        ),
+        Err(error) => bail!("{name}: {error}"),
+    }
+}

@@ -1,0 +1,300 @@
+//! A backup in tar format: archives, any number of them for each part of the backup.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use backup_format::checksum::Algorithm;
+use backup_format::control_file;
+use backup_format::member::{Kind, Member, Receiver};
+
+use super::expected::{self, Expected};
+use super::wal_folder::WalFolder;
+use super::{VERSION_FILE, Verifier, control};
+use crate::archive_files::{ArchiveFile, Content};
+use crate::digest::Digest;
+use crate::folder::{CONTROL_FILE, display};
+use crate::messages::reason;
+use crate::parallel;
+use crate::values::canonical;
+
+/// Larger than what is kept of any file in memory.
+const LARGEST_KEPT: u64 = 64 * 1024;
+
+/// What all archives share.
+struct Archives<'a> {
+    verifier: &'a Verifier<'a>,
+    expected: &'a Expected,
+    wal: Option<&'a WalFolder>,
+    /// Whether one could not be read to its end.
+    broken: AtomicBool,
+    /// The content of `PG_VERSION`.
+    version: Mutex<Option<Vec<u8>>>,
+}
+
+/// Compares the members of all archives with the manifest. Segments of WAL go into the folder where
+/// there is one. Returns the content of `PG_VERSION`.
+///
+/// # Errors
+/// What ends the verification.
+pub fn verify(
+    verifier: &Verifier<'_>,
+    expected: &Expected,
+    wal: Option<&WalFolder>,
+) -> Result<Option<Vec<u8>>> {
+    let mut files = list(verifier, expected)?;
+    // Of this one the manifest knows nothing.
+    files.retain(|file| wal.is_some() || file.content != Content::Wal);
+    files.sort_by_key(|file| std::cmp::Reverse(file.size));
+    let total = files.iter().map(|file| file.size).sum();
+    verifier
+        .shared
+        .counters
+        .total
+        .store(total, Ordering::Relaxed);
+    let archives = Archives {
+        verifier,
+        expected,
+        wal,
+        broken: AtomicBool::new(false),
+        version: Mutex::new(None),
+    };
+    let (jobs, stop) = (verifier.plan.jobs, &verifier.shared.stop);
+    parallel::for_each(&files, jobs, stop, |file| {
+        verifier.working(|| archives.verify(file))
+    })?;
+    // What is missing may be in what could not be read.
+    if !archives.broken.into_inner() {
+        verifier.report_missing(expected)?;
+    }
+    let version = archives.version.into_inner();
+    Ok(version.unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The archives in the folder of the backup. What is none is a finding.
+fn list(verifier: &Verifier<'_>, expected: &Expected) -> Result<Vec<ArchiveFile>> {
+    let folder = &verifier.plan.directory;
+    let failed = |error| {
+        let folder = folder.display();
+        anyhow!("could not open directory \"{folder}\": {}", reason(&error))
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if !expected.ignores(name.as_bytes()) {
+            files.extend(look_at(verifier, folder, &name.to_string_lossy())?);
+        }
+    }
+    Ok(files)
+}
+
+fn look_at(verifier: &Verifier<'_>, folder: &Path, name: &str) -> Result<Option<ArchiveFile>> {
+    let findings = &verifier.findings;
+    let found = match fs::metadata(folder.join(name)) {
+        Ok(found) => found,
+        Err(error) => {
+            findings.add(format_args!(
+                "could not stat file or directory \"{name}\": {}",
+                reason(&error)
+            ))?;
+            return Ok(None);
+        }
+    };
+    if !found.is_file() {
+        findings.add(format_args!("file \"{name}\" is not a regular file"))?;
+        return Ok(None);
+    }
+    let Some(mut archive) = ArchiveFile::by_name(folder, name) else {
+        findings.add(format_args!(
+            "file \"{name}\" is not expected in a tar format backup"
+        ))?;
+        return Ok(None);
+    };
+    archive.size = found.len();
+    Ok(Some(archive))
+}
+
+impl Archives<'_> {
+    fn verify(&self, archive: &ArchiveFile) -> Result<()> {
+        let shared = self.verifier.shared;
+        let mut members = Members {
+            archives: self,
+            name: &archive.name,
+            prefix: archive.content.prefix(),
+            current: None,
+            fatal: None,
+        };
+        let result = archive.unpack(&mut members, |length| {
+            shared
+                .counters
+                .done
+                .fetch_add(length as u64, Ordering::Relaxed);
+            shared.stop.check()
+        });
+        match (result, members.fatal) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Some(fatal)) => Err(fatal),
+            (Err(error), None) if shared.stop.is_requested() => Err(error),
+            (Err(error), None) => {
+                self.broken.store(true, Ordering::Relaxed);
+                self.verifier.findings.add(format_args!("{error:#}"))
+            }
+        }
+    }
+}
+
+/// Who gets the members of one archive.
+struct Members<'a> {
+    archives: &'a Archives<'a>,
+    name: &'a str,
+    prefix: Vec<u8>,
+    current: Option<Current<'a>>,
+    /// What ends the verification, as opposed to what is wrong with the archive.
+    fatal: Option<Error>,
+}
+
+/// The member that is being read.
+struct Current<'a> {
+    path: Vec<u8>,
+    /// What the manifest says of it, and its checksum, where that is wanted.
+    expected: Option<(&'a expected::File, Digest)>,
+    /// Its content, where that is wanted.
+    kept: Option<Vec<u8>>,
+    /// Where its content goes, where it is WAL.
+    wal: Option<File>,
+}
+
+impl<'a> Members<'a> {
+    fn member(&self, member: &Member) -> Result<Current<'a>> {
+        let full = [&self.prefix, member.path.as_slice()].concat();
+        let path = canonical(Path::new(OsStr::from_bytes(&full)));
+        let mut current = Current {
+            expected: None,
+            kept: None,
+            wal: None,
+            path,
+        };
+        if let Some(wal) = self.archives.wal {
+            current.wal = wal.file(&current.path, member.size)?;
+        }
+        if !self.archives.expected.ignores(&current.path) {
+            self.compare_with_manifest(member, &mut current)?;
+        }
+        Ok(current)
+    }
+
+    fn compare_with_manifest(&self, member: &Member, current: &mut Current<'a>) -> Result<()> {
+        let verifier = self.archives.verifier;
+        let findings = &verifier.findings;
+        let (name, archive) = (display(&member.path), self.name);
+        let Some(file) = self.archives.expected.file(&current.path) else {
+            return findings.add(format_args!(
+                "file \"{name}\" is present in archive \"{archive}\" but not in the manifest"
+            ));
+        };
+        if file.find() {
+            // Whoever unpacks it has one or the other.
+            findings.add(format_args!(
+                "file \"{name}\" in archive \"{archive}\" is present more than once"
+            ))?;
+        }
+        if file.size != member.size {
+            return findings.add(format_args!(
+                "file \"{name}\" has size {} in archive \"{archive}\" but size {} in the manifest",
+                member.size, file.size
+            ));
+        }
+        if verifier.plan.checksums && file.algorithm != Algorithm::None {
+            current.expected = Some((file, Digest::new(file.algorithm)));
+        }
+        let is_control = current.path == CONTROL_FILE && verifier.system_identifier.is_some();
+        if is_control || (current.path == VERSION_FILE && member.size <= LARGEST_KEPT) {
+            ensure!(
+                !is_control || member.size == control_file::SIZE as u64,
+                "unexpected control file size {}, expected {}",
+                member.size,
+                control_file::SIZE
+            );
+            current.kept = Some(Vec::new());
+        }
+        Ok(())
+    }
+
+    fn finish_member(&self, current: Current<'_>) -> Result<()> {
+        let verifier = self.archives.verifier;
+        let path = display(&current.path);
+        if let Some((file, digest)) = current.expected {
+            let name = format!("\"{path}\" in archive \"{}\"", self.name);
+            if let Some(finding) = file.compare(&name, &digest.finish()) {
+                verifier.findings.add(finding)?;
+            }
+        }
+        match (current.kept, verifier.system_identifier) {
+            (Some(content), Some(identifier)) if current.path == CONTROL_FILE => {
+                control::check(&content, identifier, format_args!("{}: {path}", self.name))?;
+            }
+            (Some(content), _) => {
+                let version = self.archives.version.lock();
+                *version.unwrap_or_else(PoisonError::into_inner) = Some(content);
+            }
+            (None, _) => {}
+        }
+        Ok(())
+    }
+
+    /// Notes what ends the verification.
+    fn guard<T>(&mut self, result: Result<T>) -> Result<T> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                self.fatal = Some(error);
+                bail!("the verification was ended");
+            }
+        }
+    }
+}
+
+impl Receiver for Members<'_> {
+    type Error = Error;
+
+    fn begin(&mut self, member: &Member) -> Result<()> {
+        if member.kind == Kind::File {
+            let current = self.member(member);
+            self.current = Some(self.guard(current)?);
+        }
+        Ok(())
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        if let Some((_, digest)) = &mut current.expected {
+            digest.update(bytes);
+        }
+        if let Some(kept) = &mut current.kept {
+            kept.extend_from_slice(bytes);
+        }
+        if let Some(wal) = &mut current.wal {
+            let written = wal.write_all(bytes);
+            let written = written.context("could not write WAL into a temporary file");
+            self.guard(written)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        match self.current.take() {
+            Some(current) => {
+                let finished = self.finish_member(current);
+                self.guard(finished)
+            }
+            None => Ok(()),
+        }
+    }
+}

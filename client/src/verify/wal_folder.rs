@@ -1,0 +1,88 @@
+//! Where WAL goes that is in an archive, since pg_waldump reads files. A folder with no more than the
+//! segments that the backup needs, which is gone when this program is.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::{env, process};
+
+use anyhow::{Context, Result};
+use backup_format::timeline::WalRange;
+use backup_format::wal::{SegmentName, SegmentSize};
+
+/// A folder for WAL.
+#[derive(Debug)]
+pub struct WalFolder {
+    path: PathBuf,
+    ranges: Vec<WalRange>,
+}
+
+impl WalFolder {
+    /// Makes it where the environment wants temporary files, for nobody else.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn create(ranges: &[WalRange]) -> Result<Self> {
+        let parent = env::temp_dir();
+        let mut number = 0;
+        loop {
+            let path = parent.join(format!("pg_parallel_backup.{}.{number}", process::id()));
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {
+                    return Ok(Self {
+                        path,
+                        ranges: ranges.to_vec(),
+                    });
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && number < 1000 => {
+                    number += 1;
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| {
+                        format!("could not create directory \"{}\"", path.display())
+                    });
+                }
+            }
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a file for a member of an archive, where that is a segment that is needed.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn file(&self, path: &[u8], size: u64) -> Result<Option<File>> {
+        let Some(name) = path.strip_prefix(b"pg_wal/").and_then(SegmentName::parse) else {
+            return Ok(None);
+        };
+        let segment_size = u32::try_from(size).ok().and_then(SegmentSize::new);
+        if segment_size.is_some_and(|size| !self.needs(name, size)) {
+            return Ok(None);
+        }
+        let path = self.path.join(name.to_string());
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options
+            .open(&path)
+            .with_context(|| format!("could not create file \"{}\"", path.display()))?;
+        Ok(Some(file))
+    }
+
+    fn needs(&self, name: SegmentName, size: SegmentSize) -> bool {
+        let number = size.number_of(name.log, name.seg);
+        self.ranges.iter().any(|range| {
+            (size.segment_of(range.start)..=size.segment_before(range.end)).contains(&number)
+        })
+    }
+}
+
+impl Drop for WalFolder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
