@@ -7,6 +7,7 @@
 //! against the manifest in [`manifest`].
 
 mod archives;
+mod attend;
 mod backup;
 mod check;
 mod claims;
@@ -29,6 +30,7 @@ mod stop;
 mod target;
 mod unpack;
 mod values;
+mod workers;
 
 use std::process::ExitCode;
 
