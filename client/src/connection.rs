@@ -215,7 +215,8 @@ impl Session {
 
     /// Keeps notices and warnings from now on, for [`Session::notices`].
     pub fn keep_notices(&mut self) {
-        self.notices = Some(Notices::of(&self.connection));
+        self.notices
+            .get_or_insert_with(|| Notices::of(&self.connection));
     }
 
     /// The notices that have come since the last call, where they are kept.

@@ -10,6 +10,7 @@ mod archives;
 mod attend;
 mod backup;
 mod check;
+mod check_pages;
 mod claims;
 mod connection;
 mod digest;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
             .backup
             .check()
             .and_then(|plan| backup::run(&plan)),
+        Some(Command::Check(options)) => options.check().and_then(|plan| check_pages::run(&plan)),
         Some(Command::Verify(_)) => Ok(()),
     };
     match result {

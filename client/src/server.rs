@@ -7,6 +7,7 @@ use std::path::{Component, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use backup_format::checksum::Algorithm;
 
+use crate::check_pages::File;
 use crate::connection::{Opener, Row, Session};
 use crate::plan::{Format, Plan};
 use crate::target::Request;
@@ -87,7 +88,14 @@ pub fn prepare(session: &Session) -> Result<()> {
     for setting in SETTINGS.split(';') {
         session.rows(setting, &[])?;
     }
-    // Names of files come as they are.
+    take_names_as_they_are(session)
+}
+
+/// Names come in the bytes that the server has for them.
+///
+/// # Errors
+/// The server's.
+pub fn take_names_as_they_are(session: &Session) -> Result<()> {
     session.rows(
         "SELECT set_config('client_encoding', current_setting('server_encoding'), false)",
         &[],
@@ -233,14 +241,18 @@ impl Extension {
     ///
     /// # Errors
     /// The server's.
-    pub fn files(&self, session: &Session) -> Result<Vec<(Vec<u8>, u64)>> {
+    pub fn files(&self, session: &Session) -> Result<Vec<File>> {
         let statement = format!(
             "SELECT path, size FROM {}backup_filelist() WHERE type = 'f' ORDER BY size DESC",
             self.schema
         );
         let rows = session.rows(&statement, &[])?;
         rows.iter()
-            .map(|row| Ok((value(row, 0)?.to_vec(), number(row, 1)?)))
+            .map(|row| {
+                let path = value(row, 0)?.to_vec();
+                let size = number(row, 1)?;
+                Ok(File { path, size })
+            })
             .collect()
     }
 
@@ -341,7 +353,11 @@ fn array(elements: &[&[u8]]) -> Vec<u8> {
     text
 }
 
-fn value(row: &Row, column: usize) -> Result<&[u8]> {
+/// A value that is never NULL.
+///
+/// # Errors
+/// Where it is.
+pub fn value(row: &Row, column: usize) -> Result<&[u8]> {
     row.get(column)
         .and_then(Option::as_deref)
         .context("the server returned NULL where it never does")
@@ -351,7 +367,11 @@ fn text(row: &Row, column: usize) -> Result<String> {
     Ok(String::from_utf8_lossy(value(row, column)?).into_owned())
 }
 
-fn number<T: std::str::FromStr>(row: &Row, column: usize) -> Result<T> {
+/// A number that is never NULL.
+///
+/// # Errors
+/// Where it is, or no number.
+pub fn number<T: std::str::FromStr>(row: &Row, column: usize) -> Result<T> {
     let text = text(row, column)?;
     text.parse()
         .ok()

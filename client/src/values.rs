@@ -10,6 +10,20 @@ pub fn is_slot_name(name: &str) -> bool {
     (1..64).contains(&name.len()) && name.bytes().all(fits)
 }
 
+/// How many connections there are to be; by default as many as this machine has processors.
+///
+/// # Errors
+/// Where it is none, or more than make sense.
+pub fn check_jobs(jobs: Option<usize>) -> Result<usize> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = jobs.unwrap_or(processors.min(4));
+    ensure!(
+        (1..=1000).contains(&jobs),
+        "number of jobs must be from 1 to 1000"
+    );
+    Ok(jobs)
+}
+
 /// A rate in kB/s, from a number with or without the suffix k or M.
 ///
 /// # Errors

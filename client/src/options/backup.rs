@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::{ConnectionOptions, GENERAL, OUTPUT};
 use crate::plan::{Format, Plan, SyncMethod};
-use crate::values::{is_slot_name, parse_mapping, parse_rate};
+use crate::values::{check_jobs, is_slot_name, parse_mapping, parse_rate};
 
 /// How to take a backup.
 #[derive(Debug, Args)]
@@ -105,7 +105,7 @@ enum WalMethod {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Checkpoint {
+pub(super) enum Checkpoint {
     Fast,
     Spread,
 }
@@ -116,12 +116,7 @@ impl BackupOptions {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(self) -> Result<Plan> {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = self.jobs.unwrap_or(processors.min(4));
-        ensure!(
-            (1..=1000).contains(&jobs),
-            "number of jobs must be from 1 to 1000"
-        );
+        let jobs = check_jobs(self.jobs)?;
         let max_rate = self.max_rate.as_deref().map(parse_rate).transpose()?;
         let mut mapping = BTreeMap::new();
         for text in &self.tablespace_mapping {

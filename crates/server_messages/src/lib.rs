@@ -61,11 +61,10 @@ unsafe extern "C" fn keep(argument: *mut c_void, result: *const libpq_sys::PGres
     let kept = unsafe { &*argument.cast_const().cast::<Mutex<Vec<Notice>>>() };
     let mut kept = lock(kept);
     if kept.len() < MOST {
-        // SAFETY: the caller's promise.
         let field = |field| {
-            unsafe { bytes_of(result, field) }
-                .unwrap_or_default()
-                .to_vec()
+            // SAFETY: the caller's promise.
+            let bytes = unsafe { bytes_of(result, field) };
+            bytes.unwrap_or_default().to_vec()
         };
         kept.push(Notice {
             severity: field(ErrorField::Severity),
