@@ -9,6 +9,7 @@ use libpq::{Connection, PQResult, Status};
 use server_messages::{Notice, Notices, error_field};
 
 use crate::options::Address;
+use crate::shown;
 
 /// A database that every cluster has.
 const DEFAULT_DATABASE: &str = "postgres";
@@ -244,12 +245,11 @@ impl Session {
     }
 
     fn failure(&self, result: &PQResult) -> Failure {
-        // In an encoding that is not UTF-8 it is shown as far as it can be.
-        let field = |field| error_field(result, field).map(String::from_utf8_lossy);
+        let field = |field| error_field(result, field).map(shown::message);
         let Some(primary) = field(ErrorField::MessagePrimary) else {
             return self.lost();
         };
-        let mut message = primary.into_owned();
+        let mut message = primary;
         if let Some(detail) = field(ErrorField::MessageDetail) {
             message.push_str(&format!("\nDETAIL:  {detail}"));
         }

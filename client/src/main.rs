@@ -24,6 +24,7 @@ mod plan;
 mod progress;
 mod received;
 mod server;
+mod shown;
 mod signals;
 mod standby;
 mod stdout;

@@ -1,13 +1,16 @@
 //! `check`: every damaged file is named once, with the relation and database that it belongs to,
 //! and nothing keeps the others from being looked at.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 use backup_tests::client::{Running, expect_failure, program};
 use backup_tests::leftover;
 use backup_tests::page::{PAGE_SIZE, quiet_table};
-use backup_tests::program::{account, run};
+use backup_tests::program::{account, give_to_owner, run};
 use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::workload::create_table;
 
@@ -309,11 +312,7 @@ fn a_file_that_cannot_be_read_hides_no_other() {
     cluster.write_file(&misnamed, &[0; PAGE_SIZE]);
     let closed = "base/closed";
     cluster.write_file(closed, b"1");
-    fs::set_permissions(
-        cluster.data_dir().join(closed),
-        std::os::unix::fs::PermissionsExt::from_mode(0),
-    )
-    .expect("chmod");
+    fs::set_permissions(cluster.data_dir().join(closed), Permissions::from_mode(0)).expect("chmod");
     let pages: Vec<_> = paths
         .iter()
         .map(|path| (path.as_str(), &[1, 4][..]))
@@ -379,6 +378,21 @@ fn damage_that_nobody_can_be_told_of_is_an_error() {
 }
 
 #[test]
+fn what_a_server_says_in_its_own_encoding_is_shown() {
+    let cluster = quiet_cluster();
+    cluster.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0");
+    cluster.create_extension("latin");
+    let name = [&b"base/Ma"[..], b"\xdf", b"e"].concat();
+    let path = cluster.data_dir().join(OsStr::from_bytes(&name));
+    fs::write(&path, "1").expect("a file");
+    give_to_owner(&path);
+    fs::set_permissions(&path, Permissions::from_mode(0)).expect("chmod");
+    let (found, said) = outcome(&cluster, check_of(&cluster).args(["-d", "latin"]), 1);
+    let why = "could not open file \"base/Ma\\337e\": Permission denied";
+    assert_eq!(found, [line("base/Ma\\337e", "-", "-", "-", why)], "{said}");
+}
+
+#[test]
 fn a_cluster_without_checksums_is_not_checked() {
     let cluster = Cluster::builder().without_checksums().start();
     let said = expect_failure(&mut check_of(&cluster));
@@ -430,7 +444,7 @@ fn a_role_needs_execute_on_four_functions_and_names_what_it_may_connect_to() {
 
 /// A check that takes a while, of which some has been done.
 fn begun_check(cluster: &Cluster, args: &[&str]) -> Running {
-    let check = Running::start(check_of(cluster).args(["-j", "2", "-r", "8M"]).args(args));
+    let check = Running::start(check_of(cluster).args(["-j", "2"]).args(args));
     cluster.wait_for_sql(
         "two workers that read",
         "SELECT count(*) = 2 AND sum(backup_streamed) > 0 FROM pg_stat_progress_basebackup
@@ -443,7 +457,7 @@ fn begun_check(cluster: &Cluster, args: &[&str]) -> Running {
 fn signals_end_a_check() {
     let cluster = quiet_cluster();
     for name in ["INT", "TERM"] {
-        let check = begun_check(&cluster, &[]);
+        let check = begun_check(&cluster, &["-r", "1M"]);
         check.signal(name);
         let (status, said) = check.end();
         assert_eq!(status, Some(1), "{said}");
@@ -451,12 +465,16 @@ fn signals_end_a_check() {
         assert!(said.contains(&expected), "{said}");
         leftover::assert_none(&cluster);
     }
+    // The workers were in the middle of something, and did not learn it from the connection.
+    let log = cluster.log();
+    assert!(log.contains("has ended"), "{log}");
+    assert!(!log.contains("connection to client lost"), "{log}");
 }
 
 #[test]
 fn a_worker_that_lost_its_connection_is_replaced() {
     let cluster = quiet_cluster();
-    for (args, status) in [(&[][..], 0), (&["--retries", "0"], 1)] {
+    for (args, status) in [(&["-r", "8M"][..], 0), (&["-r", "8M", "--retries", "0"], 1)] {
         let check = begun_check(&cluster, args);
         cluster.execute("SELECT pg_terminate_backend(min(pid)) FROM pg_stat_progress_basebackup");
         let (ended, said) = check.end();
@@ -470,7 +488,7 @@ fn a_worker_that_lost_its_connection_is_replaced() {
 #[test]
 fn without_its_leader_a_check_fails() {
     let cluster = quiet_cluster();
-    let check = begun_check(&cluster, &[]);
+    let check = begun_check(&cluster, &["-r", "8M"]);
     cluster.execute("SELECT pg_terminate_backend(leader_pid) FROM backup_progress()");
     let (status, said) = check.end();
     assert_eq!(status, Some(1), "{said}");

@@ -40,8 +40,9 @@ impl fmt::Display for Damage {
         }
         if let Some(why) = &self.unreadable {
             let separator = if self.pages() > 0 { "; " } else { "" };
-            let why = why.lines().next().unwrap_or_default();
-            write!(f, "{separator}{}", shown(why.as_bytes()))?;
+            // One line is for one file.
+            let why = why.lines().next().unwrap_or_default().replace('\t', " ");
+            write!(f, "{separator}{why}")?;
         }
         Ok(())
     }
@@ -110,33 +111,10 @@ fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Text of a server, for people: what is no UTF-8, and what would move the cursor or end the line,
-/// is written as bytea's escape format has it, and so is the backslash.
-pub fn shown(text: &[u8]) -> String {
-    let mut shown = String::new();
-    let escape = |shown: &mut String, bytes: &[u8]| {
-        for byte in bytes {
-            shown.push_str(&format!("\\{byte:03o}"));
-        }
-    };
-    for chunk in text.utf8_chunks() {
-        for letter in chunk.valid().chars() {
-            match letter {
-                '\\' => shown.push_str("\\\\"),
-                _ if letter.is_control() => {
-                    escape(&mut shown, letter.encode_utf8(&mut [0; 4]).as_bytes());
-                }
-                _ => shown.push(letter),
-            }
-        }
-        escape(&mut shown, chunk.invalid());
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shown;
 
     fn notice(message: &str) -> Notice {
         Notice {
@@ -163,7 +141,7 @@ mod tests {
         );
         let shown: Vec<_> = findings
             .iter()
-            .map(|(path, damage)| (shown(path), damage.to_string()))
+            .map(|(path, damage)| (shown::name(path), damage.to_string()))
             .collect();
         let expected = [
             ("a\", block 1: ", "block 7"),
@@ -186,19 +164,5 @@ mod tests {
         damage.blocks.push(7);
         assert_eq!(damage.to_string(), "block 7; could not read");
         assert_eq!(damage.pages(), 1);
-    }
-
-    #[test]
-    fn what_is_no_text_is_shown_and_can_be_told_apart() {
-        for (bytes, expected) in [
-            (&b"public.t"[..], "public.t"),
-            ("\"Maße\"".as_bytes(), "\"Maße\""),
-            (b"Ma\xdfe", "Ma\\337e"),
-            (b"a\\337", "a\\\\337"),
-            (b"a\tb\n\x1b[2J", "a\\011b\\012\\033[2J"),
-            ("\u{85}".as_bytes(), "\\302\\205"),
-        ] {
-            assert_eq!(shown(bytes), expected);
-        }
     }
 }

@@ -24,6 +24,7 @@ use crate::messages;
 use crate::plan::CheckPlan;
 use crate::progress::{Counters, Line};
 use crate::server::{self, DAMAGE, Extension, Start, Started};
+use crate::shown;
 use crate::signals::Signals;
 use crate::stop::Stop;
 use crate::workers::{self, Connections, give_up};
@@ -256,7 +257,7 @@ impl Worker<'_> {
             }
             _ => {
                 for notice in others {
-                    messages::warn(damage::shown(&notice.message));
+                    messages::warn(shown::message(&notice.message));
                 }
                 Looked::Completely(findings)
             }

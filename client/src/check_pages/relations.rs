@@ -9,10 +9,11 @@ use std::fmt;
 use anyhow::{Context, Result};
 use backup_format::relation_file::{self, Fork, RelationFile};
 
-use super::damage::{Damage, Findings, shown};
+use super::damage::{Damage, Findings};
 use crate::connection::{Opener, Row, Session};
 use crate::messages;
 use crate::server::{self, number, value};
+use crate::shown;
 use crate::stop::Stop;
 use crate::workers::is_lost;
 
@@ -40,7 +41,7 @@ struct Relation {
 /// The columns are separated by tabs, of which names have none as they are shown.
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = shown(&self.path);
+        let path = shown::name(&self.path);
         let database = self.database.as_deref().unwrap_or("-");
         let (name, kind) = match &self.relation {
             Some(relation) => (relation.name.as_str(), relation.kind.as_str()),
@@ -94,7 +95,7 @@ pub fn name(
             messages::warn(format_args!("there is no database with OID {oid}"));
             continue;
         };
-        let name = shown(&database.name);
+        let name = shown::name(&database.name);
         for file in &mut files {
             file.database = Some(name.clone());
         }
@@ -154,7 +155,7 @@ fn name_relations(session: &Session, files: Vec<&mut Named>) {
             Ok(relation) => file.relation = relation,
             Err(error) => messages::warn(format_args!(
                 "the relation of file \"{}\" cannot be named: {error:#}",
-                shown(&file.path)
+                shown::name(&file.path)
             )),
         }
     }
@@ -196,7 +197,7 @@ fn find(session: &Session, tablespace: u32, file: RelationFile) -> Result<Option
 }
 
 fn describe(row: &Row, fork: Fork) -> Result<Relation> {
-    let text = |column: usize| row.get(column).and_then(Option::as_deref).map(shown);
+    let text = |column: usize| row.get(column).and_then(Option::as_deref).map(shown::name);
     let (table, owner) = (text(3).unwrap_or_default(), text(4));
     let mut kind = match (value(row, 0)?, text(2).as_deref(), owner) {
         (b"t", _, Some(owner)) => format!("TOAST table of {owner}"),
@@ -211,7 +212,7 @@ fn describe(row: &Row, fork: Fork) -> Result<Relation> {
         Fork::Init => ", initial state",
     });
     Ok(Relation {
-        name: shown(value(row, 1)?),
+        name: shown::name(value(row, 1)?),
         kind,
     })
 }
