@@ -3,11 +3,10 @@
 
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
-use crate::connection::{Failure, Opener, Session};
+use crate::connection::{Opener, Session};
 use crate::durable;
 use crate::folder::CONTROL_FILE;
 use crate::made::{Made, Shelf};
@@ -22,14 +21,9 @@ use crate::signals::Signals;
 use crate::standby;
 use crate::stdout;
 use crate::stop::Stop;
-use crate::supervise::{self, Watch};
+use crate::supervise::{self, PATIENCE, Watch};
 use crate::target::{Request, Sink, Streams, Target};
-
-/// How long threads may take to stop. One that waits for the server is left to the end of the
-/// program, which ends its connection.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How long to wait before a connection that was lost is replaced.
-const PAUSE: Duration = Duration::from_millis(500);
+use crate::workers::{self, Connections, give_up, is_lost};
 
 /// What all threads share.
 struct Shared<'a> {
@@ -100,7 +94,7 @@ fn lead(
         say(plan, &format!("base backup of {count} files completed"));
         return Ok(());
     }
-    let started = extension.start(session, plan)?;
+    let started = extension.start(session, &plan.into())?;
     let led = (|| {
         shared.stop.check()?;
         let total = &shared.counters.total;
@@ -122,15 +116,7 @@ fn lead(
     })();
     let (target, received) = match led {
         Ok(led) => led,
-        // The end of the session would end the backup too; like this it is at once.
-        Err(error) => match extension.abort(session) {
-            // That is why the workers failed.
-            Err(lost) if is_lost(&lost) => {
-                drop(shared.stop.reason());
-                return Err(lost.context("the connection that leads the backup was lost"));
-            }
-            _ => return Err(error),
-        },
+        Err(error) => return Err(give_up(extension, session, shared.stop, error)),
     };
 
     let sink = target.sink(Request::All, 0, shared.streams())?;
@@ -201,21 +187,10 @@ fn run_workers(
             )
         })
         .collect();
-    let work = |number: usize| {
-        shared.counters.workers.fetch_add(1, Ordering::Relaxed);
-        let result = work(shared, opener, &requests, number, target, received);
-        shared.counters.workers.fetch_sub(1, Ordering::Relaxed);
-        if let Err(error) = result {
-            // The others have nothing to work for.
-            shared
-                .stop
-                .fail(error.context(format!("worker {number} failed")));
-        }
-    };
+    let work = |number| work(shared, opener, &requests, number, target, received);
     thread::scope(|scope| {
-        for number in 0..shared.plan.jobs {
-            scope.spawn(move || work(number));
-        }
+        let (stop, counters) = (shared.stop, shared.counters);
+        workers::spawn(scope, shared.plan.jobs, stop, counters, &work);
     });
     shared.stop.check()
 }
@@ -229,43 +204,14 @@ fn work(
     target: &Target,
     received: &Received,
 ) -> Result<()> {
-    let mut retries = shared.plan.retries;
-    let mut session = None;
-    let mut requests = requests.iter().peekable();
-    while let Some((request, statement)) = requests.peek() {
-        shared.stop.check()?;
-        let result = (|| {
-            let session = match session.take() {
-                Some(session) => session,
-                None => server::open(opener)?,
-            };
+    let mut connections = Connections::new(opener, shared.stop, number, shared.plan.retries);
+    for (request, statement) in requests {
+        connections.run(|session| {
             let sink = target.sink(*request, number, shared.streams())?;
-            receive(&session, statement, sink, received)?;
-            Ok(session)
-        })();
-        match result {
-            Ok(open) => {
-                session = Some(open);
-                requests.next();
-            }
-            Err(error) if retries > 0 && is_lost(&error) && !shared.stop.is_requested() => {
-                retries -= 1;
-                messages::warn(format_args!(
-                    "worker {number} lost its connection and gets another: {error:#}"
-                ));
-                // What ended it may last a moment.
-                shared.stop.wait(PAUSE);
-            }
-            Err(error) => return Err(error),
-        }
+            receive(session, statement, sink, received)
+        })?;
     }
     Ok(())
-}
-
-fn is_lost(error: &Error) -> bool {
-    error
-        .downcast_ref::<Failure>()
-        .is_some_and(|failure| failure.connection_lost)
 }
 
 /// Receives one stream. Its files count when it has ended well.

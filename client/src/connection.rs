@@ -6,8 +6,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use libpq::connection::Info;
 use libpq::result::ErrorField;
 use libpq::{Connection, PQResult, Status};
+use server_messages::{Notice, Notices, error_field};
 
 use crate::options::Address;
+use crate::shown;
 
 /// A database that every cluster has.
 const DEFAULT_DATABASE: &str = "postgres";
@@ -25,6 +27,8 @@ pub struct Opener {
 #[derive(Debug)]
 pub struct Session {
     connection: Connection,
+    /// Where they are kept; otherwise libpq prints them.
+    notices: Option<Notices>,
 }
 
 /// Values in text form, as the server sent them; `None` is NULL.
@@ -85,7 +89,19 @@ impl Opener {
                 message: error.to_string().trim_end().to_owned(),
                 connection_lost: true,
             })?;
-        Ok(Session { connection })
+        Ok(Session {
+            connection,
+            notices: None,
+        })
+    }
+
+    /// The same way into another database.
+    pub fn of_database(&self, name: &str) -> Self {
+        let mut opener = self.clone();
+        opener
+            .parameters
+            .insert("dbname".to_owned(), name.to_owned());
+        opener
     }
 
     fn ask_password(&mut self) -> Result<()> {
@@ -149,11 +165,8 @@ impl Session {
     ///
     /// # Errors
     /// The server's.
-    pub fn rows(&self, statement: &str, values: &[&str]) -> Result<Vec<Row>> {
-        let values: Vec<_> = values
-            .iter()
-            .map(|v| [v.as_bytes(), b"\0"].concat())
-            .collect();
+    pub fn rows(&self, statement: &str, values: &[&[u8]]) -> Result<Vec<Row>> {
+        let values: Vec<_> = values.iter().map(|v| [*v, b"\0"].concat()).collect();
         let values: Vec<_> = values.iter().map(|value| Some(value.as_slice())).collect();
         let result = self
             .connection
@@ -201,6 +214,17 @@ impl Session {
         outcome.unwrap_or_else(|| Err(self.lost().into()))
     }
 
+    /// Keeps notices and warnings from now on, for [`Session::notices`].
+    pub fn keep_notices(&mut self) {
+        self.notices
+            .get_or_insert_with(|| Notices::of(&self.connection));
+    }
+
+    /// The notices that have come since the last call, where they are kept.
+    pub fn notices(&self) -> Vec<Notice> {
+        self.notices.map(|kept| kept.take()).unwrap_or_default()
+    }
+
     /// How this session was opened, for another that is to be like it: keywords of a connection
     /// string and their values.
     ///
@@ -221,11 +245,11 @@ impl Session {
     }
 
     fn failure(&self, result: &PQResult) -> Failure {
-        let field = |field| result.error_field(field).ok().flatten();
+        let field = |field| error_field(result, field).map(shown::message);
         let Some(primary) = field(ErrorField::MessagePrimary) else {
             return self.lost();
         };
-        let mut message = primary.to_owned();
+        let mut message = primary;
         if let Some(detail) = field(ErrorField::MessageDetail) {
             message.push_str(&format!("\nDETAIL:  {detail}"));
         }
@@ -237,7 +261,7 @@ impl Session {
             // The server closes the connection after it; libpq has not noticed yet.
             connection_lost: self.is_lost()
                 || matches!(
-                    field(ErrorField::SeverityNonlocalized),
+                    field(ErrorField::SeverityNonlocalized).as_deref(),
                     Some("FATAL" | "PANIC")
                 ),
         }

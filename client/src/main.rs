@@ -11,6 +11,7 @@ mod archive_files;
 mod archives;
 mod backup;
 mod check;
+mod check_pages;
 mod claims;
 mod compress;
 mod connection;
@@ -32,6 +33,7 @@ mod progress;
 mod received;
 mod restore;
 mod server;
+mod shown;
 mod signals;
 mod standby;
 mod stdout;
@@ -42,6 +44,7 @@ mod template;
 mod unpack;
 mod values;
 mod verify;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -68,6 +71,9 @@ fn main() -> ExitCode {
         Some(Command::Restore(options)) => options
             .check()
             .and_then(|plan| restore::run(plan).map(done)),
+        Some(Command::Check(options)) => {
+            (options.check()).and_then(|plan| check_pages::run(&plan).map(done))
+        }
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

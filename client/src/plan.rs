@@ -171,3 +171,22 @@ pub struct RestorePlan {
     /// Whether to say what happens.
     pub verbose: bool,
 }
+
+/// How the pages of a cluster are checked.
+#[derive(Clone, Debug)]
+pub struct CheckPlan {
+    /// Where to connect to.
+    pub address: Address,
+    /// Connections for the files.
+    pub jobs: usize,
+    /// kB/s of all together.
+    pub max_rate: Option<u32>,
+    /// Whether the checkpoint hurries.
+    pub fast: bool,
+    /// Whether to show the progress.
+    pub progress: bool,
+    /// Whether to say what happens.
+    pub verbose: bool,
+    /// How often a lost connection is replaced.
+    pub retries: u32,
+}

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use backup_format::checksum::Algorithm;
 use backup_format::compression::Method;
 
+use crate::check_pages::File;
 use crate::connection::{Opener, Row, Session};
 use crate::folder::Tablespace;
 use crate::plan::{Format, Plan};
@@ -14,6 +15,25 @@ use crate::target::Request;
 pub struct Extension {
     /// Quoted, with a dot behind it.
     schema: String,
+}
+
+/// What start_backup() is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The label.
+    pub label: &'a str,
+    /// Whether the checkpoint hurries.
+    pub fast: bool,
+    /// Whether links of tablespaces become a file.
+    pub tablespace_map: bool,
+    /// kB/s of all streams together.
+    pub max_rate: Option<u32>,
+    /// Whether pages are verified.
+    pub verify_checksums: bool,
+    /// The manifest's checksums; `None` for no manifest.
+    pub manifest: Option<Algorithm>,
+    /// Whether the WAL is held until the end.
+    pub retain_wal: bool,
 }
 
 /// A backup that has begun.
@@ -57,7 +77,14 @@ pub fn prepare(session: &Session) -> Result<()> {
     for setting in SETTINGS.split(';') {
         session.rows(setting, &[])?;
     }
-    // Names of files come as they are.
+    take_names_as_they_are(session)
+}
+
+/// Names come in the bytes that the server has for them.
+///
+/// # Errors
+/// The server's.
+pub fn take_names_as_they_are(session: &Session) -> Result<()> {
     session.rows(
         "SELECT set_config('client_encoding', current_setting('server_encoding'), false)",
         &[],
@@ -103,14 +130,14 @@ impl Extension {
     ///
     /// # Errors
     /// The server's.
-    pub fn start(&self, session: &Session, plan: &Plan) -> Result<Started> {
+    pub fn start(&self, session: &Session, start: &Start<'_>) -> Result<Started> {
         let statement = format!(
             "SELECT backup_id, start_lsn, timeline, total_bytes, file_count
              FROM {}start_backup(label => $1, {})",
             self.schema,
-            start_arguments(plan),
+            start.arguments(),
         );
-        let rows = session.rows(&statement, &[&plan.label])?;
+        let rows = session.rows(&statement, &[start.label.as_bytes()])?;
         let row = rows.first().context("start_backup() gave no row")?;
         Ok(Started {
             backup_id: number(row, 0)?,
@@ -187,10 +214,44 @@ impl Extension {
             "COPY (SELECT {}base_backup(label => '{}', {}, wal => {}{})) TO STDOUT",
             self.schema,
             plan.label.replace('\'', "''"),
-            start_arguments(plan),
+            Start::from(plan).arguments(),
             plan.wal,
             compression_argument(plan),
         )
+    }
+
+    /// The files of the backup and their sizes, the largest first.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn files(&self, session: &Session) -> Result<Vec<File>> {
+        let statement = format!(
+            "SELECT path, size FROM {}backup_filelist() WHERE type = 'f' ORDER BY size DESC",
+            self.schema
+        );
+        let rows = session.rows(&statement, &[])?;
+        rows.iter()
+            .map(|row| {
+                let path = value(row, 0)?.to_vec();
+                let size = number(row, 1)?;
+                Ok(File { path, size })
+            })
+            .collect()
+    }
+
+    /// Has the server read and verify files of a backup, and send nothing. Bad pages are notices
+    /// of the session.
+    ///
+    /// # Errors
+    /// The server's: [`DAMAGE`] after all of the files, others in the middle of them.
+    pub fn look_at(&self, session: &Session, backup_id: i64, files: &[&[u8]]) -> Result<()> {
+        let statement = format!(
+            "SELECT {}send_backup_files($1, files => $2, target => 'blackhole')",
+            self.schema
+        );
+        let (backup_id, files) = (backup_id.to_string(), array(files));
+        session.rows(&statement, &[backup_id.as_bytes(), &files])?;
+        Ok(())
     }
 
     /// Ends the backup without a result.
@@ -203,23 +264,39 @@ impl Extension {
     }
 }
 
-/// The arguments of start_backup() after the label.
-fn start_arguments(plan: &Plan) -> String {
-    let manifest = match plan.manifest {
-        None => "OFF",
-        Some(algorithm) => algorithm.name().unwrap_or("NONE"),
-    };
-    format!(
-        "fast => {}, tablespace_map => {}, max_rate => {}, verify_checksums => {},
-         manifest_checksums => '{manifest}', retain_wal => {}",
-        plan.fast,
-        // In a directory the links are made here.
-        plan.format == Format::Tar,
-        plan.max_rate
-            .map_or("NULL".to_owned(), |rate| rate.to_string()),
-        plan.verify_checksums,
-        plan.wal,
-    )
+impl<'a> From<&'a Plan> for Start<'a> {
+    fn from(plan: &'a Plan) -> Self {
+        Self {
+            label: &plan.label,
+            fast: plan.fast,
+            // In a directory the links are made here.
+            tablespace_map: plan.format == Format::Tar,
+            max_rate: plan.max_rate,
+            verify_checksums: plan.verify_checksums,
+            manifest: plan.manifest,
+            retain_wal: plan.wal,
+        }
+    }
+}
+
+impl Start<'_> {
+    /// The arguments after the label.
+    fn arguments(&self) -> String {
+        let manifest = match self.manifest {
+            None => "OFF",
+            Some(algorithm) => algorithm.name().unwrap_or("NONE"),
+        };
+        format!(
+            "fast => {}, tablespace_map => {}, max_rate => {}, verify_checksums => {},
+             manifest_checksums => '{manifest}', retain_wal => {}",
+            self.fast,
+            self.tablespace_map,
+            self.max_rate
+                .map_or("NULL".to_owned(), |rate| rate.to_string()),
+            self.verify_checksums,
+            self.retain_wal,
+        )
+    }
 }
 
 /// The last argument of what sends a stream.
@@ -236,7 +313,43 @@ pub fn algorithm(plan: &Plan) -> Algorithm {
     plan.manifest.unwrap_or(Algorithm::None)
 }
 
-fn value(row: &Row, column: usize) -> Result<&[u8]> {
+/// What the server says after a stream in which pages were bad.
+pub const DAMAGE: &str = "checksum verification failure during base backup";
+
+/// Whether the server's pages have checksums.
+///
+/// # Errors
+/// The server's.
+pub fn has_data_checksums(session: &Session) -> Result<bool> {
+    let rows = session.rows("SHOW data_checksums", &[])?;
+    Ok(rows.first().map(|row| value(row, 0)).transpose()? == Some(b"on"))
+}
+
+/// An array of text, as the server reads it.
+fn array(elements: &[&[u8]]) -> Vec<u8> {
+    let mut text = b"{".to_vec();
+    for (number, element) in elements.iter().enumerate() {
+        if number > 0 {
+            text.push(b',');
+        }
+        text.push(b'"');
+        for &byte in *element {
+            if matches!(byte, b'"' | b'\\') {
+                text.push(b'\\');
+            }
+            text.push(byte);
+        }
+        text.push(b'"');
+    }
+    text.push(b'}');
+    text
+}
+
+/// A value that is never NULL.
+///
+/// # Errors
+/// Where it is.
+pub fn value(row: &Row, column: usize) -> Result<&[u8]> {
     row.get(column)
         .and_then(Option::as_deref)
         .context("the server returned NULL where it never does")
@@ -246,9 +359,26 @@ fn text(row: &Row, column: usize) -> Result<String> {
     Ok(String::from_utf8_lossy(value(row, column)?).into_owned())
 }
 
-fn number<T: std::str::FromStr>(row: &Row, column: usize) -> Result<T> {
+/// A number that is never NULL.
+///
+/// # Errors
+/// Where it is, or no number.
+pub fn number<T: std::str::FromStr>(row: &Row, column: usize) -> Result<T> {
     let text = text(row, column)?;
     text.parse()
         .ok()
         .with_context(|| format!("the server returned \"{text}\" where a number must be"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_of_an_array_are_what_they_were() {
+        assert_eq!(array(&[]), b"{}");
+        let elements: [&[u8]; 3] = [b"base/5/1", b"a \"b\", \\c}", b"\xe9"];
+        let expected = b"{\"base/5/1\",\"a \\\"b\\\", \\\\c}\",\"\xe9\"}";
+        assert_eq!(array(&elements), expected);
+    }
 }

@@ -13,6 +13,9 @@ use crate::stop::Stop;
 /// How often the main thread looks around.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long threads that wait for a server may take to stop.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+
 /// What all threads share.
 #[derive(Debug, Default)]
 pub struct Shared {

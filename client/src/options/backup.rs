@@ -119,7 +119,7 @@ enum WalMethod {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Checkpoint {
+pub(super) enum Checkpoint {
     Fast,
     Spread,
 }

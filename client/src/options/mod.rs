@@ -1,6 +1,7 @@
 //! The command line: that of a backup, as pg_basebackup has it, and the other commands.
 
 mod backup;
+mod check;
 mod compress;
 mod connection;
 mod restore;
@@ -13,6 +14,7 @@ use anyhow::{Result, bail, ensure};
 use clap::{ArgAction, Parser, Subcommand};
 
 pub use backup::BackupOptions;
+pub use check::CheckOptions;
 pub use connection::{Address, ConnectionOptions};
 pub use restore::RestoreOptions;
 pub use verify::VerifyOptions;
@@ -57,6 +59,9 @@ pub struct CommandLine {
 /// What there is to do beside a backup.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Reads and verifies all pages of a running cluster, and names what is damaged.
+    #[command(disable_help_flag = true)]
+    Check(CheckOptions),
     /// Checks a backup against its manifest.
     Verify(VerifyOptions),
     /// Unpacks a backup in tar format into a directory that starts.
@@ -115,6 +120,8 @@ mod tests {
         assert!(parsed.command.is_none());
         let parsed = CommandLine::try_parse_from(["x", "verify", "dir"]).unwrap();
         assert!(matches!(parsed.command, Some(Command::Verify(_))));
+        let parsed = CommandLine::try_parse_from(["x", "check", "-h", "db", "-j", "2"]).unwrap();
+        assert!(matches!(parsed.command, Some(Command::Check(_))));
         assert!(CommandLine::try_parse_from(["x"]).is_err());
         assert!(CommandLine::try_parse_from(["x", "-D", "dir", "verify", "dir"]).is_err());
     }

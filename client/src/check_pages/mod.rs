@@ -1,0 +1,280 @@
+//! `check`: reads and verifies every file of a running cluster, by several connections at once, and
+//! names what is damaged.
+//!
+//! The server does it, as for a backup, which goes nowhere and is never finished. Each worker has
+//! the files looked at in batches. A batch that ends in the middle, because one of its files cannot
+//! be read, is gone through file by file: no file keeps others from being looked at.
+
+mod damage;
+mod queue;
+mod relations;
+mod report;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Error, Result, ensure};
+
+use crate::connection::{Failure, Opener, Session};
+use crate::messages;
+use crate::plan::CheckPlan;
+use crate::progress::Counters;
+use crate::server::{self, DAMAGE, Extension, Start, Started};
+use crate::shown;
+use crate::signals::Signals;
+use crate::stop::Stop;
+use crate::supervise::{self, PATIENCE, Watch};
+use crate::workers::{self, Connections, give_up};
+pub use queue::File;
+
+use damage::Findings;
+use queue::Queue;
+use relations::Named;
+
+/// How often the leader looks whether its workers are to stop.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What all threads share.
+struct Shared<'a> {
+    plan: &'a CheckPlan,
+    stop: &'a Stop,
+    counters: &'a Counters,
+    findings: &'a Mutex<Findings>,
+}
+
+impl Shared<'_> {
+    fn findings(&self) -> MutexGuard<'_, Findings> {
+        locked(self.findings)
+    }
+}
+
+fn locked(findings: &Mutex<Findings>) -> MutexGuard<'_, Findings> {
+    findings.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What came of it.
+struct Checked {
+    files: usize,
+    bytes: u64,
+    damaged: Vec<Named>,
+}
+
+/// Checks the cluster that the options name, and reports what is damaged.
+///
+/// # Errors
+/// Where something is, and whatever keeps a file from being looked at.
+pub fn run(plan: &CheckPlan) -> Result<()> {
+    let signals = Signals::watch()?;
+    let (opener, session) = Opener::connect(&plan.address)?;
+    server::prepare(&session)?;
+    let extension = Extension::find(&session)?;
+    ensure!(
+        server::has_data_checksums(&session)?,
+        "the cluster has no data checksums, by which damage could be told\n\
+         HINT:  pg_checksums --enable adds them while the server is shut down."
+    );
+
+    let watch = Watch {
+        name: "check",
+        progress: plan.progress,
+        patience: Some(PATIENCE),
+    };
+    let findings: Arc<Mutex<Findings>> = Arc::default();
+    let (kept, plan) = (findings.clone(), plan.clone());
+    let result = supervise::run(
+        watch,
+        &signals,
+        || {},
+        move |shared| {
+            let shared = Shared {
+                plan: &plan,
+                stop: &shared.stop,
+                counters: &shared.counters,
+                findings: &kept,
+            };
+            lead(&shared, &opener, &session, &extension)
+        },
+    );
+    match result {
+        Ok(checked) => report::conclude(&checked),
+        Err(error) => {
+            report::leave_off(std::mem::take(&mut *locked(&findings)));
+            Err(error)
+        }
+    }
+}
+
+fn lead(
+    shared: &Shared<'_>,
+    opener: &Opener,
+    session: &Session,
+    extension: &Extension,
+) -> Result<Checked> {
+    let plan = shared.plan;
+    say(plan, "waiting for the checkpoint of the check's start");
+    let start = Start {
+        label: "pg_parallel_backup check",
+        fast: plan.fast,
+        tablespace_map: false,
+        max_rate: plan.max_rate,
+        verify_checksums: true,
+        manifest: None,
+        retain_wal: false,
+    };
+    let started = extension.start(session, &start)?;
+    let led = (|| {
+        shared.stop.check()?;
+        let queue = Queue::new(extension.files(session)?);
+        let total = &shared.counters.total;
+        total.store(queue.bytes(), Ordering::Relaxed);
+        let count = queue.files();
+        say(plan, &format!("checking {count} files"));
+        run_workers(shared, opener, session, extension, &started, &queue)?;
+        Ok(queue)
+    })();
+    let queue = match led {
+        Ok(queue) => queue,
+        Err(error) => return Err(give_up(extension, session, shared.stop, error)),
+    };
+    if let Err(error) = extension.abort(session) {
+        // All has been looked at, and the backup ends with the session.
+        messages::warn(format_args!(
+            "could not end the backup on the server: {error:#}"
+        ));
+    }
+    let findings = shared.findings().clone();
+    Ok(Checked {
+        files: queue.files(),
+        bytes: queue.bytes(),
+        damaged: relations::name(findings, opener, session, shared.stop)?,
+    })
+}
+
+fn run_workers(
+    shared: &Shared<'_>,
+    opener: &Opener,
+    leader: &Session,
+    extension: &Extension,
+    started: &Started,
+    queue: &Queue,
+) -> Result<()> {
+    let work = |number| {
+        let mut worker = Worker {
+            shared,
+            extension,
+            backup_id: started.backup_id,
+            connections: Connections::new(opener, shared.stop, number, shared.plan.retries),
+        };
+        while let Some(batch) = queue.next() {
+            worker.check(batch)?;
+        }
+        Ok(())
+    };
+    let Shared { stop, counters, .. } = *shared;
+    thread::scope(|scope| {
+        let workers = workers::spawn(scope, shared.plan.jobs, stop, counters, &work);
+        while !workers.iter().all(|worker| worker.is_finished()) {
+            thread::sleep(LOOK);
+            if stop.is_requested() {
+                // Workers that wait for the server hear of it by the end of the backup. Where this
+                // fails, so it does when it is tried again.
+                let _ = extension.abort(leader);
+                break;
+            }
+        }
+    });
+    stop.check()
+}
+
+/// One thread, with its connection.
+struct Worker<'a> {
+    shared: &'a Shared<'a>,
+    extension: &'a Extension,
+    backup_id: i64,
+    connections: Connections<'a>,
+}
+
+/// What became of some files.
+enum Looked {
+    /// All of them were read, and this is what is wrong with them.
+    Completely(Findings),
+    /// It ended in the middle. What had been found by then, and why.
+    Partly(Findings, Failure),
+}
+
+impl Worker<'_> {
+    /// Has the files of a batch looked at, all together if that goes well.
+    fn check(&mut self, batch: &[File]) -> Result<()> {
+        match self.look_at(batch)? {
+            Looked::Completely(findings) => self.note(batch, findings),
+            Looked::Partly(..) => {
+                for file in batch {
+                    let findings = self.check_alone(file)?;
+                    self.note(std::slice::from_ref(file), findings);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_alone(&mut self, file: &File) -> Result<Findings> {
+        match self.look_at(std::slice::from_ref(file))? {
+            Looked::Completely(findings) => Ok(findings),
+            Looked::Partly(mut findings, failure) => {
+                // Whatever is wrong with more than this file shows without any.
+                if let Looked::Partly(..) = self.look_at(&[])? {
+                    return Err(failure.into());
+                }
+                let damage = findings.entry(file.path.clone()).or_default();
+                damage.unreadable = Some(failure.message);
+                Ok(findings)
+            }
+        }
+    }
+
+    /// Has the server look at files. What a connection that got lost has said is forgotten.
+    fn look_at(&mut self, files: &[File]) -> Result<Looked> {
+        let paths: Vec<_> = files.iter().map(|file| file.path.as_slice()).collect();
+        let (extension, backup_id) = (self.extension, self.backup_id);
+        let (looked, notices) = self.connections.run(|session| {
+            session.keep_notices();
+            let looked = extension.look_at(session, backup_id, &paths);
+            let notices = session.notices();
+            match looked.map_err(Error::downcast::<Failure>) {
+                Ok(()) => Ok((None, notices)),
+                Err(Ok(failure)) if !failure.connection_lost => Ok((Some(failure), notices)),
+                Err(Ok(failure)) => Err(failure.into()),
+                Err(Err(other)) => Err(other),
+            }
+        })?;
+        let (findings, others) = damage::read(notices);
+        Ok(match looked {
+            Some(failure)
+                if failure.message.lines().next() != Some(DAMAGE) || findings.is_empty() =>
+            {
+                Looked::Partly(findings, failure)
+            }
+            _ => {
+                for notice in others {
+                    messages::warn(shown::message(&notice.message));
+                }
+                Looked::Completely(findings)
+            }
+        })
+    }
+
+    fn note(&self, files: &[File], findings: Findings) {
+        self.shared.findings().extend(findings);
+        let bytes = files.iter().map(|file| file.size).sum();
+        let done = &self.shared.counters.done;
+        done.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+fn say(plan: &CheckPlan, text: &str) {
+    if plan.verbose {
+        messages::say(text);
+    }
+}

@@ -1,0 +1,90 @@
+//! The files that are to be looked at, in batches for the workers.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A batch has as many files, at most.
+const BATCH_FILES: usize = 64;
+/// A batch has no more files once they hold so many bytes.
+const BATCH_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A file of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Its name in the server's listing.
+    pub path: Vec<u8>,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// All files, each of which is handed out once.
+#[derive(Debug)]
+pub struct Queue {
+    files: Vec<File>,
+    batches: Vec<Range<usize>>,
+    next: AtomicUsize,
+}
+
+impl Queue {
+    /// Hands files out in this order.
+    pub fn new(files: Vec<File>) -> Self {
+        let mut batches = Vec::new();
+        let (mut begin, mut bytes) = (0, 0);
+        for (index, file) in files.iter().enumerate() {
+            bytes += file.size;
+            let count = index + 1 - begin;
+            if count == BATCH_FILES || bytes >= BATCH_BYTES || index + 1 == files.len() {
+                batches.push(begin..index + 1);
+                (begin, bytes) = (index + 1, 0);
+            }
+        }
+        Self {
+            files,
+            batches,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// The next batch for whoever asks.
+    pub fn next(&self) -> Option<&[File]> {
+        let batch = self
+            .batches
+            .get(self.next.fetch_add(1, Ordering::Relaxed))?;
+        self.files.get(batch.clone())
+    }
+
+    /// How many files there are.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Bytes of all of them.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_file_is_in_one_batch() {
+        let sizes = [BATCH_BYTES * 2, BATCH_BYTES, BATCH_BYTES - 1, 1]
+            .into_iter()
+            .chain(std::iter::repeat_n(0, BATCH_FILES + 5));
+        let files: Vec<_> = sizes
+            .enumerate()
+            .map(|(number, size)| File {
+                path: number.to_string().into_bytes(),
+                size,
+            })
+            .collect();
+        let queue = Queue::new(files.clone());
+        let batches: Vec<_> = std::iter::from_fn(|| queue.next()).collect();
+        let lengths: Vec<_> = batches.iter().map(|batch| batch.len()).collect();
+        assert_eq!(lengths, [1, 1, 2, BATCH_FILES, 5]);
+        assert_eq!(batches.concat(), files);
+        assert_eq!(Queue::new(Vec::new()).next(), None);
+    }
+}
