@@ -1,7 +1,6 @@
 //! A backup from its start to its end: one thread leads, each worker has its own, and the main
 //! thread looks after signals and the progress.
 
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -12,11 +11,12 @@ use anyhow::{Context, Error, Result, anyhow};
 use crate::connection::{Failure, Opener, Session};
 use crate::durable;
 use crate::folder::CONTROL_FILE;
+use crate::interrupt::interruptible;
 use crate::made::Made;
 use crate::manifest;
 use crate::messages;
 use crate::plan::{Format, Plan};
-use crate::progress::{Counters, Line};
+use crate::progress::{Counters, Doing, Expected, Line, Phase, Worker};
 use crate::received::Received;
 use crate::server::{self, Extension, Started};
 use crate::signals::Signals;
@@ -45,9 +45,10 @@ struct Shared<'a> {
 /// # Errors
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
 pub fn run(plan: &Plan) -> Result<()> {
+    // May ask for a password, before anything else is on the terminal. A signal just ends the
+    // program meanwhile.
+    let (opener, mut session) = Opener::connect(&plan.address)?;
     let signals = Signals::watch()?;
-    // May ask for a password, before anything else is on the terminal.
-    let (opener, session) = Opener::connect(&plan.address)?;
     server::prepare(&session)?;
     let extension = Extension::find(&session)?;
     if !plan.wal {
@@ -58,16 +59,16 @@ pub fn run(plan: &Plan) -> Result<()> {
     let shared: &'static Shared<'static> = Box::leak(Box::new(Shared {
         plan: Box::leak(Box::new(plan.clone())),
         stop: Stop::default(),
-        counters: Counters::default(),
+        counters: Counters::new(if plan.to_stdout { 0 } else { plan.jobs }),
     }));
     let made: &'static Mutex<Made> = Box::leak(Box::default());
     let (sender, outcome) = mpsc::channel();
     thread::spawn(move || {
-        let result = lead(shared, &opener, &session, &extension, made);
+        let result = lead(shared, &opener, &mut session, &extension, made);
         let _ = sender.send(result);
     });
 
-    let mut line = Line::begin();
+    let mut line = Line::begin(plan.progress);
     let mut patience = None;
     let result = loop {
         match outcome.recv_timeout(LOOK) {
@@ -75,9 +76,7 @@ pub fn run(plan: &Plan) -> Result<()> {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break Err(anyhow!("the leading thread ended")),
         }
-        if plan.progress {
-            line.show(&shared.counters);
-        }
+        line.show(&shared.counters);
         if let Some(name) = signals.received() {
             shared
                 .stop
@@ -91,14 +90,14 @@ pub fn run(plan: &Plan) -> Result<()> {
             ));
         }
     };
+    shared.counters.enter(match result {
+        Ok(()) => Phase::Done,
+        Err(_) => Phase::Failed,
+    });
+    line.finish(&shared.counters);
     match result {
         // A backup that was complete before a signal came stays.
-        Ok(()) => {
-            if plan.progress {
-                line.finish(&shared.counters);
-            }
-            Ok(())
-        }
+        Ok(()) => Ok(()),
         Err(error) => {
             clean_up(plan, &lock(made));
             Err(shared.stop.reason().unwrap_or(error))
@@ -131,24 +130,33 @@ fn clean_up(plan: &Plan, made: &Made) {
 fn lead(
     shared: &Shared<'_>,
     opener: &Opener,
-    session: &Session,
+    session: &mut Session,
     extension: &Extension,
     made: &Mutex<Made>,
 ) -> Result<()> {
-    let plan = shared.plan;
+    let Shared {
+        plan,
+        stop,
+        counters,
+    } = shared;
     say(plan, "waiting for the checkpoint of the backup's start");
     if plan.to_stdout {
         let statement = extension.whole_copy(plan);
-        let (stop, counters) = (&shared.stop, &shared.counters);
-        let count = stdout::pass_on(session, &statement, plan.manifest, stop, counters)?;
+        let count = interruptible(session, opener, stop, |session| {
+            stdout::pass_on(session, &statement, plan.manifest, stop, counters)
+        })?;
         say(plan, &format!("base backup of {count} files completed"));
         return Ok(());
     }
-    let started = extension.start(session, plan)?;
+    let started = interruptible(session, opener, stop, |session| {
+        extension.start(session, plan)
+    })?;
     let led = (|| {
-        shared.stop.check()?;
-        let total = &shared.counters.total;
-        total.store(started.total_bytes, Ordering::Relaxed);
+        stop.check()?;
+        counters.expect(Expected {
+            bytes: started.total_bytes,
+            files: started.file_count,
+        });
         say(
             plan,
             &format!(
@@ -160,6 +168,7 @@ fn lead(
         let tablespaces = extension.tablespaces(session)?;
         let target = Target::create(plan, &tablespaces, mode, &mut lock(made))?;
         let received = Received::default();
+        counters.enter(Phase::Copying);
         run_workers(shared, opener, extension, &started, &target, &received)?;
         say(plan, "all files are here; ending the backup");
         Ok((target, received))
@@ -170,23 +179,21 @@ fn lead(
         Err(error) => match extension.abort(session) {
             // That is why the workers failed.
             Err(lost) if is_lost(&lost) => {
-                drop(shared.stop.reason());
+                drop(stop.reason());
                 return Err(lost.context("the connection that leads the backup was lost"));
             }
             _ => return Err(error),
         },
     };
 
+    counters.enter(Phase::Ending);
     let algorithm = server::algorithm(plan);
-    let sink = target.sink(
-        Request::All,
-        0,
-        algorithm,
-        &shared.stop,
-        &shared.counters.done,
-    )?;
-    receive(session, &extension.closing_copy(plan.wal), sink, &received)
-        .context("could not end the backup")?;
+    let statement = extension.closing_copy(plan.wal);
+    let closed = interruptible(session, opener, stop, |session| {
+        let sink = target.sink(Request::All, 0, algorithm, stop, counters.leader())?;
+        receive(session, &statement, sink, &received, None)
+    });
+    closed.context("could not end the backup")?;
     let standby = if plan.standby {
         Some(standby::settings(
             &session.parameters()?,
@@ -207,7 +214,12 @@ fn complete(
     standby: Option<String>,
     made: &Made,
 ) -> Result<()> {
-    let plan = shared.plan;
+    let Shared {
+        plan,
+        stop,
+        counters,
+    } = shared;
+    counters.enter(Phase::Comparing);
     let files = received.into_files();
     if !files.contains_key(CONTROL_FILE) {
         return Err(anyhow!("the server did not send global/pg_control"));
@@ -219,12 +231,13 @@ fn complete(
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
     }
-    shared.stop.check()?;
+    stop.check()?;
     if let Some(method) = plan.sync {
         say(plan, "syncing data to disk");
-        durable::sync(made, method, plan.jobs, &shared.stop)?;
+        counters.enter(Phase::Syncing);
+        durable::sync(made, method, plan.jobs, stop)?;
     }
-    shared.stop.check()?;
+    stop.check()?;
     target.finish(plan.manifest.is_some())?;
     if plan.sync.is_some() {
         durable::sync_one(&plan.target)?;
@@ -249,10 +262,16 @@ fn run_workers(
         .into_iter()
         .map(|request| (request, extension.worker_copy(started, request)))
         .collect();
-    let work = |number: usize| {
-        shared.counters.workers.fetch_add(1, Ordering::Relaxed);
-        let result = work(shared, opener, &requests, number, target, received);
-        shared.counters.workers.fetch_sub(1, Ordering::Relaxed);
+    let work = |number: usize, worker: &Worker| {
+        let result = work(
+            shared,
+            opener,
+            &requests,
+            (number, worker),
+            target,
+            received,
+        );
+        worker.begins(Doing::Ended);
         if let Err(error) = result {
             // The others have nothing to work for.
             shared
@@ -261,8 +280,8 @@ fn run_workers(
         }
     };
     thread::scope(|scope| {
-        for number in 0..shared.plan.jobs {
-            scope.spawn(move || work(number));
+        for (number, worker) in shared.counters.workers().iter().enumerate() {
+            scope.spawn(move || work(number, worker));
         }
     });
     shared.stop.check()
@@ -273,7 +292,7 @@ fn work(
     shared: &Shared<'_>,
     opener: &Opener,
     requests: &[(Request, String)],
-    number: usize,
+    (number, worker): (usize, &Worker),
     target: &Target,
     received: &Received,
 ) -> Result<()> {
@@ -286,16 +305,16 @@ fn work(
         let result = (|| {
             let session = match session.take() {
                 Some(session) => session,
-                None => server::open(opener)?,
+                None => {
+                    worker.begins(Doing::Connecting);
+                    server::open(opener)?
+                }
             };
-            let sink = target.sink(
-                *request,
-                number,
-                algorithm,
-                &shared.stop,
-                &shared.counters.done,
-            )?;
-            receive(&session, statement, sink, received)?;
+            worker.begins(Doing::Waiting);
+            let counter = &worker.counter;
+            let sink = target.sink(*request, number, algorithm, &shared.stop, counter)?;
+            let shown = shared.plan.progress.is_some().then_some(worker);
+            receive(&session, statement, sink, received, shown)?;
             Ok(session)
         })();
         match result {
@@ -305,6 +324,7 @@ fn work(
             }
             Err(error) if retries > 0 && is_lost(&error) && !shared.stop.is_requested() => {
                 retries -= 1;
+                worker.begins(Doing::Lost);
                 messages::warn(format_args!(
                     "worker {number} lost its connection and gets another: {error:#}"
                 ));
@@ -323,14 +343,22 @@ fn is_lost(error: &Error) -> bool {
         .is_some_and(|failure| failure.connection_lost)
 }
 
-/// Receives one stream. Its files count when it has ended well.
+/// Receives one stream, and shows what a worker receives. Its files count when it has ended well.
 fn receive(
     session: &Session,
     statement: &str,
     mut sink: Sink<'_>,
     received: &Received,
+    worker: Option<&Worker>,
 ) -> Result<()> {
-    match session.copy(statement, |bytes| sink.take(bytes)) {
+    let result = session.copy(statement, |bytes| {
+        sink.take(bytes)?;
+        if let Some((worker, file)) = worker.zip(sink.current()) {
+            worker.begins(Doing::Receiving(file));
+        }
+        Ok(())
+    });
+    match result {
         Ok(()) => {
             received.add(sink.finish()?);
             Ok(())
