@@ -71,12 +71,12 @@ pub fn run(plan: &Plan) -> Result<()> {
     let mut line = Line::begin(plan.progress);
     let mut patience = None;
     let result = loop {
+        line.show(&shared.counters);
         match outcome.recv_timeout(LOOK) {
             Ok(result) => break result,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break Err(anyhow!("the leading thread ended")),
         }
-        line.show(&shared.counters);
         if let Some(name) = signals.received() {
             shared
                 .stop
