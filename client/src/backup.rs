@@ -1,7 +1,6 @@
 //! A backup from its start to its end: one thread leads, each worker has its own, and the main
 //! thread looks after signals and the progress.
 
-use std::sync::atomic::Ordering;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
@@ -9,12 +8,13 @@ use anyhow::{Context, Result, anyhow};
 use crate::connection::{Opener, Session};
 use crate::durable;
 use crate::folder::CONTROL_FILE;
+use crate::interrupt::interruptible;
 use crate::made::{Made, Shelf};
 use crate::manifest;
 use crate::messages;
 use crate::pipe::Commands;
 use crate::plan::{Format, Plan};
-use crate::progress::Counters;
+use crate::progress::{Counter, Counters, Doing, Expected, Phase, Worker};
 use crate::received::Received;
 use crate::server::{self, Extension, Started};
 use crate::signals::Signals;
@@ -33,13 +33,13 @@ struct Shared<'a> {
     commands: Commands,
 }
 
-impl Shared<'_> {
-    fn streams(&self) -> Streams<'_> {
+impl<'a> Shared<'a> {
+    fn streams(&self, counter: &'a Counter) -> Streams<'a> {
         Streams {
             method: self.plan.compress.of_streams().method,
             algorithm: server::algorithm(self.plan),
             stop: self.stop,
-            counter: &self.counters.done,
+            counter,
         }
     }
 }
@@ -49,9 +49,10 @@ impl Shared<'_> {
 /// # Errors
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
 pub fn run(plan: &Plan) -> Result<()> {
+    // May ask for a password, before anything else is on the terminal. A signal just ends the program
+    // meanwhile.
+    let (opener, mut session) = Opener::connect(&plan.address)?;
     let signals = Signals::watch()?;
-    // May ask for a password, before anything else is on the terminal.
-    let (opener, session) = Opener::connect(&plan.address)?;
     server::prepare(&session)?;
     let extension = Extension::find(&session)?;
     if !plan.wal {
@@ -61,6 +62,7 @@ pub fn run(plan: &Plan) -> Result<()> {
     let watch = Watch {
         name: "backup",
         progress: plan.progress,
+        workers: if plan.to_stdout { 0 } else { plan.jobs },
         patience: Some(PATIENCE),
     };
     let (made, commands, owned) = (Shelf::default(), Commands::default(), plan.clone());
@@ -73,7 +75,7 @@ pub fn run(plan: &Plan) -> Result<()> {
             counters: &shared.counters,
             commands: running,
         };
-        lead(&shared, &opener, &session, &extension, &shelf)
+        lead(&shared, &opener, &mut session, &extension, &shelf)
     });
     result.inspect_err(|_| made.clean_up(plan.clean, plan.verbose))
 }
@@ -81,24 +83,34 @@ pub fn run(plan: &Plan) -> Result<()> {
 fn lead(
     shared: &Shared<'_>,
     opener: &Opener,
-    session: &Session,
+    session: &mut Session,
     extension: &Extension,
     made: &Shelf,
 ) -> Result<()> {
-    let plan = shared.plan;
+    let Shared {
+        plan,
+        stop,
+        counters,
+        ..
+    } = *shared;
     say(plan, "waiting for the checkpoint of the backup's start");
     if plan.to_stdout {
         let statement = extension.whole_copy(plan);
-        let (stop, counters) = (shared.stop, shared.counters);
-        let count = stdout::pass_on(session, &statement, plan, stop, counters)?;
+        let count = interruptible(session, opener, stop, |session| {
+            stdout::pass_on(session, &statement, plan, stop, counters)
+        })?;
         say(plan, &format!("base backup of {count} files completed"));
         return Ok(());
     }
-    let started = extension.start(session, &plan.into())?;
+    let started = interruptible(session, opener, stop, |session| {
+        extension.start(session, &plan.into())
+    })?;
     let led = (|| {
-        shared.stop.check()?;
-        let total = &shared.counters.total;
-        total.store(started.total_bytes, Ordering::Relaxed);
+        stop.check()?;
+        counters.expect(Expected {
+            bytes: started.total_bytes,
+            files: started.file_count,
+        });
         say(
             plan,
             &format!(
@@ -110,18 +122,23 @@ fn lead(
         let tablespaces = extension.tablespaces(session)?;
         let target = Target::create(plan, &tablespaces, &shared.commands, mode, &mut made.lock())?;
         let received = Received::default();
+        counters.enter(Phase::Copying);
         run_workers(shared, opener, extension, &started, &target, &received)?;
         say(plan, "all files are here; ending the backup");
         Ok((target, received))
     })();
     let (target, received) = match led {
         Ok(led) => led,
-        Err(error) => return Err(give_up(extension, session, shared.stop, error)),
+        Err(error) => return Err(give_up(extension, session, stop, error)),
     };
 
-    let sink = target.sink(Request::All, 0, shared.streams())?;
-    receive(session, &extension.closing_copy(plan), sink, &received)
-        .context("could not end the backup")?;
+    counters.enter(Phase::Ending);
+    let statement = extension.closing_copy(plan);
+    let closed = interruptible(session, opener, stop, |session| {
+        let sink = target.sink(Request::All, 0, shared.streams(counters.leader()))?;
+        receive(session, &statement, sink, &received, None)
+    });
+    closed.context("could not end the backup")?;
     let standby = if plan.standby {
         Some(standby::settings(
             &session.parameters()?,
@@ -142,7 +159,13 @@ fn complete(
     standby: Option<String>,
     made: &Made,
 ) -> Result<()> {
-    let plan = shared.plan;
+    let Shared {
+        plan,
+        stop,
+        counters,
+        ..
+    } = *shared;
+    counters.enter(Phase::Comparing);
     let files = received.into_files();
     if !files.contains_key(CONTROL_FILE) {
         return Err(anyhow!("the server did not send global/pg_control"));
@@ -154,15 +177,16 @@ fn complete(
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
     }
-    target.end(plan.manifest.is_some(), shared.stop)?;
+    target.end(plan.manifest.is_some(), stop)?;
     if plan.sync.is_some() {
+        counters.enter(Phase::Syncing);
         say(plan, "syncing data to disk");
     }
     let mut last = vec![plan.target.clone()];
     if plan.format == Format::Plain {
         last.push(plan.target.join("global"));
     }
-    durable::complete(plan.sync, made, plan.jobs, shared.stop, &last, || {
+    durable::complete(plan.sync, made, plan.jobs, stop, &last, || {
         target.finish(plan.manifest.is_some())
     })?;
     say(plan, "base backup completed");
@@ -187,12 +211,15 @@ fn run_workers(
             )
         })
         .collect();
-    let work = |number| work(shared, opener, &requests, number, target, received);
+    let work = |number: usize, worker: &Worker| {
+        let numbered = (number, worker);
+        work(shared, opener, &requests, numbered, target, received)
+    };
+    let Shared { stop, counters, .. } = *shared;
     thread::scope(|scope| {
-        let (stop, counters) = (shared.stop, shared.counters);
-        workers::spawn(scope, shared.plan.jobs, stop, counters, &work);
+        workers::spawn(scope, counters.workers(), stop, &work);
     });
-    shared.stop.check()
+    stop.check()
 }
 
 /// One worker, with as many connections as it loses.
@@ -200,28 +227,38 @@ fn work(
     shared: &Shared<'_>,
     opener: &Opener,
     requests: &[(Request, String)],
-    number: usize,
+    (number, worker): (usize, &Worker),
     target: &Target,
     received: &Received,
 ) -> Result<()> {
-    let mut connections = Connections::new(opener, shared.stop, number, shared.plan.retries);
+    let plan = shared.plan;
+    let shown = plan.progress.is_some().then_some(worker);
+    let mut connections = Connections::new(opener, shared.stop, (number, worker), plan.retries);
     for (request, statement) in requests {
         connections.run(|session| {
-            let sink = target.sink(*request, number, shared.streams())?;
-            receive(session, statement, sink, received)
+            let sink = target.sink(*request, number, shared.streams(&worker.counter))?;
+            receive(session, statement, sink, received, shown)
         })?;
     }
     Ok(())
 }
 
-/// Receives one stream. Its files count when it has ended well.
+/// Receives one stream, and shows what a worker receives. Its files count when it has ended well.
 fn receive(
     session: &Session,
     statement: &str,
     mut sink: Sink<'_>,
     received: &Received,
+    worker: Option<&Worker>,
 ) -> Result<()> {
-    match session.copy(statement, |bytes| sink.take(bytes)) {
+    let result = session.copy(statement, |bytes| {
+        sink.take(bytes)?;
+        if let Some((worker, file)) = worker.zip(sink.current()) {
+            worker.begins(Doing::Receiving(file));
+        }
+        Ok(())
+    });
+    match result {
         Ok(()) => {
             received.add(sink.finish()?);
             Ok(())

@@ -1,13 +1,12 @@
 //! Members of an archive that is kept as it is: their names are looked at, and their checksums
 //! computed, while they pass by.
 
-use std::sync::atomic::AtomicU64;
-
 use anyhow::{Error, Result, ensure};
 use backup_format::checksum::Algorithm;
 use backup_format::member::{Kind, Member, Receiver};
 
 use crate::folder::{MANIFEST, check_name, display};
+use crate::progress::Counter;
 use crate::received::{Arriving, Files};
 
 /// The manifest is held in memory, as the server holds it: below 1 GB.
@@ -25,7 +24,7 @@ pub struct Check<'a> {
 
 impl<'a> Check<'a> {
     /// For an archive whose names in the manifest have a prefix.
-    pub fn new(prefix: Vec<u8>, algorithm: Algorithm, counter: &'a AtomicU64) -> Self {
+    pub fn new(prefix: Vec<u8>, algorithm: Algorithm, counter: &'a Counter) -> Self {
         Self {
             prefix,
             arriving: Arriving::new(algorithm, counter),
@@ -37,7 +36,7 @@ impl<'a> Check<'a> {
     }
 
     /// For an archive that is to have the manifest, which is kept.
-    pub fn with_manifest(algorithm: Algorithm, counter: &'a AtomicU64) -> Self {
+    pub fn with_manifest(algorithm: Algorithm, counter: &'a Counter) -> Self {
         Self {
             keeps_manifest: true,
             ..Self::new(Vec::new(), algorithm, counter)

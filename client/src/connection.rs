@@ -6,7 +6,6 @@ use anyhow::{Context, Result, anyhow, bail};
 use libpq::connection::Info;
 use libpq::result::ErrorField;
 use libpq::{Connection, PQResult, Status};
-use server_messages::{Notice, Notices, error_field};
 
 use crate::options::Address;
 use crate::shown;
@@ -27,8 +26,6 @@ pub struct Opener {
 #[derive(Debug)]
 pub struct Session {
     connection: Connection,
-    /// Where they are kept; otherwise libpq prints them.
-    notices: Option<Notices>,
 }
 
 /// Values in text form, as the server sent them; `None` is NULL.
@@ -89,10 +86,7 @@ impl Opener {
                 message: error.to_string().trim_end().to_owned(),
                 connection_lost: true,
             })?;
-        Ok(Session {
-            connection,
-            notices: None,
-        })
+        Ok(Session { connection })
     }
 
     /// The same way into another database.
@@ -214,17 +208,6 @@ impl Session {
         outcome.unwrap_or_else(|| Err(self.lost().into()))
     }
 
-    /// Keeps notices and warnings from now on, for [`Session::notices`].
-    pub fn keep_notices(&mut self) {
-        self.notices
-            .get_or_insert_with(|| Notices::of(&self.connection));
-    }
-
-    /// The notices that have come since the last call, where they are kept.
-    pub fn notices(&self) -> Vec<Notice> {
-        self.notices.map(|kept| kept.take()).unwrap_or_default()
-    }
-
     /// How this session was opened, for another that is to be like it: keywords of a connection
     /// string and their values.
     ///
@@ -245,11 +228,18 @@ impl Session {
     }
 
     fn failure(&self, result: &PQResult) -> Failure {
-        let field = |field| error_field(result, field).map(shown::message);
-        let Some(primary) = field(ErrorField::MessagePrimary) else {
-            return self.lost();
+        let field = |field| {
+            let text = result.error_field(field).ok()?;
+            text.map(|text| shown::message(text.as_bytes()))
         };
-        let mut message = primary;
+        let mut message = match field(ErrorField::MessagePrimary) {
+            Some(primary) => primary,
+            // The binding gives nothing but UTF-8; its code says what it is.
+            None => match field(ErrorField::Sqlstate) {
+                Some(code) => format!("the server's message is not UTF-8 (SQLSTATE {code})"),
+                None => return self.lost(),
+            },
+        };
         if let Some(detail) = field(ErrorField::MessageDetail) {
             message.push_str(&format!("\nDETAIL:  {detail}"));
         }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use crate::made::Made;
 use crate::parallel;
 use crate::plan::SyncMethod;
+use crate::progress::Counters;
 use crate::stop::Stop;
 
 /// Completes what was made: it is on disk before `finish` gives the last files their names, and so
@@ -100,5 +101,7 @@ fn walk(path: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>) -
 }
 
 fn sync_each(paths: &[PathBuf], jobs: usize, stop: &Stop) -> Result<()> {
-    parallel::for_each(paths, jobs, stop, |path| sync_one(path))
+    // Nobody looks at these.
+    let counters = Counters::new(jobs);
+    parallel::for_each(paths, counters.workers(), stop, |_, path| sync_one(path))
 }

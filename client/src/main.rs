@@ -21,6 +21,7 @@ mod durable;
 mod folder;
 mod held_back;
 mod input;
+mod interrupt;
 mod made;
 mod manifest;
 mod messages;
@@ -32,10 +33,12 @@ mod plan;
 mod progress;
 mod received;
 mod restore;
+mod screen;
 mod server;
 mod shown;
 mod signals;
 mod standby;
+mod stderr;
 mod stdout;
 mod stop;
 mod supervise;
@@ -48,40 +51,69 @@ mod workers;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
 use options::{Command, CommandLine};
+use plan::ProgressFormat;
 
 fn main() -> ExitCode {
-    let command_line = match CommandLine::try_parse() {
-        Ok(command_line) => command_line,
-        Err(help_or_error) => {
-            let is_error = help_or_error.use_stderr();
-            let _ = help_or_error.print();
-            return if is_error {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
+    match CommandLine::try_parse() {
+        Ok(command_line) => run(command_line),
+        Err(help_or_error) if help_or_error.use_stderr() => {
+            refuse(&help_or_error);
+            ExitCode::FAILURE
         }
-    };
-    let done = |()| true;
-    let result = match command_line.command {
-        None => (command_line.backup.check()).and_then(|plan| backup::run(&plan).map(done)),
-        Some(Command::Verify(options)) => options.check().and_then(verify::run),
-        Some(Command::Restore(options)) => options
-            .check()
-            .and_then(|plan| restore::run(plan).map(done)),
-        Some(Command::Check(options)) => {
-            (options.check()).and_then(|plan| check_pages::run(&plan).map(done))
+        Err(help) => {
+            let _ = help.print();
+            ExitCode::SUCCESS
         }
-    };
+    }
+}
+
+fn run(command_line: CommandLine) -> ExitCode {
+    let progress = command_line.progress();
+    let is_check = matches!(command_line.command, Some(Command::Check(_)));
+    let capture = messages::begin(progress, is_check).context("could not set up standard error");
+    let result = capture.and_then(|capture| {
+        let result = work(command_line);
+        // What others have written comes before the last message.
+        drop(capture);
+        result
+    });
     match result {
         Ok(true) => ExitCode::SUCCESS,
-        // What is wrong has been said.
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             messages::error(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Whether all is as it should be. Where it is not, that has been said.
+fn work(command_line: CommandLine) -> Result<bool> {
+    let done = |()| true;
+    match command_line.command {
+        None => (command_line.backup.check()).and_then(|plan| backup::run(&plan).map(done)),
+        Some(Command::Check(options)) => {
+            (options.check()).and_then(|plan| check_pages::run(&plan).map(done))
+        }
+        Some(Command::Restore(options)) => {
+            (options.check()).and_then(|plan| restore::run(plan).map(done))
+        }
+        Some(Command::Verify(options)) => options.check().and_then(verify::run),
+    }
+}
+
+/// A program that reads what this one says reads also that its command line is wrong.
+fn refuse(error: &clap::Error) {
+    if std::env::args_os().any(|argument| argument == "--progress=json")
+        && let Ok(_capture) = messages::begin(Some(ProgressFormat::Json), false)
+    {
+        let text = error.to_string();
+        let text = text.trim_end();
+        messages::error(text.strip_prefix("error: ").unwrap_or(text));
+    } else {
+        let _ = error.print();
     }
 }

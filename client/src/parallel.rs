@@ -4,32 +4,36 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 
+use crate::progress::{Doing, Worker};
 use crate::stop::Stop;
 
-/// Does the same with each of many things, by several threads. They are begun in their order.
+/// Does the same with each of many things, by a thread for each worker. They are begun in their order.
 ///
 /// # Errors
 /// The first one ends all, and the reason is with `stop`; so it is where that was requested before.
 pub fn for_each<T: Sync>(
     things: &[T],
-    jobs: usize,
+    workers: &[Worker],
     stop: &Stop,
-    work: impl Fn(&T) -> Result<()> + Sync,
+    work: impl Fn(&Worker, &T) -> Result<()> + Sync,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
-    let take = || {
+    let take = |worker: &Worker| {
         while let Some(thing) = things.get(next.fetch_add(1, Ordering::Relaxed)) {
             if stop.is_requested() {
-                return;
+                break;
             }
-            if let Err(error) = work(thing) {
+            if let Err(error) = work(worker, thing) {
                 stop.fail(error);
             }
         }
+        worker.begins(Doing::Ended);
     };
+    let (busy, idle) = workers.split_at(workers.len().min(things.len()));
+    idle.iter().for_each(|worker| worker.begins(Doing::Ended));
     std::thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, things.len().max(1)) {
-            scope.spawn(take);
+        for worker in busy {
+            scope.spawn(|| take(worker));
         }
     });
     stop.check()

@@ -1,13 +1,13 @@
 //! What has arrived, as it was written.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use backup_format::checksum::Algorithm;
 
 use crate::digest::Digest;
 use crate::folder::display;
+use crate::progress::{Counter, Tally};
 
 /// A file as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,10 +44,7 @@ impl Received {
 /// The files of a stream while they arrive: their checksums are computed, and their bytes counted.
 pub struct Arriving<'a> {
     algorithm: Algorithm,
-    /// Bytes that this and other streams have brought, for the progress.
-    counter: &'a AtomicU64,
-    /// Of these, what this stream has.
-    counted: u64,
+    tally: Tally<'a>,
     current: Option<Current>,
     files: Files,
 }
@@ -60,11 +57,10 @@ struct Current {
 
 impl<'a> Arriving<'a> {
     /// None so far.
-    pub fn new(algorithm: Algorithm, counter: &'a AtomicU64) -> Self {
+    pub fn new(algorithm: Algorithm, counter: &'a Counter) -> Self {
         Self {
             algorithm,
-            counter,
-            counted: 0,
+            tally: Tally::new(counter),
             current: None,
             files: Files::new(),
         }
@@ -84,13 +80,12 @@ impl<'a> Arriving<'a> {
         if let Some(current) = &mut self.current {
             current.digest.update(bytes);
         }
-        let length = bytes.len() as u64;
-        self.counted += length;
-        self.counter.fetch_add(length, Ordering::Relaxed);
+        self.tally.add_bytes(bytes.len() as u64);
     }
 
-    /// All of its content has been there.
+    /// All of its content has been there; or it was a directory or a link, which has none.
     pub fn end(&mut self) {
+        self.tally.add_file();
         if let Some(Current { path, size, digest }) = self.current.take() {
             let digest = digest.finish();
             self.files.insert(path, Written { size, digest });
@@ -109,14 +104,7 @@ impl<'a> Arriving<'a> {
 
     /// The stream has ended well, and all of them count.
     pub fn into_files(mut self) -> Files {
-        self.counted = 0;
+        self.tally.keep();
         std::mem::take(&mut self.files)
-    }
-}
-
-impl Drop for Arriving<'_> {
-    /// What a failed stream has brought does not count.
-    fn drop(&mut self) {
-        self.counter.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }

@@ -17,7 +17,7 @@ use crate::input::Input;
 use crate::manifest;
 use crate::outlet::{Outlet, Writer};
 use crate::plan::{Compress, Plan, Side};
-use crate::progress::Counters;
+use crate::progress::{Counters, Phase};
 use crate::server;
 use crate::stop::Stop;
 
@@ -38,11 +38,15 @@ pub fn pass_on(
         Side::Server => (Compress::NONE, true),
     };
     let mut writer = Writer::new(open()?, &compress)?;
-    let mut check = Check::with_manifest(server::algorithm(plan), &counters.done);
+    let mut check = Check::with_manifest(server::algorithm(plan), counters.leader());
     let mut input = Input::new(plan.compress.of_streams().method)?;
     let mut held_back = HeldBack::default();
+    let mut begun = false;
     session.copy(statement, |bytes| {
         stop.check()?;
+        if !std::mem::replace(&mut begun, true) {
+            counters.enter(Phase::Copying);
+        }
         let mut pass = |bytes: &[u8]| held_back.push(bytes, |bytes| writer.write(bytes, stop));
         input.push(bytes, |reader, plain| {
             reader.push(plain, &mut check)?;
@@ -51,6 +55,7 @@ pub fn pass_on(
         if as_it_is { pass(bytes) } else { Ok(()) }
     })?;
     input.finish()?;
+    counters.enter(Phase::Comparing);
     let (files, manifest) = check.into_files();
     ensure!(
         files.contains_key(CONTROL_FILE),

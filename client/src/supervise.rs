@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-use crate::progress::{Counters, Line};
+use crate::plan::ProgressFormat;
+use crate::progress::{Counters, Line, Phase};
 use crate::signals::Signals;
 use crate::stop::Stop;
 
@@ -17,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What all threads share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
     /// The word to stop.
     pub stop: Stop,
@@ -30,8 +31,10 @@ pub struct Shared {
 pub struct Watch {
     /// What it is, for messages.
     pub name: &'static str,
-    /// Whether to show the progress.
-    pub progress: bool,
+    /// How to show the progress; `None` not to.
+    pub progress: Option<ProgressFormat>,
+    /// How many workers it shows.
+    pub workers: usize,
     /// How long threads may take to stop. One that takes longer is left to the end of the program.
     /// `None` where they look for the word to stop themselves.
     pub patience: Option<Duration>,
@@ -50,7 +53,10 @@ pub fn run<T: Send + 'static>(
     work: impl FnOnce(&'static Shared) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     // Threads may outlive this function's patience with them.
-    let shared: &'static Shared = Box::leak(Box::default());
+    let shared: &'static Shared = Box::leak(Box::new(Shared {
+        stop: Stop::default(),
+        counters: Counters::new(watch.workers),
+    }));
     let (sender, outcome) = mpsc::channel();
     thread::spawn(move || {
         let _ = sender.send(work(shared));
@@ -60,17 +66,16 @@ pub fn run<T: Send + 'static>(
         name,
         progress,
         patience,
+        ..
     } = watch;
-    let mut line = Line::begin();
+    let mut line = Line::begin(progress);
     let mut until = None;
     let result = loop {
+        line.show(&shared.counters);
         match outcome.recv_timeout(LOOK) {
             Ok(result) => break result,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break Err(anyhow!("the leading thread ended")),
-        }
-        if progress {
-            line.show(&shared.counters);
         }
         if let Some(signal) = signals.received() {
             shared
@@ -88,16 +93,13 @@ pub fn run<T: Send + 'static>(
             }
         }
     };
-    match result {
-        Ok(value) => {
-            if progress {
-                line.finish(&shared.counters);
-            }
-            Ok(value)
-        }
-        Err(error) => {
-            stop_others();
-            Err(shared.stop.reason().unwrap_or(error))
-        }
-    }
+    shared.counters.enter(match result {
+        Ok(_) => Phase::Done,
+        Err(_) => Phase::Failed,
+    });
+    line.finish(&shared.counters);
+    result.map_err(|error| {
+        stop_others();
+        shared.stop.reason().unwrap_or(error)
+    })
 }

@@ -1,7 +1,5 @@
 //! Where a backup goes: a directory that starts as it is, or archives.
 
-use std::sync::atomic::AtomicU64;
-
 use anyhow::Result;
 use backup_format::checksum::Algorithm;
 use backup_format::compression::Method;
@@ -14,6 +12,7 @@ use crate::input::Input;
 use crate::made::Made;
 use crate::pipe::Commands;
 use crate::plan::{Format, Plan};
+use crate::progress::Counter;
 use crate::received::{Arriving, Files};
 use crate::stop::Stop;
 use crate::unpack::Unpacker;
@@ -44,8 +43,8 @@ pub struct Streams<'a> {
     pub algorithm: Algorithm,
     /// The word to stop.
     pub stop: &'a Stop,
-    /// Bytes that have arrived.
-    pub counter: &'a AtomicU64,
+    /// What has arrived.
+    pub counter: &'a Counter,
 }
 
 /// What the bytes of a stream go into.

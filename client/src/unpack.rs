@@ -190,8 +190,8 @@ impl Receiver for Members<'_> {
             if current.aside {
                 self.aside.insert(current.path);
             }
-            self.arriving.end();
         }
+        self.arriving.end();
         Ok(())
     }
 }

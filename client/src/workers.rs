@@ -1,6 +1,5 @@
 //! The threads that work beside each other, each with a connection of its own.
 
-use std::sync::atomic::Ordering;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -8,32 +7,32 @@ use anyhow::{Error, Result};
 
 use crate::connection::{Failure, Opener, Session};
 use crate::messages;
-use crate::progress::Counters;
+use crate::progress::{Doing, Worker};
 use crate::server::{self, Extension};
 use crate::stop::Stop;
 
 /// How long to wait before a connection that was lost is replaced.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Begins workers 0 to `jobs` - 1. When one fails, all are to stop.
+/// Begins all workers. When one fails, all are to stop.
 pub fn spawn<'scope>(
     scope: &'scope Scope<'scope, '_>,
-    jobs: usize,
+    workers: &'scope [Worker],
     stop: &'scope Stop,
-    counters: &'scope Counters,
-    work: &'scope (impl Fn(usize) -> Result<()> + Sync),
+    work: &'scope (impl Fn(usize, &Worker) -> Result<()> + Sync),
 ) -> Vec<ScopedJoinHandle<'scope, ()>> {
-    let work = move |number: usize| {
-        counters.workers.fetch_add(1, Ordering::Relaxed);
-        let result = work(number);
-        counters.workers.fetch_sub(1, Ordering::Relaxed);
+    let work = move |(number, worker): (usize, &'scope Worker)| {
+        let result = work(number, worker);
+        worker.begins(Doing::Ended);
         if let Err(error) = result {
             // The others have nothing to work for.
             stop.fail(error.context(format!("worker {number} failed")));
         }
     };
-    (0..jobs)
-        .map(|number| scope.spawn(move || work(number)))
+    workers
+        .iter()
+        .enumerate()
+        .map(|worker| scope.spawn(move || work(worker)))
         .collect()
 }
 
@@ -42,17 +41,24 @@ pub struct Connections<'a> {
     opener: &'a Opener,
     stop: &'a Stop,
     number: usize,
+    worker: &'a Worker,
     retries: u32,
     session: Option<Session>,
 }
 
 impl<'a> Connections<'a> {
     /// For a worker that may lose as many as `retries`.
-    pub fn new(opener: &'a Opener, stop: &'a Stop, number: usize, retries: u32) -> Self {
+    pub fn new(
+        opener: &'a Opener,
+        stop: &'a Stop,
+        (number, worker): (usize, &'a Worker),
+        retries: u32,
+    ) -> Self {
         Self {
             opener,
             stop,
             number,
+            worker,
             retries,
             session: None,
         }
@@ -68,8 +74,12 @@ impl<'a> Connections<'a> {
             let result = (|| {
                 let mut session = match self.session.take() {
                     Some(session) => session,
-                    None => server::open(self.opener)?,
+                    None => {
+                        self.worker.begins(Doing::Connecting);
+                        server::open(self.opener)?
+                    }
                 };
+                self.worker.begins(Doing::Waiting);
                 let done = work(&mut session)?;
                 self.session = Some(session);
                 Ok(done)
@@ -77,6 +87,7 @@ impl<'a> Connections<'a> {
             match result {
                 Err(error) if self.retries > 0 && is_lost(&error) && !self.stop.is_requested() => {
                     self.retries -= 1;
+                    self.worker.begins(Doing::Lost);
                     messages::warn(format_args!(
                         "worker {} lost its connection and gets another: {error:#}",
                         self.number

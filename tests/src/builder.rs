@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use crate::disk::Disk;
 use crate::program;
-use crate::server::{Cluster, require_extension};
+use crate::server::{Cluster, free_port, require_extension};
 use crate::template;
 
 /// Settings of every cluster: no test crashes the machine, so nothing waits for the disk.
@@ -29,6 +29,7 @@ pub struct Builder {
     settings: String,
     environment: Vec<(String, OsString)>,
     disk_megabytes: Option<u32>,
+    over_tcp: bool,
 }
 
 impl Default for Builder {
@@ -40,6 +41,7 @@ impl Default for Builder {
             settings: String::new(),
             environment: Vec::new(),
             disk_megabytes: None,
+            over_tcp: false,
         }
     }
 }
@@ -82,6 +84,12 @@ impl Builder {
         self
     }
 
+    /// Has the server listen on 127.0.0.1 as well, at a port that is free now.
+    pub fn over_tcp(mut self) -> Self {
+        self.over_tcp = true;
+        self
+    }
+
     /// Makes the data directory and starts a server on it.
     pub fn start(self) -> Cluster {
         if self.extension {
@@ -106,6 +114,10 @@ impl Builder {
         }
         let mut cluster = Cluster::empty();
         cluster.environment.clone_from(&self.environment);
+        if self.over_tcp {
+            cluster.addresses = "127.0.0.1";
+            cluster.port = free_port();
+        }
         cluster.disk = self
             .disk_megabytes
             .and_then(|megabytes| Disk::mount(&cluster.data_dir(), megabytes));

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -30,7 +31,9 @@ pub struct Cluster {
     /// Goes before the folder that it is mounted in.
     pub(crate) disk: Option<Disk>,
     dir: Folder,
-    port: u16,
+    pub(crate) port: u16,
+    /// Where it listens besides its socket.
+    pub(crate) addresses: &'static str,
     postmaster: Option<Child>,
     /// Holds the tablespaces of a restored cluster.
     #[allow(dead_code)]
@@ -84,6 +87,7 @@ impl Cluster {
             disk: None,
             dir: Folder::new("c"),
             port: 50_000 + (scratch::number() % 10_000) as u16,
+            addresses: "",
             postmaster: None,
             origin: None,
             may_crash: AtomicBool::new(false),
@@ -112,7 +116,7 @@ impl Cluster {
         postgres
             .arg("-D")
             .arg(self.data_dir())
-            .args(["-c", "listen_addresses="])
+            .args(["-c", &format!("listen_addresses={}", self.addresses)])
             .args(["-c", "unix_socket_permissions=0777"])
             .args(["-c", &format!("port={}", self.port)])
             .arg("-c")
@@ -306,6 +310,12 @@ impl Drop for Cluster {
             assert!(crashes.is_empty(), "the server crashed: {crashes:?}");
         }
     }
+}
+
+/// A port of 127.0.0.1 that nobody listens on.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
 }
 
 fn process_id(child: &Child) -> i32 {

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use server_messages::Notice;
-
 /// What is wrong with a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Damage {
@@ -48,25 +46,24 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Reads the warnings of some files; returns also the notices that are about something else.
-pub fn read(notices: Vec<Notice>) -> (Findings, Vec<Notice>) {
-    let mut findings = Findings::new();
-    let mut others = Vec::new();
-    for notice in notices {
-        match Warning::read(&notice.message) {
-            Some(Warning::Block(path, block)) => {
-                let damage = findings.entry(path.to_vec()).or_default();
-                damage.blocks.push(block);
-            }
-            Some(Warning::Total(path, total)) => {
-                let damage = findings.entry(path.to_vec()).or_default();
-                damage.total = total;
-            }
-            Some(Warning::Sum) => {}
-            None => others.push(notice),
+/// Adds what a line says that libpq has written, the severity before the message. Whether it is about
+/// bad pages.
+pub fn hear(findings: &mut Findings, line: &str) -> bool {
+    let Some((_, message)) = line.split_once(":  ") else {
+        return false;
+    };
+    match Warning::read(message.as_bytes()) {
+        Some(Warning::Block(path, block)) => {
+            let damage = findings.entry(path.to_vec()).or_default();
+            damage.blocks.push(block);
         }
+        Some(Warning::Total(path, total)) => {
+            findings.entry(path.to_vec()).or_default().total = total;
+        }
+        Some(Warning::Sum) => {}
+        None => return false,
     }
-    (findings, others)
+    true
 }
 
 /// The warnings about bad pages, in the words of page_verifier.rs and core.
@@ -116,29 +113,19 @@ mod tests {
     use super::*;
     use crate::shown;
 
-    fn notice(message: &str) -> Notice {
-        Notice {
-            severity: b"WARNING".to_vec(),
-            message: message.as_bytes().to_vec(),
-        }
-    }
-
     #[test]
     fn warnings_are_sorted_by_file() {
-        let other = "could not verify checksum in file \"base/5/1\", block 1: odd";
-        let (findings, others) = read(
-            [
-                "checksum verification failed in file \"base/5/2\", block 3: calculated 1 but expected 2",
-                other,
-                "checksum verification failed in file \"a\", block 1: \", block 7: new",
-                "checksum verification failed in file \"base/5/2\", block 4: page is marked new",
-                "further checksum verification failures in file \"base/5/2\" will not be reported",
-                "file \"base/5/2\" has a total of 16 checksum verification failures",
-                "17 total checksum verification failures",
-            ]
-            .map(notice)
-            .to_vec(),
-        );
+        let mut findings = Findings::new();
+        for message in [
+            "checksum verification failed in file \"base/5/2\", block 3: calculated 1 but expected 2",
+            "checksum verification failed in file \"a\", block 1: \", block 7: new",
+            "checksum verification failed in file \"base/5/2\", block 4: page is marked new",
+            "further checksum verification failures in file \"base/5/2\" will not be reported",
+            "file \"base/5/2\" has a total of 16 checksum verification failures",
+            "17 total checksum verification failures",
+        ] {
+            assert!(hear(&mut findings, &format!("WARNUNG:  {message}")));
+        }
         let shown: Vec<_> = findings
             .iter()
             .map(|(path, damage)| (shown::name(path), damage.to_string()))
@@ -151,7 +138,20 @@ mod tests {
             shown,
             expected.map(|(path, damage)| (path.to_owned(), damage.to_owned()))
         );
-        assert_eq!(others, [notice(other)]);
+    }
+
+    #[test]
+    fn other_lines_are_for_others() {
+        for line in [
+            "WARNING:  could not verify checksum in file \"base/5/1\", block 1: odd",
+            "checksum verification failed in file \"base/5/2\", block 3: calculated 1 but expected 2",
+            "HINT:  17 total",
+            "",
+        ] {
+            let mut findings = Findings::new();
+            assert!(!hear(&mut findings, line));
+            assert!(findings.is_empty());
+        }
     }
 
     #[test]

@@ -10,20 +10,21 @@ mod queue;
 mod relations;
 mod report;
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Error, Result, ensure};
+use anyhow::{Context as _, Error, Result, ensure};
 
 use crate::connection::{Failure, Opener, Session};
+use crate::interrupt::interruptible;
 use crate::messages;
-use crate::plan::CheckPlan;
-use crate::progress::Counters;
+use crate::plan::{CheckPlan, ProgressFormat};
+use crate::progress::{Counters, Doing, Expected, Phase, Tally, Worker};
 use crate::server::{self, DAMAGE, Extension, Start, Started};
 use crate::shown;
 use crate::signals::Signals;
+use crate::stderr;
 use crate::stop::Stop;
 use crate::supervise::{self, PATIENCE, Watch};
 use crate::workers::{self, Connections, give_up};
@@ -42,6 +43,8 @@ struct Shared<'a> {
     stop: &'a Stop,
     counters: &'a Counters,
     findings: &'a Mutex<Findings>,
+    /// What the server has said of the files that are being looked at.
+    heard: &'a Mutex<Findings>,
 }
 
 impl Shared<'_> {
@@ -66,8 +69,10 @@ struct Checked {
 /// # Errors
 /// Where something is, and whatever keeps a file from being looked at.
 pub fn run(plan: &CheckPlan) -> Result<()> {
+    // May ask for a password, before anything else is on the terminal. A signal just ends the program
+    // meanwhile.
+    let (opener, mut session) = Opener::connect(&plan.address)?;
     let signals = Signals::watch()?;
-    let (opener, session) = Opener::connect(&plan.address)?;
     server::prepare(&session)?;
     let extension = Extension::find(&session)?;
     ensure!(
@@ -78,10 +83,14 @@ pub fn run(plan: &CheckPlan) -> Result<()> {
 
     let watch = Watch {
         name: "check",
-        progress: plan.progress,
+        progress: plan.progress.then_some(ProgressFormat::Text),
+        workers: plan.jobs,
         patience: Some(PATIENCE),
     };
     let findings: Arc<Mutex<Findings>> = Arc::default();
+    let heard: Arc<Mutex<Findings>> = Arc::default();
+    let hearing = heard.clone();
+    messages::listen(move |line| damage::hear(&mut locked(&hearing), line));
     let (kept, plan) = (findings.clone(), plan.clone());
     let result = supervise::run(
         watch,
@@ -93,8 +102,9 @@ pub fn run(plan: &CheckPlan) -> Result<()> {
                 stop: &shared.stop,
                 counters: &shared.counters,
                 findings: &kept,
+                heard: &heard,
             };
-            lead(&shared, &opener, &session, &extension)
+            lead(&shared, &opener, &mut session, &extension)
         },
     );
     match result {
@@ -109,7 +119,7 @@ pub fn run(plan: &CheckPlan) -> Result<()> {
 fn lead(
     shared: &Shared<'_>,
     opener: &Opener,
-    session: &Session,
+    session: &mut Session,
     extension: &Extension,
 ) -> Result<Checked> {
     let plan = shared.plan;
@@ -123,12 +133,17 @@ fn lead(
         manifest: None,
         retain_wal: false,
     };
-    let started = extension.start(session, &start)?;
+    let started = interruptible(session, opener, shared.stop, |session| {
+        extension.start(session, &start)
+    })?;
     let led = (|| {
         shared.stop.check()?;
         let queue = Queue::new(extension.files(session)?);
-        let total = &shared.counters.total;
-        total.store(queue.bytes(), Ordering::Relaxed);
+        shared.counters.expect(Expected {
+            bytes: queue.bytes(),
+            files: queue.files() as u64,
+        });
+        shared.counters.enter(Phase::Copying);
         let count = queue.files();
         say(plan, &format!("checking {count} files"));
         run_workers(shared, opener, session, extension, &started, &queue)?;
@@ -160,21 +175,24 @@ fn run_workers(
     started: &Started,
     queue: &Queue,
 ) -> Result<()> {
-    let work = |number| {
-        let mut worker = Worker {
+    let work = |number: usize, worker: &Worker| {
+        let numbered = (number, worker);
+        let mut connections = Connections::new(opener, shared.stop, numbered, shared.plan.retries);
+        let mut eye = Eye {
             shared,
             extension,
             backup_id: started.backup_id,
-            connections: Connections::new(opener, shared.stop, number, shared.plan.retries),
+            worker,
+            connections: &mut connections,
         };
         while let Some(batch) = queue.next() {
-            worker.check(batch)?;
+            eye.check(batch)?;
         }
         Ok(())
     };
     let Shared { stop, counters, .. } = *shared;
     thread::scope(|scope| {
-        let workers = workers::spawn(scope, shared.plan.jobs, stop, counters, &work);
+        let workers = workers::spawn(scope, counters.workers(), stop, &work);
         while !workers.iter().all(|worker| worker.is_finished()) {
             thread::sleep(LOOK);
             if stop.is_requested() {
@@ -188,12 +206,13 @@ fn run_workers(
     stop.check()
 }
 
-/// One thread, with its connection.
-struct Worker<'a> {
+/// Who looks: one thread, with its connection.
+struct Eye<'a> {
     shared: &'a Shared<'a>,
     extension: &'a Extension,
     backup_id: i64,
-    connections: Connections<'a>,
+    worker: &'a Worker,
+    connections: &'a mut Connections<'a>,
 }
 
 /// What became of some files.
@@ -204,7 +223,7 @@ enum Looked {
     Partly(Findings, Failure),
 }
 
-impl Worker<'_> {
+impl Eye<'_> {
     /// Has the files of a batch looked at, all together if that goes well.
     fn check(&mut self, batch: &[File]) -> Result<()> {
         match self.look_at(batch)? {
@@ -237,40 +256,51 @@ impl Worker<'_> {
     /// Has the server look at files. What a connection that got lost has said is forgotten.
     fn look_at(&mut self, files: &[File]) -> Result<Looked> {
         let paths: Vec<_> = files.iter().map(|file| file.path.as_slice()).collect();
-        let (extension, backup_id) = (self.extension, self.backup_id);
-        let (looked, notices) = self.connections.run(|session| {
-            session.keep_notices();
+        let (extension, backup_id, worker) = (self.extension, self.backup_id, self.worker);
+        let heard = self.shared.heard;
+        let failure = self.connections.run(|session| {
+            if let Some(file) = files.first() {
+                worker.begins(Doing::Receiving(shown::name(&file.path)));
+            }
+            take(heard, &paths);
             let looked = extension.look_at(session, backup_id, &paths);
-            let notices = session.notices();
             match looked.map_err(Error::downcast::<Failure>) {
-                Ok(()) => Ok((None, notices)),
-                Err(Ok(failure)) if !failure.connection_lost => Ok((Some(failure), notices)),
+                Ok(()) => Ok(None),
+                Err(Ok(failure)) if !failure.connection_lost => Ok(Some(failure)),
                 Err(Ok(failure)) => Err(failure.into()),
                 Err(Err(other)) => Err(other),
             }
         })?;
-        let (findings, others) = damage::read(notices);
-        Ok(match looked {
+        stderr::settle().context("could not read the server's warnings")?;
+        let findings = take(heard, &paths);
+        Ok(match failure {
             Some(failure)
                 if failure.message.lines().next() != Some(DAMAGE) || findings.is_empty() =>
             {
                 Looked::Partly(findings, failure)
             }
-            _ => {
-                for notice in others {
-                    messages::warn(shown::message(&notice.message));
-                }
-                Looked::Completely(findings)
-            }
+            _ => Looked::Completely(findings),
         })
     }
 
     fn note(&self, files: &[File], findings: Findings) {
         self.shared.findings().extend(findings);
-        let bytes = files.iter().map(|file| file.size).sum();
-        let done = &self.shared.counters.done;
-        done.fetch_add(bytes, Ordering::Relaxed);
+        let mut tally = Tally::new(&self.worker.counter);
+        for file in files {
+            tally.add_bytes(file.size);
+            tally.add_file();
+        }
+        tally.keep();
     }
+}
+
+/// What was heard of some files, and is forgotten now.
+fn take(heard: &Mutex<Findings>, paths: &[&[u8]]) -> Findings {
+    let mut heard = locked(heard);
+    paths
+        .iter()
+        .filter_map(|path| heard.remove_entry(*path))
+        .collect()
 }
 
 fn say(plan: &CheckPlan, text: &str) {

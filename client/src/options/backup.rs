@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::compress::parse_compress;
 use super::{ConnectionOptions, GENERAL, OUTPUT, check_waldir, jobs, mapping};
-use crate::plan::{Compress, Format, Plan, Side, SyncMethod};
+use crate::plan::{Compress, Format, Plan, ProgressFormat, Side, SyncMethod};
 use crate::template::Template;
 use crate::values::{is_slot_name, parse_rate};
 
@@ -84,9 +84,9 @@ pub struct BackupOptions {
     #[arg(long, value_name = "METHOD", default_value = "fsync", help_heading = GENERAL)]
     sync_method: SyncMethod,
 
-    /// show progress information
-    #[arg(short = 'P', long, help_heading = GENERAL)]
-    progress: bool,
+    /// show progress information; as JSON, with all messages, it is for programs
+    #[arg(short = 'P', long, value_name = "text|json", num_args = 0..=1, require_equals = true, default_missing_value = "text", help_heading = GENERAL)]
+    progress: Option<ProgressFormat>,
 
     /// output verbose messages
     #[arg(short = 'v', long, help_heading = GENERAL)]
@@ -125,6 +125,11 @@ pub(super) enum Checkpoint {
 }
 
 impl BackupOptions {
+    /// How to show the progress; `None` not to.
+    pub fn progress(&self) -> Option<ProgressFormat> {
+        self.progress
+    }
+
     /// Checks everything that can be checked without a server or a file.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub struct CheckOptions {
 
     /// show progress information
     #[arg(short = 'P', long, help_heading = GENERAL)]
-    progress: bool,
+    pub(super) progress: bool,
 
     /// output verbose messages
     #[arg(short = 'v', long, help_heading = GENERAL)]

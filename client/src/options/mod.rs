@@ -19,6 +19,7 @@ pub use connection::{Address, ConnectionOptions};
 pub use restore::RestoreOptions;
 pub use verify::VerifyOptions;
 
+use crate::plan::ProgressFormat;
 use crate::values::parse_mapping;
 
 const OUTPUT: &str = "Options controlling the output";
@@ -54,6 +55,19 @@ pub struct CommandLine {
     /// show this help, then exit
     #[arg(short = '?', long, action = ArgAction::Help, global = true, help_heading = GENERAL)]
     help: Option<bool>,
+}
+
+impl CommandLine {
+    /// How to show the progress; `None` not to.
+    pub fn progress(&self) -> Option<ProgressFormat> {
+        let wanted = match &self.command {
+            None => return self.backup.progress(),
+            Some(Command::Check(options)) => options.progress,
+            Some(Command::Restore(options)) => options.progress,
+            Some(Command::Verify(options)) => options.progress,
+        };
+        wanted.then_some(ProgressFormat::Text)
+    }
 }
 
 /// What there is to do beside a backup.

@@ -45,7 +45,7 @@ pub struct RestoreOptions {
 
     /// show progress information
     #[arg(short = 'P', long)]
-    progress: bool,
+    pub(super) progress: bool,
 
     /// output verbose messages
     #[arg(short = 'v', long)]

@@ -42,7 +42,7 @@ pub struct VerifyOptions {
 
     /// show progress information
     #[arg(short = 'P', long, conflicts_with = "quiet")]
-    progress: bool,
+    pub(super) progress: bool,
 
     /// do not print any output, except for errors
     #[arg(short = 'q', long)]

@@ -9,20 +9,19 @@ mod wanted;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use backup_format::checksum::Algorithm;
 
 use crate::archive_files::ArchiveFile;
-use crate::claims::Stream;
 use crate::durable;
 use crate::folder::{CONTROL_FILE, Folder, Layout};
 use crate::input::Input;
 use crate::made::{Made, Shelf};
 use crate::messages;
 use crate::parallel;
-use crate::plan::RestorePlan;
+use crate::plan::{ProgressFormat, RestorePlan};
+use crate::progress::{Doing, Expected, Phase, Worker};
 use crate::received::{Arriving, Files, Received};
 use crate::signals::Signals;
 use crate::supervise::{self, Shared, Watch};
@@ -37,7 +36,8 @@ pub fn run(plan: RestorePlan) -> Result<()> {
     let signals = Signals::watch()?;
     let watch = Watch {
         name: "restore",
-        progress: plan.progress,
+        progress: plan.progress.then_some(ProgressFormat::Text),
+        workers: plan.jobs,
         patience: None,
     };
     let made = Shelf::default();
@@ -53,10 +53,14 @@ pub fn run(plan: RestorePlan) -> Result<()> {
 }
 
 fn restore(plan: &RestorePlan, shared: &Shared, made: &Shelf) -> Result<()> {
+    shared.counters.enter(Phase::Copying);
     let source = Source::open(&plan.archives, &shared.stop)?;
     if let Some(listing) = &source.manifest {
-        let sizes = listing.manifest.files.iter().map(|file| file.size);
-        shared.counters.total.store(sizes.sum(), Ordering::Relaxed);
+        let files = &listing.manifest.files;
+        shared.counters.expect(Expected {
+            bytes: files.iter().map(|file| file.size).sum(),
+            files: files.len() as u64,
+        });
     } else {
         messages::warn("there is no backup manifest, with which the files could be compared");
     }
@@ -68,6 +72,7 @@ fn restore(plan: &RestorePlan, shared: &Shared, made: &Shelf) -> Result<()> {
     // The server's own, until it is known whether a group may read.
     let folder = Folder::create(layout, &source.tablespaces, 0o700, &mut made.lock())?;
     let files = unpack(plan, shared, &source, &folder)?;
+    shared.counters.enter(Phase::Comparing);
     ensure!(
         files.contains_key(CONTROL_FILE),
         "the archives have no global/pg_control"
@@ -82,6 +87,7 @@ fn restore(plan: &RestorePlan, shared: &Shared, made: &Shelf) -> Result<()> {
     let made = made.lock();
     adopt_mode(plan, &made)?;
     if plan.sync.is_some() {
+        shared.counters.enter(Phase::Syncing);
         say(plan, "syncing data to disk");
     }
     let last = [plan.target.clone(), plan.target.join("global")];
@@ -98,35 +104,23 @@ fn unpack(plan: &RestorePlan, shared: &Shared, source: &Source, folder: &Folder)
     let received = Received::default();
     // No file is in two of them, as it can be with streams that are lost.
     let stream = folder.stream();
-    let (counters, stop) = (&shared.counters, &shared.stop);
-    let unpack_one = |archive: &ArchiveFile| {
+    let workers = shared.counters.workers();
+    let unpack_one = |worker: &Worker, archive: &ArchiveFile| {
         say(plan, &format!("unpacking \"{}\"", archive.name));
-        counters.workers.fetch_add(1, Ordering::Relaxed);
-        let files = unpack_archive(shared, archive, folder, algorithm, stream)?;
-        counters.workers.fetch_sub(1, Ordering::Relaxed);
-        received.add(files);
+        worker.begins(Doing::Receiving(archive.name.clone()));
+        let arriving = Arriving::new(algorithm, &worker.counter);
+        let input = Input::new(archive.method)?;
+        let mut unpacker = Unpacker::new(folder, input, arriving, &shared.stop).of_archive(
+            stream,
+            archive.content.prefix(),
+            LEFT_OUT,
+        );
+        archive.read(|bytes| unpacker.take(bytes))?;
+        received.add(unpacker.finish().with_context(|| archive.place())?);
         Ok(())
     };
-    parallel::for_each(&source.archives, plan.jobs, stop, unpack_one)?;
+    parallel::for_each(&source.archives, workers, &shared.stop, unpack_one)?;
     Ok(received.into_files())
-}
-
-fn unpack_archive(
-    shared: &Shared,
-    archive: &ArchiveFile,
-    folder: &Folder,
-    algorithm: Algorithm,
-    stream: Stream,
-) -> Result<Files> {
-    let arriving = Arriving::new(algorithm, &shared.counters.done);
-    let input = Input::new(archive.method)?;
-    let mut unpacker = Unpacker::new(folder, input, arriving, &shared.stop).of_archive(
-        stream,
-        archive.content.prefix(),
-        LEFT_OUT,
-    );
-    archive.read(|bytes| unpacker.take(bytes))?;
-    unpacker.finish().with_context(|| archive.place())
 }
 
 /// Whether a group may read is a property of the whole cluster, which the mode of its directories

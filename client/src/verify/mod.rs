@@ -14,14 +14,14 @@ use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::folder::display;
 use crate::manifest::Manifest;
 use crate::messages::reason;
-use crate::plan::{Format, VerifyPlan};
+use crate::plan::{Format, ProgressFormat, VerifyPlan};
+use crate::progress::Phase;
 use crate::signals::Signals;
 use crate::supervise::{self, Shared, Watch};
 use expected::Expected;
@@ -49,7 +49,8 @@ pub fn run(plan: VerifyPlan) -> Result<bool> {
     let signals = Signals::watch()?;
     let watch = Watch {
         name: "verification",
-        progress: plan.progress,
+        progress: plan.progress.then_some(ProgressFormat::Text),
+        workers: plan.jobs,
         patience: None,
     };
     let quiet = plan.quiet;
@@ -62,6 +63,7 @@ pub fn run(plan: VerifyPlan) -> Result<bool> {
 }
 
 fn verify(plan: &VerifyPlan, shared: &Shared) -> Result<bool> {
+    shared.counters.enter(Phase::Copying);
     // Before the work of hours.
     let programs = plan.parse_wal.then(Programs::find).transpose()?;
     let manifest = read_manifest(plan)?;
@@ -141,14 +143,5 @@ impl Verifier<'_> {
             ))?;
         }
         Ok(())
-    }
-
-    /// Does a part of the work that the progress counts as a worker.
-    fn working<T>(&self, work: impl FnOnce() -> T) -> T {
-        let workers = &self.shared.counters.workers;
-        workers.fetch_add(1, Ordering::Relaxed);
-        let result = work();
-        workers.fetch_sub(1, Ordering::Relaxed);
-        result
     }
 }

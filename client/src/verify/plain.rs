@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::atomic::Ordering;
 
 use anyhow::{Result, anyhow};
 
@@ -13,6 +12,8 @@ use crate::digest::Digest;
 use crate::folder::{CONTROL_FILE, display};
 use crate::messages::reason;
 use crate::parallel;
+use crate::progress::{self, Doing, Tally};
+use crate::supervise::Shared;
 
 /// Bytes that are read at once.
 const PIECE: usize = 256 * 1024;
@@ -134,16 +135,27 @@ impl Walk<'_> {
 
 fn verify_checksums(verifier: &Verifier<'_>, expected: &Expected) -> Result<()> {
     let files = expected.unchecked();
-    let counters = &verifier.shared.counters;
-    let total = files.iter().map(|(_, file)| file.size).sum();
-    counters.total.store(total, Ordering::Relaxed);
-    let jobs = verifier.plan.jobs;
-    parallel::for_each(&files, jobs, &verifier.shared.stop, |&(path, file)| {
-        verifier.working(|| verify_checksum(verifier, path, file))
+    let Shared { stop, counters } = verifier.shared;
+    counters.expect(progress::Expected {
+        bytes: files.iter().map(|(_, file)| file.size).sum(),
+        files: files.len() as u64,
+    });
+    parallel::for_each(&files, counters.workers(), stop, |worker, &(path, file)| {
+        worker.begins(Doing::Receiving(display(path)));
+        let mut tally = Tally::new(&worker.counter);
+        verify_checksum(verifier, path, file, &mut tally)?;
+        tally.add_file();
+        tally.keep();
+        Ok(())
     })
 }
 
-fn verify_checksum(verifier: &Verifier<'_>, path: &[u8], file: &expected::File) -> Result<()> {
+fn verify_checksum(
+    verifier: &Verifier<'_>,
+    path: &[u8],
+    file: &expected::File,
+    tally: &mut Tally<'_>,
+) -> Result<()> {
     let findings = &verifier.findings;
     let name = format!("\"{}\"", display(path));
     let failed = |to: &str, error: &io::Error| {
@@ -166,8 +178,7 @@ fn verify_checksum(verifier: &Verifier<'_>, path: &[u8], file: &expected::File) 
             Ok(length) => {
                 digest.update(&piece[..length]);
                 size += length as u64;
-                let done = &verifier.shared.counters.done;
-                done.fetch_add(length as u64, Ordering::Relaxed);
+                tally.add_bytes(length as u64);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return failed("read", &error),

@@ -21,6 +21,8 @@ use crate::digest::Digest;
 use crate::folder::{CONTROL_FILE, display};
 use crate::messages::reason;
 use crate::parallel;
+use crate::progress::{self, Doing, Tally};
+use crate::supervise::Shared;
 use crate::values::canonical;
 
 /// Larger than what is kept of any file in memory.
@@ -51,12 +53,11 @@ pub fn verify(
     // Of this one the manifest knows nothing.
     files.retain(|file| wal.is_some() || file.content != Content::Wal);
     files.sort_by_key(|file| std::cmp::Reverse(file.size));
-    let total = files.iter().map(|file| file.size).sum();
-    verifier
-        .shared
-        .counters
-        .total
-        .store(total, Ordering::Relaxed);
+    let Shared { stop, counters } = verifier.shared;
+    counters.expect(progress::Expected {
+        bytes: files.iter().map(|file| file.size).sum(),
+        files: files.len() as u64,
+    });
     let archives = Archives {
         verifier,
         expected,
@@ -64,9 +65,13 @@ pub fn verify(
         broken: AtomicBool::new(false),
         version: Mutex::new(None),
     };
-    let (jobs, stop) = (verifier.plan.jobs, &verifier.shared.stop);
-    parallel::for_each(&files, jobs, stop, |file| {
-        verifier.working(|| archives.verify(file))
+    parallel::for_each(&files, counters.workers(), stop, |worker, file| {
+        worker.begins(Doing::Receiving(file.name.clone()));
+        let mut tally = Tally::new(&worker.counter);
+        archives.verify(file, &mut tally)?;
+        tally.add_file();
+        tally.keep();
+        Ok(())
     })?;
     // What is missing may be in what could not be read.
     if !archives.broken.into_inner() {
@@ -120,7 +125,7 @@ fn look_at(verifier: &Verifier<'_>, folder: &Path, name: &str) -> Result<Option<
 }
 
 impl Archives<'_> {
-    fn verify(&self, archive: &ArchiveFile) -> Result<()> {
+    fn verify(&self, archive: &ArchiveFile, tally: &mut Tally<'_>) -> Result<()> {
         let shared = self.verifier.shared;
         let mut members = Members {
             archives: self,
@@ -130,10 +135,7 @@ impl Archives<'_> {
             fatal: None,
         };
         let result = archive.unpack(&mut members, |length| {
-            shared
-                .counters
-                .done
-                .fetch_add(length as u64, Ordering::Relaxed);
+            tally.add_bytes(length as u64);
             shared.stop.check()
         });
         match (result, members.fatal) {
