@@ -95,7 +95,7 @@ fn the_usual_programs_open_archives_of_each_method_and_either_side() {
         }
         // The server was asked for it by each worker for two archives, and for the closing stream.
         let asked = format!("compression => '{method}'");
-        assert_eq!(cluster.log().matches(&asked).count(), 2 + 1 + 6 + 1);
+        assert_eq!(cluster.log().matches(&asked).count(), 6 + 1);
     }
     leftover::assert_none(&cluster);
 }
@@ -140,11 +140,13 @@ fn archives_have_the_names_of_pg_basebackup_and_are_one_frame() {
 #[test]
 fn levels_and_options_are_obeyed() {
     let cluster = cluster();
-    let size = |how: &str| {
+    let size = |how: &str, opened: bool| {
         let (_folder, target) = new_target();
         let mut program = backup_of(&cluster);
         succeed(program.args(["-Ft", "-j1", "-Z", how, "-D"]).arg(&target));
-        drop(unpack_all(&cluster, &target));
+        if opened {
+            drop(unpack_all(&cluster, &target));
+        }
         let mut names = names_in(&target);
         names.retain(|name| name.starts_with("base.tar."));
         let [name] = &names[..] else {
@@ -153,7 +155,7 @@ fn levels_and_options_are_obeyed() {
         fs::metadata(target.join(name)).expect("an archive").len()
     };
     let better = |less: &str, more: &str| {
-        let (worse, better) = (size(less), size(more));
+        let (worse, better) = (size(less, false), size(more, more.contains(',')));
         assert!(
             better < worse - worse / 50,
             "{less} {worse}, {more} {better}"
