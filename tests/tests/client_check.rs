@@ -378,7 +378,7 @@ fn damage_that_nobody_can_be_told_of_is_an_error() {
 }
 
 #[test]
-fn what_a_server_says_in_its_own_encoding_is_shown() {
+fn a_file_whose_name_is_no_utf8_is_shown_all_the_same() {
     let cluster = quiet_cluster();
     cluster.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0");
     cluster.create_extension("latin");

@@ -57,6 +57,7 @@ fn honest() -> Script {
         files: archive(&[directory("base/"), file("base/1", b"one")]),
         closing: archive(&[file("global/pg_control", b"control")]),
         lost: None,
+        refusal: None,
     }
 }
 
@@ -372,4 +373,22 @@ fn a_manifest_that_does_not_fit_is_refused() {
     // The server does not say by which checksums, although it was asked for some.
     let script = with_manifest(&[entry("base/1", 3), entry("global/pg_control", 7)]);
     assert_refused(script, &[], "checksum mismatch");
+}
+
+#[test]
+fn an_error_in_another_encoding_is_shown_and_drives_no_terminal() {
+    let server = StandIn::start(Script {
+        refusal: Some(b"nicht m\xf6glich \x1b[2J".to_vec()),
+        ..honest()
+    });
+    let (folder, target) = new_target();
+    let said = expect_failure(
+        program()
+            .args(server.connection_args())
+            .arg("-D")
+            .arg(&target),
+    );
+    let expected = "error: nicht m\\366glich \\033[2J\n";
+    assert!(said.contains(expected), "{said}");
+    assert!(names_in(&folder).is_empty());
 }
