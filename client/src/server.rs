@@ -7,6 +7,7 @@ use backup_format::compression::Method;
 use crate::check_pages::File;
 use crate::connection::{Opener, Row, Session};
 use crate::folder::Tablespace;
+use crate::manifest::unhex;
 use crate::plan::{Format, Plan};
 use crate::target::Request;
 
@@ -77,14 +78,20 @@ pub fn prepare(session: &Session) -> Result<()> {
     for setting in SETTINGS.split(';') {
         session.rows(setting, &[])?;
     }
-    take_names_as_they_are(session)
+    // Text can be shown. The extension has all names of files such that they can be converted.
+    session.rows(
+        "SELECT set_config('client_encoding', CASE current_setting('server_encoding')
+             WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, false)",
+        &[],
+    )?;
+    Ok(())
 }
 
-/// Names come in the bytes that the server has for them.
+/// Has text come in the bytes that the server has for it, where it cannot be converted.
 ///
 /// # Errors
 /// The server's.
-pub fn take_names_as_they_are(session: &Session) -> Result<()> {
+pub fn take_text_as_it_is(session: &Session) -> Result<()> {
     session.rows(
         "SELECT set_config('client_encoding', current_setting('server_encoding'), false)",
         &[],
@@ -184,21 +191,25 @@ impl Extension {
         })
     }
 
-    /// The tablespaces of the backup that lie outside the data directory.
+    /// The tablespaces of the backup that lie outside the data directory. Their locations are in the
+    /// bytes that the server's file system has.
     ///
     /// # Errors
     /// The server's, and where it says what no server says.
     pub fn tablespaces(&self, session: &Session) -> Result<Vec<Tablespace>> {
         let statement = format!(
-            "SELECT spcoid, spclocation FROM {}backup_tablespaces() WHERE spcoid IS NOT NULL
-             ORDER BY spcoid",
+            "SELECT spcoid, encode(convert_to(spclocation, getdatabaseencoding()), 'hex')
+             FROM {}backup_tablespaces() WHERE spcoid IS NOT NULL ORDER BY spcoid",
             self.schema
         );
         let rows = session.rows(&statement, &[])?;
         rows.iter()
             .map(|row| {
                 let oid = number(row, 0)?;
-                Tablespace::check("the server", oid, value(row, 1)?)
+                let location = unhex(&text(row, 1)?);
+                let location =
+                    location.context("the location of a tablespace is not hexadecimal")?;
+                Tablespace::check("the server", oid, &location)
             })
             .collect()
     }

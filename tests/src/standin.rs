@@ -24,6 +24,8 @@ pub struct Script {
     pub closing: Vec<u8>,
     /// What becomes of the very first stream, where it is to be lost.
     pub lost: Option<Lost>,
+    /// The message by which it refuses to start a backup, in any encoding.
+    pub refusal: Option<Vec<u8>>,
 }
 
 /// A stream whose files another has been given before all of it arrived.
@@ -166,8 +168,18 @@ fn data(stream: &mut UnixStream, archive: &[u8]) -> io::Result<()> {
         .try_for_each(|part| message(stream, b'd', part))
 }
 
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The statements that return rows.
 fn answer(stream: &mut UnixStream, statement: &str, script: &Script) -> io::Result<()> {
+    if let Some(refusal) = &script.refusal
+        && statement.contains("start_backup(")
+    {
+        let fields = [&b"SERROR\0VERROR\0C55000\0M"[..], refusal, b"\0\0"];
+        return message(stream, b'E', &fields.concat());
+    }
     let owned = |row: &[&str]| row.iter().map(|&value| value.to_owned()).collect();
     let rows: Vec<Vec<String>> = if statement.contains("pg_extension") {
         vec![owned(&["public"])]
@@ -178,7 +190,7 @@ fn answer(stream: &mut UnixStream, statement: &str, script: &Script) -> io::Resu
     } else if statement.contains("backup_tablespaces(") {
         let tablespaces = script.tablespaces.iter();
         tablespaces
-            .map(|(oid, location)| vec![oid.clone(), location.clone()])
+            .map(|(oid, location)| vec![oid.clone(), hex(location)])
             .collect()
     } else {
         Vec::new()

@@ -57,6 +57,7 @@ fn honest() -> Script {
         files: archive(&[directory("base/"), file("base/1", b"one")]),
         closing: archive(&[file("global/pg_control", b"control")]),
         lost: None,
+        refusal: None,
     }
 }
 
@@ -463,5 +464,30 @@ fn standard_output_has_no_end_of_a_backup_that_is_none() {
             let opened = run_with_input(command(method).args(["-d", "-c"]), &output.stdout);
             assert!(!opened.status.success(), "{how}");
         }
+    }
+}
+
+#[test]
+fn an_error_drives_no_terminal_and_is_told_of_in_any_encoding() {
+    for (refusal, expected) in [
+        (
+            &b"nicht m\xc3\xb6glich \x1b[2J"[..],
+            "nicht möglich \\033[2J",
+        ),
+        (
+            b"nicht m\xf6glich",
+            "the server's message is not UTF-8 (SQLSTATE 55000)",
+        ),
+    ] {
+        let server = StandIn::start(Script {
+            refusal: Some(refusal.to_vec()),
+            ..honest()
+        });
+        let (folder, target) = new_target();
+        let mut backup = program();
+        backup.args(server.connection_args()).arg("-D").arg(&target);
+        let said = expect_failure(&mut backup);
+        assert!(said.contains(&format!("error: {expected}\n")), "{said}");
+        assert!(names_in(&folder).is_empty());
     }
 }

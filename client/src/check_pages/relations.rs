@@ -131,10 +131,7 @@ impl Database {
     fn open(&self, opener: &Opener) -> Result<Session> {
         anyhow::ensure!(self.allows_connections, "it does not allow connections");
         let name = std::str::from_utf8(&self.name).context("its name is not in UTF-8")?;
-        let session = server::open(&opener.of_database(name))?;
-        // Names that are shown as they are rather than escaped, where the encodings allow it.
-        let _ = session.rows("SET client_encoding = 'UTF8'", &[]);
-        Ok(session)
+        server::open(&opener.of_database(name))
     }
 }
 
@@ -148,7 +145,7 @@ fn name_relations(session: &Session, files: Vec<&mut Named>) {
                 return Err(error);
             }
             // A name that has no equivalent.
-            server::take_names_as_they_are(session)?;
+            server::take_text_as_it_is(session)?;
             find(session, tablespace, relation_file)
         });
         match found {
