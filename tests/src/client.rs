@@ -144,7 +144,11 @@ pub fn unpack_all(cluster: &Cluster, target: &Path) -> Backup {
         if name == "backup_manifest" {
             succeed(command("cp").arg(target.join(name)).arg(folder));
         } else {
-            unpack(&decompress(&target.join(name)), &folder);
+            let tar = decompress(&target.join(name));
+            // GNU tar does not ask for it.
+            let bytes = fs::read(&tar).expect("the archive");
+            assert!(bytes.ends_with(&[0; 1024]), "{tar:?} has no end");
+            unpack(&tar, &folder);
         }
     }
     backup.verify();

@@ -491,3 +491,21 @@ fn an_error_drives_no_terminal_and_is_told_of_in_any_encoding() {
         assert!(names_in(&folder).is_empty());
     }
 }
+
+#[test]
+fn what_a_command_leaves_of_a_small_file_fails_the_backup() {
+    let files = [entry("base/1", 3), entry("global/pg_control", 7)];
+    for (command, is_enough) in [("cat >/dev/null", true), ("head -c 1 >/dev/null", false)] {
+        let server = StandIn::start(with_manifest(&files));
+        let pipe = format!("case %f in backup_manifest) {command};; *) cat >/dev/null;; esac");
+        let mut backup = program();
+        backup.args(server.connection_args());
+        backup.args(["-j1", "--manifest-checksums", "NONE", "--pipe", &pipe]);
+        if is_enough {
+            succeed(&mut backup);
+        } else {
+            let said = expect_failure(&mut backup);
+            assert!(said.contains("ended before it had everything"), "{said}");
+        }
+    }
+}

@@ -97,7 +97,7 @@ fn a_command_that_fails_fails_the_backup() {
         ("kill -KILL $$", "signal 9"),
         ("head -c 5000000 >/dev/null; kill -TERM $$", "signal 15"),
         ("head -c 1000 >/dev/null", "exit code 0"),
-        ("exec <&-; sleep 1000", "closed its input too early"),
+        ("exec <&-; exec sleep 1000", "closed its input too early"),
         ("exec /nowhere/program", "command not found"),
     ] {
         let folder = folder();
@@ -149,7 +149,7 @@ fn a_signal_ends_a_backup_whose_commands_do_not_read() {
     let out = folder.join("out");
     // A process of the command that is not its shell, and writes when it has everything.
     let pipe = in_folder(
-        "sleep 1000 & echo $! >DIR/%f.new; mv DIR/%f.new DIR/%f.pid; wait; cat >DIR/%f",
+        "sleep 1000 2>/dev/null & echo $! >DIR/%f.new; mv DIR/%f.new DIR/%f.pid; wait; cat >DIR/%f",
         &out,
     );
     let backup = Running::start(backup_of(&cluster).args(["-j2", "--pipe", &pipe]));
