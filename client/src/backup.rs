@@ -25,9 +25,6 @@ use crate::stop::Stop;
 use crate::supervise::{self, Watch};
 use crate::target::{Request, Sink, Streams, Target};
 
-/// How long threads may take to stop. One that waits for the server is left to the end of the
-/// program, which ends its connection.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait before a connection that was lost is replaced.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -67,7 +64,6 @@ pub fn run(plan: &Plan) -> Result<()> {
     let watch = Watch {
         name: "backup",
         progress: plan.progress,
-        patience: Some(PATIENCE),
     };
     let (made, commands, owned) = (Shelf::default(), Commands::default(), plan.clone());
     let (shelf, running) = (made.clone(), commands.clone());

@@ -12,6 +12,9 @@ use crate::stop::Stop;
 
 /// How often the main thread looks around.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long threads may take to stop. One that waits for a server or a disk is left to the end of the
+/// program, which closes its connection.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What all threads share.
 #[derive(Debug, Default)]
@@ -29,9 +32,6 @@ pub struct Watch {
     pub name: &'static str,
     /// Whether to show the progress.
     pub progress: bool,
-    /// How long threads may take to stop. One that takes longer is left to the end of the program.
-    /// `None` where they look for the word to stop themselves.
-    pub patience: Option<Duration>,
 }
 
 /// Has another thread do the work, which is given what it shares with this one, and returns what
@@ -53,41 +53,35 @@ pub fn run<T: Send + 'static>(
         let _ = sender.send(work(shared));
     });
 
-    let Watch {
-        name,
-        progress,
-        patience,
-    } = watch;
     let mut line = Line::begin();
-    let mut until = None;
+    let mut patience = None;
     let result = loop {
         match outcome.recv_timeout(LOOK) {
             Ok(result) => break result,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break Err(anyhow!("the leading thread ended")),
         }
-        if progress {
+        if watch.progress {
             line.show(&shared.counters);
         }
         if let Some(signal) = signals.received() {
             shared
                 .stop
-                .fail(anyhow!("received {signal}, and ended the {name}"));
+                .fail(anyhow!("received {signal}, and ended the {}", watch.name));
         }
         if shared.stop.is_requested() {
             stop_others();
-            if let Some(patience) = patience
-                && Instant::now() > *until.get_or_insert_with(|| Instant::now() + patience)
-            {
+            if Instant::now() > *patience.get_or_insert_with(|| Instant::now() + PATIENCE) {
                 break Err(anyhow!(
-                    "the {name} was ended while a connection gave no answer"
+                    "the {} was ended while a thread did not",
+                    watch.name
                 ));
             }
         }
     };
     match result {
         Ok(value) => {
-            if progress {
+            if watch.progress {
                 line.finish(&shared.counters);
             }
             Ok(value)

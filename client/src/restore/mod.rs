@@ -38,7 +38,6 @@ pub fn run(plan: RestorePlan) -> Result<()> {
     let watch = Watch {
         name: "restore",
         progress: plan.progress,
-        patience: None,
     };
     let made = Shelf::default();
     let (clean, verbose) = (plan.clean, plan.verbose);

@@ -50,7 +50,6 @@ pub fn run(plan: VerifyPlan) -> Result<bool> {
     let watch = Watch {
         name: "verification",
         progress: plan.progress,
-        patience: None,
     };
     let quiet = plan.quiet;
     let verified = supervise::run(watch, &signals, || (), move |shared| verify(&plan, shared))?;
