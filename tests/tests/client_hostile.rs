@@ -285,13 +285,13 @@ fn a_backup_without_its_control_file_is_none() {
 fn a_manifest_that_does_not_fit_is_refused() {
     let control = entry("global/pg_control", 7);
     let mut wrong_sum = with_manifest(&[entry("base/1", 3), control.clone()]);
-    let text = b"Last-Modified";
+    let text = b"2026-01-01";
     let place = wrong_sum
         .closing
         .windows(text.len())
         .position(|window| window == text)
         .expect("the manifest is there");
-    wrong_sum.closing[place] = b'K';
+    wrong_sum.closing[place] = b'3';
     for (script, word) in [
         (wrong_sum, "manifest checksum mismatch"),
         (

@@ -627,7 +627,10 @@ fn archives_that_are_no_archives_are_found() {
     assert_found(
         &["-n"],
         &copy,
-        &["is present in the manifest but not on disk", "PG_VERSION"],
+        &[
+            "is present in the manifest but not on disk",
+            "\"global/pg_control\"",
+        ],
     );
 }
 
