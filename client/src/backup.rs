@@ -21,7 +21,7 @@ use crate::signals::Signals;
 use crate::standby;
 use crate::stdout;
 use crate::stop::Stop;
-use crate::supervise::{self, PATIENCE, Watch};
+use crate::supervise::{self, Watch};
 use crate::target::{Request, Sink, Streams, Target};
 use crate::workers::{self, Connections, give_up, is_lost};
 
@@ -63,7 +63,6 @@ pub fn run(plan: &Plan) -> Result<()> {
         name: "backup",
         progress: plan.progress,
         workers: if plan.to_stdout { 0 } else { plan.jobs },
-        patience: Some(PATIENCE),
     };
     let (made, commands, owned) = (Shelf::default(), Commands::default(), plan.clone());
     let (shelf, running) = (made.clone(), commands.clone());

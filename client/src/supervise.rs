@@ -13,9 +13,9 @@ use crate::stop::Stop;
 
 /// How often the main thread looks around.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// How long threads that wait for a server may take to stop.
-pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How long threads may take to stop. One that waits for a server or a disk is left to the end of the
+/// program, which closes its connection.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What all threads share.
 #[derive(Debug)]
@@ -35,9 +35,6 @@ pub struct Watch {
     pub progress: Option<ProgressFormat>,
     /// How many workers it shows.
     pub workers: usize,
-    /// How long threads may take to stop. One that takes longer is left to the end of the program.
-    /// `None` where they look for the word to stop themselves.
-    pub patience: Option<Duration>,
 }
 
 /// Has another thread do the work, which is given what it shares with this one, and returns what
@@ -62,14 +59,8 @@ pub fn run<T: Send + 'static>(
         let _ = sender.send(work(shared));
     });
 
-    let Watch {
-        name,
-        progress,
-        patience,
-        ..
-    } = watch;
-    let mut line = Line::begin(progress);
-    let mut until = None;
+    let mut line = Line::begin(watch.progress);
+    let mut patience = None;
     let result = loop {
         line.show(&shared.counters);
         match outcome.recv_timeout(LOOK) {
@@ -80,15 +71,14 @@ pub fn run<T: Send + 'static>(
         if let Some(signal) = signals.received() {
             shared
                 .stop
-                .fail(anyhow!("received {signal}, and ended the {name}"));
+                .fail(anyhow!("received {signal}, and ended the {}", watch.name));
         }
         if shared.stop.is_requested() {
             stop_others();
-            if let Some(patience) = patience
-                && Instant::now() > *until.get_or_insert_with(|| Instant::now() + patience)
-            {
+            if Instant::now() > *patience.get_or_insert_with(|| Instant::now() + PATIENCE) {
                 break Err(anyhow!(
-                    "the {name} was ended while a connection gave no answer"
+                    "the {} was ended while a thread did not",
+                    watch.name
                 ));
             }
         }

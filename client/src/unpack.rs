@@ -24,6 +24,8 @@ struct Members<'a> {
     stream: Stream,
     /// What precedes the names of its members in the backup.
     prefix: Vec<u8>,
+    /// What may precede them in the stream.
+    surplus: &'static [u8],
     /// Files that are received, and not written.
     left_out: &'static [&'static [u8]],
     stop: &'a Stop,
@@ -51,6 +53,7 @@ impl<'a> Unpacker<'a> {
                 stream: folder.stream(),
                 folder,
                 prefix: Vec::new(),
+                surplus: b"",
                 left_out: &[],
                 stop,
                 arriving,
@@ -70,6 +73,8 @@ impl<'a> Unpacker<'a> {
     ) -> Self {
         self.members.stream = stream;
         self.members.prefix = prefix;
+        // As pg_basebackup has it before the directories of WAL.
+        self.members.surplus = b"./";
         self.members.left_out = left_out;
         self
     }
@@ -145,7 +150,9 @@ impl Receiver for Members<'_> {
 
     fn begin(&mut self, member: &Member) -> Result<()> {
         let mode = member.attributes.mode;
-        let path = [&self.prefix, member.path.as_slice()].concat();
+        let name = member.path.as_slice();
+        let name = name.strip_prefix(self.surplus).unwrap_or(name);
+        let path = [&self.prefix, name].concat();
         match member.kind {
             Kind::Directory => self.folder.make_directory(&path, mode),
             Kind::Link if self.folder.has_link(&path) => Ok(()),

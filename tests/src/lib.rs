@@ -11,6 +11,7 @@ pub mod archive;
 pub mod backup;
 pub mod builder;
 pub mod client;
+pub mod crafted;
 pub mod disk;
 pub mod failure;
 pub mod faults;

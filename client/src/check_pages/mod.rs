@@ -26,7 +26,7 @@ use crate::shown;
 use crate::signals::Signals;
 use crate::stderr;
 use crate::stop::Stop;
-use crate::supervise::{self, PATIENCE, Watch};
+use crate::supervise::{self, Watch};
 use crate::workers::{self, Connections, give_up};
 pub use queue::File;
 
@@ -85,7 +85,6 @@ pub fn run(plan: &CheckPlan) -> Result<()> {
         name: "check",
         progress: plan.progress.then_some(ProgressFormat::Text),
         workers: plan.jobs,
-        patience: Some(PATIENCE),
     };
     let findings: Arc<Mutex<Findings>> = Arc::default();
     let heard: Arc<Mutex<Findings>> = Arc::default();

@@ -38,7 +38,6 @@ pub fn run(plan: RestorePlan) -> Result<()> {
         name: "restore",
         progress: plan.progress.then_some(ProgressFormat::Text),
         workers: plan.jobs,
-        patience: None,
     };
     let made = Shelf::default();
     let (clean, verbose) = (plan.clean, plan.verbose);

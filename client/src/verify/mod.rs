@@ -51,7 +51,6 @@ pub fn run(plan: VerifyPlan) -> Result<bool> {
         name: "verification",
         progress: plan.progress.then_some(ProgressFormat::Text),
         workers: plan.jobs,
-        patience: None,
     };
     let quiet = plan.quiet;
     let verified = supervise::run(watch, &signals, || (), move |shared| verify(&plan, shared))?;

@@ -1,0 +1,92 @@
+//! Archives and manifests made by hand, also such as no server would make.
+
+use std::fs;
+use std::path::Path;
+
+use tar::{Archive, EntryType, Header};
+
+use crate::program::{command, run_with_input};
+
+/// The header of a member, with the mode of a file.
+pub fn header(kind: EntryType, name: &str, target: &str, size: u64) -> Vec<u8> {
+    member_header(kind, 0o644, name, target, size)
+}
+
+/// The header of a member.
+pub fn member_header(kind: EntryType, mode: u32, name: &str, target: &str, size: u64) -> Vec<u8> {
+    let mut header = Header::new_ustar();
+    // As bytes, since the crate refuses what is to be refused here.
+    let fields = header.as_old_mut();
+    fields.name[..name.len()].copy_from_slice(name.as_bytes());
+    fields.linkname[..target.len()].copy_from_slice(target.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(size);
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
+/// A file.
+pub fn file(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut member = header(EntryType::Regular, name, "", content.len() as u64);
+    member.extend_from_slice(content);
+    member.resize(member.len().next_multiple_of(512), 0);
+    member
+}
+
+/// A symbolic link.
+pub fn link(name: &str, target: &str) -> Vec<u8> {
+    header(EntryType::Symlink, name, target, 0)
+}
+
+/// A directory.
+pub fn directory(name: &str) -> Vec<u8> {
+    member_header(EntryType::Directory, 0o700, name, "", 0)
+}
+
+/// An archive of members, with its end.
+pub fn archive(members: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = members.concat();
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+/// A manifest of these files, with the right checksum of its own.
+pub fn manifest(files: &str) -> Vec<u8> {
+    let head = format!(
+        "{{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [{files}],\n\
+         \"WAL-Ranges\": [],\n"
+    );
+    let sum = run_with_input(&mut command("sha256sum"), head.as_bytes()).stdout;
+    let sum = String::from_utf8_lossy(&sum);
+    let sum = sum.split_whitespace().next().expect("a checksum");
+    format!("{head}\"Manifest-Checksum\": \"{sum}\"}}\n").into_bytes()
+}
+
+/// A file in a manifest without checksums.
+pub fn entry(path: &str, size: usize) -> String {
+    format!(
+        "{{ \"Path\": \"{path}\", \"Size\": {size}, \"Last-Modified\": \"2026-01-01 00:00:00 GMT\" }}"
+    )
+}
+
+/// Writes an archive anew without a file, if it has it, and with another.
+#[track_caller]
+pub fn edit(path: &Path, without: Option<&str>, with: Option<(&str, &[u8])>) {
+    let bytes = fs::read(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let mut members = Vec::new();
+    let mut archive = Archive::new(&bytes[..]);
+    for entry in archive.entries().expect("an archive") {
+        let entry = entry.expect("a member");
+        if without.map(str::as_bytes) != Some(&*entry.path_bytes()) {
+            let begin = entry.raw_header_position() as usize;
+            let end = entry.raw_file_position() + entry.size().next_multiple_of(512);
+            members.push(bytes[begin..end as usize].to_vec());
+        }
+    }
+    members.extend(with.map(|(name, content)| file(name, content)));
+    fs::write(path, self::archive(&members)).expect("write the archive");
+}
