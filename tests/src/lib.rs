@@ -13,6 +13,7 @@ pub mod builder;
 pub mod client;
 pub mod crafted;
 pub mod disk;
+pub mod encrypted;
 pub mod failure;
 pub mod faults;
 pub mod last_files;

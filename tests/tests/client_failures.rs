@@ -11,7 +11,7 @@ use backup_tests::client::{
     wait_for_streams,
 };
 use backup_tests::leftover;
-use backup_tests::page::quiet_table;
+use backup_tests::page::corrupt_cluster;
 use backup_tests::program::{command, give_to_owner, make_dir, run, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
@@ -22,14 +22,6 @@ fn slow_backup(cluster: &Cluster, target: &Path) -> Command {
     let mut program = backup_of(cluster);
     program.args(["-j", "2", "-r", "8M", "-D"]).arg(target);
     program
-}
-
-/// A cluster with a bad page, whose backup fails at the end of a stream.
-fn corrupt_cluster() -> Cluster {
-    let cluster = Cluster::new();
-    let path = quiet_table(&mut cluster.connect(), "t", 30, "");
-    cluster.flip_bytes(&path, 5);
-    cluster
 }
 
 #[test]
@@ -120,19 +112,14 @@ fn a_signal_ends_the_wait_for_a_checkpoint() {
     for format in [&["-Fp"][..], &["-Ft"], &["-j", "1"]] {
         let (folder, target) = new_target();
         let to_stdout = format[0] == "-j";
-        let mut spread = program();
+        let mut spread = spread_backup(&cluster);
         spread
-            .args(cluster.connection_args("postgres"))
             .args(format)
             .arg("-D")
             .arg(if to_stdout { Path::new("-") } else { &target });
         let canceled = canceled(&cluster);
         let backup = Running::start(&mut spread);
-        cluster.wait_for_sql(
-            "the wait for a checkpoint",
-            "SELECT coalesce(bool_and(phase LIKE 'waiting for checkpoint%'), false)
-             FROM backup_progress()",
-        );
+        wait_for_checkpoint(&cluster);
         backup.signal(if to_stdout { "TERM" } else { "INT" });
         let (status, said) = backup.end();
         assert_eq!(status, Some(1), "{said}");
@@ -142,8 +129,56 @@ fn a_signal_ends_the_wait_for_a_checkpoint() {
         assert_eq!(self::canceled(&cluster), canceled + 1);
         assert!(!cluster.log().contains("connection to client lost"));
     }
+    // A program that is killed cannot tell; the server looks for it.
+    let (_folder, target) = new_target();
+    let backup = Running::start(spread_backup(&cluster).arg("-D").arg(&target));
+    wait_for_checkpoint(&cluster);
+    backup.signal("KILL");
+    assert_eq!(backup.end().0, None);
+    cluster.wait_for_sql(
+        "the end of the backup of a killed program",
+        "SELECT NOT EXISTS (SELECT FROM backup_progress())",
+    );
+    assert!(!target.exists());
     cluster.execute("CHECKPOINT");
     leftover::assert_none(&cluster);
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_the_archive() {
+    let cluster = Cluster::builder()
+        .setting("archive_mode", "on")
+        .setting("archive_command", "false")
+        .start();
+    let (folder, target) = new_target();
+    let backup = Running::start(backup_of(&cluster).arg("-D").arg(&target));
+    cluster.wait_for_sql(
+        "the wait for the archive",
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'BackupWaitWalArchive')",
+    );
+    backup.signal("INT");
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("received SIGINT"), "{said}");
+    assert!(names_in(&folder).is_empty());
+    assert_eq!(canceled(&cluster), 1);
+    leftover::assert_none(&cluster);
+}
+
+/// A backup that waits for its checkpoint; the target is for the caller to add.
+fn spread_backup(cluster: &Cluster) -> Command {
+    let mut program = program();
+    program.args(cluster.connection_args("postgres"));
+    program
+}
+
+#[track_caller]
+fn wait_for_checkpoint(cluster: &Cluster) {
+    cluster.wait_for_sql(
+        "the wait for a checkpoint",
+        "SELECT coalesce(bool_and(phase LIKE 'waiting for checkpoint%'), false)
+         FROM backup_progress()",
+    );
 }
 
 /// How many statements have been canceled at the wish of their users.
