@@ -16,6 +16,7 @@ class Client:
     """A program that runs beside us, with nothing on its standard input unless told."""
 
     running = []
+    peak_kb = 0  # the highest resident size of one that has ended
 
     def __init__(self, command, **options):
         self.name = Path(str(command[0])).name
@@ -28,7 +29,9 @@ class Client:
         """Waits for its end, and returns how many bytes it wrote, where the system tells."""
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         written = bytes_written(self.process.pid)
-        status = self.process.wait()
+        _, status, usage = os.wait4(self.process.pid, 0)
+        status = self.process.returncode = os.waitstatus_to_exitcode(status)
+        Client.peak_kb = max(Client.peak_kb, usage.ru_maxrss)
         Client.running.remove(self)
         if status != 0:
             raise Failed(f"{self.name} ended with status {status}: {self.last_words()}")

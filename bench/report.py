@@ -56,7 +56,7 @@ def section(part, measured, about):
     if not measured:
         return ""
     if part in ALL_CASES:
-        return cases_table(measured, about["bytes"], part == "compression")
+        return cases_table(measured, about["bytes"], part)
     if part == "stages":
         return stages_table(measured)
     if part == "memory":
@@ -66,8 +66,10 @@ def section(part, measured, about):
     return files_table(part, measured)
 
 
-def cases_table(cases, size, by_method):
-    """Whole backups. Compression is compared by method, and shows how small the archives are."""
+def cases_table(cases, size, part):
+    """Whole backups. Compression is compared by method, and shows how small the archives are; clients
+    that write to a directory show the memory that one of them took at most."""
+    by_method, by_client = part == "compression", part == "directory"
     heading = ["case", "wall", "CPU", "ratio", "CPU ratio", "MB/s"]
     rows = []
     base = cases[0]
@@ -84,8 +86,12 @@ def cases_table(cases, size, by_method):
         if by_method:
             written = case["written"]
             rows[-1].append(f"{written / size:.0%}" if written else "")
+        if by_client:
+            rows[-1].append(f"{case['peak_mb']['maximum']:.0f}")
     if by_method:
         heading.append("size")
+    if by_client:
+        heading.append("MB of a client")
     return table(heading, rows)
 
 

@@ -24,11 +24,13 @@ class Case:
 
 @dataclasses.dataclass
 class Run:
-    """What one run took; `written` is the size of its archives, where that is known."""
+    """What one run took; `written` is the size of its archives, where that is known, `peak_mb` the
+    highest resident size of one of its clients."""
 
     wall: float
     cpu: float
     written: int | None
+    peak_mb: float
 
 
 def progress(text):
@@ -46,11 +48,13 @@ def measure(cluster, action):
     """Wall time of an action, and CPU time of all processes of the server and the clients."""
     processes = cluster.processes()
     before = cluster.cpu_seconds() + ended_clients()
+    Client.peak_kb = 0
     began = time.monotonic()
     written = action()
     wall = time.monotonic() - began
     cluster.wait_for_others_to_end(processes)
-    return Run(wall, cluster.cpu_seconds() + ended_clients() - before, written)
+    cpu = cluster.cpu_seconds() + ended_clients() - before
+    return Run(wall, cpu, written, Client.peak_kb / 1024)
 
 
 def take_turns(cluster, cases, repeats, notes, warm_up=False):
@@ -90,6 +94,7 @@ def take_turns(cluster, cases, repeats, notes, warm_up=False):
             "name": name,
             "wall": spread([run.wall for run in runs]),
             "cpu": spread([run.cpu for run in runs]),
+            "peak_mb": spread([run.peak_mb for run in runs]),
             "written": runs[-1].written,
         }
         for name, runs in taken.items()

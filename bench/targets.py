@@ -29,6 +29,8 @@ TARGETS = (
      streams.pg_basebackup_compressed("zstd:1"), 0.55),
 )  # fmt: skip
 MILLION = ("start_backup on 1,000,000 files beyond the checkpoint", 1.5)
+MEASURED = {"wall": "wall time", "cpu": "CPU time", "peak_mb": "memory of a client"}
+PROGRAM_MB = 64  # the memory of the program
 FILES_SECONDS = 2.0  # backup_filelist() and start_backup on 100,000 files
 
 
@@ -42,6 +44,13 @@ def compare(parts):
                 row(what, measured, against, at_most, median(cases, case, measured),
                     median(cases, against, measured))
             )  # fmt: skip
+    if "directory" in parts:
+        cases = {entry["name"]: entry for entry in parts["directory"] or []}
+        name = directories.by_program(4)
+        rows.append(
+            row("4 workers to a directory, pg_parallel_backup", "peak_mb", f"{PROGRAM_MB} MB", 1.0,
+                median(cases, name, "peak_mb"), PROGRAM_MB)
+        )  # fmt: skip
     if "million" in parts:
         seconds = (parts["million"] or {}).get("seconds", {})
         what, at_most = MILLION
@@ -62,7 +71,7 @@ def row(what, measured, against, at_most, ours, theirs):
     ratio = round(ours / theirs, 4) if ours is not None and theirs else None
     return {
         "what": what,
-        "measured": "wall time" if measured == "wall" else "CPU time",
+        "measured": MEASURED[measured],
         "against": against,
         "ratio": ratio,
         "at_most": at_most,

@@ -10,7 +10,6 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Error, Result, ensure};
 use backup_format::archive::{self, END};
@@ -21,6 +20,7 @@ use crate::check::Check;
 use crate::folder::MANIFEST;
 use crate::made::Made;
 use crate::plan::Plan;
+use crate::progress::Counter;
 use crate::received::Files;
 use crate::stop::Stop;
 
@@ -115,7 +115,7 @@ impl Archives {
         worker: usize,
         algorithm: Algorithm,
         stop: &'a Stop,
-        counter: &'a AtomicU64,
+        counter: &'a Counter,
     ) -> Result<Archive<'a>> {
         let is_first = part == Part::Base && worker == 0;
         let path = if is_first {
@@ -142,7 +142,7 @@ impl Archives {
         &self,
         algorithm: Algorithm,
         stop: &'a Stop,
-        counter: &'a AtomicU64,
+        counter: &'a Counter,
     ) -> Result<Closing<'a>> {
         let path = self.first_unfinished();
         let open = || {

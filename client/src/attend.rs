@@ -27,12 +27,12 @@ pub fn attend<T>(
 ) -> Result<T> {
     let mut patience = None;
     loop {
+        show();
         match outcome.recv_timeout(LOOK) {
             Ok(result) => return result,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(anyhow!("the leading thread ended")),
         }
-        show();
         if let Some(name) = signals.received() {
             stop.fail(anyhow!("received {name}, and ended the {what}"));
         }

@@ -1,7 +1,6 @@
 //! A backup from its start to its end: one thread leads, each worker has its own, and the main
 //! thread looks after signals and the progress.
 
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -12,13 +11,14 @@ use crate::attend::attend;
 use crate::connection::{Opener, Session};
 use crate::durable;
 use crate::folder::CONTROL_FILE;
+use crate::interrupt::interruptible;
 use crate::made::Made;
 use crate::manifest;
 use crate::messages;
 use crate::plan::{Format, Plan};
-use crate::progress::{Counters, Line};
+use crate::progress::{Counters, Doing, Expected, Line, Phase, Worker};
 use crate::received::Received;
-use crate::server::{self, Extension, Started};
+use crate::server::{self, Extension, Start, Started};
 use crate::signals::Signals;
 use crate::standby;
 use crate::stdout;
@@ -38,9 +38,10 @@ struct Shared<'a> {
 /// # Errors
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
 pub fn run(plan: &Plan) -> Result<()> {
+    // May ask for a password, before anything else is on the terminal. A signal just ends the
+    // program meanwhile.
+    let (opener, mut session) = Opener::connect(&plan.address)?;
     let signals = Signals::watch()?;
-    // May ask for a password, before anything else is on the terminal.
-    let (opener, session) = Opener::connect(&plan.address)?;
     server::prepare(&session)?;
     let extension = Extension::find(&session)?;
     if !plan.wal {
@@ -51,29 +52,27 @@ pub fn run(plan: &Plan) -> Result<()> {
     let shared: &'static Shared<'static> = Box::leak(Box::new(Shared {
         plan: Box::leak(Box::new(plan.clone())),
         stop: Stop::default(),
-        counters: Counters::default(),
+        counters: Counters::new(if plan.to_stdout { 0 } else { plan.jobs }),
     }));
     let made: &'static Mutex<Made> = Box::leak(Box::default());
     let (sender, outcome) = mpsc::channel();
     thread::spawn(move || {
-        let result = lead(shared, &opener, &session, &extension, made);
+        let result = lead(shared, &opener, &mut session, &extension, made);
         let _ = sender.send(result);
     });
 
-    let mut line = Line::begin();
+    let mut line = Line::begin(plan.progress);
     let result = attend("backup", &outcome, &signals, &shared.stop, || {
-        if plan.progress {
-            line.show(&shared.counters);
-        }
+        line.show(&shared.counters);
     });
+    shared.counters.enter(match result {
+        Ok(()) => Phase::Done,
+        Err(_) => Phase::Failed,
+    });
+    line.finish(&shared.counters);
     match result {
         // A backup that was complete before a signal came stays.
-        Ok(()) => {
-            if plan.progress {
-                line.finish(&shared.counters);
-            }
-            Ok(())
-        }
+        Ok(()) => Ok(()),
         Err(error) => {
             clean_up(plan, &lock(made));
             Err(shared.stop.reason().unwrap_or(error))
@@ -106,24 +105,33 @@ fn clean_up(plan: &Plan, made: &Made) {
 fn lead(
     shared: &Shared<'_>,
     opener: &Opener,
-    session: &Session,
+    session: &mut Session,
     extension: &Extension,
     made: &Mutex<Made>,
 ) -> Result<()> {
-    let plan = shared.plan;
+    let Shared {
+        plan,
+        stop,
+        counters,
+    } = shared;
     say(plan, "waiting for the checkpoint of the backup's start");
     if plan.to_stdout {
         let statement = extension.whole_copy(plan);
-        let (stop, counters) = (&shared.stop, &shared.counters);
-        let count = stdout::pass_on(session, &statement, plan.manifest, stop, counters)?;
+        let count = interruptible(session, opener, stop, |session| {
+            stdout::pass_on(session, &statement, plan.manifest, stop, counters)
+        })?;
         say(plan, &format!("base backup of {count} files completed"));
         return Ok(());
     }
-    let started = extension.start(session, &plan.into())?;
+    let started = interruptible(session, opener, stop, |session| {
+        extension.start(session, &Start::from(*plan))
+    })?;
     let led = (|| {
-        shared.stop.check()?;
-        let total = &shared.counters.total;
-        total.store(started.total_bytes, Ordering::Relaxed);
+        stop.check()?;
+        counters.expect(Expected {
+            bytes: started.total_bytes,
+            files: started.file_count,
+        });
         say(
             plan,
             &format!(
@@ -135,25 +143,31 @@ fn lead(
         let tablespaces = extension.tablespaces(session)?;
         let target = Target::create(plan, &tablespaces, mode, &mut lock(made))?;
         let received = Received::default();
-        run_workers(shared, opener, extension, &started, &target, &received)?;
+        counters.enter(Phase::Copying);
+        run_workers(
+            shared,
+            opener,
+            (session, extension),
+            &started,
+            &target,
+            &received,
+        )?;
         say(plan, "all files are here; ending the backup");
         Ok((target, received))
     })();
     let (target, received) = match led {
         Ok(led) => led,
-        Err(error) => return Err(give_up(extension, session, &shared.stop, error)),
+        Err(error) => return Err(give_up(extension, session, stop, error)),
     };
 
+    counters.enter(Phase::Ending);
     let algorithm = server::algorithm(plan);
-    let sink = target.sink(
-        Request::All,
-        0,
-        algorithm,
-        &shared.stop,
-        &shared.counters.done,
-    )?;
-    receive(session, &extension.closing_copy(plan.wal), sink, &received)
-        .context("could not end the backup")?;
+    let statement = extension.closing_copy(plan.wal);
+    let closed = interruptible(session, opener, stop, |session| {
+        let sink = target.sink(Request::All, 0, algorithm, stop, counters.leader())?;
+        receive(session, &statement, sink, &received, None)
+    });
+    closed.context("could not end the backup")?;
     let standby = if plan.standby {
         Some(standby::settings(
             &session.parameters()?,
@@ -174,7 +188,12 @@ fn complete(
     standby: Option<String>,
     made: &Made,
 ) -> Result<()> {
-    let plan = shared.plan;
+    let Shared {
+        plan,
+        stop,
+        counters,
+    } = shared;
+    counters.enter(Phase::Comparing);
     let files = received.into_files();
     if !files.contains_key(CONTROL_FILE) {
         return Err(anyhow!("the server did not send global/pg_control"));
@@ -186,12 +205,13 @@ fn complete(
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
     }
-    shared.stop.check()?;
+    stop.check()?;
     if let Some(method) = plan.sync {
         say(plan, "syncing data to disk");
-        durable::sync(made, method, plan.jobs, &shared.stop)?;
+        counters.enter(Phase::Syncing);
+        durable::sync(made, method, plan.jobs, stop)?;
     }
-    shared.stop.check()?;
+    stop.check()?;
     target.finish(plan.manifest.is_some())?;
     if plan.sync.is_some() {
         durable::sync_one(&plan.target)?;
@@ -206,7 +226,7 @@ fn complete(
 fn run_workers(
     shared: &Shared<'_>,
     opener: &Opener,
-    extension: &Extension,
+    (leader, extension): (&Session, &Extension),
     started: &Started,
     target: &Target,
     received: &Received,
@@ -216,48 +236,57 @@ fn run_workers(
         .into_iter()
         .map(|request| (request, extension.worker_copy(started, request)))
         .collect();
-    let work = |number| work(shared, opener, &requests, number, target, received);
-    thread::scope(|scope| {
-        let (stop, counters) = (&shared.stop, &shared.counters);
-        workers::spawn(scope, shared.plan.jobs, stop, counters, &work);
-    });
-    shared.stop.check()
+    let work = |number: usize, worker: &Worker| {
+        let connections = Connections::new(
+            (opener, &shared.stop),
+            (number, worker),
+            shared.plan.retries,
+        );
+        work(shared, &requests, connections, target, received)
+    };
+    workers::run(&shared.counters, &shared.stop, &work, || {
+        let _ = extension.abort(leader);
+    })
 }
 
 /// One worker, with as many connections as it loses.
 fn work(
     shared: &Shared<'_>,
-    opener: &Opener,
     requests: &[(Request, String)],
-    number: usize,
+    mut connections: Connections<'_>,
     target: &Target,
     received: &Received,
 ) -> Result<()> {
+    let (number, worker) = (connections.number, connections.worker);
     let algorithm = server::algorithm(shared.plan);
-    let mut connections = Connections::new(opener, &shared.stop, number, shared.plan.retries);
+    let shown = shared.plan.progress.is_some().then_some(worker);
     for (request, statement) in requests {
         connections.run(|session| {
-            let sink = target.sink(
-                *request,
-                number,
-                algorithm,
-                &shared.stop,
-                &shared.counters.done,
-            )?;
-            receive(session, statement, sink, received)
+            worker.begins(Doing::Waiting);
+            let counter = &worker.counter;
+            let sink = target.sink(*request, number, algorithm, &shared.stop, counter)?;
+            receive(session, statement, sink, received, shown)
         })?;
     }
     Ok(())
 }
 
-/// Receives one stream. Its files count when it has ended well.
+/// Receives one stream, and shows what a worker receives. Its files count when it has ended well.
 fn receive(
     session: &Session,
     statement: &str,
     mut sink: Sink<'_>,
     received: &Received,
+    worker: Option<&Worker>,
 ) -> Result<()> {
-    match session.copy(statement, |bytes| sink.take(bytes)) {
+    let result = session.copy(statement, |bytes| {
+        sink.take(bytes)?;
+        if let Some((worker, file)) = worker.zip(sink.current()) {
+            worker.begins(Doing::Receiving(file));
+        }
+        Ok(())
+    });
+    match result {
         Ok(()) => {
             received.add(sink.finish()?);
             Ok(())

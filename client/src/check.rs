@@ -1,22 +1,20 @@
 //! Members of an archive that is kept as it is: their names are looked at, and their checksums
 //! computed, while they pass by.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use anyhow::{Error, Result, ensure};
 use backup_format::checksum::Algorithm;
 use backup_format::member::{Kind, Member, Receiver};
 
 use crate::digest::Digest;
 use crate::folder::{check_name, display};
+use crate::progress::{Counter, Tally};
 use crate::received::{Files, Written};
 
 /// Computes the checksums of members that pass by.
 pub struct Check<'a> {
     prefix: Vec<u8>,
     algorithm: Algorithm,
-    counter: &'a AtomicU64,
-    counted: u64,
+    tally: Tally<'a>,
     current: Option<(Vec<u8>, u64, Digest)>,
     files: Files,
     members: u64,
@@ -24,12 +22,11 @@ pub struct Check<'a> {
 
 impl<'a> Check<'a> {
     /// For an archive whose names in the manifest have a prefix.
-    pub fn new(prefix: Vec<u8>, algorithm: Algorithm, counter: &'a AtomicU64) -> Self {
+    pub fn new(prefix: Vec<u8>, algorithm: Algorithm, counter: &'a Counter) -> Self {
         Self {
             prefix,
             algorithm,
-            counter,
-            counted: 0,
+            tally: Tally::new(counter),
             current: None,
             files: Files::new(),
             members: 0,
@@ -48,15 +45,8 @@ impl<'a> Check<'a> {
 
     /// All have passed, and count.
     pub fn into_files(mut self) -> Files {
-        self.counted = 0;
+        self.tally.keep();
         std::mem::take(&mut self.files)
-    }
-}
-
-impl Drop for Check<'_> {
-    /// What a failed stream has brought does not count.
-    fn drop(&mut self) {
-        self.counter.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 
@@ -83,13 +73,12 @@ impl Receiver for Check<'_> {
         if let Some((_, _, digest)) = &mut self.current {
             digest.update(bytes);
         }
-        let length = bytes.len() as u64;
-        self.counted += length;
-        self.counter.fetch_add(length, Ordering::Relaxed);
+        self.tally.add_bytes(bytes.len());
         Ok(())
     }
 
     fn end(&mut self) -> Result<()> {
+        self.tally.add_file();
         if let Some((path, size, digest)) = self.current.take() {
             let digest = digest.finish();
             self.files.insert(path, Written { size, digest });

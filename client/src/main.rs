@@ -16,6 +16,7 @@ mod connection;
 mod digest;
 mod durable;
 mod folder;
+mod interrupt;
 mod made;
 mod manifest;
 mod messages;
@@ -23,10 +24,12 @@ mod options;
 mod plan;
 mod progress;
 mod received;
+mod screen;
 mod server;
 mod shown;
 mod signals;
 mod standby;
+mod stderr;
 mod stdout;
 mod stop;
 mod target;
@@ -36,35 +39,65 @@ mod workers;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use anyhow::Context as _;
+use clap::Parser as _;
 use options::{Command, CommandLine};
+use plan::ProgressFormat;
 
 fn main() -> ExitCode {
-    let command_line = match CommandLine::try_parse() {
-        Ok(command_line) => command_line,
-        Err(help_or_error) => {
-            let is_error = help_or_error.use_stderr();
-            let _ = help_or_error.print();
-            return if is_error {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
+    match CommandLine::try_parse() {
+        Ok(command_line) => run(command_line),
+        Err(help_or_error) if help_or_error.use_stderr() => {
+            refuse(&help_or_error);
+            ExitCode::FAILURE
         }
+        Err(help) => {
+            let _ = help.print();
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn run(command_line: CommandLine) -> ExitCode {
+    let progress = match &command_line.command {
+        None => command_line.backup.progress(),
+        Some(Command::Check(options)) => options.progress(),
+        Some(Command::Verify(_)) => None,
     };
-    let result = match command_line.command {
-        None => command_line
-            .backup
-            .check()
-            .and_then(|plan| backup::run(&plan)),
-        Some(Command::Check(options)) => options.check().and_then(|plan| check_pages::run(&plan)),
-        Some(Command::Verify(_)) => Ok(()),
-    };
+    let capture = messages::begin(progress).context("could not set up standard error");
+    let result = capture.and_then(|capture| {
+        let result = match command_line.command {
+            None => command_line
+                .backup
+                .check()
+                .and_then(|plan| backup::run(&plan)),
+            Some(Command::Check(options)) => {
+                options.check().and_then(|plan| check_pages::run(&plan))
+            }
+            Some(Command::Verify(_)) => Ok(()),
+        };
+        // What others have written comes before the last message.
+        drop(capture);
+        result
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             messages::error(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A program that reads what this one says reads also that its command line is wrong.
+fn refuse(error: &clap::Error) {
+    if std::env::args_os().any(|argument| argument == "--progress=json")
+        && let Ok(_capture) = messages::begin(Some(ProgressFormat::Json))
+    {
+        let text = error.to_string();
+        let text = text.trim_end();
+        messages::error(text.strip_prefix("error: ").unwrap_or(text));
+    } else {
+        let _ = error.print();
     }
 }

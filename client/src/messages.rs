@@ -1,43 +1,197 @@
-//! What the program says, on standard error. That nobody reads it is no reason to fail.
+//! What the program says, on standard error: as text, around the lines of the progress on a
+//! terminal, or as JSON for programs. That nobody reads it is no reason to fail.
 
 use std::fmt::Display;
-use std::io::Write as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Whether the cursor stands behind the line of the progress.
-static BEHIND_LINE: AtomicBool = AtomicBool::new(false);
-/// As wide as that line, which fits into every terminal.
-const WIDTH: usize = 78;
+use serde::Serialize;
+
+use crate::plan::ProgressFormat;
+use crate::screen::Screen;
+use crate::stderr::Capture;
+
+static OUTPUT: Mutex<Output> = Mutex::new(Output {
+    style: Style::Text,
+    stderr: None,
+});
+
+struct Output {
+    style: Style,
+    /// Standard error itself, where what others write to it comes here first.
+    stderr: Option<File>,
+}
+
+enum Style {
+    Text,
+    Terminal(Screen),
+    Json,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    Info,
+    Warning,
+    Error,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    r#type: &'static str,
+    severity: Severity,
+    text: &'a str,
+}
+
+/// Chooses how messages look beside a progress. What libpq writes to standard error by itself comes
+/// through here as well, until the capture ends.
+///
+/// # Errors
+/// The operating system's.
+pub fn begin(progress: Option<ProgressFormat>) -> io::Result<Option<Capture>> {
+    let style = match progress {
+        Some(ProgressFormat::Json) => Style::Json,
+        Some(ProgressFormat::Text) if is_terminal() => Style::Terminal(Screen::default()),
+        _ => return Ok(None),
+    };
+    let (capture, stderr) = Capture::begin(relay)?;
+    *output() = Output {
+        style,
+        stderr: Some(stderr),
+    };
+    Ok(Some(capture))
+}
+
+/// Lines can be written anew on it.
+fn is_terminal() -> bool {
+    io::stderr().is_terminal()
+        && std::env::var_os("TERM").is_some_and(|name| !name.is_empty() && name != "dumb")
+}
 
 /// Writes one message, with the name of the program before it.
 pub fn say(text: impl Display) {
-    let mut stderr = std::io::stderr().lock();
-    if BEHIND_LINE.swap(false, Ordering::Relaxed) {
-        let _ = write!(stderr, "\r{:WIDTH$}\r", "");
-    }
-    let _ = writeln!(stderr, "pg_parallel_backup: {text}");
-}
-
-/// Writes the line of the progress over the last one; the next message takes its place.
-pub fn show_line(text: &str) {
-    let mut stderr = std::io::stderr().lock();
-    BEHIND_LINE.store(true, Ordering::Relaxed);
-    let _ = write!(stderr, "\r{text:<WIDTH$}").and_then(|()| stderr.flush());
-}
-
-/// Leaves the line of the progress where it is.
-pub fn leave_line() {
-    if BEHIND_LINE.swap(false, Ordering::Relaxed) {
-        let _ = writeln!(std::io::stderr().lock());
-    }
+    output().message(Severity::Info, &text.to_string());
 }
 
 /// Writes a warning.
 pub fn warn(text: impl Display) {
-    say(format_args!("warning: {text}"));
+    output().message(Severity::Warning, &text.to_string());
 }
 
 /// Writes what the program failed by.
 pub fn error(text: impl Display) {
-    say(format_args!("error: {text}"));
+    output().message(Severity::Error, &text.to_string());
+}
+
+/// Passes on a line that others wrote to standard error.
+fn relay(line: &str) {
+    let severity = if line.starts_with("WARNING:") {
+        Severity::Warning
+    } else {
+        Severity::Info
+    };
+    let mut output = output();
+    match output.style {
+        Style::Json => output.message(severity, line),
+        Style::Text | Style::Terminal(_) => output.line(line),
+    }
+}
+
+/// Writes a line as it is.
+pub fn write_line(line: &str) {
+    output().line(line);
+}
+
+/// Whether the progress is drawn on a terminal.
+pub fn on_terminal() -> bool {
+    matches!(output().style, Style::Terminal(_))
+}
+
+/// Whether the terminal has another size than when the progress was last drawn.
+pub fn is_resized() -> bool {
+    let output = output();
+    match (&output.style, &output.stderr) {
+        (Style::Terminal(screen), Some(terminal)) => screen.is_resized(terminal),
+        _ => false,
+    }
+}
+
+/// Draws the lines of the progress over those before, at a width and a height of the terminal.
+pub fn show_lines(lines: impl FnOnce(usize, usize) -> Vec<String>) {
+    output().on_screen(|screen, terminal| screen.draw(terminal, lines));
+}
+
+/// Takes the lines of the progress away.
+pub fn clear_lines() {
+    output().on_screen(|screen, terminal| screen.clear(terminal));
+}
+
+fn output() -> MutexGuard<'static, Output> {
+    OUTPUT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Output {
+    fn message(&mut self, severity: Severity, text: &str) {
+        if let Style::Json = self.style {
+            let message = Message {
+                r#type: "message",
+                severity,
+                text,
+            };
+            // Text always has a form.
+            if let Ok(line) = serde_json::to_string(&message) {
+                self.line(&line);
+            }
+            return;
+        }
+        let severity = match severity {
+            Severity::Info => "",
+            Severity::Warning => "warning: ",
+            Severity::Error => "error: ",
+        };
+        self.line(&format!("pg_parallel_backup: {severity}{text}"));
+    }
+
+    fn line(&mut self, line: &str) {
+        let line = format!("{}\n", printable(line));
+        match &mut self.style {
+            Style::Terminal(_) => self.on_screen(|screen, terminal| screen.above(terminal, &line)),
+            Style::Text | Style::Json => self.write(line.as_bytes()),
+        }
+    }
+
+    /// Has a screen say what to write to the terminal.
+    fn on_screen(&mut self, change: impl FnOnce(&mut Screen, &File) -> String) {
+        if let (Style::Terminal(screen), Some(terminal)) = (&mut self.style, &self.stderr) {
+            let text = change(screen, terminal);
+            self.write(text.as_bytes());
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        let _ = match &self.stderr {
+            Some(stderr) => (&*stderr).write_all(bytes),
+            None => io::stderr().lock().write_all(bytes),
+        };
+    }
+}
+
+/// Names in a message may come from anywhere: no terminal has to obey them.
+fn printable(text: &str) -> String {
+    let is_harmless = |letter: char| !letter.is_control() || matches!(letter, '\n' | '\t');
+    text.chars()
+        .map(|letter| if is_harmless(letter) { letter } else { '?' })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_has_nothing_to_obey() {
+        assert_eq!(printable("a\tb\nä"), "a\tb\nä");
+        assert_eq!(printable("\u{1b}[2Jx\r\u{9b}y\0"), "?[2Jx??y?");
+    }
 }

@@ -28,6 +28,15 @@ pub enum SyncMethod {
     Syncfs,
 }
 
+/// For whom the progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressFormat {
+    /// For people.
+    Text,
+    /// For programs: standard error holds one JSON object a line and nothing else.
+    Json,
+}
+
 /// What is to be done, with everything checked that can be without a server.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -65,8 +74,8 @@ pub struct Plan {
     pub sync: Option<SyncMethod>,
     /// Whether to remove what was made after an error.
     pub clean: bool,
-    /// Whether to show the progress.
-    pub progress: bool,
+    /// How to show the progress; `None` not to.
+    pub progress: Option<ProgressFormat>,
     /// Whether to say what happens.
     pub verbose: bool,
     /// How often a lost connection is replaced.
@@ -84,8 +93,8 @@ pub struct CheckPlan {
     pub max_rate: Option<u32>,
     /// Whether the checkpoint hurries.
     pub fast: bool,
-    /// Whether to show the progress.
-    pub progress: bool,
+    /// How to show the progress; `None` not to.
+    pub progress: Option<ProgressFormat>,
     /// Whether to say what happens.
     pub verbose: bool,
     /// How often a lost connection is replaced.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use backup_format::checksum::Algorithm;
 
 use crate::check_pages::File;
@@ -110,6 +110,42 @@ pub fn take_names_as_they_are(session: &Session) -> Result<()> {
 pub fn show_notices(session: &Session) -> Result<()> {
     session.rows("SET client_min_messages = notice", &[])?;
     Ok(())
+}
+
+/// The process of the server that a session has. A number alone could be another's by now, or that
+/// of another server, where there are several.
+#[derive(Clone, Debug)]
+pub struct Backend(Option<(String, String)>);
+
+impl Backend {
+    /// Of a session.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn of(session: &Session) -> Result<Self> {
+        let rows = session.rows(
+            "SELECT pid, extract(epoch FROM backend_start) FROM pg_stat_activity
+             WHERE pid = pg_backend_pid()",
+            &[],
+        )?;
+        let identity = |row: &Row| Ok::<_, Error>((text(row, 0)?, text(row, 1)?));
+        Ok(Self(rows.first().map(identity).transpose()?))
+    }
+
+    /// Has another session of the same role cancel what it does.
+    ///
+    /// # Errors
+    /// libpq's and the server's.
+    pub fn cancel(&self, opener: &Opener) -> Result<()> {
+        if let Some((pid, start)) = &self.0 {
+            open(opener)?.rows(
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+                 WHERE pid::text = $1 AND extract(epoch FROM backend_start)::text = $2",
+                &[pid.as_bytes(), start.as_bytes()],
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl Extension {

@@ -14,7 +14,7 @@ use crate::check::Check;
 use crate::connection::Session;
 use crate::folder::{CONTROL_FILE, MANIFEST};
 use crate::manifest;
-use crate::progress::Counters;
+use crate::progress::{Counters, Phase};
 use crate::stop::Stop;
 
 /// Passes a whole backup on, and returns the number of its files.
@@ -36,7 +36,7 @@ pub fn pass_on(
     let check = Check::new(
         Vec::new(),
         algorithm.unwrap_or(Algorithm::None),
-        &counters.done,
+        counters.leader(),
     );
     let mut passing = Passing {
         output,
@@ -48,12 +48,17 @@ pub fn pass_on(
         manifest: Vec::new(),
         in_manifest: false,
     };
+    let mut begun = false;
     session.copy(statement, |bytes| {
         stop.check()?;
+        if !std::mem::replace(&mut begun, true) {
+            counters.enter(Phase::Copying);
+        }
         reader.push(bytes, &mut members)?;
         passing.pass(bytes)
     })?;
     reader.finish()?;
+    counters.enter(Phase::Comparing);
     let files = members.check.into_files();
     ensure!(
         files.contains_key(CONTROL_FILE),

@@ -1,7 +1,5 @@
 //! Where a backup goes: a directory that starts as it is, or archives.
 
-use std::sync::atomic::AtomicU64;
-
 use anyhow::Result;
 use backup_format::checksum::Algorithm;
 
@@ -9,6 +7,7 @@ use crate::archives::{Archive, Archives, Closing, Part};
 use crate::folder::Folder;
 use crate::made::Made;
 use crate::plan::{Format, Plan};
+use crate::progress::Counter;
 use crate::received::Files;
 use crate::server::Tablespace;
 use crate::stop::Stop;
@@ -81,7 +80,7 @@ impl Target {
         worker: usize,
         algorithm: Algorithm,
         stop: &'a Stop,
-        counter: &'a AtomicU64,
+        counter: &'a Counter,
     ) -> Result<Sink<'a>> {
         Ok(match (self, request) {
             (Self::Tar(archives, _), Request::Part(part)) => {

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Error, Result, bail};
 use backup_format::checksum::Algorithm;
@@ -12,6 +11,7 @@ use cap_std::fs::File;
 use crate::claims::Stream;
 use crate::digest::Digest;
 use crate::folder::{Folder, display};
+use crate::progress::{Counter, Tally};
 use crate::received::{Files, Written};
 use crate::stop::Stop;
 
@@ -26,10 +26,7 @@ struct Members<'a> {
     stream: Stream,
     algorithm: Algorithm,
     stop: &'a Stop,
-    /// Bytes that this and others have written, for the progress.
-    counter: &'a AtomicU64,
-    /// Of these, what this stream has.
-    counted: u64,
+    tally: Tally<'a>,
     current: Option<Current>,
     files: Files,
     /// Which of them have not their own names yet.
@@ -51,7 +48,7 @@ impl<'a> Unpacker<'a> {
         folder: &'a Folder,
         algorithm: Algorithm,
         stop: &'a Stop,
-        counter: &'a AtomicU64,
+        counter: &'a Counter,
     ) -> Self {
         Self {
             reader: Reader::default(),
@@ -60,8 +57,7 @@ impl<'a> Unpacker<'a> {
                 folder,
                 algorithm,
                 stop,
-                counter,
-                counted: 0,
+                tally: Tally::new(counter),
                 current: None,
                 files: Files::new(),
                 aside: HashSet::new(),
@@ -88,7 +84,7 @@ impl<'a> Unpacker<'a> {
         for path in &members.aside {
             members.folder.settle(path, members.stream)?;
         }
-        members.counted = 0;
+        members.tally.keep();
         Ok(std::mem::take(&mut members.files))
     }
 
@@ -111,13 +107,6 @@ impl<'a> Unpacker<'a> {
             .current
             .as_ref()
             .map(|file| display(&file.path))
-    }
-}
-
-impl Drop for Members<'_> {
-    /// What a failed stream has brought does not count.
-    fn drop(&mut self) {
-        self.counter.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 
@@ -154,14 +143,13 @@ impl Receiver for Members<'_> {
                 .file
                 .write_all(bytes)
                 .with_context(|| format!("could not write file \"{}\"", display(&current.path)))?;
-            let length = bytes.len() as u64;
-            self.counted += length;
-            self.counter.fetch_add(length, Ordering::Relaxed);
+            self.tally.add_bytes(bytes.len());
         }
         Ok(())
     }
 
     fn end(&mut self) -> Result<()> {
+        self.tally.add_file();
         if let Some(current) = self.current.take() {
             let path = || display(&current.path);
             let written = current.file.metadata();

@@ -1,58 +1,81 @@
 //! The threads that work beside each other, each with a connection of its own.
 
-use std::sync::atomic::Ordering;
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
 
 use crate::connection::{Failure, Opener, Session};
 use crate::messages;
-use crate::progress::Counters;
+use crate::progress::{Counters, Doing, Worker};
 use crate::server::{self, Extension};
 use crate::stop::Stop;
 
+/// How often to look whether the workers are to stop.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long to wait before a connection that was lost is replaced.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Begins workers 0 to `jobs` - 1. When one fails, all are to stop.
-pub fn spawn<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    jobs: usize,
-    stop: &'scope Stop,
-    counters: &'scope Counters,
-    work: &'scope (impl Fn(usize) -> Result<()> + Sync),
-) -> Vec<ScopedJoinHandle<'scope, ()>> {
-    let work = move |number: usize| {
-        counters.workers.fetch_add(1, Ordering::Relaxed);
-        let result = work(number);
-        counters.workers.fetch_sub(1, Ordering::Relaxed);
+/// Has all workers do their work, each with its number. When one fails, or the work is to stop for
+/// another reason, `end` is called at once: workers that wait for the server must hear of it there.
+///
+/// # Errors
+/// Where it was to stop.
+pub fn run(
+    counters: &Counters,
+    stop: &Stop,
+    work: &(impl Fn(usize, &Worker) -> Result<()> + Sync),
+    end: impl FnOnce(),
+) -> Result<()> {
+    let work = |number: usize, worker: &Worker| {
+        let result = work(number, worker);
+        worker.begins(Doing::Ended);
         if let Err(error) = result {
             // The others have nothing to work for.
             stop.fail(error.context(format!("worker {number} failed")));
         }
     };
-    (0..jobs)
-        .map(|number| scope.spawn(move || work(number)))
-        .collect()
+    let work = &work;
+    thread::scope(|scope| {
+        let workers = counters.workers().iter().enumerate();
+        let workers: Vec<_> = workers
+            .map(|(number, worker)| scope.spawn(move || work(number, worker)))
+            .collect();
+        while !workers.iter().all(|worker| worker.is_finished()) {
+            thread::sleep(LOOK);
+            if stop.is_requested() {
+                end();
+                break;
+            }
+        }
+    });
+    stop.check()
 }
 
 /// The connections of one worker: one after the other, as they get lost.
 pub struct Connections<'a> {
     opener: &'a Opener,
     stop: &'a Stop,
-    number: usize,
+    /// The worker's number.
+    pub number: usize,
+    /// The worker, as others see it.
+    pub worker: &'a Worker,
     retries: u32,
     session: Option<Session>,
 }
 
 impl<'a> Connections<'a> {
     /// For a worker that may lose as many as `retries`.
-    pub fn new(opener: &'a Opener, stop: &'a Stop, number: usize, retries: u32) -> Self {
+    pub fn new(
+        (opener, stop): (&'a Opener, &'a Stop),
+        (number, worker): (usize, &'a Worker),
+        retries: u32,
+    ) -> Self {
         Self {
             opener,
             stop,
             number,
+            worker,
             retries,
             session: None,
         }
@@ -65,18 +88,10 @@ impl<'a> Connections<'a> {
     pub fn run<T>(&mut self, mut work: impl FnMut(&mut Session) -> Result<T>) -> Result<T> {
         loop {
             self.stop.check()?;
-            let result = (|| {
-                let mut session = match self.session.take() {
-                    Some(session) => session,
-                    None => server::open(self.opener)?,
-                };
-                let done = work(&mut session)?;
-                self.session = Some(session);
-                Ok(done)
-            })();
-            match result {
+            match self.try_once(&mut work) {
                 Err(error) if self.retries > 0 && is_lost(&error) && !self.stop.is_requested() => {
                     self.retries -= 1;
+                    self.worker.begins(Doing::Lost);
                     messages::warn(format_args!(
                         "worker {} lost its connection and gets another: {error:#}",
                         self.number
@@ -87,6 +102,20 @@ impl<'a> Connections<'a> {
                 result => return result,
             }
         }
+    }
+
+    /// A session in which the work has failed is used no more.
+    fn try_once<T>(&mut self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => {
+                self.worker.begins(Doing::Connecting);
+                server::open(self.opener)?
+            }
+        };
+        let done = work(&mut session)?;
+        self.session = Some(session);
+        Ok(done)
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::program::{account, command, run, signal};
+use crate::program::{account, command, give_to_owner, run, signal};
 use crate::scratch::{self, Folder};
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
@@ -58,6 +59,15 @@ pub fn new_target() -> (Folder, PathBuf) {
     let folder = Folder::new("t");
     let target = folder.join("backup");
     (folder, target)
+}
+
+/// A file that only its owner can read, as those with passwords and keys must be.
+pub fn private_file(folder: &Path, name: &str, content: &str) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, content).expect("write a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode");
+    give_to_owner(&path);
+    path
 }
 
 /// Runs a command that must fail as the program fails; what it said.

@@ -29,6 +29,7 @@ pub mod standin;
 pub mod stepwise;
 pub mod stream;
 pub mod template;
+pub mod terminal;
 pub mod turn;
 pub mod wait;
 pub mod wal;

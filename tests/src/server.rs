@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub struct Builder {
     settings: String,
     environment: Vec<(String, OsString)>,
     disk_megabytes: Option<u32>,
+    over_tcp: bool,
 }
 
 /// A data directory and the server on it. Dropping it stops the server and removes the folder.
@@ -55,6 +57,8 @@ pub struct Cluster {
     disk: Option<Disk>,
     dir: Folder,
     port: u16,
+    /// Where it listens besides its socket.
+    addresses: &'static str,
     postmaster: Option<Child>,
     /// Holds the tablespaces of a restored cluster.
     #[allow(dead_code)]
@@ -102,6 +106,12 @@ impl Builder {
         self
     }
 
+    /// Has the server listen on 127.0.0.1 as well, at a port that is free now.
+    pub fn over_tcp(mut self) -> Self {
+        self.over_tcp = true;
+        self
+    }
+
     /// Makes the data directory and starts a server on it.
     pub fn start(self) -> Cluster {
         if self.extension {
@@ -126,6 +136,10 @@ impl Builder {
         }
         let mut cluster = Cluster::empty();
         cluster.environment.clone_from(&self.environment);
+        if self.over_tcp {
+            cluster.addresses = "127.0.0.1";
+            cluster.port = free_port();
+        }
         cluster.disk = self
             .disk_megabytes
             .and_then(|megabytes| Disk::mount(&cluster.data_dir(), megabytes));
@@ -151,6 +165,7 @@ impl Cluster {
             settings: String::new(),
             environment: Vec::new(),
             disk_megabytes: None,
+            over_tcp: false,
         }
     }
 
@@ -187,6 +202,7 @@ impl Cluster {
             disk: None,
             dir: Folder::new("c"),
             port: 50_000 + (scratch::number() % 10_000) as u16,
+            addresses: "",
             postmaster: None,
             origin: None,
             may_crash: AtomicBool::new(false),
@@ -215,7 +231,7 @@ impl Cluster {
         postgres
             .arg("-D")
             .arg(self.data_dir())
-            .args(["-c", "listen_addresses="])
+            .args(["-c", &format!("listen_addresses={}", self.addresses)])
             .args(["-c", "unix_socket_permissions=0777"])
             .args(["-c", &format!("port={}", self.port)])
             .arg("-c")
@@ -409,6 +425,12 @@ impl Drop for Cluster {
             assert!(crashes.is_empty(), "the server crashed: {crashes:?}");
         }
     }
+}
+
+/// A port of 127.0.0.1 that nobody listens on.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
 }
 
 fn process_id(child: &Child) -> i32 {

@@ -124,25 +124,39 @@ fn a_signal_ends_the_wait_for_a_checkpoint() {
         .setting("checkpoint_timeout", "30min")
         .start();
     cluster.execute("CREATE TABLE dirty AS SELECT repeat('x', 900) FROM generate_series(1, 8000)");
-    let (folder, target) = new_target();
-    let mut spread = program();
-    spread
-        .args(cluster.connection_args("postgres"))
-        .arg("-D")
-        .arg(&target);
-    let backup = Running::start(&mut spread);
-    cluster.wait_for_sql(
-        "the wait for a checkpoint",
-        "SELECT coalesce(bool_and(phase LIKE 'waiting for checkpoint%'), false)
-         FROM backup_progress()",
-    );
-    backup.signal("INT");
-    let (status, said) = backup.end();
-    assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("received SIGINT"), "{said}");
-    assert!(names_in(&folder).is_empty());
+    for format in [&["-Fp"][..], &["-Ft"], &["-j", "1"]] {
+        let (folder, target) = new_target();
+        let to_stdout = format[0] == "-j";
+        let mut spread = program();
+        spread
+            .args(cluster.connection_args("postgres"))
+            .args(format)
+            .arg("-D")
+            .arg(if to_stdout { Path::new("-") } else { &target });
+        let canceled = canceled(&cluster);
+        let backup = Running::start(&mut spread);
+        cluster.wait_for_sql(
+            "the wait for a checkpoint",
+            "SELECT coalesce(bool_and(phase LIKE 'waiting for checkpoint%'), false)
+             FROM backup_progress()",
+        );
+        backup.signal(if to_stdout { "TERM" } else { "INT" });
+        let (status, said) = backup.end();
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("received SIG"), "{said}");
+        assert!(names_in(&folder).is_empty());
+        // The server was told, and has not found out by itself.
+        assert_eq!(self::canceled(&cluster), canceled + 1);
+        assert!(!cluster.log().contains("connection to client lost"));
+    }
     cluster.execute("CHECKPOINT");
     leftover::assert_none(&cluster);
+}
+
+/// How many statements have been canceled at the wish of their users.
+fn canceled(cluster: &Cluster) -> usize {
+    let words = "canceling statement due to user request";
+    cluster.log().matches(words).count()
 }
 
 #[test]

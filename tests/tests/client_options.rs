@@ -1,12 +1,10 @@
 //! The command line of the program: what it refuses before it touches anything, and how it
 //! connects.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use backup_tests::client::{expect_failure, names_in, new_target, program, verify};
-use backup_tests::program::{give_to_owner, succeed};
+use backup_tests::client::{expect_failure, names_in, new_target, private_file, program, verify};
+use backup_tests::program::succeed;
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
 
@@ -159,14 +157,6 @@ fn cluster_with_password() -> (Cluster, Folder) {
         "SELECT count(*) = 2 FROM pg_hba_file_rules WHERE error IS NULL",
     );
     (cluster, Folder::new("t"))
-}
-
-fn private_file(folder: &Folder, name: &str, content: &str) -> PathBuf {
-    let path = folder.join(name);
-    fs::write(&path, content).expect("write a file");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode");
-    give_to_owner(&path);
-    path
 }
 
 #[test]

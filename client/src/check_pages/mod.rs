@@ -10,19 +10,18 @@ mod queue;
 mod relations;
 mod report;
 
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Error, Result, ensure};
 
 use crate::attend::attend;
 use crate::connection::{Failure, Opener, Session};
+use crate::interrupt::interruptible;
 use crate::messages;
 use crate::plan::CheckPlan;
-use crate::progress::{Counters, Line};
+use crate::progress::{self, Counters, Doing, Expected, Line, Phase, Tally};
 use crate::server::{self, DAMAGE, Extension, Start, Started};
 use crate::shown;
 use crate::signals::Signals;
@@ -33,9 +32,6 @@ pub use queue::File;
 use damage::Findings;
 use queue::Queue;
 use relations::Named;
-
-/// How often the leader looks whether its workers are to stop.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// What all threads share.
 struct Shared {
@@ -63,8 +59,9 @@ struct Checked {
 /// # Errors
 /// Where something is, and whatever keeps a file from being looked at.
 pub fn run(plan: &CheckPlan) -> Result<()> {
+    // A signal just ends the program until there is something to end in order.
+    let (opener, mut session) = Opener::connect(&plan.address)?;
     let signals = Signals::watch()?;
-    let (opener, session) = Opener::connect(&plan.address)?;
     server::prepare(&session)?;
     let extension = Extension::find(&session)?;
     ensure!(
@@ -77,26 +74,24 @@ pub fn run(plan: &CheckPlan) -> Result<()> {
     let shared: &'static Shared = Box::leak(Box::new(Shared {
         plan: plan.clone(),
         stop: Stop::default(),
-        counters: Counters::default(),
+        counters: Counters::new(plan.jobs),
         findings: Mutex::default(),
     }));
     let (sender, outcome) = mpsc::channel();
     thread::spawn(move || {
-        let _ = sender.send(lead(shared, &opener, &session, &extension));
+        let _ = sender.send(lead(shared, &opener, &mut session, &extension));
     });
-    let mut line = Line::begin();
+    let mut line = Line::begin(plan.progress);
     let result = attend("check", &outcome, &signals, &shared.stop, || {
-        if plan.progress {
-            line.show(&shared.counters);
-        }
+        line.show(&shared.counters);
     });
+    shared.counters.enter(match result {
+        Ok(_) => Phase::Done,
+        Err(_) => Phase::Failed,
+    });
+    line.finish(&shared.counters);
     match result {
-        Ok(checked) => {
-            if plan.progress {
-                line.finish(&shared.counters);
-            }
-            report::conclude(&checked)
-        }
+        Ok(checked) => report::conclude(&checked),
         Err(error) => {
             let findings = std::mem::take(&mut *shared.findings());
             report::leave_off(findings);
@@ -108,7 +103,7 @@ pub fn run(plan: &CheckPlan) -> Result<()> {
 fn lead(
     shared: &Shared,
     opener: &Opener,
-    session: &Session,
+    session: &mut Session,
     extension: &Extension,
 ) -> Result<Checked> {
     let plan = &shared.plan;
@@ -122,14 +117,18 @@ fn lead(
         manifest: None,
         retain_wal: false,
     };
-    let started = extension.start(session, &start)?;
+    let started = interruptible(session, opener, &shared.stop, |session| {
+        extension.start(session, &start)
+    })?;
     let led = (|| {
         shared.stop.check()?;
         let queue = Queue::new(extension.files(session)?);
-        let total = &shared.counters.total;
-        total.store(queue.bytes(), Ordering::Relaxed);
-        let count = queue.files();
-        say(plan, &format!("checking {count} files"));
+        shared.counters.expect(Expected {
+            bytes: queue.bytes(),
+            files: queue.files() as u64,
+        });
+        shared.counters.enter(Phase::Copying);
+        say(plan, &format!("checking {} files", queue.files()));
         run_workers(shared, opener, session, extension, &started, &queue)?;
         Ok(queue)
     })();
@@ -159,32 +158,26 @@ fn run_workers(
     started: &Started,
     queue: &Queue,
 ) -> Result<()> {
-    let work = |number| {
+    let work = |number: usize, worker: &progress::Worker| {
         let mut worker = Worker {
             shared,
             extension,
             backup_id: started.backup_id,
-            connections: Connections::new(opener, &shared.stop, number, shared.plan.retries),
+            connections: Connections::new(
+                (opener, &shared.stop),
+                (number, worker),
+                shared.plan.retries,
+            ),
         };
         while let Some(batch) = queue.next() {
             worker.check(batch)?;
         }
         Ok(())
     };
-    let Shared { stop, counters, .. } = shared;
-    thread::scope(|scope| {
-        let workers = workers::spawn(scope, shared.plan.jobs, stop, counters, &work);
-        while !workers.iter().all(|worker| worker.is_finished()) {
-            thread::sleep(LOOK);
-            if stop.is_requested() {
-                // Workers that wait for the server hear of it by the end of the backup. Where this
-                // fails, so it does when it is tried again.
-                let _ = extension.abort(leader);
-                break;
-            }
-        }
-    });
-    stop.check()
+    workers::run(&shared.counters, &shared.stop, &work, || {
+        // Where this fails, so it does when it is tried again.
+        let _ = extension.abort(leader);
+    })
 }
 
 /// One thread, with its connection.
@@ -237,6 +230,10 @@ impl Worker<'_> {
     fn look_at(&mut self, files: &[File]) -> Result<Looked> {
         let paths: Vec<_> = files.iter().map(|file| file.path.as_slice()).collect();
         let (extension, backup_id) = (self.extension, self.backup_id);
+        if let Some(first) = files.first() {
+            let doing = Doing::Receiving(shown::name(&first.path));
+            self.connections.worker.begins(doing);
+        }
         let (looked, notices) = self.connections.run(|session| {
             session.keep_notices();
             let looked = extension.look_at(session, backup_id, &paths);
@@ -266,9 +263,12 @@ impl Worker<'_> {
 
     fn note(&self, files: &[File], findings: Findings) {
         self.shared.findings().extend(findings);
-        let bytes = files.iter().map(|file| file.size).sum();
-        let done = &self.shared.counters.done;
-        done.fetch_add(bytes, Ordering::Relaxed);
+        let mut tally = Tally::new(&self.connections.worker.counter);
+        for file in files {
+            tally.add_bytes(usize::try_from(file.size).unwrap_or(usize::MAX));
+            tally.add_file();
+        }
+        tally.keep();
     }
 }
 

@@ -8,7 +8,7 @@ use backup_format::checksum::Algorithm;
 use clap::{Args, ValueEnum};
 
 use super::{ConnectionOptions, GENERAL, OUTPUT};
-use crate::plan::{Format, Plan, SyncMethod};
+use crate::plan::{Format, Plan, ProgressFormat, SyncMethod};
 use crate::values::{check_jobs, is_slot_name, parse_mapping, parse_rate};
 
 /// How to take a backup.
@@ -70,9 +70,9 @@ pub struct BackupOptions {
     #[arg(long, value_name = "METHOD", default_value = "fsync", help_heading = GENERAL)]
     sync_method: SyncMethod,
 
-    /// show progress information
-    #[arg(short = 'P', long, help_heading = GENERAL)]
-    progress: bool,
+    /// show progress information; as JSON, with all messages, it is for programs
+    #[arg(short = 'P', long, value_name = "text|json", num_args = 0..=1, require_equals = true, default_missing_value = "text", help_heading = GENERAL)]
+    progress: Option<ProgressFormat>,
 
     /// output verbose messages
     #[arg(short = 'v', long, help_heading = GENERAL)]
@@ -111,6 +111,11 @@ pub(super) enum Checkpoint {
 }
 
 impl BackupOptions {
+    /// How to show the progress; `None` not to.
+    pub fn progress(&self) -> Option<ProgressFormat> {
+        self.progress
+    }
+
     /// Checks everything that can be checked without a server or a file.
     ///
     /// # Errors

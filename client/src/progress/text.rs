@@ -1,0 +1,286 @@
+//! The progress for people: a line for the whole, and one for each worker.
+
+use std::time::Duration;
+
+use super::view::{View, WorkerView};
+use super::{Doing, Phase};
+
+/// A file is named where so many columns are left for it; the rate goes before that.
+const ROOM_FOR_FILE: usize = 16;
+
+/// One line, for those who have no terminal.
+pub fn plain(view: &View) -> String {
+    let working = |worker: &&WorkerView| worker.doing != Doing::Ended;
+    let workers = view.workers.iter().filter(working).count();
+    let workers = (view.phase == Phase::Copying && !view.workers.is_empty())
+        .then(|| format!("{workers} workers"));
+    join([Some(amount(view)), rate(view), workers, remainder(view)])
+}
+
+/// Lines for a terminal, the first of them for the whole. None is longer than it is wide, and they
+/// leave a row of it for messages.
+pub fn lines(view: &View, columns: usize, rows: usize) -> Vec<String> {
+    let mut lines = vec![whole(view, columns)];
+    if view.phase == Phase::Copying {
+        let room = rows.saturating_sub(2);
+        lines.extend(workers(&view.workers, columns, room));
+    }
+    lines
+}
+
+/// The longest line that fits.
+fn whole(view: &View, columns: usize) -> String {
+    let short = || view.percent().map_or_else(|| amount(view), percent);
+    let rate = rate(view);
+    let remainder = remainder(view);
+    let forms = [
+        join([Some(amount(view)), rate.clone(), remainder.clone()]),
+        join([Some(short()), rate, remainder.clone()]),
+        join([Some(short()), remainder]),
+        short(),
+    ];
+    let fits = |form: &&String| form.len() <= columns;
+    let form = forms.iter().find(fits).unwrap_or(&forms[3]);
+    form.chars().take(columns).collect()
+}
+
+/// The lines of the workers, or of some of them, those first that have something to do.
+fn workers(workers: &[WorkerView], columns: usize, room: usize) -> Vec<String> {
+    let mut order: Vec<_> = workers.iter().enumerate().collect();
+    let mut named = order.len();
+    if named > room {
+        order.sort_by_key(|(_, worker)| worker.doing == Doing::Ended);
+        // The last line tells of the others, where it is not the only one.
+        named = if room > 1 { room - 1 } else { room };
+    }
+    let digits = workers.len().saturating_sub(1).to_string().len();
+    let mut lines: Vec<_> = order[..named]
+        .iter()
+        .map(|(number, worker)| worker_line(&format!("{number:digits$}"), worker, columns))
+        .collect();
+    if room > 1 && named < workers.len() {
+        let more = format!("and {} more workers", workers.len() - named);
+        lines.push(more.chars().take(columns).collect());
+    }
+    lines
+}
+
+fn worker_line(number: &str, worker: &WorkerView, columns: usize) -> String {
+    let says = |text: &str| {
+        let line = format!("worker {number}: {text}");
+        line.chars().take(columns).collect()
+    };
+    match &worker.doing {
+        Doing::Connecting => says("connecting"),
+        Doing::Waiting => says("waiting"),
+        Doing::Lost => says("lost its connection"),
+        Doing::Ended => says("done"),
+        Doing::Receiving(file) => {
+            let forms = [
+                format!("worker {number}: {:>7} kB/s  ", kb(worker.rate as u64)),
+                format!("worker {number}: "),
+                format!("{number}: "),
+            ];
+            let has_room = |form: &&String| form.len() + ROOM_FOR_FILE <= columns;
+            let form = forms.iter().find(has_room).unwrap_or(&forms[2]);
+            let line = format!("{form}{}", tail(file, columns.saturating_sub(form.len())));
+            line.chars().take(columns).collect()
+        }
+    }
+}
+
+/// The end of a file's name, which says more than its beginning. What a terminal would not show as
+/// one column, or obey, is a question mark.
+fn tail(name: &str, columns: usize) -> String {
+    let printable = |letter: char| {
+        if matches!(letter, ' '..='~') {
+            letter
+        } else {
+            '?'
+        }
+    };
+    let letters: Vec<_> = name.chars().map(printable).collect();
+    if letters.len() <= columns {
+        return letters.into_iter().collect();
+    }
+    let dots = "...".get(..columns.min(3)).unwrap_or_default();
+    let kept = columns - dots.len();
+    dots.chars()
+        .chain(letters[letters.len() - kept..].iter().copied())
+        .collect()
+}
+
+/// In kB, as pg_basebackup shows it. Files that are sent at the end are beyond what was expected.
+fn amount(view: &View) -> String {
+    match (view.expected, view.percent()) {
+        (Some(expected), Some(share)) => format!(
+            "{}/{} kB ({})",
+            kb(view.bytes),
+            kb(expected.bytes),
+            percent(share)
+        ),
+        _ if view.phase == Phase::Starting => "waiting for checkpoint".to_owned(),
+        _ => format!("{} kB", kb(view.bytes)),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{}%", share as u64)
+}
+
+fn rate(view: &View) -> Option<String> {
+    matches!(view.phase, Phase::Copying | Phase::Ending | Phase::Done)
+        .then(|| format!("{} kB/s", kb(view.rate as u64)))
+}
+
+/// What is still to be done.
+fn remainder(view: &View) -> Option<String> {
+    match view.phase {
+        Phase::Copying => view.left().map(|left| format!("{} left", clock(left))),
+        Phase::Ending => Some("ending the backup".to_owned()),
+        Phase::Comparing => Some("comparing with the manifest".to_owned()),
+        Phase::Syncing => Some("syncing data to disk".to_owned()),
+        Phase::Done => Some(format!("in {}", clock(view.elapsed))),
+        Phase::Starting | Phase::Failed => None,
+    }
+}
+
+fn join<const N: usize>(parts: [Option<String>; N]) -> String {
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    parts.join(", ")
+}
+
+fn kb(bytes: u64) -> u64 {
+    bytes / 1024
+}
+
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{hours:02}:{minutes:02}:{seconds:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Expected;
+    use super::*;
+
+    fn worker(doing: Doing) -> WorkerView {
+        WorkerView {
+            doing,
+            bytes: 0,
+            rate: 5e6,
+        }
+    }
+
+    fn receiving(file: &str) -> WorkerView {
+        worker(Doing::Receiving(file.to_owned()))
+    }
+
+    fn view(phase: Phase, bytes: u64, workers: Vec<WorkerView>) -> View {
+        View {
+            phase,
+            elapsed: Duration::from_secs(40),
+            bytes: bytes << 20,
+            files: 0,
+            expected: (bytes > 0).then_some(Expected {
+                bytes: 400 << 20,
+                files: 0,
+            }),
+            rate: f64::from(10 << 20),
+            workers,
+        }
+    }
+
+    #[test]
+    fn a_line_says_how_much_how_fast_and_how_long() {
+        let line = |phase, bytes, workers| plain(&view(phase, bytes, workers));
+        assert_eq!(line(Phase::Starting, 0, vec![]), "waiting for checkpoint");
+        assert_eq!(line(Phase::Copying, 0, vec![]), "0 kB, 10240 kB/s");
+        assert_eq!(
+            line(
+                Phase::Copying,
+                100,
+                vec![receiving("a"), worker(Doing::Ended), worker(Doing::Lost)]
+            ),
+            "102400/409600 kB (25%), 10240 kB/s, 2 workers, 00:00:30 left"
+        );
+        assert_eq!(
+            line(Phase::Syncing, 400, vec![worker(Doing::Ended)]),
+            "409600/409600 kB (100%), syncing data to disk"
+        );
+        assert_eq!(
+            line(Phase::Done, 400, vec![]),
+            "409600/409600 kB (100%), 10240 kB/s, in 00:00:40"
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_narrow_terminal_is_left_out() {
+        let view = view(Phase::Copying, 100, vec![]);
+        for (columns, expected) in [
+            (80, "102400/409600 kB (25%), 10240 kB/s, 00:00:30 left"),
+            (49, "102400/409600 kB (25%), 10240 kB/s, 00:00:30 left"),
+            (48, "25%, 10240 kB/s, 00:00:30 left"),
+            (29, "25%, 00:00:30 left"),
+            (17, "25%"),
+            (2, "25"),
+        ] {
+            assert_eq!(lines(&view, columns, 24), [expected]);
+        }
+    }
+
+    #[test]
+    fn a_worker_shows_its_file_or_what_it_does() {
+        let file = "pg_tblspc/16400/PG_15_202209061/5/16394";
+        let doing = [receiving(file), worker(Doing::Lost), worker(Doing::Waiting)];
+        let lines = |columns| lines(&view(Phase::Copying, 100, doing.to_vec()), columns, 24);
+        assert_eq!(
+            lines(80)[1..],
+            [
+                "worker 0:    4882 kB/s  pg_tblspc/16400/PG_15_202209061/5/16394",
+                "worker 1: lost its connection",
+                "worker 2: waiting"
+            ]
+        );
+        assert_eq!(lines(40)[1], "worker 0:    4882 kB/s  ...09061/5/16394");
+        assert_eq!(lines(30)[1], "worker 0: ...202209061/5/16394");
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_terminal() {
+        let many: Vec<_> = (0..12)
+            .map(|_| receiving("base/5/1 \u{1b}[2J\n世"))
+            .collect();
+        for phase in [
+            Phase::Starting,
+            Phase::Copying,
+            Phase::Ending,
+            Phase::Syncing,
+        ] {
+            let view = view(phase, 100, many.clone());
+            for columns in 0..100 {
+                for line in lines(&view, columns, 50) {
+                    assert!(line.len() <= columns && line.is_ascii(), "{line}");
+                    assert!(!line.contains(char::is_control), "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_low_terminal_shows_the_workers_that_work() {
+        let mut many: Vec<_> = (0..9).map(|_| receiving("x")).collect();
+        many[0] = worker(Doing::Ended);
+        let view = view(Phase::Copying, 100, many);
+        let lines = |rows| lines(&view, 80, rows);
+        assert_eq!(lines(11).len(), 10);
+        assert_eq!(lines(5).len(), 4);
+        assert!(lines(5)[1].starts_with("worker 1: "));
+        assert_eq!(lines(5)[3], "and 7 more workers");
+        assert_eq!(lines(3).len(), 2);
+        for rows in [0, 1, 2] {
+            assert_eq!(lines(rows).len(), 1);
+        }
+    }
+}

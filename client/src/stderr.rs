@@ -1,0 +1,54 @@
+//! Standard error, on which others write as well: libpq the server's warnings, for instance.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::stdio::{dup2_stderr, stderr};
+
+/// How long to wait for what is still under way at the end. A command that this program has started
+/// may keep its standard error open for longer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What others write to standard error is handed over line by line, as long as this exists.
+#[derive(Debug)]
+pub struct Capture {
+    stderr: File,
+    ended: Receiver<()>,
+}
+
+impl Capture {
+    /// Begins, and returns standard error itself.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn begin(take: impl Fn(&str) + Send + 'static) -> io::Result<(Self, File)> {
+        let own = File::from(rustix::io::fcntl_dupfd_cloexec(stderr(), 3)?);
+        let own_too = own.try_clone()?;
+        let (from_others, to_us) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (sender, ended) = mpsc::channel();
+        dup2_stderr(&to_us)?;
+        thread::spawn(move || {
+            let lines = BufReader::new(File::from(from_others)).split(b'\n');
+            for line in lines.map_while(Result::ok) {
+                take(&String::from_utf8_lossy(&line));
+            }
+            let _ = sender.send(());
+        });
+        let stderr = own_too;
+        Ok((Self { stderr, ended }, own))
+    }
+}
+
+impl Drop for Capture {
+    /// Standard error is what it was, and what has been written to it is handed over.
+    fn drop(&mut self) {
+        // The pipe ends with the last of those who can write to it.
+        if dup2_stderr(&self.stderr).is_ok() {
+            let _ = self.ended.recv_timeout(PATIENCE);
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! What the command line program shows while it works: on a terminal, in a log, and to programs.
+
+use std::path::Path;
+use std::process::Command;
+
+use backup_tests::client::{Running, backup_of, expect_failure, names_in, new_target, program};
+use backup_tests::leftover;
+use backup_tests::page::quiet_table;
+use backup_tests::program::{account, run};
+use backup_tests::server::Cluster;
+use backup_tests::terminal::Terminal;
+use serde_json::Value;
+
+const USUAL: (u16, u16) = (80, 24);
+
+/// A backup that takes a while: the cluster has more than 22 MB.
+fn slow_backup(cluster: &Cluster, jobs: &str, rate: &str, target: &Path) -> Command {
+    let mut program = backup_of(cluster);
+    program
+        .args(["-P", "-j", jobs, "-r", rate, "-D"])
+        .arg(target);
+    program
+}
+
+/// The line for the whole, in its longest form.
+fn is_whole(row: &str) -> bool {
+    let digit = |letter: char| letter.is_ascii_digit();
+    row.starts_with(digit) && row.contains(" kB (") && row.contains("%), ") && row.contains("kB/s")
+}
+
+fn is_message(row: &str) -> bool {
+    row.starts_with("pg_parallel_backup: ")
+}
+
+/// Rows of messages, the line for the whole, and one for each of so many workers; nothing else.
+fn is_block(rows: &[String], workers: usize) -> bool {
+    let messages = rows.iter().take_while(|row| is_message(row)).count();
+    let block = &rows[messages..];
+    block.len() == workers + 1
+        && is_whole(&block[0])
+        && block[1..]
+            .iter()
+            .enumerate()
+            .all(|(number, row)| row.starts_with(&format!("worker {number}: ")))
+}
+
+fn receives(row: &str) -> bool {
+    row.contains(" kB/s  ") && row.contains('/')
+}
+
+#[test]
+fn a_terminal_shows_the_whole_and_each_worker() {
+    let cluster = Cluster::new();
+    let (_folder, target) = new_target();
+    let mut backup = slow_backup(&cluster, "2", "6M", &target);
+    let terminal = Terminal::start(backup.arg("-v"), (120, 24));
+    terminal.wait_for("line for the whole and each worker", |rows| {
+        is_block(rows, 2)
+            && rows.iter().any(|row| row.ends_with(" left"))
+            && rows.iter().filter(|row| receives(row)).count() == 2
+    });
+    // A message goes above the lines.
+    cluster.execute(
+        "SELECT pg_terminate_backend(min(pid)) FROM pg_stat_progress_basebackup
+         WHERE pid NOT IN (SELECT leader_pid FROM backup_progress())",
+    );
+    terminal.wait_for("message above them", |rows| {
+        let text = rows.join("\n");
+        let lost = text.find("lost its connection and gets another");
+        let whole = rows.iter().position(|row| is_whole(row));
+        lost.is_some() && whole.is_some_and(|at| rows.len() == at + 3)
+    });
+    let (status, rows, raw) = terminal.end();
+    assert_eq!(status, Some(0), "{rows:?}");
+    let whole: Vec<_> = rows.iter().filter(|row| is_whole(row)).collect();
+    assert_eq!(whole.len(), 1, "{rows:?}");
+    assert!(
+        whole[0].contains("(100%)") && whole[0].contains(" in 00:"),
+        "{rows:?}"
+    );
+    assert_eq!(whole[0], rows.last().expect("the last line"));
+    assert!(
+        !rows.iter().any(|row| row.starts_with("worker ")),
+        "{rows:?}"
+    );
+    for words in [
+        "waiting for checkpoint",
+        "all files are here",
+        "base backup completed",
+    ] {
+        assert!(raw.contains(words), "{raw}");
+    }
+    assert!(raw.ends_with("\r\n"), "{raw:?}");
+}
+
+#[test]
+fn a_terminal_may_be_narrow_low_and_change() {
+    let cluster = Cluster::new();
+    let (folder, target) = new_target();
+    let mut terminal = Terminal::start(&slow_backup(&cluster, "4", "400k", &target), (24, 4));
+    terminal.wait_for("line for the whole and two for the workers", |rows| {
+        rows.len() == 3
+            && rows[0].contains("%, ")
+            && rows[0].ends_with(" left")
+            && rows[1].starts_with("0: ")
+            && rows[2] == "and 3 more workers"
+    });
+    let before = terminal.rows();
+    assert!(before.iter().all(|row| row.len() <= 21), "{before:?}");
+    terminal.resize(USUAL.0, USUAL.1);
+    terminal.wait_for("line for each worker", |rows| is_block(rows, 4));
+    terminal.resize(40, 6);
+    terminal.wait_for(
+        "shorter line for the whole, and one for each worker",
+        |rows| {
+            rows.len() == 5
+                && rows[0].contains("%, ")
+                && !rows[0].contains("kB (")
+                && rows[1..].iter().all(|row| row.starts_with("worker "))
+        },
+    );
+    terminal.resize(80, 2);
+    terminal.wait_for("line for the whole alone", |rows| {
+        rows.len() == 1 && is_whole(&rows[0])
+    });
+    terminal.type_keys("\u{3}");
+    let (status, rows, _) = terminal.end();
+    assert_eq!(status, Some(1), "{rows:?}");
+    // Nothing of the progress is left.
+    assert_eq!(
+        rows,
+        ["pg_parallel_backup: error: received SIGINT, and ended the backup"]
+    );
+    assert!(names_in(&folder).is_empty());
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn a_failure_leaves_a_terminal_clean() {
+    let cluster = corrupt_cluster();
+    let (_folder, target) = new_target();
+    let terminal = Terminal::start(&slow_backup(&cluster, "2", "6M", &target), (200, 24));
+    terminal.wait_for("line for each worker", |rows| {
+        rows.iter().any(|row| is_whole(row)) && rows.iter().any(|row| row.starts_with("worker 1: "))
+    });
+    let (status, rows, _) = terminal.end();
+    assert_eq!(status, Some(1), "{rows:?}");
+    let progress = |row: &String| is_whole(row) || row.starts_with("worker ");
+    assert!(!rows.iter().any(progress), "{rows:?}");
+    assert!(
+        rows.iter()
+            .any(|row| row.starts_with("pg_parallel_backup: error: worker ")),
+        "{rows:?}"
+    );
+    // What the server warns of is there too, a line of its own.
+    assert!(
+        rows.iter().any(|row| row.starts_with("WARNING:  ")),
+        "{rows:?}"
+    );
+}
+
+/// A cluster with a bad page, whose backup fails at the end of a stream.
+fn corrupt_cluster() -> Cluster {
+    let cluster = Cluster::new();
+    let path = quiet_table(&mut cluster.connect(), "t", 30, "");
+    cluster.flip_bytes(&path, 5);
+    cluster
+}
+
+#[test]
+fn without_a_terminal_there_are_plain_lines() {
+    let cluster = Cluster::new();
+    let (folder, target) = new_target();
+    let mut backup = slow_backup(&cluster, "2", "8M", &target);
+    let output = run(&mut backup);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert_plain(&said);
+    // Neither is a terminal that cannot move its cursor used as one that can.
+    let dumb = folder.join("dumb");
+    let mut backup = slow_backup(&cluster, "2", "500M", &dumb);
+    let (status, _, raw) = Terminal::start(backup.env("TERM", "dumb"), USUAL).end();
+    assert_eq!(status, Some(0), "{raw}");
+    assert_plain(&raw.replace("\r\n", "\n"));
+}
+
+#[track_caller]
+fn assert_plain(said: &str) {
+    assert!(said.ends_with('\n'), "{said:?}");
+    assert!(!said.contains(['\u{1b}', '\r']), "{said:?}");
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines[0], "waiting for checkpoint", "{said}");
+    assert!(
+        lines[1..]
+            .iter()
+            .all(|line| is_whole(line) || line.contains("(100%)")),
+        "{said}"
+    );
+    let last = lines.last().expect("a line");
+    assert!(
+        last.contains("(100%), ") && last.contains(" in 00:"),
+        "{said}"
+    );
+}
+
+/// All lines of standard error, each of which must be an object.
+#[track_caller]
+fn objects(said: &str) -> Vec<Value> {
+    let parse = |line: &str| match serde_json::from_str(line) {
+        Ok(object @ Value::Object(_)) => object,
+        other => panic!("{line:?}: {other:?}\n{said}"),
+    };
+    said.lines().map(parse).collect()
+}
+
+fn messages<'a>(objects: &'a [Value], severity: &str) -> Vec<&'a str> {
+    objects
+        .iter()
+        .filter(|object| object["type"] == "message" && object["severity"] == severity)
+        .filter_map(|object| object["text"].as_str())
+        .collect()
+}
+
+#[test]
+fn programs_get_an_object_a_line() {
+    let cluster = Cluster::new();
+    let (_folder, target) = new_target();
+    let mut backup = backup_of(&cluster);
+    // The server has a notice that WAL must be copied.
+    backup.args([
+        "--progress=json",
+        "-v",
+        "-X",
+        "none",
+        "-j",
+        "2",
+        "-r",
+        "8M",
+        "-D",
+    ]);
+    let (status, said) = Running::start(backup.arg(&target)).end();
+    assert_eq!(status, Some(0), "{said}");
+    let objects = objects(&said);
+    let progress: Vec<_> = objects
+        .iter()
+        .filter(|object| object["type"] == "progress")
+        .collect();
+
+    let phase = |object: &&Value| object["phase"].as_str().map(str::to_owned);
+    let mut phases: Vec<_> = progress.iter().filter_map(phase).collect();
+    phases.dedup();
+    let order = [
+        "starting",
+        "copying",
+        "ending",
+        "comparing",
+        "syncing",
+        "done",
+    ];
+    let places: Vec<_> = phases
+        .iter()
+        .map(|phase| order.iter().position(|known| known == phase).expect(phase))
+        .collect();
+    assert!(places.is_sorted(), "{phases:?}");
+    assert!(phases.contains(&"copying".to_owned()), "{phases:?}");
+    assert_eq!(
+        objects.last().map(|object| &object["phase"]),
+        Some(&"done".into())
+    );
+
+    let mut before = 0;
+    let mut received = 0;
+    for object in &progress {
+        let number = |key: &str| {
+            object[key]
+                .as_u64()
+                .unwrap_or_else(|| panic!("{key}: {object}"))
+        };
+        let bytes = number("bytes");
+        assert!(bytes >= before, "{said}");
+        before = bytes;
+        number("files");
+        number("rate");
+        assert!(object["elapsed"].as_f64().is_some(), "{object}");
+        let workers = object["workers"].as_array().expect("workers");
+        assert_eq!(workers.len(), 2, "{object}");
+        let of_workers: u64 = workers
+            .iter()
+            .filter_map(|worker| worker["bytes"].as_u64())
+            .sum();
+        assert!(of_workers <= bytes, "{object}");
+        received += workers
+            .iter()
+            .filter(|worker| worker["state"] == "receiving" && worker["file"].is_string())
+            .count();
+        if object["phase"] == "starting" {
+            assert!(
+                object["bytes_total"].is_null() && object["percent"].is_null(),
+                "{object}"
+            );
+        } else {
+            assert!(
+                number("bytes_total") >= bytes && number("files_total") > 900,
+                "{object}"
+            );
+            let percent = object["percent"].as_f64().expect("percent");
+            assert!((0.0..=100.0).contains(&percent), "{object}");
+        }
+    }
+    assert!(received > 0, "{said}");
+    let copying = |object: &&&Value| object["phase"] == "copying" && object["eta"].is_number();
+    assert!(progress.iter().any(|object| copying(&object)), "{said}");
+    let last = progress.last().expect("the end");
+    assert_eq!(last["percent"], 100.0, "{said}");
+    assert_eq!(last["bytes"], last["bytes_total"], "{said}");
+    assert!(last["files"].as_u64() > Some(900), "{said}");
+    assert!(
+        messages(&objects, "info")
+            .iter()
+            .any(|text| text.starts_with("NOTICE:  ")),
+        "{said}"
+    );
+    assert!(
+        messages(&objects, "info").contains(&"base backup completed"),
+        "{said}"
+    );
+}
+
+#[test]
+fn programs_get_an_object_a_line_when_it_fails() {
+    let cluster = corrupt_cluster();
+    let (folder, target) = new_target();
+    let mut backup = backup_of(&cluster);
+    let said = expect_failure(
+        backup
+            .args(["--progress=json", "-j", "2", "-D"])
+            .arg(&target),
+    );
+    let all = objects(&said);
+    let failed = |object: &Value| object["type"] == "progress" && object["phase"] == "failed";
+    assert_eq!(
+        all.iter().filter(|object| failed(object)).count(),
+        1,
+        "{said}"
+    );
+    let last = all.last().expect("the error");
+    assert_eq!(
+        (&last["type"], &last["severity"]),
+        (&"message".into(), &"error".into()),
+        "{said}"
+    );
+    assert!(
+        last["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("checksum")),
+        "{said}"
+    );
+    assert!(!messages(&all, "warning").is_empty(), "{said}");
+
+    // Also before anything has begun.
+    for args in [&["-h", "/nowhere"][..], &["-j", "0"], &["--unknown"]] {
+        let mut program = program();
+        program
+            .args(["--progress=json", "-D"])
+            .arg(&target)
+            .args(args);
+        let said = expect_failure(&mut program);
+        let all = objects(&said);
+        assert_eq!(messages(&all, "error").len(), 1, "{args:?}: {said}");
+        assert_eq!(all.len(), 1, "{args:?}: {said}");
+    }
+    assert!(names_in(&folder).is_empty());
+}
+
+#[test]
+fn the_option_takes_no_word_that_follows() {
+    let cluster = Cluster::new();
+    let (folder, _) = new_target();
+    for (number, args) in [
+        &["-Pv"][..],
+        &["-P", "-v"],
+        &["--progress", "-v"],
+        &["--progress=text", "-v"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut backup = backup_of(&cluster);
+        backup
+            .args(args)
+            .arg("-D")
+            .arg(folder.join(number.to_string()));
+        let output = run(&mut backup);
+        let said = account(&backup, &output);
+        assert!(output.status.success(), "{said}");
+        assert!(
+            said.contains("kB/s, in 00:") && said.contains("completed"),
+            "{said}"
+        );
+    }
+    let mut backup = backup_of(&cluster);
+    let said = expect_failure(
+        backup
+            .args(["--progress", "json", "-D"])
+            .arg(folder.join("none")),
+    );
+    assert!(said.contains("'json'"), "{said}");
+    let mut backup = backup_of(&cluster);
+    let said = expect_failure(
+        backup
+            .args(["--progress=xml", "-D"])
+            .arg(folder.join("none")),
+    );
+    assert!(said.contains("'xml'"), "{said}");
+}
