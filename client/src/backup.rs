@@ -176,7 +176,9 @@ fn lead(
     } else {
         None
     };
-    complete(shared, &target, received, standby, &lock(made))
+    // A lock that is held while the disk is waited for would keep the main thread from ending.
+    let made = lock(made).clone();
+    complete(shared, &target, received, standby, &made)
 }
 
 /// Everything has arrived: compares it with the manifest, has it reach the disk, and removes the

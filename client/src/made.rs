@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 /// What was made, to be removed after an error.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Made {
     directories: Vec<Directory>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Directory {
     path: PathBuf,
     origin: Origin,
