@@ -312,7 +312,11 @@ fn a_file_that_cannot_be_read_hides_no_other() {
     cluster.write_file(&misnamed, &[0; PAGE_SIZE]);
     let closed = "base/closed";
     cluster.write_file(closed, b"1");
-    fs::set_permissions(cluster.data_dir().join(closed), Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(
+        cluster.data_dir().join(closed),
+        Permissions::from_mode(0o000),
+    )
+    .expect("chmod");
     let pages: Vec<_> = paths
         .iter()
         .map(|path| (path.as_str(), &[1, 4][..]))
@@ -386,7 +390,7 @@ fn a_file_whose_name_is_no_utf8_is_shown_all_the_same() {
     let path = cluster.data_dir().join(OsStr::from_bytes(&name));
     fs::write(&path, "1").expect("a file");
     give_to_owner(&path);
-    fs::set_permissions(&path, Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(&path, Permissions::from_mode(0o000)).expect("chmod");
     let (found, said) = outcome(&cluster, check_of(&cluster).args(["-d", "latin"]), 1);
     let why = "could not open file \"base/Ma\\337e\": Permission denied";
     assert_eq!(found, [line("base/Ma\\337e", "-", "-", "-", why)], "{said}");
