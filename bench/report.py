@@ -68,7 +68,8 @@ def section(part, measured, about):
 
 def cases_table(cases, size, part):
     """Whole backups. Compression is compared by method, and shows how small the archives are; clients
-    that write to a directory show the memory that one of them took at most."""
+    that write to a directory show the memory that one of them took at most, which cannot come out below
+    that of this interpreter."""
     by_method, by_client = part == "compression", part == "directory"
     heading = ["case", "wall", "CPU", "ratio", "CPU ratio", "MB/s"]
     rows = []

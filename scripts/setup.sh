@@ -31,6 +31,7 @@ missing_system_parts() {
     have shellcheck || echo shellcheck
     { have gzip && have lz4 && have zstd; } || echo compressors
     have fincore || echo fincore
+    have openssl || echo openssl
     rust_is_new_enough || echo rust
 }
 
@@ -63,6 +64,7 @@ packages_for() {
         shellcheck) echo shellcheck ;;
         compressors) echo gzip lz4 zstd ;;
         fincore) echo util-linux-extra ;;
+        openssl) echo openssl ;;
         rust) echo rustup ;;
     esac
 }
@@ -81,6 +83,7 @@ describe() {
         shellcheck) echo "shellcheck" ;;
         compressors) echo "gzip, lz4 and zstd" ;;
         fincore) echo "fincore (util-linux)" ;;
+        openssl) echo "openssl, the program" ;;
         rust) echo "Rust $RUST_VERSION or later with cargo, from https://rustup.rs" ;;
     esac
 }

@@ -127,19 +127,14 @@ fn a_signal_ends_the_wait_for_a_checkpoint() {
     for format in [&["-Fp"][..], &["-Ft"], &["-j", "1"]] {
         let (folder, target) = new_target();
         let to_stdout = format[0] == "-j";
-        let mut spread = program();
+        let mut spread = spread_backup(&cluster);
         spread
-            .args(cluster.connection_args("postgres"))
             .args(format)
             .arg("-D")
             .arg(if to_stdout { Path::new("-") } else { &target });
         let canceled = canceled(&cluster);
         let backup = Running::start(&mut spread);
-        cluster.wait_for_sql(
-            "the wait for a checkpoint",
-            "SELECT coalesce(bool_and(phase LIKE 'waiting for checkpoint%'), false)
-             FROM backup_progress()",
-        );
+        wait_for_checkpoint(&cluster);
         backup.signal(if to_stdout { "TERM" } else { "INT" });
         let (status, said) = backup.end();
         assert_eq!(status, Some(1), "{said}");
@@ -149,8 +144,35 @@ fn a_signal_ends_the_wait_for_a_checkpoint() {
         assert_eq!(self::canceled(&cluster), canceled + 1);
         assert!(!cluster.log().contains("connection to client lost"));
     }
+    // A program that is killed cannot tell; the server looks for it.
+    let (_folder, target) = new_target();
+    let backup = Running::start(spread_backup(&cluster).arg("-D").arg(&target));
+    wait_for_checkpoint(&cluster);
+    backup.signal("KILL");
+    assert_eq!(backup.end().0, None);
+    cluster.wait_for_sql(
+        "the end of the backup of a killed program",
+        "SELECT NOT EXISTS (SELECT FROM backup_progress())",
+    );
+    assert!(!target.exists());
     cluster.execute("CHECKPOINT");
     leftover::assert_none(&cluster);
+}
+
+/// A backup that waits for its checkpoint; the target is for the caller to add.
+fn spread_backup(cluster: &Cluster) -> Command {
+    let mut program = program();
+    program.args(cluster.connection_args("postgres"));
+    program
+}
+
+#[track_caller]
+fn wait_for_checkpoint(cluster: &Cluster) {
+    cluster.wait_for_sql(
+        "the wait for a checkpoint",
+        "SELECT coalesce(bool_and(phase LIKE 'waiting for checkpoint%'), false)
+         FROM backup_progress()",
+    );
 }
 
 /// How many statements have been canceled at the wish of their users.

@@ -34,7 +34,7 @@ fn a_large_cluster_takes_little_memory() {
         let (_folder, target) = new_target();
         let mut backup = backup_of(&cluster);
         backup.args([format, "-j", "4", "-D"]).arg(&target);
-        let mut measure = command("/usr/bin/python3");
+        let mut measure = command("python3");
         measure.args(["-c", MEASURE]).arg(backup.get_program());
         let printed = succeed(measure.args(backup.get_args()));
         println!("{format}: {printed}");

@@ -327,6 +327,30 @@ fn programs_get_an_object_a_line() {
 }
 
 #[test]
+fn programs_see_one_archive_without_its_size() {
+    let cluster = Cluster::new();
+    let mut backup = backup_of(&cluster);
+    let (status, said) = Running::start(backup.args(["--progress=json", "-D", "-"])).end();
+    assert_eq!(status, Some(0), "{said}");
+    let objects = objects(&said);
+    for object in &objects {
+        assert_eq!(object["type"], "progress", "{said}");
+        for key in ["bytes_total", "files_total", "percent", "eta"] {
+            assert!(object[key].is_null(), "{key}: {said}");
+        }
+        assert_eq!(
+            object["workers"].as_array().map(Vec::len),
+            Some(0),
+            "{said}"
+        );
+    }
+    let last = objects.last().expect("an object");
+    assert_eq!(last["phase"], "done", "{said}");
+    assert!(last["bytes"].as_u64() > Some(20 << 20), "{said}");
+    assert!(last["rate"].as_u64() > Some(0), "{said}");
+}
+
+#[test]
 fn programs_get_an_object_a_line_when_it_fails() {
     let cluster = corrupt_cluster();
     let (folder, target) = new_target();

@@ -105,9 +105,10 @@ impl Counters {
         }
     }
 
-    /// The next phase begins.
+    /// A phase begins. None follows the last ones, whatever a thread that was left behind says.
     pub fn enter(&self, phase: Phase) {
-        lock(&self.state).phase = phase;
+        let mut state = lock(&self.state);
+        state.phase = state.phase.max(phase);
     }
 
     /// It is known how much there is to come.
