@@ -13,9 +13,45 @@ mod template;
 #[allow(dead_code)]
 mod values;
 
-use clap::CommandFactory;
+use std::io::{self, Write as _};
 
-fn main() -> std::io::Result<()> {
-    let page = clap_mangen::Man::new(options::CommandLine::command());
-    page.render(&mut std::io::stdout().lock())
+use clap::{Command, CommandFactory};
+use clap_mangen::Man;
+
+/// One page for all commands.
+fn main() -> io::Result<()> {
+    let mut program = options::CommandLine::command();
+    program.build();
+    let commands: Vec<_> = program.get_subcommands().cloned().collect();
+    // Here they have sections rather than pages of their own.
+    let mut page = render(|output| Man::new(program.clone()).render(output))?;
+    let mut sections = String::new();
+    for command in &commands {
+        let name = command.get_name();
+        page = page.replace(&format!("pg_parallel_backup\\-{name}(1)"), name);
+        sections.push_str(&section(command)?);
+    }
+    let end = page.find(".SH EXTRA").unwrap_or(page.len());
+    page.insert_str(end, &sections);
+    io::stdout().lock().write_all(page.as_bytes())
+}
+
+fn section(command: &Command) -> io::Result<String> {
+    let man = Man::new(command.clone());
+    let parts = render(|output| {
+        man.render_synopsis_section(output)?;
+        man.render_options_section(output)
+    })?;
+    let name = command.get_name();
+    Ok(format!(
+        ".SH \"COMMAND {}\"\n{}",
+        name.to_uppercase(),
+        parts.replace(".SH ", ".SS ")
+    ))
+}
+
+fn render(work: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<String> {
+    let mut output = Vec::new();
+    work(&mut output)?;
+    String::from_utf8(output).map_err(io::Error::other)
 }

@@ -1,8 +1,6 @@
 //! A backup from its start to its end: one thread leads, each worker has its own, and the main
 //! thread looks after signals and the progress.
 
-use std::thread;
-
 use anyhow::{Context, Result, anyhow};
 
 use crate::connection::{Opener, Session};
@@ -122,7 +120,14 @@ fn lead(
         let target = Target::create(plan, &tablespaces, &shared.commands, mode, &mut made.lock())?;
         let received = Received::default();
         counters.enter(Phase::Copying);
-        run_workers(shared, opener, extension, &started, &target, &received)?;
+        run_workers(
+            shared,
+            opener,
+            (session, extension),
+            &started,
+            &target,
+            &received,
+        )?;
         say(plan, "all files are here; ending the backup");
         Ok((target, received))
     })();
@@ -146,7 +151,9 @@ fn lead(
     } else {
         None
     };
-    complete(shared, &target, received, standby, &made.lock())
+    // A lock that is held while the disk is waited for would keep the main thread from ending.
+    let made = made.lock().clone();
+    complete(shared, &target, received, standby, &made)
 }
 
 /// Everything has arrived: compares it with the manifest, has it reach the disk, and removes the
@@ -195,46 +202,44 @@ fn complete(
 fn run_workers(
     shared: &Shared<'_>,
     opener: &Opener,
-    extension: &Extension,
+    (leader, extension): (&Session, &Extension),
     started: &Started,
     target: &Target,
     received: &Received,
 ) -> Result<()> {
+    let Shared {
+        plan,
+        stop,
+        counters,
+        ..
+    } = *shared;
     let requests: Vec<_> = target
         .requests()
         .into_iter()
-        .map(|request| {
-            (
-                request,
-                extension.worker_copy(started, request, shared.plan),
-            )
-        })
+        .map(|request| (request, extension.worker_copy(started, request, plan)))
         .collect();
     let work = |number: usize, worker: &Worker| {
-        let numbered = (number, worker);
-        work(shared, opener, &requests, numbered, target, received)
+        let connections = Connections::new((opener, stop), (number, worker), plan.retries);
+        work(shared, &requests, connections, target, received)
     };
-    let Shared { stop, counters, .. } = *shared;
-    thread::scope(|scope| {
-        workers::spawn(scope, counters.workers(), stop, &work);
-    });
-    stop.check()
+    workers::run(counters, stop, &work, || {
+        let _ = extension.abort(leader);
+    })
 }
 
 /// One worker, with as many connections as it loses.
 fn work(
     shared: &Shared<'_>,
-    opener: &Opener,
     requests: &[(Request, String)],
-    (number, worker): (usize, &Worker),
+    mut connections: Connections<'_>,
     target: &Target,
     received: &Received,
 ) -> Result<()> {
-    let plan = shared.plan;
-    let shown = plan.progress.is_some().then_some(worker);
-    let mut connections = Connections::new(opener, shared.stop, (number, worker), plan.retries);
+    let Connections { number, worker, .. } = connections;
+    let shown = shared.plan.progress.is_some().then_some(worker);
     for (request, statement) in requests {
         connections.run(|session| {
+            worker.begins(Doing::Waiting);
             let sink = target.sink(*request, number, shared.streams(&worker.counter))?;
             receive(session, statement, sink, received, shown)
         })?;

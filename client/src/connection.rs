@@ -60,18 +60,36 @@ impl Opener {
         if address.ask_password {
             opener.ask_password()?;
         }
-        match opener.open() {
+        let session = match opener.open() {
             Err(error)
                 if address.may_ask
                     && !address.ask_password
                     && error.to_string().contains(NO_PASSWORD) =>
             {
                 opener.ask_password().context(error)?;
-                let session = opener.open()?;
-                Ok((opener, session))
+                opener.open()?
             }
-            opened => opened.map(|session| (opener, session)),
+            opened => opened?,
+        };
+        opener.stay_with(&session)?;
+        Ok((opener, session))
+    }
+
+    /// Of several hosts, or addresses of one, all other sessions are to have the same: no other
+    /// knows of the backup.
+    fn stay_with(&mut self, session: &Session) -> Result<()> {
+        let connection = &session.connection;
+        let place = [
+            ("host", connection.host()?),
+            ("hostaddr", connection.hostaddr()?),
+            ("port", connection.port()?),
+        ];
+        for (keyword, value) in place {
+            if !value.is_empty() {
+                self.parameters.insert(keyword.to_owned(), value);
+            }
         }
+        Ok(())
     }
 
     /// Opens one more session.

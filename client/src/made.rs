@@ -40,12 +40,12 @@ impl Shelf {
 }
 
 /// What was made, to be removed after an error.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Made {
     directories: Vec<Directory>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Directory {
     path: PathBuf,
     origin: Origin,

@@ -192,8 +192,8 @@ pub struct CheckPlan {
     pub max_rate: Option<u32>,
     /// Whether the checkpoint hurries.
     pub fast: bool,
-    /// Whether to show the progress.
-    pub progress: bool,
+    /// How to show the progress; `None` not to.
+    pub progress: Option<ProgressFormat>,
     /// Whether to say what happens.
     pub verbose: bool,
     /// How often a lost connection is replaced.

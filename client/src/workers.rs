@@ -1,27 +1,33 @@
 //! The threads that work beside each other, each with a connection of its own.
 
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
 
 use crate::connection::{Failure, Opener, Session};
 use crate::messages;
-use crate::progress::{Doing, Worker};
+use crate::progress::{Counters, Doing, Worker};
 use crate::server::{self, Extension};
 use crate::stop::Stop;
 
+/// How often to look whether the workers are to stop.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long to wait before a connection that was lost is replaced.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Begins all workers. When one fails, all are to stop.
-pub fn spawn<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    workers: &'scope [Worker],
-    stop: &'scope Stop,
-    work: &'scope (impl Fn(usize, &Worker) -> Result<()> + Sync),
-) -> Vec<ScopedJoinHandle<'scope, ()>> {
-    let work = move |(number, worker): (usize, &'scope Worker)| {
+/// Has all workers do their work, each with its number. When one fails, or the work is to stop for
+/// another reason, `end` is called at once: workers that wait for the server must hear of it there.
+///
+/// # Errors
+/// Where it was to stop.
+pub fn run(
+    counters: &Counters,
+    stop: &Stop,
+    work: &(impl Fn(usize, &Worker) -> Result<()> + Sync),
+    end: impl FnOnce(),
+) -> Result<()> {
+    let work = |number: usize, worker: &Worker| {
         let result = work(number, worker);
         worker.begins(Doing::Ended);
         if let Err(error) = result {
@@ -29,19 +35,31 @@ pub fn spawn<'scope>(
             stop.fail(error.context(format!("worker {number} failed")));
         }
     };
-    workers
-        .iter()
-        .enumerate()
-        .map(|worker| scope.spawn(move || work(worker)))
-        .collect()
+    let work = &work;
+    thread::scope(|scope| {
+        let workers = counters.workers().iter().enumerate();
+        let workers: Vec<_> = workers
+            .map(|(number, worker)| scope.spawn(move || work(number, worker)))
+            .collect();
+        while !workers.iter().all(|worker| worker.is_finished()) {
+            thread::sleep(LOOK);
+            if stop.is_requested() {
+                end();
+                break;
+            }
+        }
+    });
+    stop.check()
 }
 
 /// The connections of one worker: one after the other, as they get lost.
 pub struct Connections<'a> {
     opener: &'a Opener,
     stop: &'a Stop,
-    number: usize,
-    worker: &'a Worker,
+    /// The worker's number.
+    pub number: usize,
+    /// The worker, as others see it.
+    pub worker: &'a Worker,
     retries: u32,
     session: Option<Session>,
 }
@@ -49,8 +67,7 @@ pub struct Connections<'a> {
 impl<'a> Connections<'a> {
     /// For a worker that may lose as many as `retries`.
     pub fn new(
-        opener: &'a Opener,
-        stop: &'a Stop,
+        (opener, stop): (&'a Opener, &'a Stop),
         (number, worker): (usize, &'a Worker),
         retries: u32,
     ) -> Self {
@@ -71,20 +88,7 @@ impl<'a> Connections<'a> {
     pub fn run<T>(&mut self, mut work: impl FnMut(&mut Session) -> Result<T>) -> Result<T> {
         loop {
             self.stop.check()?;
-            let result = (|| {
-                let mut session = match self.session.take() {
-                    Some(session) => session,
-                    None => {
-                        self.worker.begins(Doing::Connecting);
-                        server::open(self.opener)?
-                    }
-                };
-                self.worker.begins(Doing::Waiting);
-                let done = work(&mut session)?;
-                self.session = Some(session);
-                Ok(done)
-            })();
-            match result {
+            match self.try_once(&mut work) {
                 Err(error) if self.retries > 0 && is_lost(&error) && !self.stop.is_requested() => {
                     self.retries -= 1;
                     self.worker.begins(Doing::Lost);
@@ -98,6 +102,20 @@ impl<'a> Connections<'a> {
                 result => return result,
             }
         }
+    }
+
+    /// A session in which the work has failed is used no more.
+    fn try_once<T>(&mut self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => {
+                self.worker.begins(Doing::Connecting);
+                server::open(self.opener)?
+            }
+        };
+        let done = work(&mut session)?;
+        self.session = Some(session);
+        Ok(done)
     }
 }
 

@@ -14,7 +14,7 @@ use backup_tests::leftover;
 use backup_tests::page::corrupt_cluster;
 use backup_tests::program::{command, give_to_owner, make_dir, run, succeed};
 use backup_tests::scratch::Folder;
-use backup_tests::server::Cluster;
+use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::wait::{PATIENCE, wait_for};
 
 /// A backup that takes a while: the cluster has more than 22 MB.
@@ -259,6 +259,34 @@ fn a_worker_is_not_replaced_more_often_than_wanted() {
     assert_tells_of_the_loss(&said);
     assert!(names_in(&folder).is_empty());
     leftover::assert_none(&cluster);
+}
+
+#[test]
+fn of_several_servers_all_connections_have_the_same() {
+    let mut other = Cluster::new();
+    other.stop(Shutdown::Fast);
+    let cluster = Cluster::new();
+    let (_folder, target) = new_target();
+    let of_both = |part: fn(&Cluster) -> String| [&other, &cluster].map(part).join(",");
+    let address = format!(
+        "host={} port={} user=postgres",
+        of_both(|cluster| cluster.socket_dir().display().to_string()),
+        of_both(|cluster| cluster.port().to_string()),
+    );
+    let mut program = program();
+    program.args([
+        "-d", &address, "-c", "fast", "-N", "-j", "2", "-r", "8M", "-D",
+    ]);
+    let backup = Running::start(program.arg(&target));
+    wait_for_streams(&cluster);
+    // It is the first of the list, and knows nothing of the backup.
+    other.start();
+    terminate_a_worker(&cluster);
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(0), "{said}");
+    let replaced = "lost its connection and gets another";
+    assert!(said.contains(replaced), "{said}");
+    verify(&target, &[]);
 }
 
 #[test]

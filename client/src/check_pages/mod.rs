@@ -11,15 +11,13 @@ mod relations;
 mod report;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, ensure};
 
 use crate::connection::{Failure, Opener, Session};
 use crate::interrupt::interruptible;
 use crate::messages;
-use crate::plan::{CheckPlan, ProgressFormat};
+use crate::plan::CheckPlan;
 use crate::progress::{Counters, Doing, Expected, Phase, Tally, Worker};
 use crate::server::{self, DAMAGE, Extension, Start, Started};
 use crate::shown;
@@ -33,9 +31,6 @@ pub use queue::File;
 use damage::Findings;
 use queue::Queue;
 use relations::Named;
-
-/// How often the leader looks whether its workers are to stop.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// What all threads share.
 struct Shared<'a> {
@@ -83,7 +78,7 @@ pub fn run(plan: &CheckPlan) -> Result<()> {
 
     let watch = Watch {
         name: "check",
-        progress: plan.progress.then_some(ProgressFormat::Text),
+        progress: plan.progress,
         workers: plan.jobs,
     };
     let findings: Arc<Mutex<Findings>> = Arc::default();
@@ -143,8 +138,7 @@ fn lead(
             files: queue.files() as u64,
         });
         shared.counters.enter(Phase::Copying);
-        let count = queue.files();
-        say(plan, &format!("checking {count} files"));
+        say(plan, &format!("checking {} files", queue.files()));
         run_workers(shared, opener, session, extension, &started, &queue)?;
         Ok(queue)
     })();
@@ -174,35 +168,28 @@ fn run_workers(
     started: &Started,
     queue: &Queue,
 ) -> Result<()> {
+    let Shared {
+        plan,
+        stop,
+        counters,
+        ..
+    } = *shared;
     let work = |number: usize, worker: &Worker| {
-        let numbered = (number, worker);
-        let mut connections = Connections::new(opener, shared.stop, numbered, shared.plan.retries);
         let mut eye = Eye {
             shared,
             extension,
             backup_id: started.backup_id,
-            worker,
-            connections: &mut connections,
+            connections: Connections::new((opener, stop), (number, worker), plan.retries),
         };
         while let Some(batch) = queue.next() {
             eye.check(batch)?;
         }
         Ok(())
     };
-    let Shared { stop, counters, .. } = *shared;
-    thread::scope(|scope| {
-        let workers = workers::spawn(scope, counters.workers(), stop, &work);
-        while !workers.iter().all(|worker| worker.is_finished()) {
-            thread::sleep(LOOK);
-            if stop.is_requested() {
-                // Workers that wait for the server hear of it by the end of the backup. Where this
-                // fails, so it does when it is tried again.
-                let _ = extension.abort(leader);
-                break;
-            }
-        }
-    });
-    stop.check()
+    workers::run(counters, stop, &work, || {
+        // Where this fails, so it does when it is tried again.
+        let _ = extension.abort(leader);
+    })
 }
 
 /// Who looks: one thread, with its connection.
@@ -210,8 +197,7 @@ struct Eye<'a> {
     shared: &'a Shared<'a>,
     extension: &'a Extension,
     backup_id: i64,
-    worker: &'a Worker,
-    connections: &'a mut Connections<'a>,
+    connections: Connections<'a>,
 }
 
 /// What became of some files.
@@ -255,7 +241,8 @@ impl Eye<'_> {
     /// Has the server look at files. What a connection that got lost has said is forgotten.
     fn look_at(&mut self, files: &[File]) -> Result<Looked> {
         let paths: Vec<_> = files.iter().map(|file| file.path.as_slice()).collect();
-        let (extension, backup_id, worker) = (self.extension, self.backup_id, self.worker);
+        let (extension, backup_id, worker) =
+            (self.extension, self.backup_id, self.connections.worker);
         let heard = self.shared.heard;
         let failure = self.connections.run(|session| {
             if let Some(file) = files.first() {
@@ -284,7 +271,7 @@ impl Eye<'_> {
 
     fn note(&self, files: &[File], findings: Findings) {
         self.shared.findings().extend(findings);
-        let mut tally = Tally::new(&self.worker.counter);
+        let mut tally = Tally::new(&self.connections.worker.counter);
         for file in files {
             tally.add_bytes(file.size);
             tally.add_file();

@@ -31,7 +31,7 @@ impl Queue {
         let mut batches = Vec::new();
         let (mut begin, mut bytes) = (0, 0);
         for (index, file) in files.iter().enumerate() {
-            bytes += file.size;
+            bytes = u64::saturating_add(bytes, file.size);
             let count = index + 1 - begin;
             if count == BATCH_FILES || bytes >= BATCH_BYTES || index + 1 == files.len() {
                 batches.push(begin..index + 1);
@@ -60,7 +60,8 @@ impl Queue {
 
     /// Bytes of all of them.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size).sum()
+        let sizes = self.files.iter().map(|file| file.size);
+        sizes.fold(0, u64::saturating_add)
     }
 }
 

@@ -23,7 +23,8 @@ pub fn conclude(checked: &Checked) -> Result<()> {
     }
     messages::say(looked);
     let damages = || checked.damaged.iter().map(|named| &named.damage);
-    let pages: u64 = damages().map(|damage| damage.pages()).sum();
+    let pages = damages().map(|damage| damage.pages());
+    let pages = pages.fold(0, u64::saturating_add);
     let files = damages().filter(|damage| damage.pages() > 0).count();
     let unreadable = damages()
         .filter(|damage| damage.unreadable.is_some())

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::backup::Checkpoint;
 use super::{ConnectionOptions, GENERAL, jobs};
-use crate::plan::CheckPlan;
+use crate::plan::{CheckPlan, ProgressFormat};
 use crate::values::parse_rate;
 
 /// How to check the pages of a cluster.
@@ -23,9 +23,9 @@ pub struct CheckOptions {
     #[arg(short = 'c', long, value_name = "fast|spread", default_value = "spread", help_heading = GENERAL)]
     checkpoint: Checkpoint,
 
-    /// show progress information
-    #[arg(short = 'P', long, help_heading = GENERAL)]
-    pub(super) progress: bool,
+    /// show progress information; as JSON, with all messages, it is for programs
+    #[arg(short = 'P', long, value_name = "text|json", num_args = 0..=1, require_equals = true, default_missing_value = "text", help_heading = GENERAL)]
+    progress: Option<ProgressFormat>,
 
     /// output verbose messages
     #[arg(short = 'v', long, help_heading = GENERAL)]
@@ -40,6 +40,11 @@ pub struct CheckOptions {
 }
 
 impl CheckOptions {
+    /// How to show the progress; `None` not to.
+    pub fn progress(&self) -> Option<ProgressFormat> {
+        self.progress
+    }
+
     /// Checks everything that can be checked without a server.
     ///
     /// # Errors

@@ -62,7 +62,7 @@ impl CommandLine {
     pub fn progress(&self) -> Option<ProgressFormat> {
         let wanted = match &self.command {
             None => return self.backup.progress(),
-            Some(Command::Check(options)) => options.progress,
+            Some(Command::Check(options)) => return options.progress(),
             Some(Command::Restore(options)) => options.progress,
             Some(Command::Verify(options)) => options.progress,
         };
