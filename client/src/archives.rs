@@ -100,7 +100,12 @@ impl Archives {
     ///
     /// # Errors
     /// Where it exists and is not empty, or cannot be made.
-    pub fn create(plan: &Plan, commands: &Commands, mode: u32, made: &mut Made) -> Result<Self> {
+    pub fn create(
+        plan: &Plan,
+        (jobs, commands): (usize, &Commands),
+        mode: u32,
+        made: &mut Made,
+    ) -> Result<Self> {
         let place = if let Some(template) = &plan.pipe {
             Place::Commands(commands.clone(), template.clone())
         } else {
@@ -113,7 +118,7 @@ impl Archives {
         };
         Ok(Self {
             place,
-            jobs: plan.jobs,
+            jobs,
             compress: plan.compress,
             first: Mutex::default(),
         })

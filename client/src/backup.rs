@@ -26,6 +26,8 @@ use crate::workers::{self, Connections, give_up, is_lost};
 /// What all threads share.
 struct Shared<'a> {
     plan: &'a Plan,
+    /// Connections for the files.
+    jobs: usize,
     stop: &'a Stop,
     counters: &'a Counters,
     commands: Commands,
@@ -57,10 +59,19 @@ pub fn run(plan: &Plan) -> Result<()> {
         server::show_notices(&session)?;
     }
 
+    if plan.manifest_force_encode {
+        extension.force_encode(&session)?;
+    }
+    let jobs = match plan.to_stdout {
+        // The session that leads sends everything.
+        true => 0,
+        false => extension.jobs(&session, plan.jobs)?,
+    };
+
     let watch = Watch {
         name: "backup",
         progress: plan.progress,
-        workers: if plan.to_stdout { 0 } else { plan.jobs },
+        workers: jobs,
     };
     let (made, commands, owned) = (Shelf::default(), Commands::default(), plan.clone());
     let (shelf, running) = (made.clone(), commands.clone());
@@ -68,6 +79,7 @@ pub fn run(plan: &Plan) -> Result<()> {
     let result = supervise::run(watch, &signals, kill, move |shared| {
         let shared = Shared {
             plan: &owned,
+            jobs,
             stop: &shared.stop,
             counters: &shared.counters,
             commands: running,
@@ -117,7 +129,8 @@ fn lead(
         );
         let mode = extension.directory_mode(session)?;
         let tablespaces = extension.tablespaces(session)?;
-        let target = Target::create(plan, &tablespaces, &shared.commands, mode, &mut made.lock())?;
+        let archives = (shared.jobs, &shared.commands);
+        let target = Target::create(plan, &tablespaces, archives, mode, &mut made.lock())?;
         let received = Received::default();
         counters.enter(Phase::Copying);
         run_workers(
@@ -192,7 +205,7 @@ fn complete(
     if plan.format == Format::Plain {
         last.push(plan.target.join("global"));
     }
-    durable::complete(plan.sync, made, plan.jobs, stop, &last, || {
+    durable::complete(plan.sync, made, shared.jobs, stop, &last, || {
         target.finish(plan.manifest.is_some())
     })?;
     say(plan, "base backup completed");

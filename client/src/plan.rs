@@ -101,8 +101,8 @@ pub struct Plan {
     pub waldir: Option<PathBuf>,
     /// New places of tablespaces, by their places on the server.
     pub mapping: BTreeMap<PathBuf, PathBuf>,
-    /// Connections for the files.
-    pub jobs: usize,
+    /// Connections for the files; `None` for as many as suit the server.
+    pub jobs: Option<usize>,
     /// kB/s of all together.
     pub max_rate: Option<u32>,
     /// Whether it is to become a standby.
@@ -117,6 +117,8 @@ pub struct Plan {
     pub label: String,
     /// The manifest's checksums; `None` for no manifest.
     pub manifest: Option<Algorithm>,
+    /// Whether all paths in it are encoded.
+    pub manifest_force_encode: bool,
     /// Whether pages are verified.
     pub verify_checksums: bool,
     /// How the backup reaches the disk; `None` when nobody waits for it.
@@ -186,8 +188,8 @@ pub struct RestorePlan {
 pub struct CheckPlan {
     /// Where to connect to.
     pub address: Address,
-    /// Connections for the files.
-    pub jobs: usize,
+    /// Connections for the files; `None` for as many as suit the server.
+    pub jobs: Option<usize>,
     /// kB/s of all together.
     pub max_rate: Option<u32>,
     /// Whether the checkpoint hurries.

@@ -10,6 +10,7 @@ use crate::folder::Tablespace;
 use crate::manifest::unhex;
 use crate::plan::{Format, Plan};
 use crate::target::Request;
+use crate::values::{default_jobs, own_processors};
 
 /// The extension, from the sight of one session.
 #[derive(Clone, Debug)]
@@ -167,6 +168,42 @@ impl Extension {
         Ok(Self {
             schema: format!("{}.", text(row, 0)?),
         })
+    }
+
+    /// How many connections there are to be for the files: what was asked for, or else what suits the
+    /// server's processors. A server with an older version of the extension does not tell.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn jobs(&self, session: &Session, wanted: Option<usize>) -> Result<usize> {
+        if let Some(jobs) = wanted {
+            return Ok(jobs);
+        }
+        self.load_library(session)?;
+        let rows = session.rows(
+            "SELECT current_setting('pg_parallel_backup.server_processors', true)",
+            &[],
+        )?;
+        let told = rows.first().and_then(|row| number(row, 0).ok());
+        Ok(default_jobs(told.unwrap_or_else(own_processors)))
+    }
+
+    /// Settings of the extension are there once its library is. No row is asked for, so that nothing
+    /// is done.
+    fn load_library(&self, session: &Session) -> Result<()> {
+        let statement = format!("SELECT FROM {}send_backup_files() LIMIT 0", self.schema);
+        session.rows(&statement, &[])?;
+        Ok(())
+    }
+
+    /// Has the manifest of the session's backup name all files in hexadecimal.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn force_encode(&self, session: &Session) -> Result<()> {
+        self.load_library(session)?;
+        session.rows("SET pg_parallel_backup.manifest_force_encode = on", &[])?;
+        Ok(())
     }
 
     /// Starts a backup that this session leads.

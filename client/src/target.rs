@@ -65,7 +65,7 @@ impl Target {
     pub fn create(
         plan: &Plan,
         tablespaces: &[Tablespace],
-        commands: &Commands,
+        (jobs, commands): (usize, &Commands),
         mode: u32,
         made: &mut Made,
     ) -> Result<Self> {
@@ -81,7 +81,7 @@ impl Target {
             Format::Tar => {
                 let mut parts = vec![Part::Base];
                 parts.extend(tablespaces.iter().map(|t| Part::Tablespace(t.oid)));
-                let archives = Archives::create(plan, commands, mode, made)?;
+                let archives = Archives::create(plan, (jobs, commands), mode, made)?;
                 Self::Tar(Box::new(archives), parts)
             }
         })

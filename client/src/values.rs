@@ -11,6 +11,16 @@ pub fn is_slot_name(name: &str) -> bool {
     (1..64).contains(&name.len()) && name.bytes().all(fits)
 }
 
+/// How much is done at once where nobody says it.
+pub fn default_jobs(processors: usize) -> usize {
+    processors.clamp(1, 4)
+}
+
+/// The processors that this machine has for this program.
+pub fn own_processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// A rate in kB/s, from a number with or without the suffix k or M.
 ///
 /// # Errors

@@ -1,10 +1,13 @@
 //! The command line of the program: what it refuses before it touches anything, and how it
 //! connects.
 
+use std::fs;
 use std::path::Path;
 
-use backup_tests::client::{expect_failure, names_in, new_target, private_file, program, verify};
-use backup_tests::program::succeed;
+use backup_tests::client::{
+    backup_of, expect_failure, names_in, new_target, private_file, program, verify,
+};
+use backup_tests::program::{command, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
 
@@ -41,6 +44,10 @@ fn wrong_values_are_refused_before_anything_happens() {
         (&["--manifest-checksums", "MD5"], "MD5"),
         (
             &["--no-manifest", "--manifest-checksums", "SHA256"],
+            "cannot be used with",
+        ),
+        (
+            &["--no-manifest", "--manifest-force-encode"],
             "cannot be used with",
         ),
         (&["-w", "-W"], "cannot be used with"),
@@ -141,6 +148,37 @@ fn the_extension_is_found_in_its_schema_and_a_plain_role_is_enough() {
     );
     succeed(&mut backup(&target));
     verify(&target, &[]);
+}
+
+#[test]
+fn a_manifest_can_have_all_names_encoded() {
+    let cluster = Cluster::new();
+    for format in ["-Fp", "-Ft"] {
+        let (_folder, target) = new_target();
+        let mut backup = backup_of(&cluster);
+        backup.args(["--manifest-force-encode", format, "-D"]);
+        succeed(backup.arg(&target));
+        if format == "-Fp" {
+            verify(&target, &[]);
+        }
+        let text = fs::read_to_string(target.join("backup_manifest")).expect("a manifest");
+        assert!(text.contains("\"Encoded-Path\": \""), "{text}");
+        assert!(!text.contains("\"Path\""), "{text}");
+    }
+}
+
+#[test]
+fn without_j_there_are_as_many_connections_as_the_server_has_processors() {
+    let cluster = Cluster::new();
+    let pid = cluster.pid().to_string();
+    let allowed = succeed(command("taskset").args(["-c", "-p", &pid]));
+    let (_, allowed) = allowed.rsplit_once(": ").expect("a list of processors");
+    let first: String = allowed.chars().take_while(char::is_ascii_digit).collect();
+    // The server's processes have one from now on; the program may have more.
+    succeed(command("taskset").args(["-c", "-p", &first, &pid]));
+    let (_folder, target) = new_target();
+    succeed(backup_of(&cluster).args(["-Ft", "-D"]).arg(&target));
+    assert_eq!(names_in(&target), ["backup_manifest", "base.tar"]);
 }
 
 /// A cluster that wants a password from role `backup`, and a folder for files of the client.

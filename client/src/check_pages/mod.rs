@@ -79,7 +79,7 @@ pub fn run(plan: &CheckPlan) -> Result<()> {
     let watch = Watch {
         name: "check",
         progress: plan.progress,
-        workers: plan.jobs,
+        workers: extension.jobs(&session, plan.jobs)?,
     };
     let findings: Arc<Mutex<Findings>> = Arc::default();
     let heard: Arc<Mutex<Findings>> = Arc::default();

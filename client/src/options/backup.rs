@@ -28,7 +28,7 @@ pub struct BackupOptions {
     #[arg(short = 'F', long, value_name = "p|t", help_heading = OUTPUT)]
     format: Option<Format>,
 
-    /// use that many connections for the files (default: the processors of this machine, at most 4)
+    /// use that many connections for the files (default: the server's processors, at most 4)
     #[arg(short = 'j', long, value_name = "NUM", help_heading = OUTPUT)]
     jobs: Option<usize>,
 
@@ -100,8 +100,12 @@ pub struct BackupOptions {
     #[arg(long, value_name = "ALGORITHM", default_value = "CRC32C", help_heading = GENERAL)]
     manifest_checksums: String,
 
+    /// hex encode all file names in manifest
+    #[arg(long, help_heading = GENERAL)]
+    manifest_force_encode: bool,
+
     /// suppress generation of backup manifest
-    #[arg(long, conflicts_with = "manifest_checksums", help_heading = GENERAL)]
+    #[arg(long, conflicts_with_all = ["manifest_checksums", "manifest_force_encode"], help_heading = GENERAL)]
     no_manifest: bool,
 
     /// do not verify checksums
@@ -218,6 +222,7 @@ impl BackupOptions {
             fast: self.checkpoint == Checkpoint::Fast,
             label: self.label,
             manifest: (!self.no_manifest).then_some(algorithm),
+            manifest_force_encode: self.manifest_force_encode,
             verify_checksums: !self.no_verify_checksums,
             // What commands write is theirs.
             sync: (!self.no_sync && pipe.is_none()).then_some(self.sync_method),

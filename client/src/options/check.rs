@@ -11,7 +11,7 @@ use crate::values::parse_rate;
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct CheckOptions {
-    /// use that many connections (default: the processors of this machine, at most 4)
+    /// use that many connections (default: the server's processors, at most 4)
     #[arg(short = 'j', long, value_name = "NUM", help_heading = GENERAL)]
     jobs: Option<usize>,
 

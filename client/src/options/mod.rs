@@ -20,7 +20,7 @@ pub use restore::RestoreOptions;
 pub use verify::VerifyOptions;
 
 use crate::plan::ProgressFormat;
-use crate::values::parse_mapping;
+use crate::values::{default_jobs, own_processors, parse_mapping};
 
 const OUTPUT: &str = "Options controlling the output";
 const GENERAL: &str = "General options";
@@ -82,15 +82,18 @@ pub enum Command {
     Restore(RestoreOptions),
 }
 
-/// How much is done at once: what was asked for, or else what the machine has processors for.
-fn jobs(wanted: Option<usize>) -> Result<usize> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = wanted.unwrap_or(processors.min(4));
+/// How much is to be done at once, if that was said.
+fn jobs(wanted: Option<usize>) -> Result<Option<usize>> {
     ensure!(
-        (1..=1000).contains(&jobs),
+        wanted.is_none_or(|jobs| (1..=1000).contains(&jobs)),
         "number of jobs must be from 1 to 1000"
     );
-    Ok(jobs)
+    Ok(wanted)
+}
+
+/// The same, by threads of this machine.
+fn threads(wanted: Option<usize>) -> Result<usize> {
+    Ok(jobs(wanted)?.unwrap_or_else(|| default_jobs(own_processors())))
 }
 
 /// New places of tablespaces, by their old ones.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::{check_waldir, jobs, mapping};
+use super::{check_waldir, mapping, threads};
 use crate::plan::{RestorePlan, SyncMethod};
 
 /// How to restore a backup.
@@ -63,7 +63,7 @@ impl RestoreOptions {
             target: self.pgdata,
             waldir: check_waldir(self.waldir)?,
             mapping: mapping(&self.tablespace_mapping)?,
-            jobs: jobs(self.jobs)?,
+            jobs: threads(self.jobs)?,
             sync: (!self.no_sync).then_some(self.sync_method),
             clean: !self.no_clean,
             progress: self.progress,

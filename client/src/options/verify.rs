@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::jobs;
+use super::threads;
 use crate::plan::{Format, VerifyPlan};
 use crate::values::canonical;
 
@@ -70,7 +70,7 @@ impl VerifyOptions {
                 .unwrap_or_else(|| self.directory.join("backup_manifest")),
             directory: self.directory,
             ignore: self.ignore.iter().map(|path| canonical(path)).collect(),
-            jobs: jobs(self.jobs)?,
+            jobs: threads(self.jobs)?,
             parse_wal: !self.no_parse_wal,
             wal_directory: self.wal_directory,
             checksums: !self.skip_checksums,
