@@ -355,15 +355,29 @@ fn damaged_archives_leave_nothing() {
     restored.try_start().expect_err("the server started");
 
     fs::write(&base, &whole).expect("write");
-    edit(
-        &archives.join("base.0.tar"),
-        Some("global/pg_control"),
-        None,
-    );
-    let said = expect_failure(
-        restore(&archives, &origin.folder.join("x"), &[]).args(origin.mapping(&origin.folder)),
-    );
+    for (missing, words) in [
+        ("PG_VERSION", "is in the manifest and did not arrive"),
+        ("tablespace_map", "is in the manifest and in no archive"),
+    ] {
+        for name in names {
+            edit(&archives.join(name), Some(missing), None);
+        }
+        let places = Folder::new("r");
+        let target = places.join("data");
+        let said = expect_failure(restore(&archives, &target, &[]).args(origin.mapping(&places)));
+        assert!(said.contains(&format!("\"{missing}\" {words}")), "{said}");
+        assert!(names_in(&places).is_empty(), "{said}");
+    }
+}
+
+#[test]
+fn what_has_no_control_file_is_no_backup() {
+    let (folder, archives) = new_target();
+    made_up(&archives, &[file("base/1", b"one")], None);
+    edit(&archives.join("base.tar"), Some("global/pg_control"), None);
+    let said = expect_failure(&mut restore(&archives, &folder.join("data"), &[]));
     assert!(said.contains("have no global/pg_control"), "{said}");
+    assert_eq!(names_in(&folder), ["backup"]);
 }
 
 #[test]
@@ -432,15 +446,23 @@ fn assert_refused(members: &[Vec<u8>], word: &str) {
 #[test]
 fn what_is_made_up_and_not_hostile_is_restored() {
     let (folder, archives) = new_target();
-    let listed = [entry("base/1", 3), entry("global/pg_control", 7)];
-    made_up(
-        &archives,
-        &[directory("base/"), file("base/1", b"one")],
-        Some(&listed),
-    );
+    let listed = [
+        entry("PG_VERSION", 3),
+        entry("base/1", 3),
+        entry("global/pg_control", 7),
+    ];
+    let members = [
+        directory("base/"),
+        file("base/1", b"one"),
+        file("PG_VERSION", b"15\n"),
+    ];
+    made_up(&archives, &members, Some(&listed));
     let data = folder.join("data");
     succeed(&mut restore(&archives, &data, &[]));
-    assert_eq!(names_in(&data), ["backup_manifest", "base", "global"]);
+    assert_eq!(
+        names_in(&data),
+        ["PG_VERSION", "backup_manifest", "base", "global"]
+    );
     assert_eq!(succeed(command("cat").arg(data.join("base/1"))), "one");
     verify(&data, &["-n"]);
 }

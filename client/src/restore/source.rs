@@ -65,16 +65,21 @@ impl Source {
         let wanted = match &beside {
             // A single stream has it inside.
             None => vec![MANIFEST, TABLESPACE_MAP],
-            Some(listing) if listing.manifest.has(TABLESPACE_MAP) => vec![TABLESPACE_MAP],
+            Some(listing) if listing.has_map() => vec![TABLESPACE_MAP],
             Some(_) => Vec::new(),
         };
         let mut found = Wanted::find(wanted, bases.into_iter(), stop)?;
         let inside = found.take(MANIFEST).map(Listing::parse).transpose()?;
-        let map = found.take(TABLESPACE_MAP).unwrap_or_default();
+        let manifest = beside.or(inside);
+        let map = found.take(TABLESPACE_MAP);
+        ensure!(
+            map.is_some() || !manifest.as_ref().is_some_and(Listing::has_map),
+            "\"tablespace_map\" is in the manifest and in no archive"
+        );
         Ok(Self {
-            tablespaces: tablespaces(&map, &archives)?,
+            tablespaces: tablespaces(&map.unwrap_or_default(), &archives)?,
             archives,
-            manifest: beside.or(inside),
+            manifest,
         })
     }
 }
@@ -100,12 +105,16 @@ impl Listing {
         })
     }
 
+    fn has_map(&self) -> bool {
+        self.manifest.has(TABLESPACE_MAP)
+    }
+
     /// As it is to be written: the map of the tablespaces does not stay.
     ///
     /// # Errors
     /// As [`manifest::without`].
     pub fn restored(self) -> Result<Vec<u8>> {
-        if self.manifest.has(TABLESPACE_MAP) {
+        if self.has_map() {
             manifest::without(&self.text, TABLESPACE_MAP)
         } else {
             Ok(self.text)

@@ -68,7 +68,7 @@ impl Wanted {
             stop.check()?;
             let length = archive.read_piece(&mut file, &mut piece)?;
             if length == 0 {
-                break;
+                return input.finish();
             }
             let mut left = 0;
             input.push(&piece[..length], |reader, plain| {
