@@ -11,6 +11,7 @@ pub mod archive;
 pub mod backup;
 pub mod client;
 pub mod disk;
+pub mod encrypted;
 pub mod failure;
 pub mod faults;
 pub mod last_files;

@@ -106,3 +106,12 @@ pub fn parse_lsn(lsn: &str) -> u64 {
 fn offset(block: u32) -> u64 {
     u64::from(block) * PAGE_SIZE as u64
 }
+
+/// A cluster with a bad page, whose backup fails at the end of a stream.
+#[track_caller]
+pub fn corrupt_cluster() -> Cluster {
+    let cluster = Cluster::new();
+    let path = quiet_table(&mut cluster.connect(), "t", 30, "");
+    cluster.flip_bytes(&path, 5);
+    cluster
+}

@@ -8,149 +8,12 @@ use std::process::Command;
 use backup_tests::client::{
     Running, expect_failure, names_in, new_target, private_file, program, verify,
 };
+use backup_tests::encrypted::{Encrypted, PASSWORD};
 use backup_tests::leftover;
-use backup_tests::program::{command, give_to_owner, succeed};
+use backup_tests::program::{give_to_owner, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::server::{Cluster, free_port};
 use backup_tests::terminal::Terminal;
-
-const PASSWORD: &str = "correct horse";
-
-/// A cluster that listens on 127.0.0.1 as `localhost`, and the certificates of its clients.
-struct Encrypted {
-    cluster: Cluster,
-    certificates: Folder,
-}
-
-impl Encrypted {
-    /// Role `certified` needs a certificate of its name, `double` that and a password, and `backup` a
-    /// password. Nobody gets in without encryption, but for `postgres` by the socket.
-    fn start() -> Self {
-        let certificates = Folder::new("k");
-        make_authority(&certificates, "root");
-        make_authority(&certificates, "stranger");
-        for (name, subject) in [
-            ("server", "localhost"),
-            ("certified", "certified"),
-            ("double", "double"),
-        ] {
-            make_certificate(&certificates, name, subject);
-        }
-        let file = |name: &str| certificates.join(name).display().to_string();
-        let mut cluster = Cluster::builder()
-            .over_tcp()
-            .setting("ssl", "on")
-            .setting("ssl_ca_file", &file("root.crt"))
-            .setting("ssl_cert_file", &file("server.crt"))
-            .setting("ssl_key_file", &file("server.key"))
-            .create();
-        cluster.write_file(
-            "pg_hba.conf",
-            b"local all postgres trust\nlocal all all scram-sha-256\n\
-              hostssl all certified 127.0.0.1/32 cert\n\
-              hostssl all double 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n\
-              hostssl all backup 127.0.0.1/32 scram-sha-256\n",
-        );
-        cluster.start();
-        cluster.create_extension("postgres");
-        cluster.execute(&format!(
-            "CREATE ROLE certified LOGIN SUPERUSER; CREATE ROLE double LOGIN SUPERUSER PASSWORD '{PASSWORD}';
-             CREATE ROLE backup LOGIN SUPERUSER PASSWORD '{PASSWORD}'"
-        ));
-        Self {
-            cluster,
-            certificates,
-        }
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.certificates.join(name).display().to_string()
-    }
-
-    /// A connection string with what all have.
-    fn string(&self, role: &str, more: &str) -> String {
-        let port = self.cluster.port();
-        format!("host=localhost port={port} dbname=postgres user={role} {more}")
-    }
-
-    /// A certificate of a role, in a connection string.
-    fn certificate(&self, role: &str) -> String {
-        let (cert, key) = (format!("{role}.crt"), format!("{role}.key"));
-        format!("sslcert={} sslkey={}", self.file(&cert), self.file(&key))
-    }
-}
-
-fn openssl(folder: &Path, args: &[&str]) {
-    succeed(command("openssl").args(args).current_dir(folder));
-}
-
-/// A key, and a certificate that it signs itself.
-fn make_authority(folder: &Path, name: &str) {
-    let (key, certificate) = (format!("{name}.key"), format!("{name}.crt"));
-    let subject = format!("/CN={name} authority");
-    openssl(
-        folder,
-        &[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            &subject,
-            "-keyout",
-            &key,
-            "-out",
-            &certificate,
-        ],
-    );
-}
-
-/// A key, and a certificate for a name from the authority `root`.
-fn make_certificate(folder: &Path, name: &str, subject: &str) {
-    let file = |ending: &str| format!("{name}.{ending}");
-    let (key, request, certificate) = (file("key"), file("csr"), file("crt"));
-    let subject = format!("/CN={subject}");
-    openssl(
-        folder,
-        &[
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-subj",
-            &subject,
-            "-keyout",
-            &key,
-            "-out",
-            &request,
-        ],
-    );
-    openssl(
-        folder,
-        &[
-            "x509",
-            "-req",
-            "-in",
-            &request,
-            "-CA",
-            "root.crt",
-            "-CAkey",
-            "root.key",
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-out",
-            &certificate,
-        ],
-    );
-}
 
 /// A backup by two workers that asks for nothing.
 fn backup(home: &Path) -> Command {
@@ -359,7 +222,7 @@ fn a_password_is_asked_for_on_the_terminal() {
     let folder = Folder::new("t");
     let string = server.string("backup", "sslmode=require");
     // By -W, and because the server wants one.
-    for (name, args) in [("forced", &["-W"][..]), ("wanted", &[])] {
+    for (name, args) in [("forced", &["-P", "-W"][..]), ("wanted", &[])] {
         let target = folder.join(name);
         let mut program = backup(&folder);
         program

@@ -10,7 +10,7 @@ use backup_tests::client::{
     Running, backup_of, expect_failure, names_in, new_target, program, verify,
 };
 use backup_tests::leftover;
-use backup_tests::page::quiet_table;
+use backup_tests::page::corrupt_cluster;
 use backup_tests::program::{command, give_to_owner, make_dir, run, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::server::{Cluster, Shutdown};
@@ -29,14 +29,6 @@ fn wait_for_streams(cluster: &Cluster) {
         "two workers that send",
         "SELECT coalesce(max(workers), 0) = 2 AND sum(bytes_sent) > 0 FROM backup_progress()",
     );
-}
-
-/// A cluster with a bad page, whose backup fails at the end of a stream.
-fn corrupt_cluster() -> Cluster {
-    let cluster = Cluster::new();
-    let path = quiet_table(&mut cluster.connect(), "t", 30, "");
-    cluster.flip_bytes(&path, 5);
-    cluster
 }
 
 #[test]
@@ -156,6 +148,27 @@ fn a_signal_ends_the_wait_for_a_checkpoint() {
     );
     assert!(!target.exists());
     cluster.execute("CHECKPOINT");
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_the_archive() {
+    let cluster = Cluster::builder()
+        .setting("archive_mode", "on")
+        .setting("archive_command", "false")
+        .start();
+    let (folder, target) = new_target();
+    let backup = Running::start(backup_of(&cluster).arg("-D").arg(&target));
+    cluster.wait_for_sql(
+        "the wait for the archive",
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'BackupWaitWalArchive')",
+    );
+    backup.signal("INT");
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("received SIGINT"), "{said}");
+    assert!(names_in(&folder).is_empty());
+    assert_eq!(canceled(&cluster), 1);
     leftover::assert_none(&cluster);
 }
 
