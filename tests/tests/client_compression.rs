@@ -22,6 +22,12 @@ fn cluster() -> Cluster {
     cluster
 }
 
+/// Its program has the same name.
+fn method_of(how: &str) -> &str {
+    let (_, method) = how.split_once('-').expect("a side and a method");
+    method
+}
+
 #[track_caller]
 fn assert_restores(backup: Backup) {
     let restored = backup.restore();
@@ -73,7 +79,7 @@ fn wrong_values_are_refused_before_anything_happens() {
 #[test]
 fn the_usual_programs_open_archives_of_each_method_and_either_side() {
     let cluster = cluster();
-    for (number, (method, suffix)) in PROGRAMS.into_iter().enumerate() {
+    for (method, suffix) in PROGRAMS {
         for (side, jobs) in [("client", 2), ("server", 3)] {
             let (_folder, target) = new_target();
             let how = format!("{side}-{method}");
@@ -88,8 +94,8 @@ fn the_usual_programs_open_archives_of_each_method_and_either_side() {
                 assert!(is_compressed || name == "backup_manifest", "{name}");
             }
             let backup = unpack_all(&cluster, &target);
-            // One of each is enough, whatever it was compressed by.
-            if number == 0 {
+            // One is enough, since all have been verified.
+            if how == "server-zstd" {
                 assert_restores(backup);
             }
         }
@@ -187,18 +193,15 @@ fn a_directory_can_be_filled_by_compressed_streams() {
 #[test]
 fn standard_output_gets_one_compressed_archive() {
     let cluster = cluster();
-    for side in ["client", "server"] {
-        for (method, _) in PROGRAMS {
-            let mut program = backup_of(&cluster);
-            let how = format!("{side}-{method}");
-            let output = run(program.args(["-D", "-", "-Z", &how]));
-            assert!(output.status.success(), "{}", account(&program, &output));
-            let archive = run_with_input(command(method).args(["-d", "-c"]), &output.stdout);
-            assert!(archive.status.success(), "{how}");
-            let backup = Backup::folder(&cluster);
-            backup.unpack(&archive.stdout);
-            backup.verify();
-        }
+    for how in ["client-gzip", "client-lz4", "client-zstd", "server-lz4"] {
+        let mut program = backup_of(&cluster);
+        let output = run(program.args(["-D", "-", "-Z", how]));
+        assert!(output.status.success(), "{}", account(&program, &output));
+        let archive = run_with_input(command(method_of(how)).args(["-d", "-c"]), &output.stdout);
+        assert!(archive.status.success(), "{how}");
+        let backup = Backup::folder(&cluster);
+        backup.unpack(&archive.stdout);
+        backup.verify();
     }
 }
 
@@ -213,8 +216,7 @@ fn a_compressed_archive_of_a_damaged_cluster_has_no_end() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("checksum"), "{said}");
-        let (_, method) = how.split_once('-').expect("a side and a method");
-        let opened = run_with_input(command(method).args(["-d", "-c"]), &output.stdout);
+        let opened = run_with_input(command(method_of(how)).args(["-d", "-c"]), &output.stdout);
         assert!(!opened.status.success(), "{how}");
     }
 }

@@ -9,7 +9,7 @@ use backup_tests::client::{
 };
 use backup_tests::leftover;
 use backup_tests::page::quiet_table;
-use backup_tests::program::{make_dir, run, succeed};
+use backup_tests::program::{make_dir, run, signal, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
 use backup_tests::wait::{PATIENCE, wait_for};
@@ -29,6 +29,15 @@ fn in_folder(command: &str, folder: &Path) -> String {
 #[track_caller]
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"))
+}
+
+/// Of the process whose number is in a file.
+#[track_caller]
+fn wait_for_end(file: &Path) {
+    let pid = read(file);
+    wait_for("the end of the command", PATIENCE, || {
+        !Path::new("/proc").join(pid.trim()).exists()
+    });
 }
 
 #[test]
@@ -170,11 +179,37 @@ fn a_signal_ends_a_backup_whose_commands_do_not_read() {
     assert!(!said.contains("gave no answer"), "{said}");
     assert_eq!(names_in(&out), names);
     for name in names {
-        let pid = read(&out.join(name));
-        wait_for("the end of the command", PATIENCE, || {
-            !Path::new("/proc").join(pid.trim()).exists()
-        });
+        wait_for_end(&out.join(name));
     }
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn the_end_of_the_program_is_not_the_end_of_an_archive() {
+    let cluster = Cluster::new();
+    let folder = folder();
+    let out = folder.join("out");
+    let command = "echo $$ >DIR/new; mv DIR/new DIR/pid; cat >/dev/null; touch DIR/out/%f";
+    let pipe = in_folder(command, &folder);
+    let mut program = backup_of(&cluster);
+    let backup = Running::start(program.args(["-j1", "-r8M", "--pipe", &pipe]));
+    let pid = folder.join("pid");
+    wait_for("the command", PATIENCE, || pid.exists());
+    // A thread that waits for a server cannot do anything about its command.
+    let row = cluster.connect().query_one(
+        "SELECT pid FROM pg_stat_progress_basebackup
+         WHERE pid NOT IN (SELECT leader_pid FROM backup_progress())",
+        &[],
+    );
+    let worker = row.expect("a worker").get(0);
+    signal("STOP", worker);
+    backup.signal("TERM");
+    let (status, said) = backup.end();
+    signal("CONT", worker);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("received SIGTERM"), "{said}");
+    wait_for_end(&pid);
+    assert!(names_in(&out).is_empty());
     leftover::assert_none(&cluster);
 }
 
