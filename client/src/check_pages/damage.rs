@@ -118,7 +118,6 @@ mod tests {
 
     fn notice(message: &str) -> Notice {
         Notice {
-            severity: b"WARNING".to_vec(),
             message: message.as_bytes().to_vec(),
         }
     }

@@ -18,8 +18,6 @@ const MOST: usize = 10_000;
 /// A message that ends nothing: a NOTICE, a WARNING.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// What it is, in the server's language.
-    pub severity: Vec<u8>,
     /// The primary message, in the client's encoding.
     pub message: Vec<u8>,
 }
@@ -61,15 +59,10 @@ unsafe extern "C" fn keep(argument: *mut c_void, result: *const libpq_sys::PGres
     let kept = unsafe { &*argument.cast_const().cast::<Mutex<Vec<Notice>>>() };
     let mut kept = lock(kept);
     if kept.len() < MOST {
-        let field = |field| {
-            // SAFETY: the caller's promise.
-            let bytes = unsafe { bytes_of(result, field) };
-            bytes.unwrap_or_default().to_vec()
-        };
-        kept.push(Notice {
-            severity: field(ErrorField::Severity),
-            message: field(ErrorField::MessagePrimary),
-        });
+        // SAFETY: the caller's promise.
+        let message = unsafe { bytes_of(result, ErrorField::MessagePrimary) };
+        let message = message.unwrap_or_default().to_vec();
+        kept.push(Notice { message });
     }
 }
 
