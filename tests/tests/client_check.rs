@@ -26,7 +26,7 @@ fn check_as(cluster: &Cluster, role: &str) -> Command {
     program
         .arg("check")
         .args(cluster.connection_args(role))
-        .args(["-c", "fast"]);
+        .args(["-c", "fast", "-j", "2"]);
     program
 }
 
