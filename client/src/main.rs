@@ -20,6 +20,7 @@ mod durable;
 mod folder;
 mod held_back;
 mod input;
+mod layout;
 mod made;
 mod manifest;
 mod messages;

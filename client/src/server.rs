@@ -5,7 +5,7 @@ use backup_format::checksum::Algorithm;
 use backup_format::compression::Method;
 
 use crate::connection::{Opener, Row, Session};
-use crate::folder::Tablespace;
+use crate::layout::Tablespace;
 use crate::plan::{Format, Plan};
 use crate::target::Request;
 

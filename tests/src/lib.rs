@@ -31,6 +31,7 @@ pub mod stepwise;
 pub mod stream;
 pub mod template;
 pub mod turn;
+pub mod verification;
 pub mod wait;
 pub mod wal;
 pub mod workload;

@@ -17,8 +17,9 @@ use backup_format::checksum::Algorithm;
 use crate::archive_files::ArchiveFile;
 use crate::claims::Stream;
 use crate::durable;
-use crate::folder::{CONTROL_FILE, Folder, Layout};
+use crate::folder::{CONTROL_FILE, Folder};
 use crate::input::Input;
+use crate::layout::Layout;
 use crate::made::{Made, Shelf};
 use crate::messages;
 use crate::parallel;
@@ -55,7 +56,8 @@ fn restore(plan: &RestorePlan, shared: &Shared, made: &Shelf) -> Result<()> {
     let source = Source::open(&plan.archives, &shared.stop)?;
     if let Some(listing) = &source.manifest {
         let sizes = listing.manifest.files.iter().map(|file| file.size);
-        shared.counters.total.store(sizes.sum(), Ordering::Relaxed);
+        let total = sizes.fold(0, u64::saturating_add);
+        shared.counters.total.store(total, Ordering::Relaxed);
     } else {
         messages::warn("there is no backup manifest, with which the files could be compared");
     }
