@@ -12,13 +12,14 @@ use std::ffi::OsStr;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
 
 use crate::claims::{Claim, Claims, Stream};
+use crate::layout::{Layout, Tablespace};
 use crate::made::Made;
 
 /// What has to be missing in a data directory for no server to start on it.
@@ -27,47 +28,6 @@ pub const CONTROL_FILE: &[u8] = b"global/pg_control";
 pub const MANIFEST: &[u8] = b"backup_manifest";
 /// What the two are called until the end.
 const UNFINISHED: &str = ".unfinished";
-
-/// Where a backup goes, and its parts.
-#[derive(Clone, Copy, Debug)]
-pub struct Layout<'a> {
-    /// The data directory.
-    pub target: &'a Path,
-    /// Where its WAL goes, if not into the target.
-    pub waldir: Option<&'a Path>,
-    /// New places of tablespaces, by their old ones.
-    pub mapping: &'a BTreeMap<PathBuf, PathBuf>,
-}
-
-/// A tablespace outside the data directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tablespace {
-    /// Its OID, which is the name of its link.
-    pub oid: u32,
-    /// Where it is on the server, or was: an absolute path.
-    pub location: PathBuf,
-}
-
-impl Tablespace {
-    /// Checks what is told by somebody who may be wrong.
-    ///
-    /// # Errors
-    /// Where no tablespace can be so.
-    pub fn check(teller: &str, oid: u32, location: &[u8]) -> Result<Self> {
-        ensure!(oid > 0, "{teller} has a tablespace with OID 0");
-        let location = as_path(location).to_owned();
-        let is_plain = location.is_absolute()
-            && location
-                .components()
-                .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-        ensure!(
-            is_plain,
-            "{teller} has tablespace {oid} in \"{}\", which is refused",
-            location.display()
-        );
-        Ok(Self { oid, location })
-    }
-}
 
 /// An open directory.
 #[derive(Debug)]
@@ -168,6 +128,17 @@ impl Folder {
     /// A number for a stream that is to write files.
     pub fn stream(&self) -> Stream {
         self.claims.stream()
+    }
+
+    /// A stream has a file that is not written, which is there once all the same.
+    ///
+    /// # Errors
+    /// Where the stream has had it before.
+    pub fn leave_out(&self, path: &[u8], stream: Stream) -> Result<()> {
+        match self.claims.claim(path, stream) {
+            Claim::Twice => bail!("the backup has file \"{}\" twice", display(path)),
+            Claim::Own | Claim::Aside => Ok(()),
+        }
     }
 
     /// Makes a file for a stream to write.

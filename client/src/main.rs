@@ -22,6 +22,7 @@ mod folder;
 mod held_back;
 mod input;
 mod interrupt;
+mod layout;
 mod made;
 mod manifest;
 mod messages;

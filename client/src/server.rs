@@ -6,7 +6,7 @@ use backup_format::compression::Method;
 
 use crate::check_pages::File;
 use crate::connection::{Opener, Row, Session};
-use crate::folder::Tablespace;
+use crate::layout::Tablespace;
 use crate::manifest::unhex;
 use crate::plan::{Format, Plan};
 use crate::target::Request;

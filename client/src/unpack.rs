@@ -162,6 +162,7 @@ impl Receiver for Members<'_> {
             ),
             Kind::File => {
                 let (file, aside) = if self.left_out.contains(&path.as_slice()) {
+                    self.folder.leave_out(&path, self.stream)?;
                     (None, false)
                 } else {
                     let new = self.folder.create_file(&path, mode, self.stream)?;

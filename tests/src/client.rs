@@ -55,6 +55,14 @@ pub fn backup_of(cluster: &Cluster) -> Command {
     program
 }
 
+/// A command that restores archives and does not wait for the disk.
+pub fn restore_of(archives: &Path, target: &Path, args: &[&str]) -> Command {
+    let mut restore = program();
+    restore.args(["restore", "-N", "-D"]).arg(target);
+    restore.args(args).arg(archives);
+    restore
+}
+
 /// A folder for a target that does not exist yet.
 pub fn new_target() -> (Folder, PathBuf) {
     let folder = Folder::new("t");

@@ -34,6 +34,7 @@ pub mod stream;
 pub mod template;
 pub mod terminal;
 pub mod turn;
+pub mod verification;
 pub mod wait;
 pub mod wal;
 pub mod workload;

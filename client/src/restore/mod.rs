@@ -15,8 +15,9 @@ use backup_format::checksum::Algorithm;
 
 use crate::archive_files::ArchiveFile;
 use crate::durable;
-use crate::folder::{CONTROL_FILE, Folder, Layout};
+use crate::folder::{CONTROL_FILE, Folder};
 use crate::input::Input;
+use crate::layout::Layout;
 use crate::made::{Made, Shelf};
 use crate::messages;
 use crate::parallel;
@@ -57,7 +58,10 @@ fn restore(plan: &RestorePlan, shared: &Shared, made: &Shelf) -> Result<()> {
     if let Some(listing) = &source.manifest {
         let files = &listing.manifest.files;
         shared.counters.expect(Expected {
-            bytes: files.iter().map(|file| file.size).sum(),
+            bytes: files
+                .iter()
+                .map(|file| file.size)
+                .fold(0, u64::saturating_add),
             files: files.len() as u64,
         });
     } else {

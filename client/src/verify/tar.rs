@@ -55,7 +55,10 @@ pub fn verify(
     files.sort_by_key(|file| std::cmp::Reverse(file.size));
     let Shared { stop, counters } = verifier.shared;
     counters.expect(progress::Expected {
-        bytes: files.iter().map(|file| file.size).sum(),
+        bytes: files
+            .iter()
+            .map(|file| file.size)
+            .fold(0, u64::saturating_add),
         files: files.len() as u64,
     });
     let archives = Archives {
