@@ -181,8 +181,9 @@ impl Piped {
     fn wait_until_read(&mut self, stop: &Stop) -> Result<()> {
         while let Some(input) = &self.input {
             stop.check()?;
-            let look = || Ok::<_, Error>((rustix::io::ioctl_fionread(input)?, is_closed(input)?));
-            let (unread, closed) =
+            // In this order: who has closed it reads no more.
+            let look = || Ok::<_, Error>((is_closed(input)?, rustix::io::ioctl_fionread(input)?));
+            let (closed, unread) =
                 look().with_context(|| format!("could not write to {}", self.name))?;
             match (unread, closed) {
                 (0, _) => break,

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::program::{account, command, run, signal};
+use crate::backup::Backup;
+use crate::program::{account, command, run, signal, succeed};
 use crate::scratch::{self, Folder};
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
@@ -90,6 +91,68 @@ pub fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
+/// Unpacks one tar file into a folder.
+#[track_caller]
+pub fn unpack(archive: &Path, folder: &Path) {
+    succeed(
+        command("tar")
+            .args(["--extract", "--preserve-permissions", "--file"])
+            .arg(archive)
+            .arg("--directory")
+            .arg(folder),
+    );
+}
+
+/// Has the program of its method decompress an archive, by the suffix of its name; the path of the
+/// tar file beside it.
+#[track_caller]
+pub fn decompress(archive: &Path) -> PathBuf {
+    let tar = archive.with_extension("");
+    let method = archive.extension().and_then(OsStr::to_str);
+    let mut program = match method {
+        Some("tar") => return archive.to_owned(),
+        Some("gz") => command("gzip"),
+        Some("lz4") => command("lz4"),
+        Some("zst") => command("zstd"),
+        _ => panic!("{archive:?} is no archive"),
+    };
+    program.args(["--decompress", "--stdout"]).arg(archive);
+    let output = run(&mut program);
+    let ended_well = output.status.success() && output.stderr.is_empty();
+    assert!(ended_well, "{}", String::from_utf8_lossy(&output.stderr));
+    fs::write(&tar, output.stdout).unwrap_or_else(|error| panic!("{tar:?}: {error}"));
+    tar
+}
+
+/// Unpacks all archives of a backup into one folder, with the manifest beside them, and has
+/// `pg_verifybackup` accept it.
+#[track_caller]
+pub fn unpack_all(cluster: &Cluster, target: &Path) -> Backup {
+    let backup = Backup::folder(cluster);
+    for name in names_in(target) {
+        let part = name.split('.').next().unwrap_or_default();
+        let folder = match part.parse::<u32>() {
+            Ok(oid) => {
+                let mut tablespaces = backup.tablespaces().iter();
+                let found = tablespaces.find(|tablespace| tablespace.0 == oid);
+                found.expect("a tablespace of that OID").1.clone()
+            }
+            Err(_) => backup.data_dir(),
+        };
+        if name == "backup_manifest" {
+            succeed(command("cp").arg(target.join(name)).arg(folder));
+        } else {
+            let tar = decompress(&target.join(name));
+            // GNU tar does not ask for it.
+            let bytes = fs::read(&tar).expect("the archive");
+            assert!(bytes.ends_with(&[0; 1024]), "{tar:?} has no end");
+            unpack(&tar, &folder);
+        }
+    }
+    backup.verify();
+    backup
+}
+
 /// Has `pg_verifybackup` accept a backup.
 #[track_caller]
 pub fn verify(data: &Path, args: &[&str]) {
@@ -97,6 +160,24 @@ pub fn verify(data: &Path, args: &[&str]) {
     verify.args(args).arg(data);
     let output = run(&mut verify);
     assert!(output.status.success(), "{}", account(&verify, &output));
+}
+
+/// Waits until two workers of a backup are sending.
+#[track_caller]
+pub fn wait_for_streams(cluster: &Cluster) {
+    cluster.wait_for_sql(
+        "two workers that send",
+        "SELECT coalesce(max(workers), 0) = 2 AND sum(bytes_sent) > 0 FROM backup_progress()",
+    );
+}
+
+/// Ends the session of one worker.
+#[track_caller]
+pub fn terminate_a_worker(cluster: &Cluster) {
+    cluster.execute(
+        "SELECT pg_terminate_backend(min(pid)) FROM pg_stat_progress_basebackup
+         WHERE pid NOT IN (SELECT leader_pid FROM backup_progress())",
+    );
 }
 
 /// A program that runs beside the test. It is killed if the test fails.

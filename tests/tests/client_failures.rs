@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use backup_tests::client::{
-    Running, backup_of, expect_failure, names_in, new_target, program, verify,
+    Running, backup_of, expect_failure, names_in, new_target, program, terminate_a_worker, verify,
+    wait_for_streams,
 };
 use backup_tests::leftover;
 use backup_tests::page::quiet_table;
@@ -21,14 +22,6 @@ fn slow_backup(cluster: &Cluster, target: &Path) -> Command {
     let mut program = backup_of(cluster);
     program.args(["-j", "2", "-r", "8M", "-D"]).arg(target);
     program
-}
-
-#[track_caller]
-fn wait_for_streams(cluster: &Cluster) {
-    cluster.wait_for_sql(
-        "two workers that send",
-        "SELECT coalesce(max(workers), 0) = 2 AND sum(bytes_sent) > 0 FROM backup_progress()",
-    );
 }
 
 /// A cluster with a bad page, whose backup fails at the end of a stream.
@@ -165,7 +158,7 @@ fn a_worker_that_lost_its_connection_is_replaced() {
     let mut program = slow_backup(&cluster, &target);
     let backup = Running::start(&mut program);
     wait_for_streams(&cluster);
-    terminate_workers(&cluster);
+    terminate_a_worker(&cluster);
     let (status, said) = backup.end();
     assert_eq!(status, Some(0), "{said}");
     assert!(
@@ -185,7 +178,7 @@ fn an_archive_of_a_lost_connection_begins_anew() {
     let (folder, target) = new_target();
     let backup = Running::start(slow_backup(&cluster, &target).arg("-Ft"));
     wait_for_streams(&cluster);
-    terminate_workers(&cluster);
+    terminate_a_worker(&cluster);
     let (status, said) = backup.end();
     assert_eq!(status, Some(0), "{said}");
     assert!(
@@ -210,7 +203,7 @@ fn a_worker_is_not_replaced_more_often_than_wanted() {
     let (folder, target) = new_target();
     let backup = Running::start(slow_backup(&cluster, &target).args(["--retries", "0"]));
     wait_for_streams(&cluster);
-    terminate_workers(&cluster);
+    terminate_a_worker(&cluster);
     let (status, said) = backup.end();
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("error: worker "), "{said}");
@@ -244,15 +237,6 @@ fn assert_tells_of_the_loss(said: &str) {
             .iter()
             .any(|words| said.contains(words)),
         "{said}"
-    );
-}
-
-/// Of one worker.
-#[track_caller]
-fn terminate_workers(cluster: &Cluster) {
-    cluster.execute(
-        "SELECT pg_terminate_backend(min(pid)) FROM pg_stat_progress_basebackup
-         WHERE pid NOT IN (SELECT leader_pid FROM backup_progress())",
     );
 }
 

@@ -7,7 +7,7 @@ use backup_tests::client::{expect_failure, names_in, new_target, program};
 use backup_tests::crafted::{
     archive, directory, entry, file, header, link, manifest, member_header,
 };
-use backup_tests::program::{command, make_dir, run, succeed};
+use backup_tests::program::{command, make_dir, run, run_with_input, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::standin::{Lost, Script, StandIn};
 use tar::EntryType;
@@ -316,4 +316,114 @@ fn a_manifest_that_does_not_fit_is_refused() {
     // The server does not say by which checksums, although it was asked for some.
     let script = with_manifest(&[entry("base/1", 3), entry("global/pg_control", 7)]);
     assert_refused(script, &[], "checksum mismatch");
+}
+
+fn compressed(program: &str, bytes: &[u8]) -> Vec<u8> {
+    run_with_input(command(program).arg("-c"), bytes).stdout
+}
+
+#[test]
+fn what_is_not_compressed_as_asked_is_refused() {
+    for (method, program) in [("gzip", "gzip"), ("lz4", "lz4"), ("zstd", "zstd")] {
+        let whole = compressed(program, &honest().files);
+        let without_end = compressed(program, &honest().files[..1024]);
+        let endless = compressed(program, &[0; 1 << 24]);
+        for (files, word) in [
+            (honest().files, "could not decompress data"),
+            (Vec::new(), "end too early"),
+            (whole[..whole.len() - 1].to_vec(), "end too early"),
+            (
+                [&whole[..], b"more and more"].concat(),
+                "could not decompress data",
+            ),
+            (without_end, "incomplete"),
+            (endless, "goes on after its end"),
+        ] {
+            let how = format!("server-{method}");
+            for format in ["-Fp", "-Ft"] {
+                let script = Script {
+                    files: files.clone(),
+                    ..honest()
+                };
+                let args = ["--no-manifest", "-j1", "-Z", &how, format];
+                assert_refused(script, &args, word);
+            }
+        }
+    }
+}
+
+#[test]
+fn commands_are_not_told_that_they_have_all_of_a_backup_that_is_none() {
+    let (folder, _, outside) = guarded_target();
+    let pipe = format!("cat >/dev/null; touch {}/%f", outside.display());
+    let control = entry("global/pg_control", 7);
+    for (script, word) in [
+        (
+            with_manifest(&[entry("base/1", 4), control.clone()]),
+            "has size 3",
+        ),
+        (
+            with_manifest(&[control]),
+            "\"base/1\" arrived and is not in the manifest",
+        ),
+    ] {
+        let server = StandIn::start(script);
+        let mut program = program();
+        program.args(server.connection_args());
+        let args = ["-j1", "--manifest-checksums", "NONE", "--pipe", &pipe];
+        let said = expect_failure(program.args(args));
+        assert!(said.contains(word), "{said}");
+        assert!(names_in(&outside).is_empty());
+    }
+    assert_eq!(names_in(&folder), ["outside"]);
+}
+
+#[test]
+fn standard_output_has_no_end_of_a_backup_that_is_none() {
+    let whole = archive(&[
+        directory("base/"),
+        file("base/1", b"one"),
+        file("global/pg_control", b"control"),
+        file("backup_manifest", &manifest(&entry("base/1", 3))),
+    ]);
+    for (how, method, files) in [
+        ("none", "cat", whole.clone()),
+        ("client-gzip", "gzip", whole.clone()),
+        ("server-gzip", "gzip", compressed("gzip", &whole)),
+        ("server-zstd", "zstd", compressed("zstd", &whole)),
+    ] {
+        let server = StandIn::start(Script { files, ..honest() });
+        let mut backup = program();
+        backup
+            .args(server.connection_args())
+            .args(["-D", "-", "-Z", how]);
+        let output = run(backup.args(["--manifest-checksums", "NONE"]));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("is not in the manifest"), "{said}");
+        if how == "none" {
+            assert!(!output.stdout.ends_with(&[0; 1024]));
+        } else {
+            let opened = run_with_input(command(method).args(["-d", "-c"]), &output.stdout);
+            assert!(!opened.status.success(), "{how}");
+        }
+    }
+}
+
+#[test]
+fn what_a_command_leaves_of_a_small_file_fails_the_backup() {
+    let files = [entry("base/1", 3), entry("global/pg_control", 7)];
+    for (command, is_enough) in [("cat >/dev/null", true), ("head -c 1 >/dev/null", false)] {
+        let server = StandIn::start(with_manifest(&files));
+        let pipe = format!("case %f in backup_manifest) {command};; *) cat >/dev/null;; esac");
+        let mut backup = program();
+        backup.args(server.connection_args());
+        backup.args(["-j1", "--manifest-checksums", "NONE", "--pipe", &pipe]);
+        if is_enough {
+            succeed(&mut backup);
+        } else {
+            let said = expect_failure(&mut backup);
+            assert!(said.contains("ended before it had everything"), "{said}");
+        }
+    }
 }

@@ -1,22 +1,10 @@
 //! Backups in archives by the command line program.
 
-use std::path::Path;
-
 use backup_tests::backup::Backup;
-use backup_tests::client::{backup_of, expect_failure, names_in, new_target, verify};
+use backup_tests::client::{backup_of, expect_failure, names_in, new_target, unpack, verify};
 use backup_tests::page::quiet_table;
 use backup_tests::program::{account, command, make_dir, run, succeed};
 use backup_tests::server::Cluster;
-
-fn unpack(archive: &Path, folder: &Path) {
-    succeed(
-        command("tar")
-            .args(["--extract", "--preserve-permissions", "--file"])
-            .arg(archive)
-            .arg("--directory")
-            .arg(folder),
-    );
-}
 
 #[test]
 fn one_worker_gives_the_archives_of_pg_basebackup() {
