@@ -17,6 +17,9 @@ test: setup ## all tests, with the PostgreSQL of the machine's packages
 test-all: setup ## all tests with PostgreSQL 15, 17 and 18, which it builds where they are missing
 	@scripts/test-all.sh
 
+test-pages: setup ## the tests of pages with a server that it builds, with pages of 32 kB
+	@scripts/test-pages.sh
+
 install: ## build the release version and install it into PostgreSQL
 	@scripts/install.sh
 
@@ -40,6 +43,6 @@ clean: ## remove what was built
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup demo test test-all soak valgrind install package bench lint clean
+.PHONY: help setup demo test test-all test-pages soak valgrind install package bench lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:

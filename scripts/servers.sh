@@ -14,6 +14,7 @@
 # usage: scripts/servers.sh [--find] MAJOR    --find: build nothing
 #
 # environment: SERVERS_FOLDER    where builds are kept, /var/tmp/pg_parallel_backup-<uid> by default
+#              BLOCK_SIZE        the size of pages in kB, where it is not to be 8: a build of its own
 set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -28,6 +29,11 @@ if [[ ${1:-} == --find ]]; then
 fi
 readonly MAJOR=${1:?which major version?}
 readonly FOLDER=${SERVERS_FOLDER:-/var/tmp/pg_parallel_backup-$(id -u)}
+readonly BLOCK_SIZE=${BLOCK_SIZE:-8}
+# What builds are called, before the version.
+NAME=postgresql-
+[[ $BLOCK_SIZE == 8 ]] || NAME=pages-of-${BLOCK_SIZE}kB-$NAME
+readonly NAME
 JOBS=$(getconf _NPROCESSORS_ONLN)
 readonly JOBS
 
@@ -54,7 +60,7 @@ kept_pg_config() {
     while read -r folder; do
         is_safe "$folder" && usable_pg_config "$folder/bin/pg_config" \
             && say "$folder/bin/pg_config" && return
-    done < <(compgen -G "$FOLDER/postgresql-$MAJOR.*" | sort -rV)
+    done < <(compgen -G "$FOLDER/$NAME$MAJOR.*" | sort -rV)
     return 1
 }
 
@@ -147,7 +153,7 @@ compile() {
     # In a condition set -e does not hold.
     cd "$1" \
         && ./configure --quiet --prefix="$2" --with-lz4 --with-zstd --with-openssl \
-            --without-icu --without-readline \
+            --with-blocksize="$BLOCK_SIZE" --without-icu --without-readline \
         && make -s -j "$JOBS" \
         && make -s -j "$JOBS" -C contrib \
         && make -s install DESTDIR="$3" \
@@ -171,7 +177,7 @@ build_server() {
     archive=$(compgen -G "$work/postgresql-${MAJOR}_*.orig.tar.*" | grep -v '\.asc$' | head -n 1)
     version=${archive##*_}
     version=${version%%.orig.tar.*}
-    prefix=$FOLDER/postgresql-$version
+    prefix=$FOLDER/$NAME$version
     note "Building PostgreSQL $version from its source package (some minutes)"
     mkdir "$work/source"
     tar -x -f "$archive" -C "$work/source" --strip-components=1
@@ -185,8 +191,8 @@ build_server() {
 }
 
 named=PG_CONFIG_$MAJOR
-installed_pg_config "$MAJOR" && exit
-[[ -z ${!named:-} ]] || unavailable "$named names no pg_config of it with server and headers beside"
+[[ $BLOCK_SIZE == 8 ]] && installed_pg_config "$MAJOR" && exit
+[[ $BLOCK_SIZE != 8 || -z ${!named:-} ]] || unavailable "$named names no pg_config of it with server and headers beside"
 kept_pg_config && exit
 [[ $build == yes ]] || unavailable "it is not installed, and none has been built"
 build_server
