@@ -116,12 +116,17 @@ impl Archives {
                 file_mode: mode & 0o640,
             }
         };
-        Ok(Self {
+        let archives = Self {
             place,
             jobs,
             compress: plan.compress,
             first: Mutex::default(),
-        })
+        };
+        if let Place::Directory { path, .. } = &archives.place {
+            made.mark(path.join(archives.name(Id::FIRST)));
+            made.mark(path.join(manifest_name()));
+        }
+        Ok(archives)
     }
 
     fn name(&self, id: Id) -> String {

@@ -81,6 +81,9 @@ impl Folder {
             );
         }
         let target = Place::create(layout.target, mode, made)?;
+        for mark in [CONTROL_FILE, MANIFEST] {
+            made.mark(target.path.join(as_path(mark)));
+        }
         let waldir = match layout.waldir {
             Some(path) => {
                 let place = Place::create(path, mode, made)?;
