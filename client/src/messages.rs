@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::plan::ProgressFormat;
 use crate::screen::Screen;
+use crate::shown;
 use crate::stderr::Capture;
 
 static OUTPUT: Mutex<Output> = Mutex::new(Output {
@@ -51,7 +52,8 @@ struct Message<'a> {
 }
 
 /// Chooses how messages look beside a progress. What libpq writes to standard error by itself comes
-/// through here as well, until the capture ends, if that is needed for the progress or `for_listener`.
+/// through here as well, until the capture ends, if that is needed for the progress or `for_listener`,
+/// and wherever it would drive a terminal.
 ///
 /// # Errors
 /// The operating system's.
@@ -59,7 +61,7 @@ pub fn begin(progress: Option<ProgressFormat>, for_listener: bool) -> io::Result
     let style = match progress {
         Some(ProgressFormat::Json) => Style::Json,
         Some(ProgressFormat::Text) if is_terminal() => Style::Terminal(Screen::default()),
-        _ if for_listener => Style::Text,
+        _ if for_listener || io::stderr().is_terminal() => Style::Text,
         _ => return Ok(None),
     };
     let (capture, stderr) = Capture::begin(relay)?;
@@ -185,7 +187,8 @@ impl Output {
     }
 
     fn line(&mut self, line: &str) {
-        let line = format!("{}\n", printable(line));
+        // Names may come from anywhere: no terminal has to obey them.
+        let line = format!("{}\n", shown::message(line.as_bytes()));
         match &mut self.style {
             Style::Terminal(_) => self.on_screen(|screen, terminal| screen.above(terminal, &line)),
             Style::Text | Style::Json => self.write(line.as_bytes()),
@@ -205,24 +208,5 @@ impl Output {
             Some(stderr) => (&*stderr).write_all(bytes),
             None => io::stderr().lock().write_all(bytes),
         };
-    }
-}
-
-/// Names in a message may come from anywhere: no terminal has to obey them.
-fn printable(text: &str) -> String {
-    let is_harmless = |letter: char| !letter.is_control() || matches!(letter, '\n' | '\t');
-    text.chars()
-        .map(|letter| if is_harmless(letter) { letter } else { '?' })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_has_nothing_to_obey() {
-        assert_eq!(printable("a\tb\nä"), "a\tb\nä");
-        assert_eq!(printable("\u{1b}[2Jx\r\u{9b}y\0"), "?[2Jx??y?");
     }
 }
