@@ -291,10 +291,7 @@ fn receive(
         Ok(())
     });
     match result {
-        Ok(()) => {
-            received.add(sink.finish()?);
-            Ok(())
-        }
+        Ok(()) => received.add(sink.finish()?),
         Err(error) if is_lost(&error) => {
             let file = sink.current();
             sink.discard();

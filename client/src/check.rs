@@ -95,8 +95,7 @@ impl Receiver for Check<'_> {
     }
 
     fn end(&mut self) -> Result<()> {
-        self.arriving.end();
         self.in_manifest = false;
-        Ok(())
+        self.arriving.end()
     }
 }

@@ -21,6 +21,7 @@ use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, Permissio
 use crate::claims::{Claim, Claims, Stream};
 use crate::layout::{Layout, Tablespace};
 use crate::made::Made;
+use crate::received::twice;
 
 /// What has to be missing in a data directory for no server to start on it.
 pub const CONTROL_FILE: &[u8] = b"global/pg_control";
@@ -139,7 +140,7 @@ impl Folder {
     /// Where the stream has had it before.
     pub fn leave_out(&self, path: &[u8], stream: Stream) -> Result<()> {
         match self.claims.claim(path, stream) {
-            Claim::Twice => bail!("the backup has file \"{}\" twice", display(path)),
+            Claim::Twice => return Err(twice(path)),
             Claim::Own | Claim::Aside => Ok(()),
         }
     }
@@ -153,7 +154,7 @@ impl Folder {
         let aside = match self.claims.claim(path, stream) {
             Claim::Own => false,
             Claim::Aside => true,
-            Claim::Twice => bail!("the backup has file \"{}\" twice", display(path)),
+            Claim::Twice => return Err(twice(path)),
         };
         let name = if aside {
             aside_name(&name, stream)

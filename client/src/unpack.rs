@@ -203,7 +203,6 @@ impl Receiver for Members<'_> {
                 self.aside.insert(current.path);
             }
         }
-        self.arriving.end();
-        Ok(())
+        self.arriving.end()
     }
 }

@@ -232,12 +232,28 @@ fn a_warning_drives_no_terminal() {
 }
 
 #[test]
-fn a_file_that_comes_twice_in_a_stream_is_refused() {
+fn a_file_that_comes_twice_is_refused() {
     let script = Script {
         files: archive(&[file("base/1", b"one"), file("base/1", b"two")]),
         ..Script::honest()
     };
-    assert_refused(script, &["--no-manifest"], "twice");
+    let in_closing = Script {
+        closing: archive(&[
+            file("global/pg_control", b"control"),
+            file("base/1", b"two"),
+        ]),
+        ..Script::honest()
+    };
+    for format in ["-Fp", "-Ft"] {
+        for script in [&script, &in_closing] {
+            let args = ["--no-manifest", format];
+            assert_refused(
+                script.clone(),
+                &args,
+                "the backup has file \"base/1\" twice",
+            );
+        }
+    }
 }
 
 #[test]

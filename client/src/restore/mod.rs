@@ -120,8 +120,7 @@ fn unpack(plan: &RestorePlan, shared: &Shared, source: &Source, folder: &Folder)
             LEFT_OUT,
         );
         archive.read(|bytes| unpacker.take(bytes))?;
-        received.add(unpacker.finish().with_context(|| archive.place())?);
-        Ok(())
+        received.add(unpacker.finish().with_context(|| archive.place())?)
     };
     parallel::for_each(&source.archives, workers, &shared.stop, unpack_one)?;
     Ok(received.into_files())
