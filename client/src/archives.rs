@@ -18,16 +18,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use backup_format::archive::END;
 
-use crate::folder::MANIFEST;
+use crate::folder::{MANIFEST, UNFINISHED};
 use crate::made::Made;
 use crate::outlet::{Outlet, Writer};
 use crate::pipe::Commands;
 use crate::plan::{Compress, Plan, Side};
 use crate::stop::Stop;
 use crate::template::Template;
-
-/// What a file is called until it is complete.
-const UNFINISHED: &str = ".unfinished";
 
 /// The archives of a backup.
 pub struct Archives {

@@ -27,8 +27,8 @@ use crate::received::twice;
 pub const CONTROL_FILE: &[u8] = b"global/pg_control";
 /// The manifest.
 pub const MANIFEST: &[u8] = b"backup_manifest";
-/// What the two are called until the end.
-const UNFINISHED: &str = ".unfinished";
+/// Behind the names of these two, and of the first archive, until the end.
+pub const UNFINISHED: &str = ".unfinished";
 
 /// An open directory.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -100,6 +101,18 @@ pub fn warn(text: impl Display) {
 /// Writes what the program failed by.
 pub fn error(text: impl Display) {
     output().message(Severity::Error, &text.to_string());
+}
+
+/// What a command has for its standard error. One may draw on a terminal as it likes, where this
+/// program does not.
+pub fn stderr_of_command() -> Stdio {
+    let output = output();
+    match (&output.style, &output.stderr) {
+        (Style::Text, Some(stderr)) => {
+            (stderr.try_clone()).map_or_else(|_| Stdio::inherit(), Stdio::from)
+        }
+        _ => Stdio::inherit(),
+    }
 }
 
 /// Has somebody told of each line that others write to standard error from now on. With
