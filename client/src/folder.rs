@@ -140,7 +140,7 @@ impl Folder {
     /// Where the stream has had it before.
     pub fn leave_out(&self, path: &[u8], stream: Stream) -> Result<()> {
         match self.claims.claim(path, stream) {
-            Claim::Twice => return Err(twice(path)),
+            Claim::Twice => Err(twice(path)),
             Claim::Own | Claim::Aside => Ok(()),
         }
     }

@@ -201,7 +201,11 @@ impl Output {
 
     fn line(&mut self, line: &str) {
         // Names may come from anywhere: no terminal has to obey them.
-        let line = format!("{}\n", shown::message(line.as_bytes()));
+        let line = match self.style {
+            Style::Json => without_controls(line),
+            Style::Text | Style::Terminal(_) => shown::message(line.as_bytes()),
+        };
+        let line = format!("{line}\n");
         match &mut self.style {
             Style::Terminal(_) => self.on_screen(|screen, terminal| screen.above(terminal, &line)),
             Style::Text | Style::Json => self.write(line.as_bytes()),
@@ -222,4 +226,19 @@ impl Output {
             None => io::stderr().lock().write_all(bytes),
         };
     }
+}
+
+/// A JSON text that says the same. It has control characters nowhere but in strings, and others than
+/// those that have to be escaped.
+fn without_controls(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        match letter {
+            letter if letter.is_control() => {
+                text.push_str(&format!("\\u{:04x}", u32::from(letter)));
+            }
+            letter => text.push(letter),
+        }
+    }
+    text
 }

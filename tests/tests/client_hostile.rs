@@ -219,7 +219,7 @@ fn a_manifest_that_is_too_large_is_refused() {
 #[test]
 fn a_warning_drives_no_terminal() {
     let server = StandIn::start(Script {
-        warning: Some("nicht m\u{f6}glich \u{1b}[2J".to_owned()),
+        warning: Some("nicht m\u{f6}glich \u{1b}[2J\u{7f}\u{85}".to_owned()),
         ..Script::honest()
     });
     for args in [&["--no-manifest"][..], &["--no-manifest", "-P"]] {
@@ -229,6 +229,18 @@ fn a_warning_drives_no_terminal() {
         assert_eq!(status, Some(0), "{raw}");
         assert!(raw.contains("WARNING:  nicht möglich \\033[2J"), "{raw}");
     }
+    // For a program nothing is lost.
+    let (_folder, target) = new_target();
+    let args = ["--no-manifest", "--progress=json"];
+    let output = run(&mut server.backup(&target, &args));
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(!said.contains('\u{7f}'), "{said}");
+    let texts = said.lines().map(|line| {
+        let object: serde_json::Value = serde_json::from_str(line).expect(line);
+        object["text"].as_str().map(str::to_owned)
+    });
+    let expected = "WARNING:  nicht möglich \u{1b}[2J\u{7f}\u{85}";
+    assert!(texts.flatten().any(|text| text == expected), "{said}");
 }
 
 #[test]
