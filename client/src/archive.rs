@@ -96,7 +96,7 @@ impl<'a> Archive<'a> {
         Ok(())
     }
 
-    /// The stream has ended well; returns what it held. An archive of nothing does not stay.
+    /// The stream has ended well; returns what it held. An archive of nothing is not there.
     ///
     /// # Errors
     /// Where it has not, and where a command fails.
@@ -107,7 +107,7 @@ impl<'a> Archive<'a> {
             Output::Other(Some(writer), _) if !self.check.is_empty() => {
                 writer.finish(self.stop)?;
             }
-            Output::Other(..) => self.archives.remove(self.id)?,
+            Output::Other(_, nothing) => self.archives.empty(self.id, &nothing, self.stop)?,
         }
         Ok(self.check.into_files().0)
     }

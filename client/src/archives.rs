@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use backup_format::archive::END;
 
-use crate::folder::MANIFEST;
+use crate::folder::{MANIFEST, UNFINISHED};
 use crate::made::Made;
 use crate::outlet::{Outlet, Writer};
 use crate::pipe::Commands;
@@ -26,14 +26,13 @@ use crate::plan::{Compress, Plan, Side};
 use crate::stop::Stop;
 use crate::template::Template;
 
-/// What a file is called until it is complete.
-const UNFINISHED: &str = ".unfinished";
-
 /// The archives of a backup.
 pub struct Archives {
     place: Place,
     jobs: usize,
     compress: Compress,
+    /// The archives that were begun, also those that failed.
+    begun: Mutex<Vec<Id>>,
     first: Mutex<First>,
 }
 
@@ -116,12 +115,18 @@ impl Archives {
                 file_mode: mode & 0o640,
             }
         };
-        Ok(Self {
+        let archives = Self {
             place,
             jobs,
             compress: plan.compress,
+            begun: Mutex::default(),
             first: Mutex::default(),
-        })
+        };
+        if let Place::Directory { path, .. } = &archives.place {
+            made.mark(path.join(archives.name(Id::FIRST)));
+            made.mark(path.join(manifest_name()));
+        }
+        Ok(archives)
     }
 
     fn name(&self, id: Id) -> String {
@@ -147,6 +152,7 @@ impl Archives {
     /// # Errors
     /// The operating system's.
     pub fn begin(&self, id: Id) -> Result<Writer> {
+        self.begun().push(id);
         let outlet = self.open(&self.name(id), id == Id::FIRST)?;
         if self.is_kept_as_sent(id) {
             Writer::new(outlet, &Compress::NONE)
@@ -167,13 +173,19 @@ impl Archives {
         }
     }
 
-    /// There is nothing in an archive: one that was begun before does not stay.
+    /// There is nothing in an archive: of one that was begun before nothing stays. What a command may
+    /// have written is not known, and so it gets the bytes of the empty archive in place of that.
     ///
     /// # Errors
-    /// The operating system's.
-    pub fn remove(&self, id: Id) -> Result<()> {
+    /// The operating system's, and those of the command.
+    pub fn empty(&self, id: Id, bytes: &[u8], stop: &Stop) -> Result<()> {
         let Place::Directory { path, .. } = &self.place else {
-            return Ok(());
+            if !self.begun().contains(&id) {
+                return Ok(());
+            }
+            let mut writer = self.begin(id)?;
+            writer.write(bytes, stop)?;
+            return writer.finish(stop);
         };
         let path = path.join(self.name(id));
         match fs::remove_file(&path) {
@@ -206,6 +218,10 @@ impl Archives {
     /// The content of the manifest.
     pub fn manifest(&self) -> Vec<u8> {
         self.first().manifest.clone()
+    }
+
+    fn begun(&self) -> MutexGuard<'_, Vec<Id>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn first(&self) -> MutexGuard<'_, First> {

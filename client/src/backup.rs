@@ -1,7 +1,7 @@
 //! A backup from its start to its end: one thread leads, each worker has its own, and the main
 //! thread looks after signals and the progress.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 
 use crate::connection::{Opener, Session};
 use crate::durable;
@@ -254,10 +254,25 @@ fn work(
         connections.run(|session| {
             worker.begins(Doing::Waiting);
             let sink = target.sink(*request, number, shared.streams(&worker.counter))?;
-            receive(session, statement, sink, received, shown)
+            receive(session, statement, sink, received, shown).map_err(|error| {
+                let may_go_on = shared.plan.manifest.is_some() || !is_lost(&error);
+                if may_go_on {
+                    error
+                } else {
+                    cannot_go_on(&error)
+                }
+            })
         })?;
     }
     Ok(())
+}
+
+/// The server may have sent all of a stream that is lost, and taken it for received: then its files do
+/// not come again. The manifest tells, where there is one.
+fn cannot_go_on(lost: &Error) -> Error {
+    anyhow!(
+        "{lost:#}\nDETAIL:  Without a manifest nothing tells whether all files that were lost have come again."
+    )
 }
 
 /// Receives one stream, and shows what a worker receives. Its files count when it has ended well.
@@ -276,10 +291,7 @@ fn receive(
         Ok(())
     });
     match result {
-        Ok(()) => {
-            received.add(sink.finish()?);
-            Ok(())
-        }
+        Ok(()) => received.add(sink.finish()?),
         Err(error) if is_lost(&error) => {
             let file = sink.current();
             sink.discard();

@@ -6,11 +6,9 @@ use backup_format::checksum::Algorithm;
 use backup_format::member::{Kind, Member, Receiver};
 
 use crate::folder::{MANIFEST, check_name, display};
+use crate::manifest;
 use crate::progress::Counter;
 use crate::received::{Arriving, Files};
-
-/// The manifest is held in memory, as the server holds it: below 1 GB.
-const LARGEST_MANIFEST: u64 = 1 << 30;
 
 /// Computes the checksums of members that pass by, and keeps the manifest.
 pub struct Check<'a> {
@@ -80,7 +78,7 @@ impl Receiver for Check<'_> {
             let path = [&self.prefix, member.path.as_slice()].concat();
             self.in_manifest = self.keeps_manifest && path == MANIFEST;
             if self.in_manifest {
-                ensure!(member.size <= LARGEST_MANIFEST, "the manifest is too large");
+                manifest::check_size(member.size)?;
                 self.manifest.clear();
             }
             self.arriving.begin(path, member.size);
@@ -97,8 +95,7 @@ impl Receiver for Check<'_> {
     }
 
     fn end(&mut self) -> Result<()> {
-        self.arriving.end();
         self.in_manifest = false;
-        Ok(())
+        self.arriving.end()
     }
 }

@@ -21,13 +21,14 @@ use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, Permissio
 use crate::claims::{Claim, Claims, Stream};
 use crate::layout::{Layout, Tablespace};
 use crate::made::Made;
+use crate::received::twice;
 
 /// What has to be missing in a data directory for no server to start on it.
 pub const CONTROL_FILE: &[u8] = b"global/pg_control";
 /// The manifest.
 pub const MANIFEST: &[u8] = b"backup_manifest";
-/// What the two are called until the end.
-const UNFINISHED: &str = ".unfinished";
+/// Behind the names of these two, and of the first archive, until the end.
+pub const UNFINISHED: &str = ".unfinished";
 
 /// An open directory.
 #[derive(Debug)]
@@ -81,6 +82,9 @@ impl Folder {
             );
         }
         let target = Place::create(layout.target, mode, made)?;
+        for mark in [CONTROL_FILE, MANIFEST] {
+            made.mark(target.path.join(as_path(mark)));
+        }
         let waldir = match layout.waldir {
             Some(path) => {
                 let place = Place::create(path, mode, made)?;
@@ -136,7 +140,7 @@ impl Folder {
     /// Where the stream has had it before.
     pub fn leave_out(&self, path: &[u8], stream: Stream) -> Result<()> {
         match self.claims.claim(path, stream) {
-            Claim::Twice => bail!("the backup has file \"{}\" twice", display(path)),
+            Claim::Twice => Err(twice(path)),
             Claim::Own | Claim::Aside => Ok(()),
         }
     }
@@ -150,7 +154,7 @@ impl Folder {
         let aside = match self.claims.claim(path, stream) {
             Claim::Own => false,
             Claim::Aside => true,
-            Claim::Twice => bail!("the backup has file \"{}\" twice", display(path)),
+            Claim::Twice => return Err(twice(path)),
         };
         let name = if aside {
             aside_name(&name, stream)

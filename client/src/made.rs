@@ -1,6 +1,6 @@
 //! What this program has made, so that it can remove that and nothing else.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -43,6 +43,8 @@ impl Shelf {
 #[derive(Clone, Debug, Default)]
 pub struct Made {
     directories: Vec<Directory>,
+    /// What it would be taken for a backup by.
+    marks: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,11 +64,18 @@ enum Origin {
 }
 
 impl Made {
-    /// Removes all of it, and nothing else. Directories that were there are empty again.
+    /// A file in one of the directories, by which they would be taken for a backup.
+    pub fn mark(&mut self, path: PathBuf) {
+        self.marks.push(path);
+    }
+
+    /// Removes all of it, and nothing else. Directories that were there are empty again. Should this
+    /// be interrupted, what is left looks like no backup.
     ///
     /// # Errors
     /// The first of the operating system's; it goes on after one.
     pub fn remove(&self) -> io::Result<()> {
+        self.remove_marks()?;
         let mut outcome = Ok(());
         for Directory { path, origin } in self.directories.iter().rev() {
             let removed = match origin {
@@ -85,6 +94,23 @@ impl Made {
             });
         }
         outcome
+    }
+
+    /// They are gone for certain before anything else is.
+    fn remove_marks(&self) -> io::Result<()> {
+        let mut folders = Vec::new();
+        for mark in &self.marks {
+            match fs::remove_file(mark) {
+                Ok(()) => folders.extend(mark.parent()),
+                // A directory of that name is taken for nothing.
+                Err(error) if is_no_file(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for folder in folders {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
     }
 
     /// The directories that hold the backup.
@@ -185,6 +211,11 @@ fn make(path: &Path, mode: u32) -> Result<()> {
         .with_context(|| format!("could not create directory \"{}\"", path.display()))
 }
 
+fn is_no_file(error: &io::Error) -> bool {
+    use ErrorKind::{IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory)
+}
+
 fn remove_content(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -195,4 +226,43 @@ fn remove_content(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    /// A folder that is gone when the test is.
+    struct Scratch(PathBuf);
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn what_a_backup_is_known_by_goes_first() {
+        let name = format!("pg_parallel_backup.made.{}", std::process::id());
+        let scratch = Scratch(std::env::temp_dir().join(name));
+        let target = scratch.0.join("backup");
+        let control = target.join("global/pg_control");
+        let mut made = Made::default();
+        made.directory(&target, 0o700).unwrap();
+        made.mark(control.clone());
+        made.mark(target.join("base"));
+        // No name is so long.
+        made.mark(target.join("x".repeat(1000)));
+        fs::create_dir_all(target.join("base")).unwrap();
+        fs::create_dir_all(control.parent().unwrap()).unwrap();
+        fs::write(&control, "").unwrap();
+
+        made.remove().unwrap_err();
+        assert!(!control.exists() && target.join("base").exists());
+        made.marks.pop();
+        made.remove().unwrap();
+        assert!(!scratch.0.exists());
+    }
 }

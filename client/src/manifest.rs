@@ -13,6 +13,9 @@ use crate::digest::Digest;
 use crate::folder::{MANIFEST, display};
 use crate::received::Files;
 
+/// It is held in memory, as the server holds it: below 1 GB.
+const LARGEST: u64 = 1 << 30;
+
 /// At most so many differences are named.
 const EXAMPLES: usize = 10;
 
@@ -171,6 +174,15 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// Whether a file of that size may be a manifest.
+///
+/// # Errors
+/// Where it is too large.
+pub fn check_size(size: u64) -> Result<()> {
+    ensure!(size < LARGEST, "the manifest is too large");
+    Ok(())
 }
 
 /// Reads a manifest, compares, and returns the number of files.

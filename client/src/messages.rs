@@ -4,12 +4,14 @@
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
 use crate::plan::ProgressFormat;
 use crate::screen::Screen;
+use crate::shown;
 use crate::stderr::Capture;
 
 static OUTPUT: Mutex<Output> = Mutex::new(Output {
@@ -51,7 +53,8 @@ struct Message<'a> {
 }
 
 /// Chooses how messages look beside a progress. What libpq writes to standard error by itself comes
-/// through here as well, until the capture ends, if that is needed for the progress or `for_listener`.
+/// through here as well, until the capture ends, if that is needed for the progress or `for_listener`,
+/// and wherever it would drive a terminal.
 ///
 /// # Errors
 /// The operating system's.
@@ -59,7 +62,7 @@ pub fn begin(progress: Option<ProgressFormat>, for_listener: bool) -> io::Result
     let style = match progress {
         Some(ProgressFormat::Json) => Style::Json,
         Some(ProgressFormat::Text) if is_terminal() => Style::Terminal(Screen::default()),
-        _ if for_listener => Style::Text,
+        _ if for_listener || io::stderr().is_terminal() => Style::Text,
         _ => return Ok(None),
     };
     let (capture, stderr) = Capture::begin(relay)?;
@@ -98,6 +101,18 @@ pub fn warn(text: impl Display) {
 /// Writes what the program failed by.
 pub fn error(text: impl Display) {
     output().message(Severity::Error, &text.to_string());
+}
+
+/// What a command has for its standard error. One may draw on a terminal as it likes, where this
+/// program does not.
+pub fn stderr_of_command() -> Stdio {
+    let output = output();
+    match (&output.style, &output.stderr) {
+        (Style::Text, Some(stderr)) => {
+            (stderr.try_clone()).map_or_else(|_| Stdio::inherit(), Stdio::from)
+        }
+        _ => Stdio::inherit(),
+    }
 }
 
 /// Has somebody told of each line that others write to standard error from now on. With
@@ -185,7 +200,12 @@ impl Output {
     }
 
     fn line(&mut self, line: &str) {
-        let line = format!("{}\n", printable(line));
+        // Names may come from anywhere: no terminal has to obey them.
+        let line = match self.style {
+            Style::Json => without_controls(line),
+            Style::Text | Style::Terminal(_) => shown::message(line.as_bytes()),
+        };
+        let line = format!("{line}\n");
         match &mut self.style {
             Style::Terminal(_) => self.on_screen(|screen, terminal| screen.above(terminal, &line)),
             Style::Text | Style::Json => self.write(line.as_bytes()),
@@ -208,21 +228,17 @@ impl Output {
     }
 }
 
-/// Names in a message may come from anywhere: no terminal has to obey them.
-fn printable(text: &str) -> String {
-    let is_harmless = |letter: char| !letter.is_control() || matches!(letter, '\n' | '\t');
-    text.chars()
-        .map(|letter| if is_harmless(letter) { letter } else { '?' })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_has_nothing_to_obey() {
-        assert_eq!(printable("a\tb\nä"), "a\tb\nä");
-        assert_eq!(printable("\u{1b}[2Jx\r\u{9b}y\0"), "?[2Jx??y?");
+/// A JSON text that says the same. It has control characters nowhere but in strings, and others than
+/// those that have to be escaped.
+fn without_controls(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        match letter {
+            letter if letter.is_control() => {
+                text.push_str(&format!("\\u{:04x}", u32::from(letter)));
+            }
+            letter => text.push(letter),
+        }
     }
+    text
 }

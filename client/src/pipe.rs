@@ -17,6 +17,7 @@ use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
+use crate::messages;
 use crate::stop::Stop;
 use crate::template::Template;
 
@@ -52,6 +53,7 @@ impl Commands {
                 .arg("-c")
                 .arg(format!("{PRELUDE}{text}"))
                 .stdin(Stdio::piped())
+                .stderr(messages::stderr_of_command())
                 .process_group(0)
                 .spawn()?;
             let input = child.stdin.take();

@@ -1,8 +1,10 @@
 //! What has arrived, as it was written.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 
+use anyhow::{Error, Result, anyhow};
 use backup_format::checksum::Algorithm;
 
 use crate::digest::Digest;
@@ -26,19 +28,34 @@ pub type Files = HashMap<Vec<u8>, Written>;
 pub struct Received(Mutex<Files>);
 
 impl Received {
-    /// Adds the files of a stream that has ended well. What came before is replaced: it was
-    /// overwritten.
-    pub fn add(&self, files: Files) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(files);
+    /// Adds the files of a stream that has ended well.
+    ///
+    /// # Errors
+    /// Where another one had the same file: a server sends it again only after a stream that failed.
+    pub fn add(&self, files: Files) -> Result<()> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        files.into_iter().try_for_each(|file| add(&mut all, file))
     }
 
     /// All of them.
     pub fn into_files(self) -> Files {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn add(files: &mut Files, (path, written): (Vec<u8>, Written)) -> Result<()> {
+    match files.entry(path) {
+        Entry::Occupied(before) => Err(twice(before.key())),
+        Entry::Vacant(place) => {
+            place.insert(written);
+            Ok(())
+        }
+    }
+}
+
+/// Whoever unpacks a backup that has a file twice gets one or the other.
+pub fn twice(path: &[u8]) -> Error {
+    anyhow!("the backup has file \"{}\" twice", display(path))
 }
 
 /// The files of a stream while they arrive: their checksums are computed, and their bytes counted.
@@ -84,11 +101,17 @@ impl<'a> Arriving<'a> {
     }
 
     /// All of its content has been there; or it was a directory or a link, which has none.
-    pub fn end(&mut self) {
+    ///
+    /// # Errors
+    /// Where the stream has had the same file before.
+    pub fn end(&mut self) -> Result<()> {
         self.tally.add_file();
-        if let Some(Current { path, size, digest }) = self.current.take() {
-            let digest = digest.finish();
-            self.files.insert(path, Written { size, digest });
+        match self.current.take() {
+            Some(Current { path, size, digest }) => {
+                let digest = digest.finish();
+                add(&mut self.files, (path, Written { size, digest }))
+            }
+            None => Ok(()),
         }
     }
 

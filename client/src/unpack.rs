@@ -8,8 +8,9 @@ use backup_format::member::{Kind, Member, Receiver};
 use cap_std::fs::File;
 
 use crate::claims::Stream;
-use crate::folder::{Folder, display};
+use crate::folder::{Folder, MANIFEST, display};
 use crate::input::Input;
+use crate::manifest;
 use crate::received::{Arriving, Files};
 use crate::stop::Stop;
 
@@ -165,6 +166,9 @@ impl Receiver for Members<'_> {
                     self.folder.leave_out(&path, self.stream)?;
                     (None, false)
                 } else {
+                    if path == MANIFEST {
+                        manifest::check_size(member.size)?;
+                    }
                     let new = self.folder.create_file(&path, mode, self.stream)?;
                     (Some(new.file), new.aside)
                 };
@@ -199,7 +203,6 @@ impl Receiver for Members<'_> {
                 self.aside.insert(current.path);
             }
         }
-        self.arriving.end();
-        Ok(())
+        self.arriving.end()
     }
 }

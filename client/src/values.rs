@@ -87,11 +87,12 @@ pub fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf)> {
     Ok((old.components().collect(), new.components().collect()))
 }
 
-/// A relative name without what does not change its meaning: empty parts, `.`, and `..` behind
-/// another part. As bytes, in the way of `canonicalize_path()`.
+/// A name without what does not change its meaning: empty parts, `.`, and `..` behind another part.
+/// An absolute one stays so. As bytes, in the way of `canonicalize_path()`.
 pub fn canonical(path: &Path) -> Vec<u8> {
+    let path = path.as_os_str().as_bytes();
     let mut parts: Vec<&[u8]> = Vec::new();
-    for part in path.as_os_str().as_bytes().split(|&byte| byte == b'/') {
+    for part in path.split(|&byte| byte == b'/') {
         match part {
             b"" | b"." => {}
             b".." if parts.last().is_some_and(|&last| last != b"..") => {
@@ -100,7 +101,8 @@ pub fn canonical(path: &Path) -> Vec<u8> {
             part => parts.push(part),
         }
     }
-    parts.join(&b'/')
+    let root: &[u8] = if path.starts_with(b"/") { b"/" } else { b"" };
+    [root, &parts.join(&b'/')].concat()
 }
 
 fn invalid_mapping(text: &str) -> anyhow::Error {
@@ -150,7 +152,8 @@ mod tests {
         for (path, form) in [
             ("base/1", "base/1"),
             ("./base//1/", "base/1"),
-            ("/base/x/../1/.", "base/1"),
+            ("base/x/../1/.", "base/1"),
+            ("//base/./1", "/base/1"),
             ("../x", "../x"),
             ("x/../../y", "../y"),
             ("", ""),

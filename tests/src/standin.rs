@@ -4,11 +4,14 @@
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{fs, thread};
 
+use crate::client::program;
+use crate::crafted::{archive, directory, file, manifest};
 use crate::scratch::Folder;
 use crate::wait::{PATIENCE, wait_for};
 
@@ -22,8 +25,10 @@ pub struct Script {
     pub files: Vec<u8>,
     /// The closing stream.
     pub closing: Vec<u8>,
-    /// What becomes of the very first stream, where it is to be lost.
+    /// What becomes of a stream that is to be lost.
     pub lost: Option<Lost>,
+    /// What it tells of beside the start of the backup.
+    pub warning: Option<String>,
     /// The message by which it refuses to start a backup, in any encoding.
     pub refusal: Option<Vec<u8>>,
 }
@@ -31,12 +36,37 @@ pub struct Script {
 /// A stream whose files another has been given before all of it arrived.
 #[derive(Clone, Debug)]
 pub struct Lost {
+    /// Which stream that is, by the order in which they are asked for.
+    pub number: usize,
     /// What arrives of it before the other begins.
     pub before: Vec<u8>,
     /// What arrives of it when the other is complete; then the connection ends.
     pub after: Vec<u8>,
     /// The file by which one knows that the first of them has begun to write.
     pub begun: PathBuf,
+}
+
+impl Script {
+    /// What a server that means well would send, without a manifest.
+    pub fn honest() -> Self {
+        Self {
+            files: archive(&[directory("base/"), file("base/1", b"one")]),
+            closing: archive(&[file("global/pg_control", b"control")]),
+            ..Self::default()
+        }
+    }
+
+    /// The same with a manifest that has these files.
+    pub fn with_manifest(files: &[String]) -> Self {
+        let manifest = manifest(&files.join(",\n"));
+        Self {
+            closing: archive(&[
+                file("global/pg_control", b"control"),
+                file("backup_manifest", &manifest),
+            ]),
+            ..Self::honest()
+        }
+    }
 }
 
 /// It listens until the test ends.
@@ -82,6 +112,17 @@ impl StandIn {
         let host = self.socket_dir().display().to_string();
         let args = ["-h", &host, "-p", PORT, "-U", "postgres"];
         args.map(str::to_owned).to_vec()
+    }
+
+    /// The program with two workers, about to take a backup from here.
+    pub fn backup(&self, target: &Path, args: &[&str]) -> Command {
+        let mut program = program();
+        program
+            .args(self.connection_args())
+            .args(["-N", "-j", "2", "-D"])
+            .arg(target)
+            .args(args);
+        program
     }
 
     fn socket_dir(&self) -> PathBuf {
@@ -135,8 +176,8 @@ fn simple(
     } else {
         let number = sent.begun.fetch_add(1, Ordering::SeqCst);
         match (&script.lost, number) {
-            (Some(lost), 0) => return lose(stream, lost, sent),
-            (Some(lost), 1) => {
+            (Some(lost), number) if number == lost.number => return lose(stream, lost, sent),
+            (Some(lost), 1) if lost.number == 0 => {
                 if !lost.before.is_empty() {
                     wait_for("the first stream to write", PATIENCE, || {
                         lost.begun.exists()
@@ -144,7 +185,7 @@ fn simple(
                 }
                 data(stream, &script.files)?;
             }
-            (None, 0) => data(stream, &script.files)?,
+            (_, 0) => data(stream, &script.files)?,
             _ => data(stream, &EMPTY)?,
         }
         sent.whole.fetch_add(1, Ordering::SeqCst);
@@ -155,7 +196,7 @@ fn simple(
 
 fn lose(stream: &mut UnixStream, lost: &Lost, sent: &Sent) -> io::Result<()> {
     data(stream, &lost.before)?;
-    wait_for("the second stream", PATIENCE, || {
+    wait_for("another stream", PATIENCE, || {
         sent.whole.load(Ordering::SeqCst) > 0 && lost.begun.exists()
     });
     data(stream, &lost.after)?;
@@ -179,6 +220,12 @@ fn answer(stream: &mut UnixStream, statement: &str, script: &Script) -> io::Resu
     {
         let fields = [&b"SERROR\0VERROR\0C55000\0M"[..], refusal, b"\0\0"];
         return message(stream, b'E', &fields.concat());
+    }
+    if let Some(warning) = &script.warning
+        && statement.contains("start_backup(")
+    {
+        let fields = format!("SWARNING\0VWARNING\0C01000\0M{warning}\0\0");
+        message(stream, b'N', fields.as_bytes())?;
     }
     let owned = |row: &[&str]| row.iter().map(|&value| value.to_owned()).collect();
     let rows: Vec<Vec<String>> = if statement.contains("pg_extension") {

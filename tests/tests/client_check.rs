@@ -12,6 +12,7 @@ use backup_tests::leftover;
 use backup_tests::page::{PAGE_SIZE, quiet_table};
 use backup_tests::program::{account, give_to_owner, run};
 use backup_tests::server::{Cluster, Shutdown};
+use backup_tests::verification::append;
 use backup_tests::workload::create_table;
 
 /// A database whose name means something in SQL, in a connection string and in a shell.
@@ -340,6 +341,28 @@ fn a_file_that_cannot_be_read_hides_no_other() {
                         and 2 files could not be checked to their ends\n";
         assert!(said.contains(expected), "{said}");
     }
+}
+
+#[test]
+fn a_file_that_ends_within_a_page_is_not_taken_for_sound() {
+    let mut cluster = quiet_cluster();
+    let path = quiet_table(&mut cluster.connect(), "torn", 9, "");
+    cluster.stop(Shutdown::Fast);
+    append(&cluster.data_dir().join(&path));
+    cluster.start();
+    let (lines, said) = outcome(&cluster, &mut check_of(&cluster), 1);
+    let [line] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert!(
+        line.starts_with(&format!(
+            "{path}\tpostgres\tpublic.torn\ttable\tcould not verify checksum in file"
+        )),
+        "{line}"
+    );
+    let sum = "1 file could not be checked to its end";
+    assert!(said.contains(sum), "{said}");
+    assert!(!said.contains("WARNING"), "{said}");
 }
 
 #[test]

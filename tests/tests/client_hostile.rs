@@ -9,39 +9,9 @@ use backup_tests::crafted::{
 };
 use backup_tests::program::{command, make_dir, run, run_with_input, succeed};
 use backup_tests::scratch::Folder;
-use backup_tests::standin::{Lost, Script, StandIn};
+use backup_tests::standin::{Script, StandIn};
+use backup_tests::terminal::Terminal;
 use tar::EntryType;
-
-/// What a server that means well would send.
-fn honest() -> Script {
-    Script {
-        tablespaces: Vec::new(),
-        files: archive(&[directory("base/"), file("base/1", b"one")]),
-        closing: archive(&[file("global/pg_control", b"control")]),
-        lost: None,
-        refusal: None,
-    }
-}
-
-fn with_manifest(files: &[String]) -> Script {
-    Script {
-        closing: archive(&[
-            file("global/pg_control", b"control"),
-            file("backup_manifest", &manifest(&files.join(",\n"))),
-        ]),
-        ..honest()
-    }
-}
-
-fn backup(server: &StandIn, target: &Path, args: &[&str]) -> std::process::Command {
-    let mut program = program();
-    program
-        .args(server.connection_args())
-        .args(["-N", "-j", "2", "-D"])
-        .arg(target)
-        .args(args);
-    program
-}
 
 /// A folder whose content must stay as it is: only `outside`, which is empty.
 fn guarded_target() -> (Folder, PathBuf, PathBuf) {
@@ -55,7 +25,7 @@ fn guarded_target() -> (Folder, PathBuf, PathBuf) {
 fn assert_refused(script: Script, args: &[&str], word: &str) {
     let (folder, target, outside) = guarded_target();
     let server = StandIn::start(script);
-    let said = expect_failure(&mut backup(&server, &target, args));
+    let said = expect_failure(&mut server.backup(&target, args));
     assert!(said.contains(word), "{said}");
     assert_eq!(names_in(&folder), ["outside"], "{said}");
     assert!(names_in(&outside).is_empty(), "{said}");
@@ -64,16 +34,16 @@ fn assert_refused(script: Script, args: &[&str], word: &str) {
 #[test]
 fn what_is_not_hostile_is_accepted() {
     for (script, args) in [
-        (honest(), &["--no-manifest"][..]),
-        (honest(), &["--no-manifest", "-Ft"]),
+        (Script::honest(), &["--no-manifest"][..]),
+        (Script::honest(), &["--no-manifest", "-Ft"]),
         (
-            with_manifest(&[entry("base/1", 3), entry("global/pg_control", 7)]),
+            Script::with_manifest(&[entry("base/1", 3), entry("global/pg_control", 7)]),
             &["--manifest-checksums", "NONE"],
         ),
     ] {
         let (_folder, target) = new_target();
         let server = StandIn::start(script);
-        succeed(&mut backup(&server, &target, args));
+        succeed(&mut server.backup(&target, args));
         if !args.contains(&"-Ft") {
             let content = succeed(command("cat").arg(target.join("base/1")));
             assert_eq!(content, "one");
@@ -96,7 +66,7 @@ fn names_that_lead_outside_are_refused() {
             for format in ["-Fp", "-Ft"] {
                 let script = Script {
                     files: archive(&[directory("base/"), member.clone()]),
-                    ..honest()
+                    ..Script::honest()
                 };
                 assert_refused(script, &["--no-manifest", format], "which is refused");
             }
@@ -116,7 +86,7 @@ fn links_are_refused_and_so_is_what_would_be_below() {
         for format in ["-Fp", "-Ft"] {
             let script = Script {
                 files: archive(&[link(name, to), file(&format!("{name}/evil"), b"evil")]),
-                ..honest()
+                ..Script::honest()
             };
             assert_refused(script, &["--no-manifest", format], "symbolic link");
         }
@@ -140,9 +110,9 @@ fn a_link_in_the_target_is_not_followed() {
                 file("base/1", b"one"),
                 file("base/1", b"2"),
             ]),
-            ..honest()
+            ..Script::honest()
         });
-        let said = expect_failure(&mut backup(&server, &target, &["--no-manifest"]));
+        let said = expect_failure(&mut server.backup(&target, &["--no-manifest"]));
         assert!(said.contains(word), "{said}");
         assert_eq!(names_in(&folder), ["outside"], "{said}");
         assert!(names_in(&outside).is_empty());
@@ -154,10 +124,13 @@ fn a_directory_that_nobody_may_enter_is_removed_all_the_same() {
     let script = Script {
         files: archive(&[
             member_header(EntryType::Directory, 0, "base", "", 0),
+            member_header(EntryType::Directory, 0, "backup_manifest", "", 0),
+            directory("global"),
+            directory("global/pg_control"),
             file("base/1", b"one"),
             file("../evil", b"evil"),
         ]),
-        ..honest()
+        ..Script::honest()
     };
     assert_refused(script, &["--no-manifest"], "which is refused");
 }
@@ -175,7 +148,7 @@ fn devices_and_hard_links_are_refused() {
         for format in ["-Fp", "-Ft"] {
             let script = Script {
                 files: archive(&[header(kind, "base/1", "base/2", 0)]),
-                ..honest()
+                ..Script::honest()
             };
             assert_refused(script, &["--no-manifest", format], "a member of type");
         }
@@ -187,14 +160,14 @@ fn tablespaces_in_odd_places_are_refused() {
     for location in ["relative", "../outside", "/tmp/../tmp/pgpb-evil", ""] {
         let script = Script {
             tablespaces: vec![("16384".to_owned(), location.to_owned())],
-            ..honest()
+            ..Script::honest()
         };
         assert_refused(script, &["--no-manifest"], "tablespace 16384 in");
     }
     for oid in ["0", "-1", "x/../y", "4294967296"] {
         let script = Script {
             tablespaces: vec![(oid.to_owned(), "/tmp/pgpb-evil".to_owned())],
-            ..honest()
+            ..Script::honest()
         };
         assert_refused(script, &["--no-manifest"], "the server");
     }
@@ -203,7 +176,7 @@ fn tablespaces_in_odd_places_are_refused() {
 
 #[test]
 fn what_is_no_archive_is_refused() {
-    let whole = honest().files;
+    let whole = Script::honest().files;
     let mut changed = whole.clone();
     changed[0] ^= 1;
     for (files, word) in [
@@ -217,65 +190,89 @@ fn what_is_no_archive_is_refused() {
         for format in ["-Fp", "-Ft"] {
             let script = Script {
                 files: files.clone(),
-                ..honest()
+                ..Script::honest()
             };
             assert_refused(script, &["--no-manifest", format], word);
             let script = Script {
                 closing: files.clone(),
-                ..honest()
+                ..Script::honest()
             };
             assert_refused(script, &["--no-manifest", format], word);
         }
     }
 }
 
-/// What a lost connection had been sent, and what was sent again meanwhile.
 #[test]
-fn late_files_of_a_lost_connection_do_not_replace_those_sent_again() {
-    let late = [
-        file("base/1", b"two"),
-        file("base/2", b"gone"),
-        file("base/3", b"torn"),
-    ]
-    .concat();
-    let late = &late[..late.len() - 511];
-    for cut in [0, 1024, 2500] {
-        let (_folder, target) = new_target();
-        let server = StandIn::start(Script {
-            lost: Some(Lost {
-                before: late[..cut].to_vec(),
-                after: late[cut..].to_vec(),
-                begun: target.join("base/1"),
-            }),
-            ..honest()
-        });
-        let output = run(&mut backup(&server, &target, &["--no-manifest"]));
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        assert!(
-            said.contains("lost its connection and gets another"),
-            "{said}"
-        );
-        assert_eq!(names_in(&target.join("base")), ["1"], "{cut}");
-        let content = succeed(command("cat").arg(target.join("base/1")));
-        assert_eq!(content, "one", "{cut}");
+fn a_manifest_that_is_too_large_is_refused() {
+    let script = Script {
+        closing: archive(&[
+            file("global/pg_control", b"control"),
+            header(EntryType::Regular, "backup_manifest", "", (1 << 30) + 1),
+        ]),
+        ..Script::honest()
+    };
+    for format in ["-Fp", "-Ft"] {
+        assert_refused(script.clone(), &[format], "the manifest is too large");
     }
 }
 
 #[test]
-fn a_file_that_comes_twice_in_a_stream_is_refused() {
+fn a_warning_drives_no_terminal() {
+    let server = StandIn::start(Script {
+        warning: Some("nicht m\u{f6}glich \u{1b}[2J\u{7f}\u{85}".to_owned()),
+        ..Script::honest()
+    });
+    for args in [&["--no-manifest"][..], &["--no-manifest", "-P"]] {
+        let (_folder, target) = new_target();
+        let terminal = Terminal::start(&server.backup(&target, args), (80, 24));
+        let (status, _, raw) = terminal.end();
+        assert_eq!(status, Some(0), "{raw}");
+        assert!(raw.contains("WARNING:  nicht möglich \\033[2J"), "{raw}");
+    }
+    // For a program nothing is lost.
+    let (_folder, target) = new_target();
+    let args = ["--no-manifest", "--progress=json"];
+    let output = run(&mut server.backup(&target, &args));
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(!said.contains('\u{7f}'), "{said}");
+    let texts = said.lines().map(|line| {
+        let object: serde_json::Value = serde_json::from_str(line).expect(line);
+        object["text"].as_str().map(str::to_owned)
+    });
+    let expected = "WARNING:  nicht möglich \u{1b}[2J\u{7f}\u{85}";
+    assert!(texts.flatten().any(|text| text == expected), "{said}");
+}
+
+#[test]
+fn a_file_that_comes_twice_is_refused() {
     let script = Script {
         files: archive(&[file("base/1", b"one"), file("base/1", b"two")]),
-        ..honest()
+        ..Script::honest()
     };
-    assert_refused(script, &["--no-manifest"], "twice");
+    let in_closing = Script {
+        closing: archive(&[
+            file("global/pg_control", b"control"),
+            file("base/1", b"two"),
+        ]),
+        ..Script::honest()
+    };
+    for format in ["-Fp", "-Ft"] {
+        for script in [&script, &in_closing] {
+            let args = ["--no-manifest", format];
+            assert_refused(
+                script.clone(),
+                &args,
+                "the backup has file \"base/1\" twice",
+            );
+        }
+    }
 }
 
 #[test]
 fn a_backup_without_its_control_file_is_none() {
     let script = Script {
         closing: archive(&[file("backup_label", b"label")]),
-        ..honest()
+        ..Script::honest()
     };
     for format in ["-Fp", "-Ft"] {
         assert_refused(script.clone(), &["--no-manifest", format], "pg_control");
@@ -285,7 +282,7 @@ fn a_backup_without_its_control_file_is_none() {
 #[test]
 fn a_manifest_that_does_not_fit_is_refused() {
     let control = entry("global/pg_control", 7);
-    let mut wrong_sum = with_manifest(&[entry("base/1", 3), control.clone()]);
+    let mut wrong_sum = Script::with_manifest(&[entry("base/1", 3), control.clone()]);
     let text = b"2026-01-01";
     let place = wrong_sum
         .closing
@@ -296,18 +293,18 @@ fn a_manifest_that_does_not_fit_is_refused() {
     for (script, word) in [
         (wrong_sum, "manifest checksum mismatch"),
         (
-            with_manifest(&[entry("base/1", 4), control.clone()]),
+            Script::with_manifest(&[entry("base/1", 4), control.clone()]),
             "has size 3",
         ),
         (
-            with_manifest(&[entry("base/1", 3), entry("base/2", 3), control.clone()]),
+            Script::with_manifest(&[entry("base/1", 3), entry("base/2", 3), control.clone()]),
             "\"base/2\" is in the manifest and did not arrive",
         ),
         (
-            with_manifest(&[control]),
+            Script::with_manifest(&[control]),
             "\"base/1\" arrived and is not in the manifest",
         ),
-        (honest(), "manifest"),
+        (Script::honest(), "manifest"),
     ] {
         for format in ["-Fp", "-Ft"] {
             let args = ["--manifest-checksums", "NONE", format];
@@ -315,7 +312,7 @@ fn a_manifest_that_does_not_fit_is_refused() {
         }
     }
     // The server does not say by which checksums, although it was asked for some.
-    let script = with_manifest(&[entry("base/1", 3), entry("global/pg_control", 7)]);
+    let script = Script::with_manifest(&[entry("base/1", 3), entry("global/pg_control", 7)]);
     assert_refused(script, &[], "checksum mismatch");
 }
 
@@ -326,11 +323,11 @@ fn compressed(program: &str, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn what_is_not_compressed_as_asked_is_refused() {
     for (method, program) in [("gzip", "gzip"), ("lz4", "lz4"), ("zstd", "zstd")] {
-        let whole = compressed(program, &honest().files);
-        let without_end = compressed(program, &honest().files[..1024]);
+        let whole = compressed(program, &Script::honest().files);
+        let without_end = compressed(program, &Script::honest().files[..1024]);
         let endless = compressed(program, &[0; 1 << 24]);
         for (files, word) in [
-            (honest().files, "could not decompress data"),
+            (Script::honest().files, "could not decompress data"),
             (Vec::new(), "end too early"),
             (whole[..whole.len() - 1].to_vec(), "end too early"),
             (
@@ -344,7 +341,7 @@ fn what_is_not_compressed_as_asked_is_refused() {
             for format in ["-Fp", "-Ft"] {
                 let script = Script {
                     files: files.clone(),
-                    ..honest()
+                    ..Script::honest()
                 };
                 let args = ["--no-manifest", "-j1", "-Z", &how, format];
                 assert_refused(script, &args, word);
@@ -360,11 +357,11 @@ fn commands_are_not_told_that_they_have_all_of_a_backup_that_is_none() {
     let control = entry("global/pg_control", 7);
     for (script, word) in [
         (
-            with_manifest(&[entry("base/1", 4), control.clone()]),
+            Script::with_manifest(&[entry("base/1", 4), control.clone()]),
             "has size 3",
         ),
         (
-            with_manifest(&[control]),
+            Script::with_manifest(&[control]),
             "\"base/1\" arrived and is not in the manifest",
         ),
     ] {
@@ -393,7 +390,10 @@ fn standard_output_has_no_end_of_a_backup_that_is_none() {
         ("server-gzip", "gzip", compressed("gzip", &whole)),
         ("server-zstd", "zstd", compressed("zstd", &whole)),
     ] {
-        let server = StandIn::start(Script { files, ..honest() });
+        let server = StandIn::start(Script {
+            files,
+            ..Script::honest()
+        });
         let mut backup = program();
         backup
             .args(server.connection_args())
@@ -425,7 +425,7 @@ fn an_error_drives_no_terminal_and_is_told_of_in_any_encoding() {
     ] {
         let server = StandIn::start(Script {
             refusal: Some(refusal.to_vec()),
-            ..honest()
+            ..Script::honest()
         });
         let (folder, target) = new_target();
         let mut backup = program();
@@ -440,7 +440,7 @@ fn an_error_drives_no_terminal_and_is_told_of_in_any_encoding() {
 fn what_a_command_leaves_of_a_small_file_fails_the_backup() {
     let files = [entry("base/1", 3), entry("global/pg_control", 7)];
     for (command, is_enough) in [("cat >/dev/null", true), ("head -c 1 >/dev/null", false)] {
-        let server = StandIn::start(with_manifest(&files));
+        let server = StandIn::start(Script::with_manifest(&files));
         let pipe = format!("case %f in backup_manifest) {command};; *) cat >/dev/null;; esac");
         let mut backup = program();
         backup.args(server.connection_args());

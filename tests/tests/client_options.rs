@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use backup_tests::client::{
-    backup_of, expect_failure, names_in, new_target, private_file, program, verify,
+    backup_of, expect_failure, names_in, new_target, private_file, program, restore_of, verify,
 };
+use backup_tests::page::corrupt_cluster;
 use backup_tests::program::{command, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
@@ -64,6 +65,40 @@ fn wrong_values_are_refused_before_anything_happens() {
     let said = expect_failure(&mut program());
     assert!(said.contains("--pgdata"), "{said}");
     assert!(names_in(&folder).is_empty());
+}
+
+#[test]
+fn wrong_values_of_a_restore_are_refused_before_anything_happens() {
+    let (folder, target) = new_target();
+    for (args, word) in [
+        (&["-j", "0"][..], "number of jobs"),
+        (&["-j", "1001"], "number of jobs"),
+        (&["-T", "/a"], "must be \"OLDDIR=NEWDIR\""),
+        (&["-T", "/a=/b", "-T", "/a=/c"], "mapped twice"),
+        (&["--waldir", "w"], "absolute path"),
+        (&["--sync-method", "hope"], "hope"),
+        (&["-h", "db1"], "unexpected argument"),
+        (&["surplus"], "surplus"),
+    ] {
+        let said = expect_failure(restore_of(Path::new("/nowhere"), &target, &[]).args(args));
+        assert!(said.contains(word), "{args:?}: {said}");
+        assert!(!said.contains("/nowhere"), "{args:?}: {said}");
+    }
+    let said = expect_failure(program().args(["restore", "/nowhere"]));
+    assert!(said.contains("--pgdata"), "{said}");
+    assert!(names_in(&folder).is_empty());
+}
+
+#[test]
+fn damaged_pages_fail_a_backup_unless_nobody_is_to_look() {
+    let cluster = corrupt_cluster();
+    let (folder, target) = new_target();
+    let said = expect_failure(backup_of(&cluster).arg("-D").arg(&target));
+    assert!(said.contains("checksum verification failure"), "{said}");
+    assert!(names_in(&folder).is_empty());
+    let mut backup = backup_of(&cluster);
+    succeed(backup.args(["--no-verify-checksums", "-D"]).arg(&target));
+    verify(&target, &[]);
 }
 
 #[test]

@@ -12,6 +12,8 @@ use backup_tests::page::quiet_table;
 use backup_tests::program::{make_dir, run, signal, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
+use backup_tests::standin::{Script, StandIn};
+use backup_tests::terminal::Terminal;
 use backup_tests::wait::{PATIENCE, wait_for};
 
 /// A folder for what commands write.
@@ -233,6 +235,18 @@ fn the_command_of_a_lost_connection_is_killed_and_run_anew() {
     logs.sort();
     assert_eq!(logs, ["begun\nbegun\nwhole\n", "begun\nwhole\n"]);
     drop(unpack_all(&cluster, &out));
+}
+
+#[test]
+fn a_command_draws_on_the_terminal_as_it_likes() {
+    let server = StandIn::start(Script::honest());
+    let mut backup = program();
+    backup.args(server.connection_args());
+    let pipe = "printf '1%%%%\\r2%%%%' >&2; cat >/dev/null # %f";
+    backup.args(["-j1", "--no-manifest", "--pipe", pipe]);
+    let (status, _, raw) = Terminal::start(&backup, (80, 24)).end();
+    assert_eq!(status, Some(0), "{raw}");
+    assert!(raw.contains("1%\r2%"), "{raw:?}");
 }
 
 #[test]

@@ -5,13 +5,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use backup_tests::client::names_in;
+use backup_tests::client::{names_in, unpack};
 use backup_tests::crafted::edit;
 use backup_tests::program::{account, command, major_version, make_dir, run, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::verification::{
     Damage, Origin, SUCCESS, append, assert_found, assert_same, change_byte, findings, new_file,
-    ours, remove, truncate,
+    ours, remove, segments, truncate,
 };
 
 /// The archives of a backup with these options, and what both programs say of them.
@@ -99,6 +99,18 @@ fn damage_of_archives_is_found_as_pg_verifybackup_finds_it() {
                 );
             },
             "file \"PG_VERSION\" has size 5 in archive \"base.tar\"",
+        ),
+        (
+            "a name that is of another place",
+            &|copy| {
+                let content = format!("{}\n", major_version());
+                edit(
+                    &copy.join("base.tar"),
+                    Some("PG_VERSION"),
+                    Some(("/PG_VERSION", content.as_bytes())),
+                );
+            },
+            "file \"/PG_VERSION\" is present in archive \"base.tar\" but not in the manifest",
         ),
     ];
     for (name, damage, word) in damages {
@@ -211,6 +223,26 @@ fn archives_of_several_workers_are_verified_with_their_wal() {
     let backup = origin.backup("without", &["-Ft", "-j", "2", "-X", "none"]);
     assert_found(&[], &backup, &["WAL parsing failed for timeline 1"]);
     succeed(&mut ours(&["-n"], &backup));
+}
+
+#[test]
+fn wal_that_is_there_twice_is_found() {
+    let origin = Origin::new();
+    let backup = origin.backup("tar", &["-Ft", "-j", "2"]);
+    let folder = Folder::new("tmp");
+    unpack(&backup.join("base.0.tar"), &folder);
+    let segments = segments(&folder.join("pg_wal"));
+    let name = segments[0].file_name().expect("a name");
+    succeed(
+        command("tar")
+            .args(["--blocking-factor=1", "-c", "-f"])
+            .arg(backup.join("pg_wal.tar"))
+            .arg("-C")
+            .arg(folder.join("pg_wal"))
+            .arg(name),
+    );
+    let name = name.to_str().expect("digits");
+    assert_found(&[], &backup, &[name, "is present more than once"]);
 }
 
 #[test]

@@ -60,6 +60,10 @@ pub fn hear(findings: &mut Findings, line: &str) -> bool {
         Some(Warning::Total(path, total)) => {
             findings.entry(path.to_vec()).or_default().total = total;
         }
+        Some(Warning::NoPage(path)) => {
+            let damage = findings.entry(path.to_vec()).or_default();
+            damage.unreadable = Some(message.to_owned());
+        }
         Some(Warning::Sum) => {}
         None => return false,
     }
@@ -73,6 +77,8 @@ enum Warning<'a> {
     Block(&'a [u8], u32),
     /// How many a file has.
     Total(&'a [u8], u64),
+    /// It ends within a page, and nobody knows what is in that.
+    NoPage(&'a [u8]),
     /// What follows from the others.
     Sum,
 }
@@ -83,6 +89,10 @@ impl<'a> Warning<'a> {
             let (path, rest) = split_last(rest, b"\", block ")?;
             let end = rest.iter().position(|&byte| byte == b':')?;
             return Some(Self::Block(path, number(&rest[..end])?));
+        }
+        if let Some(rest) = message.strip_prefix(b"could not verify checksum in file \"") {
+            let (path, _) = split_last(rest, b"\", block ")?;
+            return Some(Self::NoPage(path));
         }
         if let Some(rest) = message.strip_suffix(b" checksum verification failures") {
             if let Some(rest) = rest.strip_prefix(b"file \"") {
@@ -123,6 +133,7 @@ mod tests {
             "further checksum verification failures in file \"base/5/2\" will not be reported",
             "file \"base/5/2\" has a total of 16 checksum verification failures",
             "17 total checksum verification failures",
+            "could not verify checksum in file \"base/5/3\", block 1: odd",
         ] {
             assert!(hear(&mut findings, &format!("WARNUNG:  {message}")));
         }
@@ -133,6 +144,10 @@ mod tests {
         let expected = [
             ("a\", block 1: ", "block 7"),
             ("base/5/2", "blocks 3, 4 and 14 more"),
+            (
+                "base/5/3",
+                "could not verify checksum in file \"base/5/3\", block 1: odd",
+            ),
         ];
         assert_eq!(
             shown,
@@ -143,7 +158,6 @@ mod tests {
     #[test]
     fn other_lines_are_for_others() {
         for line in [
-            "WARNING:  could not verify checksum in file \"base/5/1\", block 1: odd",
             "checksum verification failed in file \"base/5/2\", block 3: calculated 1 but expected 2",
             "HINT:  17 total",
             "",

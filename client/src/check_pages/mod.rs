@@ -212,7 +212,17 @@ impl Eye<'_> {
     /// Has the files of a batch looked at, all together if that goes well.
     fn check(&mut self, batch: &[File]) -> Result<()> {
         match self.look_at(batch)? {
-            Looked::Completely(findings) => self.note(batch, findings),
+            Looked::Completely(mut findings) => {
+                for file in batch {
+                    let found = findings.get(&file.path);
+                    if found.is_some_and(|damage| damage.unreadable.is_some()) {
+                        // One that is just being extended may end within a page, for a moment.
+                        findings.remove(&file.path);
+                        findings.extend(self.check_alone(file)?);
+                    }
+                }
+                self.note(batch, findings);
+            }
             Looked::Partly(..) => {
                 for file in batch {
                     let findings = self.check_alone(file)?;
@@ -253,11 +263,15 @@ impl Eye<'_> {
             match looked.map_err(Error::downcast::<Failure>) {
                 Ok(()) => Ok(None),
                 Err(Ok(failure)) if !failure.connection_lost => Ok(Some(failure)),
-                Err(Ok(failure)) => Err(failure.into()),
+                Err(Ok(lost)) => {
+                    // What it has said is not to be taken for what the next one says.
+                    settle()?;
+                    Err(lost.into())
+                }
                 Err(Err(other)) => Err(other),
             }
         })?;
-        stderr::settle().context("could not read the server's warnings")?;
+        settle()?;
         let findings = take(heard, &paths);
         Ok(match failure {
             Some(failure)
@@ -278,6 +292,11 @@ impl Eye<'_> {
         }
         tally.keep();
     }
+}
+
+/// Waits until all has been heard that was said until now.
+fn settle() -> Result<()> {
+    stderr::settle().context("could not read the server's warnings")
 }
 
 /// What was heard of some files, and is forgotten now.

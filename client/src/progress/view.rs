@@ -113,7 +113,11 @@ impl Observer {
     }
 
     fn mean(&self, bytes: u64, elapsed: Duration) -> f64 {
-        let since = elapsed.saturating_sub(self.copying.unwrap_or(elapsed));
+        // A short one may have ended before anybody looked.
+        let since = match elapsed.saturating_sub(self.copying.unwrap_or_default()) {
+            Duration::ZERO => elapsed,
+            since => since,
+        };
         if since.is_zero() {
             0.0
         } else {

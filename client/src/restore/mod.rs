@@ -87,7 +87,8 @@ fn restore(plan: &RestorePlan, shared: &Shared, made: &Shelf) -> Result<()> {
         say(plan, &format!("{count} files are as the manifest says"));
         folder.write_manifest(&listing.restored()?)?;
     }
-    let made = made.lock();
+    // A lock that is held while the disk is waited for would keep the main thread from ending.
+    let made = made.lock().clone();
     adopt_mode(plan, &made)?;
     if plan.sync.is_some() {
         shared.counters.enter(Phase::Syncing);
@@ -119,8 +120,7 @@ fn unpack(plan: &RestorePlan, shared: &Shared, source: &Source, folder: &Folder)
             LEFT_OUT,
         );
         archive.read(|bytes| unpacker.take(bytes))?;
-        received.add(unpacker.finish().with_context(|| archive.place())?);
-        Ok(())
+        received.add(unpacker.finish().with_context(|| archive.place())?)
     };
     parallel::for_each(&source.archives, workers, &shared.stop, unpack_one)?;
     Ok(received.into_files())

@@ -14,7 +14,7 @@ use backup_format::control_file;
 use backup_format::member::{Kind, Member, Receiver};
 
 use super::expected::{self, Expected};
-use super::wal_folder::WalFolder;
+use super::wal_folder::{Segment, WalFolder};
 use super::{VERSION_FILE, Verifier, control};
 use crate::archive_files::{ArchiveFile, Content};
 use crate::digest::Digest;
@@ -185,7 +185,11 @@ impl<'a> Members<'a> {
             path,
         };
         if let Some(wal) = self.archives.wal {
-            current.wal = wal.file(&current.path, member.size)?;
+            match wal.file(&current.path, member.size)? {
+                Segment::NotNeeded => {}
+                Segment::New(file) => current.wal = Some(file),
+                Segment::Twice => self.report_twice(member)?,
+            }
         }
         if !self.archives.expected.ignores(&current.path) {
             self.compare_with_manifest(member, &mut current)?;
@@ -203,10 +207,7 @@ impl<'a> Members<'a> {
             ));
         };
         if file.find() {
-            // Whoever unpacks it has one or the other.
-            findings.add(format_args!(
-                "file \"{name}\" in archive \"{archive}\" is present more than once"
-            ))?;
+            self.report_twice(member)?;
         }
         if file.size != member.size {
             return findings.add(format_args!(
@@ -228,6 +229,15 @@ impl<'a> Members<'a> {
             current.kept = Some(Vec::new());
         }
         Ok(())
+    }
+
+    /// Whoever unpacks it has one or the other.
+    fn report_twice(&self, member: &Member) -> Result<()> {
+        self.archives.verifier.findings.add(format_args!(
+            "file \"{}\" in archive \"{}\" is present more than once",
+            display(&member.path),
+            self.name
+        ))
     }
 
     fn finish_member(&self, current: Current<'_>) -> Result<()> {

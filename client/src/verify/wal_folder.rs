@@ -18,6 +18,17 @@ pub struct WalFolder {
     ranges: Vec<WalRange>,
 }
 
+/// What becomes of a member of an archive.
+#[derive(Debug)]
+pub enum Segment {
+    /// It is none that is needed.
+    NotNeeded,
+    /// The first of its name, and where it goes.
+    New(File),
+    /// There was one before.
+    Twice,
+}
+
 impl WalFolder {
     /// Makes it where the environment wants temporary files, for nobody else.
     ///
@@ -56,21 +67,24 @@ impl WalFolder {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn file(&self, path: &[u8], size: u64) -> Result<Option<File>> {
+    pub fn file(&self, path: &[u8], size: u64) -> Result<Segment> {
         let Some(name) = path.strip_prefix(b"pg_wal/").and_then(SegmentName::parse) else {
-            return Ok(None);
+            return Ok(Segment::NotNeeded);
         };
         let segment_size = u32::try_from(size).ok().and_then(SegmentSize::new);
         if segment_size.is_some_and(|size| !self.needs(name, size)) {
-            return Ok(None);
+            return Ok(Segment::NotNeeded);
         }
         let path = self.path.join(name.to_string());
         let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let file = options
-            .open(&path)
-            .with_context(|| format!("could not create file \"{}\"", path.display()))?;
-        Ok(Some(file))
+        options.write(true).create_new(true).mode(0o600);
+        match options.open(&path) {
+            Ok(file) => Ok(Segment::New(file)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Segment::Twice),
+            Err(error) => {
+                Err(error).with_context(|| format!("could not create file \"{}\"", path.display()))
+            }
+        }
     }
 
     fn needs(&self, name: SegmentName, size: SegmentSize) -> bool {
