@@ -5,6 +5,7 @@ use anyhow::{Context, Error, Result, anyhow};
 
 use crate::connection::{Opener, Session};
 use crate::durable;
+use crate::extension::{self, Extension, Started};
 use crate::folder::CONTROL_FILE;
 use crate::interrupt::interruptible;
 use crate::made::{Made, Shelf};
@@ -14,7 +15,7 @@ use crate::pipe::Commands;
 use crate::plan::{Format, Plan};
 use crate::progress::{Counter, Counters, Doing, Expected, Phase, Worker};
 use crate::received::Received;
-use crate::server::{self, Extension, Started};
+use crate::server;
 use crate::signals::Signals;
 use crate::standby;
 use crate::stdout;
@@ -37,7 +38,7 @@ impl<'a> Shared<'a> {
     fn streams(&self, counter: &'a Counter) -> Streams<'a> {
         Streams {
             method: self.plan.compress.of_streams().method,
-            algorithm: server::algorithm(self.plan),
+            algorithm: extension::algorithm(self.plan),
             stop: self.stop,
             counter,
         }
@@ -58,14 +59,14 @@ pub fn run(plan: &Plan) -> Result<()> {
     if !plan.wal {
         server::show_notices(&session)?;
     }
-
     if plan.manifest_force_encode {
         extension.force_encode(&session)?;
     }
-    let jobs = match plan.to_stdout {
+    let jobs = if plan.to_stdout {
         // The session that leads sends everything.
-        true => 0,
-        false => extension.jobs(&session, plan.jobs)?,
+        0
+    } else {
+        extension.jobs(&session, plan.jobs)?
     };
 
     let watch = Watch {

@@ -3,8 +3,8 @@
 //!
 //! The main thread watches for signals and shows the progress. Another one leads the backup, and
 //! each worker has a thread and a connection of its own. All that is known of the server is in
-//! [`server`], all that writes in [`folder`] and [`archives`], and what was received is held
-//! against the manifest in [`manifest`].
+//! [`server`] and [`extension`], all that writes in [`folder`] and [`archives`], and what was received
+//! is held against the manifest in [`manifest`].
 
 mod archive;
 mod archive_files;
@@ -18,6 +18,7 @@ mod connection;
 mod decompress;
 mod digest;
 mod durable;
+mod extension;
 mod folder;
 mod held_back;
 mod input;

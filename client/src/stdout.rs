@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::check::Check;
 use crate::connection::Session;
+use crate::extension;
 use crate::folder::CONTROL_FILE;
 use crate::held_back::HeldBack;
 use crate::input::Input;
@@ -18,7 +19,6 @@ use crate::manifest;
 use crate::outlet::{Outlet, Writer};
 use crate::plan::{Compress, Plan, Side};
 use crate::progress::{Counters, Phase};
-use crate::server;
 use crate::stop::Stop;
 
 /// Passes a whole backup on, and returns the number of its files.
@@ -38,7 +38,7 @@ pub fn pass_on(
         Side::Server => (Compress::NONE, true),
     };
     let mut writer = Writer::new(open()?, &compress)?;
-    let mut check = Check::with_manifest(server::algorithm(plan), counters.leader());
+    let mut check = Check::with_manifest(extension::algorithm(plan), counters.leader());
     let mut input = Input::new(plan.compress.of_streams().method)?;
     let mut held_back = HeldBack::default();
     let mut begun = false;

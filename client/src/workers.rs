@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Error, Result};
 
 use crate::connection::{Failure, Opener, Session};
+use crate::extension::Extension;
 use crate::messages;
 use crate::progress::{Counters, Doing, Worker};
-use crate::server::{self, Extension};
+use crate::server;
 use crate::stop::Stop;
 
 /// How often to look whether the workers are to stop.

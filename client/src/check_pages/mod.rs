@@ -15,11 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Error, Result, ensure};
 
 use crate::connection::{Failure, Opener, Session};
+use crate::extension::{DAMAGE, Extension, Start, Started};
 use crate::interrupt::interruptible;
 use crate::messages;
 use crate::plan::CheckPlan;
 use crate::progress::{Counters, Doing, Expected, Phase, Tally, Worker};
-use crate::server::{self, DAMAGE, Extension, Start, Started};
+use crate::server;
 use crate::shown;
 use crate::signals::Signals;
 use crate::stderr;
