@@ -153,6 +153,12 @@ impl Archives<'_> {
     }
 }
 
+/// Whether a name stays where it is unpacked. No archive of a backup has another: one that does is not
+/// looked at any further, as with pg_verifybackup from 18.6 on.
+fn is_safe(path: &[u8]) -> bool {
+    !path.starts_with(b"/") && path.split(|&byte| byte == b'/').all(|part| part != b"..")
+}
+
 /// Who gets the members of one archive.
 struct Members<'a> {
     archives: &'a Archives<'a>,
@@ -176,6 +182,11 @@ struct Current<'a> {
 
 impl<'a> Members<'a> {
     fn member(&self, member: &Member) -> Result<Current<'a>> {
+        ensure!(
+            is_safe(&member.path),
+            "tar member has unsafe path name: \"{}\"",
+            display(&member.path)
+        );
         let full = [&self.prefix, member.path.as_slice()].concat();
         let path = canonical(Path::new(OsStr::from_bytes(&full)));
         let mut current = Current {
