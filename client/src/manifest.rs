@@ -14,7 +14,7 @@ use crate::folder::{MANIFEST, display};
 use crate::received::Files;
 
 /// It is held in memory, as the server holds it: below 1 GB.
-const LARGEST: u64 = 1 << 30;
+pub const LARGEST: u64 = 1 << 30;
 
 /// At most so many differences are named.
 const EXAMPLES: usize = 10;

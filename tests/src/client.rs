@@ -213,6 +213,20 @@ impl Running {
         signal(name, i32::try_from(child.id()).expect("a process"));
     }
 
+    /// Has it lose one of its two workers: it must have replaced that, and ended well. What it said.
+    #[track_caller]
+    pub fn end_with_a_lost_worker(self, cluster: &Cluster) -> String {
+        wait_for_streams(cluster);
+        terminate_a_worker(cluster);
+        let (status, said) = self.end();
+        assert_eq!(status, Some(0), "{said}");
+        assert!(
+            said.contains("lost its connection and gets another"),
+            "{said}"
+        );
+        said
+    }
+
     /// Waits for its end: the exit status, if it was not killed, and what it said.
     #[track_caller]
     pub fn end(mut self) -> (Option<i32>, String) {

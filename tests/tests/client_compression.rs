@@ -4,8 +4,7 @@ use std::fs;
 
 use backup_tests::backup::Backup;
 use backup_tests::client::{
-    Running, backup_of, expect_failure, names_in, new_target, program, terminate_a_worker,
-    unpack_all, verify, wait_for_streams,
+    Running, backup_of, expect_failure, names_in, new_target, program, unpack_all, verify,
 };
 use backup_tests::leftover;
 use backup_tests::page::quiet_table;
@@ -231,14 +230,7 @@ fn compressed_archives_of_a_lost_connection_begin_anew() {
         let rate = if how == "gzip:1" { "8M" } else { "1M" };
         program.args(["-Ft", "-j", "2", "-r", rate, "-Z", how, "-D"]);
         let backup = Running::start(program.arg(&target));
-        wait_for_streams(&cluster);
-        terminate_a_worker(&cluster);
-        let (status, said) = backup.end();
-        assert_eq!(status, Some(0), "{said}");
-        assert!(
-            said.contains("lost its connection and gets another"),
-            "{said}"
-        );
+        backup.end_with_a_lost_worker(&cluster);
         drop(unpack_all(&cluster, &target));
     }
 }

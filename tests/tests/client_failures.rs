@@ -206,14 +206,7 @@ fn a_worker_that_lost_its_connection_is_replaced() {
     let (folder, target) = new_target();
     let mut program = slow_backup(&cluster, &target);
     let backup = Running::start(&mut program);
-    wait_for_streams(&cluster);
-    terminate_a_worker(&cluster);
-    let (status, said) = backup.end();
-    assert_eq!(status, Some(0), "{said}");
-    assert!(
-        said.contains("lost its connection and gets another"),
-        "{said}"
-    );
+    let said = backup.end_with_a_lost_worker(&cluster);
     assert_tells_of_the_loss(&said);
     verify(&target, &[]);
     let mut restored = Cluster::on(&target, folder);
@@ -226,14 +219,7 @@ fn an_archive_of_a_lost_connection_begins_anew() {
     let cluster = Cluster::new();
     let (folder, target) = new_target();
     let backup = Running::start(slow_backup(&cluster, &target).arg("-Ft"));
-    wait_for_streams(&cluster);
-    terminate_a_worker(&cluster);
-    let (status, said) = backup.end();
-    assert_eq!(status, Some(0), "{said}");
-    assert!(
-        said.contains("lost its connection and gets another"),
-        "{said}"
-    );
+    backup.end_with_a_lost_worker(&cluster);
     let data = folder.join("unpacked");
     make_dir(&data);
     for name in names_in(&target) {

@@ -14,10 +14,8 @@ use backup_format::member::{Kind, Member, Receiver};
 use crate::archive_files::{ArchiveFile, PIECE};
 use crate::folder::display;
 use crate::input::Input;
+use crate::manifest;
 use crate::stop::Stop;
-
-/// They are held in memory: the largest is the manifest, below 1 GB.
-const LARGEST: u64 = 1 << 30;
 
 /// Files that are looked for, by their names.
 #[derive(Debug, Default)]
@@ -90,7 +88,12 @@ impl Receiver for Wanted {
     fn begin(&mut self, member: &Member) -> Result<()> {
         if member.kind == Kind::File && self.names.contains(&member.path.as_slice()) {
             let name = || display(&member.path);
-            ensure!(member.size < LARGEST, "file \"{}\" is too large", name());
+            // They are held in memory, and the manifest is the largest of them.
+            ensure!(
+                member.size < manifest::LARGEST,
+                "file \"{}\" is too large",
+                name()
+            );
             self.current = Some((member.path.clone(), Vec::new()));
         }
         Ok(())
