@@ -72,6 +72,7 @@ pub fn run(plan: &Plan) -> Result<()> {
     let watch = Watch {
         name: "backup",
         progress: plan.progress,
+        first: Phase::Starting,
         workers: jobs,
     };
     let (made, commands, owned) = (Shelf::default(), Commands::default(), plan.clone());
@@ -103,6 +104,9 @@ fn lead(
         counters,
         ..
     } = *shared;
+    if plan.progress.is_some() && server::archives(session)? {
+        counters.expect_archiving();
+    }
     say(plan, "waiting for the checkpoint of the backup's start");
     if plan.to_stdout {
         let statement = extension.whole_copy(plan);

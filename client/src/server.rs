@@ -69,6 +69,19 @@ pub fn has_data_checksums(session: &Session) -> Result<bool> {
     Ok(rows.first().map(|row| value(row, 0)).transpose()? == Some(b"on"))
 }
 
+/// Whether the end of a backup waits for the WAL to be archived, as do_pg_backup_stop() decides it.
+///
+/// # Errors
+/// The server's.
+pub fn archives(session: &Session) -> Result<bool> {
+    let rows = session.rows(
+        "SELECT current_setting('archive_mode') = 'always'
+             OR current_setting('archive_mode') = 'on' AND NOT pg_is_in_recovery()",
+        &[],
+    )?;
+    Ok(rows.first().map(|row| value(row, 0)).transpose()? == Some(b"t"))
+}
+
 /// The process of the server that a session has. A number alone could be another's by now, or that
 /// of another server, where there are several.
 #[derive(Clone, Debug)]

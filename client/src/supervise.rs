@@ -33,6 +33,8 @@ pub struct Watch {
     pub name: &'static str,
     /// How to show the progress; `None` not to.
     pub progress: Option<ProgressFormat>,
+    /// Its first phase.
+    pub first: Phase,
     /// How many workers it shows.
     pub workers: usize,
 }
@@ -54,6 +56,7 @@ pub fn run<T: Send + 'static>(
         stop: Stop::default(),
         counters: Counters::new(watch.workers),
     }));
+    shared.counters.enter(watch.first);
     let (sender, outcome) = mpsc::channel();
     thread::spawn(move || {
         let _ = sender.send(work(shared));

@@ -21,10 +21,15 @@ fn slow_backup(cluster: &Cluster, jobs: &str, rate: &str, target: &Path) -> Comm
     program
 }
 
-/// The line for the whole, in its longest form.
+/// The line for the whole, with all its numbers.
 fn is_whole(row: &str) -> bool {
-    let digit = |letter: char| letter.is_ascii_digit();
-    row.starts_with(digit) && row.contains(" kB (") && row.contains("%), ") && row.contains("kB/s")
+    let share = row.split(" %").next().unwrap_or_default().trim_start();
+    share.parse::<u8>().is_ok() && row.contains("B of ") && row.contains("B/s")
+}
+
+/// Between the share and the numbers.
+fn has_bar(row: &str) -> bool {
+    row.contains(" % [") && row.contains("] ")
 }
 
 fn is_message(row: &str) -> bool {
@@ -37,6 +42,7 @@ fn is_block(rows: &[String], workers: usize) -> bool {
     let block = &rows[messages..];
     block.len() == workers + 1
         && is_whole(&block[0])
+        && has_bar(&block[0])
         && block[1..]
             .iter()
             .enumerate()
@@ -44,7 +50,7 @@ fn is_block(rows: &[String], workers: usize) -> bool {
 }
 
 fn receives(row: &str) -> bool {
-    row.contains(" kB/s  ") && row.contains('/')
+    row.contains("B/s  ") && row.contains('/')
 }
 
 #[test]
@@ -74,7 +80,7 @@ fn a_terminal_shows_the_whole_and_each_worker() {
     let whole: Vec<_> = rows.iter().filter(|row| is_whole(row)).collect();
     assert_eq!(whole.len(), 1, "{rows:?}");
     assert!(
-        whole[0].contains("(100%)") && whole[0].contains(" in 00:"),
+        whole[0].starts_with("100 %, ") && whole[0].contains("/s, in "),
         "{rows:?}"
     );
     assert_eq!(whole[0], rows.last().expect("the last line"));
@@ -110,11 +116,11 @@ fn a_terminal_may_be_narrow_low_and_change() {
     terminal.wait_for("line for each worker", |rows| is_block(rows, 4));
     terminal.resize(40, 6);
     terminal.wait_for(
-        "shorter line for the whole, and one for each worker",
+        "bar and fewer numbers, and a line for each worker",
         |rows| {
             rows.len() == 5
-                && rows[0].contains("%, ")
-                && !rows[0].contains("kB (")
+                && has_bar(&rows[0])
+                && !rows[0].contains(" of ")
                 && rows[1..].iter().all(|row| row.starts_with("worker "))
         },
     );
@@ -184,14 +190,43 @@ fn assert_plain(said: &str) {
     assert!(
         lines[1..]
             .iter()
-            .all(|line| is_whole(line) || line.contains("(100%)")),
+            .all(|line| !has_bar(line) && (is_whole(line) || line.starts_with("100 %, "))),
         "{said}"
     );
     let last = lines.last().expect("a line");
     assert!(
-        last.contains("(100%), ") && last.contains(" in 00:"),
+        last.starts_with("100 %, ") && last.contains("B/s, in "),
         "{said}"
     );
+}
+
+#[test]
+fn the_end_of_a_backup_says_that_it_waits_for_the_archive() {
+    const WAITS: &str = "waiting for the server to archive WAL";
+    let cluster = Cluster::builder()
+        .setting("archive_mode", "on")
+        .setting("archive_command", "false")
+        .start();
+    let (folder, _) = new_target();
+    let start = |name: &str, terminal: &str| {
+        let mut backup = backup_of(&cluster);
+        backup.args(["-P", "-D"]).arg(folder.join(name));
+        Terminal::start(backup.env("TERM", terminal), USUAL)
+    };
+    let drawn = start("drawn", "xterm");
+    drawn.wait_for("bar of a backup that waits", |rows| {
+        rows.len() == 1 && has_bar(&rows[0]) && rows[0].ends_with(WAITS)
+    });
+    let logged = start("logged", "dumb");
+    logged.wait_for("line of a backup that waits", |rows| {
+        rows.iter().any(|row| !has_bar(row) && row.ends_with(WAITS))
+    });
+    cluster.execute("ALTER SYSTEM SET archive_command = 'true'");
+    cluster.execute("SELECT pg_reload_conf()");
+    for terminal in [drawn, logged] {
+        let (status, rows, _) = terminal.end();
+        assert_eq!(status, Some(0), "{rows:?}");
+    }
 }
 
 #[test]
@@ -216,7 +251,7 @@ fn the_option_takes_no_word_that_follows() {
         let said = account(&backup, &output);
         assert!(output.status.success(), "{said}");
         assert!(
-            said.contains("kB/s, in 00:") && said.contains("completed"),
+            said.contains("B/s, in ") && said.contains("completed"),
             "{said}"
         );
     }

@@ -213,6 +213,8 @@ fn archives_of_several_workers_are_verified_with_their_wal() {
         let said = account(&verify, &output);
         assert!(output.status.success(), "{said}");
         assert!(said.contains(SUCCESS), "{said}");
+        // Which is what a backup waits for.
+        assert!(!said.contains("checkpoint"), "{said}");
         assert!(names_in(&temporary).is_empty());
         let mut elsewhere = ours(&["-w", "/nowhere"], &backup);
         let output = run(&mut elsewhere);

@@ -80,6 +80,7 @@ pub fn run(plan: &CheckPlan) -> Result<()> {
     let watch = Watch {
         name: "check",
         progress: plan.progress,
+        first: Phase::Starting,
         workers: extension.jobs(&session, plan.jobs)?,
     };
     let findings: Arc<Mutex<Findings>> = Arc::default();

@@ -23,7 +23,7 @@ pub struct CheckOptions {
     #[arg(short = 'c', long, value_name = "fast|spread", default_value = "spread", help_heading = GENERAL)]
     checkpoint: Checkpoint,
 
-    /// show progress information; as JSON, with all messages, it is for programs
+    /// show progress information (1 MB = 1024 kB); as JSON, with all messages, it is for programs
     #[arg(short = 'P', long, value_name = "text|json", num_args = 0..=1, require_equals = true, default_missing_value = "text", help_heading = GENERAL)]
     progress: Option<ProgressFormat>,
 

@@ -43,7 +43,7 @@ pub struct RestoreOptions {
     #[arg(long, value_name = "METHOD", default_value = "fsync")]
     sync_method: SyncMethod,
 
-    /// show progress information
+    /// show progress information (1 MB = 1024 kB)
     #[arg(short = 'P', long)]
     pub(super) progress: bool,
 

@@ -40,7 +40,7 @@ pub struct VerifyOptions {
     #[arg(short = 'n', long)]
     no_parse_wal: bool,
 
-    /// show progress information
+    /// show progress information (1 MB = 1024 kB)
     #[arg(short = 'P', long, conflicts_with = "quiet")]
     pub(super) progress: bool,
 

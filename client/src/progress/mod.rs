@@ -4,6 +4,7 @@ mod json;
 mod line;
 mod rate;
 mod text;
+mod units;
 mod view;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +63,7 @@ pub struct Counters {
 struct State {
     phase: Phase,
     expected: Option<Expected>,
+    archives: bool,
 }
 
 /// What the files of a backup come to. Those that are sent at its end are not among them.
@@ -114,6 +116,11 @@ impl Counters {
     /// It is known how much there is to come.
     pub fn expect(&self, expected: Expected) {
         lock(&self.state).expected = Some(expected);
+    }
+
+    /// At the end of the backup the server archives the WAL, before it sends the last files.
+    pub fn expect_archiving(&self) {
+        lock(&self.state).archives = true;
     }
 
     /// Of the connection that leads.

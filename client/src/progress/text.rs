@@ -1,12 +1,17 @@
 //! The progress for people: a line for the whole, and one for each worker.
 
-use std::time::Duration;
-
+use super::units::{duration, rate, size};
 use super::view::{View, WorkerView};
 use super::{Doing, Phase};
 
 /// A file is named where so many columns are left for it; the rate goes before that.
 const ROOM_FOR_FILE: usize = 16;
+/// Columns that are left beside the bar: most of the time all numbers fit there.
+const ROOM_FOR_NUMBERS: usize = 56;
+/// The shortest bar and the longest.
+const BAR: (usize, usize) = (10, 40);
+/// A terminal of fewer columns has no room for a bar and the time that is left.
+const LEAST_WITH_BAR: usize = 36;
 
 /// One line, for those who have no terminal.
 pub fn plain(view: &View) -> String {
@@ -14,7 +19,8 @@ pub fn plain(view: &View) -> String {
     let workers = view.workers.iter().filter(working).count();
     let workers = (view.phase == Phase::Copying && !view.workers.is_empty())
         .then(|| format!("{workers} workers"));
-    join([Some(amount(view)), rate(view), workers, remainder(view)])
+    let share = view.percent().map(percent);
+    join([share, amount(view), speed(view), workers, remainder(view)])
 }
 
 /// Lines for a terminal, the first of them for the whole. None is longer than it is wide, and they
@@ -28,20 +34,46 @@ pub fn lines(view: &View, columns: usize, rows: usize) -> Vec<String> {
     lines
 }
 
-/// The longest line that fits.
+/// The longest form that fits.
 fn whole(view: &View, columns: usize) -> String {
-    let short = || view.percent().map_or_else(|| amount(view), percent);
-    let rate = rate(view);
-    let remainder = remainder(view);
+    let (amount, speed, remainder) = (amount(view), speed(view), remainder(view));
+    let (head, share) = match view.percent() {
+        Some(share) if columns >= LEAST_WITH_BAR => (share_and_bar(share, columns), None),
+        share => (String::new(), share.map(percent)),
+    };
+    let brief = match &share {
+        None if head.is_empty() => amount.clone(),
+        _ => share.clone(),
+    };
     let forms = [
-        join([Some(amount(view)), rate.clone(), remainder.clone()]),
-        join([Some(short()), rate, remainder.clone()]),
-        join([Some(short()), remainder]),
-        short(),
+        join([share, amount, speed.clone(), remainder.clone()]),
+        join([brief.clone(), speed, remainder.clone()]),
+        join([brief.clone(), remainder.clone()]),
+        brief.or(remainder).unwrap_or_default(),
     ];
-    let fits = |form: &&String| form.len() <= columns;
+    let room = columns.saturating_sub(head.len());
+    let fits = |form: &&String| form.len() <= room;
     let form = forms.iter().find(fits).unwrap_or(&forms[3]);
-    form.chars().take(columns).collect()
+    let line = head.chars().chain(form.chars()).take(columns);
+    line.collect::<String>().trim_end().to_owned()
+}
+
+/// As wide at each moment of a backup, so that nothing jumps.
+fn share_and_bar(share: f64, columns: usize) -> String {
+    let width = columns.saturating_sub(ROOM_FOR_NUMBERS);
+    let bar = bar(share, width.clamp(BAR.0, BAR.1));
+    format!("{:>5} [{bar}] ", percent(share))
+}
+
+/// What is filled of it is rounded down: a full one is complete.
+fn bar(share: f64, width: usize) -> String {
+    let filled = (share / 100.0 * width as f64) as usize;
+    let (filled, head) = match filled.min(width) {
+        filled if filled == width => (filled, ""),
+        filled => (filled, ">"),
+    };
+    let filled = format!("{}{head}", "=".repeat(filled));
+    format!("{filled:width$}")
 }
 
 /// The lines of the workers, or of some of them, those first that have something to do.
@@ -77,7 +109,7 @@ fn worker_line(number: &str, worker: &WorkerView, columns: usize) -> String {
         Doing::Ended => says("done"),
         Doing::Receiving(file) => {
             let forms = [
-                format!("worker {number}: {:>7} kB/s  ", kb(worker.rate as u64)),
+                format!("worker {number}: {:>9}  ", rate(worker.rate)),
                 format!("worker {number}: "),
                 format!("{number}: "),
             ];
@@ -110,38 +142,41 @@ fn tail(name: &str, columns: usize) -> String {
         .collect()
 }
 
-/// In kB, as pg_basebackup shows it. Files that are sent at the end are beyond what was expected.
-fn amount(view: &View) -> String {
-    match (view.expected, view.percent()) {
-        (Some(expected), Some(share)) => format!(
-            "{}/{} kB ({})",
-            kb(view.bytes),
-            kb(expected.bytes),
-            percent(share)
-        ),
-        _ if view.phase == Phase::Starting => "waiting for checkpoint".to_owned(),
-        _ => format!("{} kB", kb(view.bytes)),
+/// What has arrived. Files that are sent at the end are beyond what was expected.
+fn amount(view: &View) -> Option<String> {
+    match view.expected {
+        Some(expected) => Some(format!("{} of {}", size(view.bytes), size(expected.bytes))),
+        None if view.phase == Phase::Starting => None,
+        None => Some(size(view.bytes)),
     }
 }
 
 fn percent(share: f64) -> String {
-    format!("{}%", share as u64)
+    format!("{} %", share as u64)
 }
 
-fn rate(view: &View) -> Option<String> {
-    matches!(view.phase, Phase::Copying | Phase::Ending | Phase::Done)
-        .then(|| format!("{} kB/s", kb(view.rate as u64)))
+fn speed(view: &View) -> Option<String> {
+    let arrives = match view.phase {
+        Phase::Copying | Phase::Done => true,
+        Phase::Ending => !view.waits_for_archive,
+        _ => false,
+    };
+    arrives.then(|| rate(view.rate))
 }
 
 /// What is still to be done.
 fn remainder(view: &View) -> Option<String> {
     match view.phase {
-        Phase::Copying => view.left().map(|left| format!("{} left", clock(left))),
+        Phase::Starting => Some("waiting for checkpoint".to_owned()),
+        Phase::Copying => view.left().map(|left| format!("{} left", duration(left))),
+        Phase::Ending if view.waits_for_archive => {
+            Some("waiting for the server to archive WAL".to_owned())
+        }
         Phase::Ending => Some("ending the backup".to_owned()),
         Phase::Comparing => Some("comparing with the manifest".to_owned()),
         Phase::Syncing => Some("syncing data to disk".to_owned()),
-        Phase::Done => Some(format!("in {}", clock(view.elapsed))),
-        Phase::Starting | Phase::Failed => None,
+        Phase::Done => Some(format!("in {}", duration(view.elapsed))),
+        Phase::Failed => None,
     }
 }
 
@@ -150,18 +185,10 @@ fn join<const N: usize>(parts: [Option<String>; N]) -> String {
     parts.join(", ")
 }
 
-fn kb(bytes: u64) -> u64 {
-    bytes / 1024
-}
-
-fn clock(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{hours:02}:{minutes:02}:{seconds:02}")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::Expected;
     use super::*;
 
@@ -188,6 +215,7 @@ mod tests {
                 files: 0,
             }),
             rate: f64::from(10 << 20),
+            waits_for_archive: false,
             workers,
         }
     }
@@ -196,22 +224,40 @@ mod tests {
     fn a_line_says_how_much_how_fast_and_how_long() {
         let line = |phase, bytes, workers| plain(&view(phase, bytes, workers));
         assert_eq!(line(Phase::Starting, 0, vec![]), "waiting for checkpoint");
-        assert_eq!(line(Phase::Copying, 0, vec![]), "0 kB, 10240 kB/s");
+        assert_eq!(line(Phase::Copying, 0, vec![]), "0 kB, 10.0 MB/s");
         assert_eq!(
             line(
                 Phase::Copying,
                 100,
                 vec![receiving("a"), worker(Doing::Ended), worker(Doing::Lost)]
             ),
-            "102400/409600 kB (25%), 10240 kB/s, 2 workers, 00:00:30 left"
+            "25 %, 100 MB of 400 MB, 10.0 MB/s, 2 workers, 30 s left"
         );
         assert_eq!(
             line(Phase::Syncing, 400, vec![worker(Doing::Ended)]),
-            "409600/409600 kB (100%), syncing data to disk"
+            "100 %, 400 MB of 400 MB, syncing data to disk"
         );
         assert_eq!(
             line(Phase::Done, 400, vec![]),
-            "409600/409600 kB (100%), 10240 kB/s, in 00:00:40"
+            "100 %, 400 MB of 400 MB, 10.0 MB/s, in 40 s"
+        );
+    }
+
+    #[test]
+    fn a_line_says_what_the_end_waits_for() {
+        let mut view = view(Phase::Ending, 400, vec![]);
+        assert_eq!(
+            plain(&view),
+            "100 %, 400 MB of 400 MB, 10.0 MB/s, ending the backup"
+        );
+        view.waits_for_archive = true;
+        assert_eq!(
+            plain(&view),
+            "100 %, 400 MB of 400 MB, waiting for the server to archive WAL"
+        );
+        assert_eq!(
+            lines(&view, 77, 24),
+            ["100 % [=====================] waiting for the server to archive WAL"]
         );
     }
 
@@ -219,14 +265,46 @@ mod tests {
     fn what_does_not_fit_into_a_narrow_terminal_is_left_out() {
         let view = view(Phase::Copying, 100, vec![]);
         for (columns, expected) in [
-            (80, "102400/409600 kB (25%), 10240 kB/s, 00:00:30 left"),
-            (49, "102400/409600 kB (25%), 10240 kB/s, 00:00:30 left"),
-            (48, "25%, 10240 kB/s, 00:00:30 left"),
-            (29, "25%, 00:00:30 left"),
-            (17, "25%"),
+            (
+                96,
+                " 25 % [==========>                             ] 100 MB of 400 MB, 10.0 MB/s, 30 s left",
+            ),
+            (
+                77,
+                " 25 % [=====>               ] 100 MB of 400 MB, 10.0 MB/s, 30 s left",
+            ),
+            (
+                57,
+                " 25 % [==>       ] 100 MB of 400 MB, 10.0 MB/s, 30 s left",
+            ),
+            (56, " 25 % [==>       ] 10.0 MB/s, 30 s left"),
+            (39, " 25 % [==>       ] 10.0 MB/s, 30 s left"),
+            (38, " 25 % [==>       ] 30 s left"),
+            (36, " 25 % [==>       ] 30 s left"),
+            (35, "25 %, 10.0 MB/s, 30 s left"),
+            (25, "25 %, 30 s left"),
+            (14, "25 %"),
             (2, "25"),
         ] {
             assert_eq!(lines(&view, columns, 24), [expected]);
+        }
+        let unknown = |phase, columns| lines(&self::view(phase, 0, vec![]), columns, 24);
+        assert_eq!(unknown(Phase::Copying, 77), ["0 kB, 10.0 MB/s"]);
+        assert_eq!(unknown(Phase::Copying, 14), ["0 kB"]);
+        assert_eq!(unknown(Phase::Starting, 77), ["waiting for checkpoint"]);
+        assert_eq!(unknown(Phase::Starting, 11), ["waiting for"]);
+    }
+
+    #[test]
+    fn a_bar_is_full_when_all_is_there() {
+        for (share, expected) in [
+            (0.0, "[>         ]"),
+            (9.9, "[>         ]"),
+            (56.0, "[=====>    ]"),
+            (99.9, "[=========>]"),
+            (100.0, "[==========]"),
+        ] {
+            assert_eq!(format!("[{}]", bar(share, 10)), expected);
         }
     }
 
@@ -238,12 +316,12 @@ mod tests {
         assert_eq!(
             lines(80)[1..],
             [
-                "worker 0:    4882 kB/s  pg_tblspc/16400/PG_15_202209061/5/16394",
+                "worker 0:  4.7 MB/s  pg_tblspc/16400/PG_15_202209061/5/16394",
                 "worker 1: lost its connection",
                 "worker 2: waiting"
             ]
         );
-        assert_eq!(lines(40)[1], "worker 0:    4882 kB/s  ...09061/5/16394");
+        assert_eq!(lines(40)[1], "worker 0:  4.7 MB/s  ...02209061/5/16394");
         assert_eq!(lines(30)[1], "worker 0: ...202209061/5/16394");
     }
 

@@ -21,6 +21,8 @@ pub struct View {
     pub expected: Option<Expected>,
     /// Bytes per second: of the last seconds, and of all at the end.
     pub rate: f64,
+    /// Whether the server still archives the WAL, before it sends the last files.
+    pub waits_for_archive: bool,
     /// The workers, by their numbers.
     pub workers: Vec<WorkerView>,
 }
@@ -69,8 +71,13 @@ impl View {
 impl Observer {
     /// Looks at the counters, at a time since the beginning.
     pub fn look(&mut self, counters: &Counters, elapsed: Duration) -> View {
-        let State { phase, expected } = *lock(&counters.state);
+        let State {
+            phase,
+            expected,
+            archives,
+        } = *lock(&counters.state);
         let mut bytes = counters.leader.bytes.load(Ordering::Relaxed);
+        let waits_for_archive = archives && phase == Phase::Ending && bytes == 0;
         let mut files = counters.leader.files.load(Ordering::Relaxed);
         self.workers.resize(counters.workers.len(), Rate::default());
         let mut workers = Vec::new();
@@ -108,6 +115,7 @@ impl Observer {
             } else {
                 self.mean(bytes, elapsed)
             },
+            waits_for_archive,
             workers,
         }
     }
@@ -159,6 +167,26 @@ mod tests {
         drop((kept, lost));
         let view = observer.look(&counters, Duration::from_secs(102));
         assert_eq!((view.bytes, view.files), (100, 1));
+    }
+
+    #[test]
+    fn the_end_waits_for_the_archive_until_files_come() {
+        for archives in [false, true] {
+            let counters = Counters::new(0);
+            if archives {
+                counters.expect_archiving();
+            }
+            let mut observer = Observer::default();
+            let mut waits = || observer.look(&counters, Duration::ZERO).waits_for_archive;
+            counters.enter(Phase::Copying);
+            assert!(!waits());
+            counters.enter(Phase::Ending);
+            assert_eq!(waits(), archives);
+            let mut tally = Tally::new(counters.leader());
+            tally.add_bytes(1);
+            assert!(!waits());
+            tally.keep();
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub fn run(plan: RestorePlan) -> Result<()> {
     let watch = Watch {
         name: "restore",
         progress: plan.progress.then_some(ProgressFormat::Text),
+        first: Phase::Copying,
         workers: plan.jobs,
     };
     let made = Shelf::default();
@@ -53,7 +54,6 @@ pub fn run(plan: RestorePlan) -> Result<()> {
 }
 
 fn restore(plan: &RestorePlan, shared: &Shared, made: &Shelf) -> Result<()> {
-    shared.counters.enter(Phase::Copying);
     let source = Source::open(&plan.archives, &shared.stop)?;
     if let Some(listing) = &source.manifest {
         let files = &listing.manifest.files;

@@ -50,6 +50,7 @@ pub fn run(plan: VerifyPlan) -> Result<bool> {
     let watch = Watch {
         name: "verification",
         progress: plan.progress.then_some(ProgressFormat::Text),
+        first: Phase::Copying,
         workers: plan.jobs,
     };
     let quiet = plan.quiet;
@@ -62,7 +63,6 @@ pub fn run(plan: VerifyPlan) -> Result<bool> {
 }
 
 fn verify(plan: &VerifyPlan, shared: &Shared) -> Result<bool> {
-    shared.counters.enter(Phase::Copying);
     // Before the work of hours.
     let programs = plan.parse_wal.then(Programs::find).transpose()?;
     let manifest = read_manifest(plan)?;
