@@ -14,10 +14,19 @@ readonly STAGE=${CARGO_TARGET_DIR:-$ROOT/target}/release/package-pg$PG_MAJOR
 say "Building the release version for PostgreSQL $PG_MAJOR"
 cargo pgrx package --pg-config "$PG_CONFIG" --out-dir "$STAGE"
 
-say "Building the command line program and its man page"
+say "Building the command line program, its man page and its completion"
 cargo build --release -p pg_parallel_backup_client
 readonly BUILT=${CARGO_TARGET_DIR:-$ROOT/target}/release
-cargo run --quiet --release -p pg_parallel_backup_client --example man >"$BUILT/pg_parallel_backup.1"
+# generate KIND FILE: what is made from the program's options.
+generate() {
+    cargo run --quiet --release -p pg_parallel_backup_client --example generate -- "$1" >"$2"
+}
+generate man "$BUILT/pg_parallel_backup.1"
+# Under the names by which shells find them.
+mkdir -p "$BUILT"/completion/{bash,zsh,fish}
+generate bash "$BUILT/completion/bash/pg_parallel_backup"
+generate zsh "$BUILT/completion/zsh/_pg_parallel_backup"
+generate fish "$BUILT/completion/fish/pg_parallel_backup.fish"
 
 # What an earlier build left in the staging folder must not be installed with this one.
 extension_dir=$("$PG_CONFIG" --sharedir)/extension
@@ -53,4 +62,14 @@ fi
 install_file 644 "$STAGE$extension_dir/pg_parallel_backup.control" "$extension_dir"
 install_file 755 "$BUILT/pg_parallel_backup" "$("$PG_CONFIG" --bindir)"
 install_file 644 "$BUILT/pg_parallel_backup.1" "$("$PG_CONFIG" --mandir)/man1"
+# Where shells look: with a PostgreSQL of Debian's packages in /usr/share, and else beside the program's
+# folder, so that nothing is written outside that PostgreSQL.
+bin_dir=$("$PG_CONFIG" --bindir)
+case $bin_dir in
+    /usr/bin | /usr/lib/*) share_dir=/usr/share zsh_dir=vendor-completions ;;
+    *) share_dir=${bin_dir%/*}/share zsh_dir=site-functions ;;
+esac
+install_file 644 "$BUILT/completion/bash/pg_parallel_backup" "$share_dir/bash-completion/completions"
+install_file 644 "$BUILT/completion/zsh/_pg_parallel_backup" "$share_dir/zsh/$zsh_dir"
+install_file 644 "$BUILT/completion/fish/pg_parallel_backup.fish" "$share_dir/fish/vendor_completions.d"
 say "pg_parallel_backup $VERSION is installed for PostgreSQL $PG_MAJOR"

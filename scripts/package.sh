@@ -128,6 +128,12 @@ Description: parallel physical base backups through plain SQL
 CONTROL
 }
 
+# install_completion FILE FOLDER: FILE is one that scripts/install.sh has generated.
+install_completion() {
+    install -d "$2"
+    install -m 644 "${CARGO_TARGET_DIR:-$ROOT/target}/release/completion/$1" "$2"
+}
+
 # build_program PG_CONFIG: sets PACKAGE to the package. Which PostgreSQL is beside does not matter.
 build_program() {
     local name=pg-parallel-backup stage=$WORK/stage-program root=$WORK/pg-parallel-backup program depends
@@ -136,6 +142,9 @@ build_program() {
     install -D -m 755 "$stage$("$1" --bindir)/pg_parallel_backup" "$program"
     install -d "$root/usr/share/man/man1"
     gzip -9n <"$stage$("$1" --mandir)/man1/pg_parallel_backup.1" >"$root/usr/share/man/man1/pg_parallel_backup.1.gz"
+    install_completion bash/pg_parallel_backup "$root/usr/share/bash-completion/completions"
+    install_completion zsh/_pg_parallel_backup "$root/usr/share/zsh/vendor-completions"
+    install_completion fish/pg_parallel_backup.fish "$root/usr/share/fish/vendor_completions.d"
     depends=$(dependencies_of "$program")
     finish_package "$name" "$program" pg_parallel_backup_client <<CONTROL
 Depends: $depends

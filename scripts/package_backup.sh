@@ -64,5 +64,11 @@ for backup in parallel_backup.sh pg_parallel_backup; do
     [[ $restored == "$expected" ]] || { echo "the table is not what it was: $restored, not $expected" >&2; exit 1; }
 done
 [[ -s /usr/share/man/man1/pg_parallel_backup.1.gz ]]
+for file in zsh/vendor-completions/_pg_parallel_backup fish/vendor_completions.d/pg_parallel_backup.fish; do
+    [[ -s /usr/share/$file ]]
+done
+# As bash-completion loads it.
+# shellcheck source=/dev/null
+(. /usr/share/bash-completion/completions/pg_parallel_backup && complete -p pg_parallel_backup) >/dev/null
 rm -rf "$WORK"
 echo "Both backups have started, and their tables and indexes are whole."

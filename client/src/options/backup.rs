@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use backup_format::checksum::Algorithm;
 use backup_format::compression::Method;
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, ValueHint};
 
 use super::compress::parse_compress;
 use super::{ConnectionOptions, GENERAL, OUTPUT, check_waldir, jobs, mapping};
@@ -17,7 +17,7 @@ use crate::values::{is_slot_name, parse_rate};
 #[derive(Debug, Args)]
 pub struct BackupOptions {
     /// receive base backup into directory; with "-" one tar archive goes to standard output
-    #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", required_unless_present = "pipe", help_heading = OUTPUT)]
+    #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", value_hint = ValueHint::DirPath, required_unless_present = "pipe", help_heading = OUTPUT)]
     pgdata: Option<PathBuf>,
 
     /// in place of a directory: hand each archive to a shell command, in which %f is its file name
@@ -49,7 +49,7 @@ pub struct BackupOptions {
     tablespace_mapping: Vec<String>,
 
     /// location for the write-ahead log directory
-    #[arg(long, value_name = "WALDIR", help_heading = OUTPUT)]
+    #[arg(long, value_name = "WALDIR", value_hint = ValueHint::DirPath, help_heading = OUTPUT)]
     waldir: Option<PathBuf>,
 
     /// include required WAL files with specified method

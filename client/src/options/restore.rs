@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::ValueHint;
 
 use super::{check_waldir, mapping, threads};
 use crate::plan::{RestorePlan, SyncMethod};
@@ -12,11 +13,11 @@ use crate::plan::{RestorePlan, SyncMethod};
 #[command(args_override_self = true)]
 pub struct RestoreOptions {
     /// directory with the archives of the backup, and its manifest
-    #[arg(value_name = "ARCHIVES")]
+    #[arg(value_name = "ARCHIVES", value_hint = ValueHint::DirPath)]
     archives: PathBuf,
 
     /// restore into directory
-    #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY")]
+    #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
     pgdata: PathBuf,
 
     /// unpack that many archives at once (default: the processors of this machine, at most 4)
@@ -28,7 +29,7 @@ pub struct RestoreOptions {
     tablespace_mapping: Vec<String>,
 
     /// location for the write-ahead log directory
-    #[arg(long, value_name = "WALDIR")]
+    #[arg(long, value_name = "WALDIR", value_hint = ValueHint::DirPath)]
     waldir: Option<PathBuf>,
 
     /// do not clean up after errors

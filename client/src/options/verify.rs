@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::ValueHint;
 
 use super::threads;
 use crate::plan::{Format, VerifyPlan};
@@ -13,7 +14,7 @@ use crate::values::canonical;
 #[command(args_override_self = true)]
 pub struct VerifyOptions {
     /// directory of the backup
-    #[arg(value_name = "DIRECTORY")]
+    #[arg(value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
     directory: PathBuf,
 
     /// exit immediately on error
@@ -33,7 +34,7 @@ pub struct VerifyOptions {
     jobs: Option<usize>,
 
     /// use specified path for manifest
-    #[arg(short = 'm', long, value_name = "PATH")]
+    #[arg(short = 'm', long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     manifest_path: Option<PathBuf>,
 
     /// do not try to parse WAL files
@@ -53,7 +54,7 @@ pub struct VerifyOptions {
     skip_checksums: bool,
 
     /// use specified path for WAL files
-    #[arg(short = 'w', long, value_name = "PATH", alias = "wal-path")]
+    #[arg(short = 'w', long, value_name = "PATH", value_hint = ValueHint::DirPath, alias = "wal-path")]
     wal_directory: Option<PathBuf>,
 }
 
