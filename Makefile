@@ -29,6 +29,9 @@ package: setup ## build Debian packages, and try each in a clean Debian
 bench: setup install ## measure against pg_basebackup
 	@bench/run.sh
 
+picture: setup install ## draw docs/progress.svg: a real backup on a terminal
+	@scripts/progress_picture.sh
+
 soak: setup install ## backups that something goes wrong with, for MINUTES=30
 	@scripts/soak.sh '$(MINUTES)' '$(SEED)'
 
@@ -43,6 +46,6 @@ clean: ## remove what was built
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup demo test test-all test-pages soak valgrind install package bench lint clean
+.PHONY: help setup demo test test-all test-pages soak valgrind install package bench picture lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:

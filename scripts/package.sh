@@ -112,7 +112,7 @@ build_extension() {
     install -m 644 "$stage$("$pg_config" --sharedir)"/extension/pg_parallel_backup* "$extension"
     doc=$root/usr/share/doc/$name
     install -d "$doc/docs" "$doc/examples"
-    install -m 644 docs/*.md "$doc/docs"
+    install -m 644 docs/*.md docs/*.svg "$doc/docs"
     install -m 644 examples/requirements.txt "$doc/examples"
     install -m 755 examples/parallel_backup.sh examples/parallel_backup.py "$doc/examples"
     depends=$(dependencies_of "$library")

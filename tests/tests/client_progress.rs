@@ -21,10 +21,10 @@ fn slow_backup(cluster: &Cluster, jobs: &str, rate: &str, target: &Path) -> Comm
     program
 }
 
-/// The line for the whole, with all its numbers.
+/// The line for the whole, with its amounts.
 fn is_whole(row: &str) -> bool {
     let share = row.split(" %").next().unwrap_or_default().trim_start();
-    share.parse::<u8>().is_ok() && row.contains("B of ") && row.contains("B/s")
+    share.parse::<u8>().is_ok() && row.contains("B of ")
 }
 
 /// Between the share and the numbers.

@@ -1,5 +1,7 @@
 //! The progress for people: a line for the whole, and one for each worker.
 
+use std::time::Duration;
+
 use super::units::{duration, rate, size};
 use super::view::{View, WorkerView};
 use super::{Doing, Phase};
@@ -12,6 +14,9 @@ const ROOM_FOR_NUMBERS: usize = 56;
 const BAR: (usize, usize) = (10, 40);
 /// A terminal of fewer columns has no room for a bar and the time that is left.
 const LEAST_WITH_BAR: usize = 36;
+
+/// What is added to the time that is left, so that it is never 0 s.
+const ROUNDED_UP: Duration = Duration::from_millis(999);
 
 /// One line, for those who have no terminal.
 pub fn plain(view: &View) -> String {
@@ -161,14 +166,17 @@ fn speed(view: &View) -> Option<String> {
         Phase::Ending => !view.waits_for_archive,
         _ => false,
     };
-    arrives.then(|| rate(view.rate))
+    // Nothing is known of it at first.
+    (arrives && view.rate > 0.0).then(|| rate(view.rate))
 }
 
 /// What is still to be done.
 fn remainder(view: &View) -> Option<String> {
     match view.phase {
         Phase::Starting => Some("waiting for checkpoint".to_owned()),
-        Phase::Copying => view.left().map(|left| format!("{} left", duration(left))),
+        Phase::Copying => view
+            .left()
+            .map(|left| format!("{} left", duration(left.saturating_add(ROUNDED_UP)))),
         Phase::Ending if view.waits_for_archive => {
             Some("waiting for the server to archive WAL".to_owned())
         }
@@ -187,8 +195,6 @@ fn join<const N: usize>(parts: [Option<String>; N]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::Expected;
     use super::*;
 
@@ -225,6 +231,9 @@ mod tests {
         let line = |phase, bytes, workers| plain(&view(phase, bytes, workers));
         assert_eq!(line(Phase::Starting, 0, vec![]), "waiting for checkpoint");
         assert_eq!(line(Phase::Copying, 0, vec![]), "0 kB, 10.0 MB/s");
+        let mut first = view(Phase::Copying, 1, vec![]);
+        first.rate = 0.0;
+        assert_eq!(plain(&first), "0 %, 1.0 MB of 400 MB");
         assert_eq!(
             line(
                 Phase::Copying,
@@ -232,6 +241,10 @@ mod tests {
                 vec![receiving("a"), worker(Doing::Ended), worker(Doing::Lost)]
             ),
             "25 %, 100 MB of 400 MB, 10.0 MB/s, 2 workers, 30 s left"
+        );
+        assert_eq!(
+            line(Phase::Copying, 399, vec![]),
+            "99 %, 399 MB of 400 MB, 10.0 MB/s, 1 s left"
         );
         assert_eq!(
             line(Phase::Syncing, 400, vec![worker(Doing::Ended)]),
