@@ -3,18 +3,9 @@
 //!
 //! usage: generate man|bash|zsh|fish
 
-#[path = "../src/options/mod.rs"]
+#[path = "../src/cli/mod.rs"]
 #[allow(dead_code)]
-mod options;
-#[path = "../src/plan.rs"]
-#[allow(dead_code)]
-mod plan;
-#[path = "../src/template.rs"]
-#[allow(dead_code)]
-mod template;
-#[path = "../src/values.rs"]
-#[allow(dead_code)]
-mod values;
+mod cli;
 
 use std::io::{self, Write as _};
 
@@ -39,7 +30,7 @@ fn main() -> io::Result<()> {
 
 /// What a shell sources.
 fn completion(shell: Shell) -> io::Result<String> {
-    let mut program = options::CommandLine::command();
+    let mut program = cli::options::CommandLine::command();
     // The other generators would offer the value of --progress=json as a word of its own.
     if shell != Shell::Zsh {
         program = program
@@ -77,7 +68,7 @@ fn without_question_mark(arg: Arg) -> Arg {
 
 /// One page for all commands.
 fn man_page() -> io::Result<String> {
-    let mut program = options::CommandLine::command();
+    let mut program = cli::options::CommandLine::command();
     program.build();
     let commands: Vec<_> = program.get_subcommands().cloned().collect();
     // Here they have sections rather than pages of their own.
@@ -166,7 +157,7 @@ mod tests {
 
     #[test]
     fn every_shell_knows_every_long_option() {
-        let program = options::CommandLine::command();
+        let program = cli::options::CommandLine::command();
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let text = completion(shell).unwrap();
             let commands = program.get_subcommands();

@@ -6,57 +6,23 @@
 //! [`server`] and [`extension`], all that writes in [`folder`] and [`archives`], and what was received
 //! is held against the manifest in [`manifest`].
 
-mod archive;
-mod archive_files;
-mod archives;
-mod backup;
-mod check;
-mod check_pages;
-mod claims;
-mod compress;
-mod connection;
-mod decompress;
-mod digest;
-mod durable;
-mod extension;
-mod folder;
-mod held_back;
-mod input;
-mod interrupt;
-mod layout;
-mod made;
+mod cli;
+mod commands;
+mod console;
 mod manifest;
-mod messages;
-mod options;
-mod outlet;
-mod parallel;
-mod pipe;
-mod plan;
-mod progress;
-mod received;
-mod restore;
-mod screen;
+mod output;
+mod runtime;
 mod server;
-mod shown;
-mod signals;
-mod standby;
-mod stderr;
-mod stdout;
-mod stop;
-mod supervise;
-mod target;
-mod template;
-mod unpack;
-mod values;
-mod verify;
-mod workers;
+mod stream;
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use options::{Command, CommandLine};
-use plan::ProgressFormat;
+use cli::configuration::ProgressFormat;
+use cli::options::{Command, CommandLine};
+use commands::{backup, check, restore, verify};
+use console::messages;
 
 fn main() -> ExitCode {
     match CommandLine::try_parse() {
@@ -98,7 +64,7 @@ fn work(command_line: CommandLine) -> Result<bool> {
     match command_line.command {
         None => (command_line.backup.check()).and_then(|plan| backup::run(&plan).map(done)),
         Some(Command::Check(options)) => {
-            (options.check()).and_then(|plan| check_pages::run(&plan).map(done))
+            (options.check()).and_then(|plan| check::run(&plan).map(done))
         }
         Some(Command::Restore(options)) => {
             (options.check()).and_then(|plan| restore::run(plan).map(done))

@@ -1,0 +1,240 @@
+//! The options of a backup, as those of pg_basebackup wherever that has the same one.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use backup_format::checksum::Algorithm;
+use backup_format::compression::Method;
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::compress::parse_compress;
+use super::{ConnectionOptions, GENERAL, OUTPUT, check_waldir, jobs, mapping};
+use crate::cli::command_template::CommandTemplate;
+use crate::cli::configuration::{BackupConfig, Compress, Format, ProgressFormat, Side, SyncMethod};
+use crate::cli::option_values::{is_slot_name, parse_rate};
+
+/// How to take a backup.
+#[derive(Debug, Args)]
+pub struct BackupOptions {
+    /// receive base backup into directory; with "-" one tar archive goes to standard output
+    #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", value_hint = ValueHint::DirPath, required_unless_present = "pipe", help_heading = OUTPUT)]
+    pgdata: Option<PathBuf>,
+
+    /// in place of a directory: hand each archive to a shell command, in which %f is its file name
+    #[arg(long, value_name = "COMMAND", conflicts_with = "pgdata", help_heading = OUTPUT)]
+    pipe: Option<String>,
+
+    /// output format (default: plain)
+    #[arg(short = 'F', long, value_name = "p|t", help_heading = OUTPUT)]
+    format: Option<Format>,
+
+    /// use that many connections for the files (default: the server's processors, at most 4)
+    #[arg(short = 'j', long, value_name = "NUM", help_heading = OUTPUT)]
+    jobs: Option<usize>,
+
+    /// maximum transfer rate of all connections together (in kB/s, or use suffix "k" or "M")
+    #[arg(short = 'r', long, value_name = "RATE", help_heading = OUTPUT)]
+    max_rate: Option<String>,
+
+    /// write configuration for replication
+    #[arg(short = 'R', long, help_heading = OUTPUT)]
+    write_recovery_conf: bool,
+
+    /// replication slot that the standby is to use, which is not made here
+    #[arg(short = 'S', long, value_name = "SLOTNAME", requires = "write_recovery_conf", help_heading = OUTPUT)]
+    slot: Option<String>,
+
+    /// relocate tablespace in OLDDIR to NEWDIR
+    #[arg(short = 'T', long, value_name = "OLDDIR=NEWDIR", help_heading = OUTPUT)]
+    tablespace_mapping: Vec<String>,
+
+    /// location for the write-ahead log directory
+    #[arg(long, value_name = "WALDIR", value_hint = ValueHint::DirPath, help_heading = OUTPUT)]
+    waldir: Option<PathBuf>,
+
+    /// include required WAL files with specified method
+    #[arg(short = 'X', long, value_name = "none|fetch", default_value = "fetch", help_heading = OUTPUT)]
+    wal_method: WalMethod,
+
+    /// compress tar output
+    #[arg(short = 'z', long, overrides_with = "compress", help_heading = OUTPUT)]
+    gzip: bool,
+
+    /// compress on client or server as specified
+    #[arg(short = 'Z', long, value_name = "[{client|server}-]METHOD[:DETAIL]", allow_hyphen_values = true, overrides_with = "gzip", help_heading = OUTPUT)]
+    compress: Option<String>,
+
+    /// set fast or spread checkpointing
+    #[arg(short = 'c', long, value_name = "fast|spread", default_value = "spread", help_heading = GENERAL)]
+    checkpoint: Checkpoint,
+
+    /// set backup label
+    #[arg(short = 'l', long, default_value = "pg_parallel_backup base backup", help_heading = GENERAL)]
+    label: String,
+
+    /// do not clean up after errors
+    #[arg(short = 'n', long, help_heading = GENERAL)]
+    no_clean: bool,
+
+    /// do not wait for changes to be written safely to disk
+    #[arg(short = 'N', long, help_heading = GENERAL)]
+    no_sync: bool,
+
+    /// set method for syncing files to disk
+    #[arg(long, value_name = "METHOD", default_value = "fsync", help_heading = GENERAL)]
+    sync_method: SyncMethod,
+
+    /// show progress information (1 MB = 1024 kB); as JSON, with all messages, it is for programs
+    #[arg(short = 'P', long, value_name = "text|json", num_args = 0..=1, require_equals = true, default_missing_value = "text", help_heading = GENERAL)]
+    progress: Option<ProgressFormat>,
+
+    /// output verbose messages
+    #[arg(short = 'v', long, help_heading = GENERAL)]
+    verbose: bool,
+
+    /// how often a connection that was lost is replaced
+    #[arg(long, value_name = "NUM", default_value_t = 3, help_heading = GENERAL)]
+    retries: u32,
+
+    /// use algorithm for manifest checksums: NONE, CRC32C, SHA224, SHA256, SHA384, SHA512
+    #[arg(long, value_name = "ALGORITHM", default_value = "CRC32C", help_heading = GENERAL)]
+    manifest_checksums: String,
+
+    /// hex encode all file names in manifest
+    #[arg(long, help_heading = GENERAL)]
+    manifest_force_encode: bool,
+
+    /// suppress generation of backup manifest
+    #[arg(long, conflicts_with_all = ["manifest_checksums", "manifest_force_encode"], help_heading = GENERAL)]
+    no_manifest: bool,
+
+    /// do not verify checksums
+    #[arg(long, help_heading = GENERAL)]
+    no_verify_checksums: bool,
+
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum WalMethod {
+    None,
+    Fetch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Checkpoint {
+    Fast,
+    Spread,
+}
+
+impl BackupOptions {
+    /// How to show the progress; `None` not to.
+    pub fn progress(&self) -> Option<ProgressFormat> {
+        self.progress
+    }
+
+    /// Checks everything that can be checked without a server or a file.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(self) -> Result<BackupConfig> {
+        let jobs = jobs(self.jobs)?;
+        let max_rate = self.max_rate.as_deref().map(parse_rate).transpose()?;
+        let mapping = mapping(&self.tablespace_mapping)?;
+        let pipe = self
+            .pipe
+            .as_deref()
+            .map(CommandTemplate::parse)
+            .transpose()?;
+        let target = match &pipe {
+            Some(_) => PathBuf::new(),
+            None => self.pgdata.context("no target directory specified")?,
+        };
+        let to_stdout = target.as_os_str() == "-";
+        let format = self.format.unwrap_or(if to_stdout || pipe.is_some() {
+            Format::Tar
+        } else {
+            Format::Plain
+        });
+        ensure!(
+            pipe.is_none() || format == Format::Tar,
+            "only tar format can be handed to commands"
+        );
+        let compress = match self.compress.as_deref() {
+            Some(text) => parse_compress(text)?,
+            None if self.gzip => parse_compress("gzip")?,
+            None => Compress::NONE,
+        };
+        ensure!(
+            format == Format::Tar
+                || compress.side == Side::Server
+                || compress.compression.method == Method::None,
+            "only tar mode backups can be compressed"
+        );
+        if to_stdout {
+            ensure!(
+                format == Format::Tar,
+                "only tar format can be written to standard output"
+            );
+            ensure!(
+                self.jobs.is_none_or(|jobs| jobs == 1),
+                "only one job can write to standard output"
+            );
+        }
+        if let Some(slot) = &self.slot {
+            ensure!(
+                is_slot_name(slot),
+                "replication slot name \"{slot}\" is not valid"
+            );
+        }
+        if format == Format::Tar {
+            ensure!(
+                !self.write_recovery_conf,
+                "configuration for replication can only be written in plain format"
+            );
+            ensure!(
+                self.waldir.is_none(),
+                "WAL directory location can only be specified in plain format"
+            );
+            ensure!(
+                mapping.is_empty(),
+                "tablespaces can only be relocated in plain format\n\
+                 HINT:  Edit the file tablespace_map when you unpack the archives."
+            );
+        }
+        let waldir = check_waldir(self.waldir)?;
+        let algorithm = Algorithm::parse(&self.manifest_checksums).with_context(|| {
+            format!(
+                "unrecognized checksum algorithm: \"{}\"",
+                self.manifest_checksums
+            )
+        })?;
+        Ok(BackupConfig {
+            address: self.connection.into(),
+            target,
+            to_stdout,
+            compress,
+            format,
+            waldir,
+            mapping,
+            jobs,
+            max_rate,
+            standby: self.write_recovery_conf,
+            slot: self.slot,
+            wal: self.wal_method == WalMethod::Fetch,
+            fast: self.checkpoint == Checkpoint::Fast,
+            label: self.label,
+            manifest: (!self.no_manifest).then_some(algorithm),
+            manifest_force_encode: self.manifest_force_encode,
+            verify_checksums: !self.no_verify_checksums,
+            // What commands write is theirs.
+            sync: (!self.no_sync && pipe.is_none()).then_some(self.sync_method),
+            pipe,
+            clean: !self.no_clean,
+            progress: self.progress,
+            verbose: self.verbose,
+            retries: self.retries,
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! The command line: that of a backup, as pg_basebackup has it, and the other commands.
+
+mod backup;
+mod check;
+mod compress;
+mod connection;
+mod restore;
+mod verify;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use clap::{ArgAction, Parser, Subcommand};
+
+pub use backup::BackupOptions;
+pub use check::CheckOptions;
+pub use connection::{Address, ConnectionOptions};
+pub use restore::RestoreOptions;
+pub use verify::VerifyOptions;
+
+use crate::cli::configuration::ProgressFormat;
+use crate::cli::option_values::{default_jobs, own_processors, parse_mapping};
+
+const OUTPUT: &str = "Options controlling the output";
+const GENERAL: &str = "General options";
+const CONNECTION: &str = "Connection options";
+
+/// Takes a base backup of a running PostgreSQL server with several connections at once.
+#[derive(Debug, Parser)]
+#[command(name = "pg_parallel_backup", version, max_term_width = 100)]
+#[command(
+    disable_help_flag = true,
+    disable_version_flag = true,
+    args_override_self = true
+)]
+#[command(disable_help_subcommand = true, subcommand_value_name = "COMMAND")]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    after_help = "The server needs the extension of the same name, in the database that is connected to."
+)]
+pub struct CommandLine {
+    /// What to do, where it is not a backup.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// How to take a backup, where there is no other command.
+    #[command(flatten)]
+    pub backup: BackupOptions,
+
+    /// output version information, then exit
+    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = GENERAL)]
+    version: Option<bool>,
+
+    /// show this help, then exit
+    #[arg(short = '?', long, action = ArgAction::Help, global = true, help_heading = GENERAL)]
+    help: Option<bool>,
+}
+
+impl CommandLine {
+    /// How to show the progress; `None` not to.
+    pub fn progress(&self) -> Option<ProgressFormat> {
+        let wanted = match &self.command {
+            None => return self.backup.progress(),
+            Some(Command::Check(options)) => return options.progress(),
+            Some(Command::Restore(options)) => options.progress,
+            Some(Command::Verify(options)) => options.progress,
+        };
+        wanted.then_some(ProgressFormat::Text)
+    }
+}
+
+/// What there is to do beside a backup.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Reads and verifies all pages of a running cluster, and names what is damaged.
+    #[command(disable_help_flag = true)]
+    Check(CheckOptions),
+    /// Checks a backup against its manifest.
+    Verify(VerifyOptions),
+    /// Unpacks a backup in tar format into a directory that starts.
+    Restore(RestoreOptions),
+}
+
+/// How much is to be done at once, if that was said.
+fn jobs(wanted: Option<usize>) -> Result<Option<usize>> {
+    ensure!(
+        wanted.is_none_or(|jobs| (1..=1000).contains(&jobs)),
+        "number of jobs must be from 1 to 1000"
+    );
+    Ok(wanted)
+}
+
+/// The same, by threads of this machine.
+fn threads(wanted: Option<usize>) -> Result<usize> {
+    Ok(jobs(wanted)?.unwrap_or_else(|| default_jobs(own_processors())))
+}
+
+/// New places of tablespaces, by their old ones.
+fn mapping(texts: &[String]) -> Result<BTreeMap<PathBuf, PathBuf>> {
+    let mut mapping = BTreeMap::new();
+    for text in texts {
+        let (old, new) = parse_mapping(text)?;
+        if mapping.insert(old, new).is_some() {
+            bail!("tablespace directory in \"{text}\" is mapped twice");
+        }
+    }
+    Ok(mapping)
+}
+
+/// The WAL is elsewhere in a place that does not depend on where anybody stands.
+fn check_waldir(waldir: Option<PathBuf>) -> Result<Option<PathBuf>> {
+    if let Some(waldir) = &waldir {
+        ensure!(
+            waldir.is_absolute(),
+            "WAL directory location must be an absolute path"
+        );
+    }
+    Ok(waldir)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_backup_needs_no_command() {
+        let parsed = CommandLine::try_parse_from(["x", "-D", "dir", "-P"]).unwrap();
+        assert!(parsed.command.is_none());
+        let parsed = CommandLine::try_parse_from(["x", "verify", "dir"]).unwrap();
+        assert!(matches!(parsed.command, Some(Command::Verify(_))));
+        let parsed = CommandLine::try_parse_from(["x", "check", "-h", "db", "-j", "2"]).unwrap();
+        assert!(matches!(parsed.command, Some(Command::Check(_))));
+        assert!(CommandLine::try_parse_from(["x"]).is_err());
+        assert!(CommandLine::try_parse_from(["x", "-D", "dir", "verify", "dir"]).is_err());
+    }
+}

@@ -1,0 +1,74 @@
+//! The options of `restore`, named as those of a backup.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueHint;
+
+use super::{check_waldir, mapping, threads};
+use crate::cli::configuration::{RestoreConfig, SyncMethod};
+
+/// How to restore a backup.
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub struct RestoreOptions {
+    /// directory with the archives of the backup, and its manifest
+    #[arg(value_name = "ARCHIVES", value_hint = ValueHint::DirPath)]
+    archives: PathBuf,
+
+    /// restore into directory
+    #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    pgdata: PathBuf,
+
+    /// unpack that many archives at once (default: the processors of this machine, at most 4)
+    #[arg(short = 'j', long, value_name = "NUM")]
+    jobs: Option<usize>,
+
+    /// relocate tablespace in OLDDIR to NEWDIR
+    #[arg(short = 'T', long, value_name = "OLDDIR=NEWDIR")]
+    tablespace_mapping: Vec<String>,
+
+    /// location for the write-ahead log directory
+    #[arg(long, value_name = "WALDIR", value_hint = ValueHint::DirPath)]
+    waldir: Option<PathBuf>,
+
+    /// do not clean up after errors
+    #[arg(short = 'n', long)]
+    no_clean: bool,
+
+    /// do not wait for changes to be written safely to disk
+    #[arg(short = 'N', long)]
+    no_sync: bool,
+
+    /// set method for syncing files to disk
+    #[arg(long, value_name = "METHOD", default_value = "fsync")]
+    sync_method: SyncMethod,
+
+    /// show progress information (1 MB = 1024 kB)
+    #[arg(short = 'P', long)]
+    pub(super) progress: bool,
+
+    /// output verbose messages
+    #[arg(short = 'v', long)]
+    verbose: bool,
+}
+
+impl RestoreOptions {
+    /// Checks everything that can be checked without a file.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(self) -> Result<RestoreConfig> {
+        Ok(RestoreConfig {
+            archives: self.archives,
+            target: self.pgdata,
+            waldir: check_waldir(self.waldir)?,
+            mapping: mapping(&self.tablespace_mapping)?,
+            jobs: threads(self.jobs)?,
+            sync: (!self.no_sync).then_some(self.sync_method),
+            clean: !self.no_clean,
+            progress: self.progress,
+            verbose: self.verbose,
+        })
+    }
+}

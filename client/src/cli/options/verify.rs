@@ -1,0 +1,83 @@
+//! The options of `verify`, as those of pg_verifybackup.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueHint;
+
+use super::threads;
+use crate::cli::configuration::{Format, VerifyConfig};
+use crate::cli::option_values::canonical;
+
+/// How to check a backup.
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub struct VerifyOptions {
+    /// directory of the backup
+    #[arg(value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    directory: PathBuf,
+
+    /// exit immediately on error
+    #[arg(short = 'e', long)]
+    exit_on_error: bool,
+
+    /// backup format (default: plain where there is a file PG_VERSION, else tar)
+    #[arg(short = 'F', long, value_name = "p|t")]
+    format: Option<Format>,
+
+    /// ignore indicated path
+    #[arg(short = 'i', long, value_name = "RELATIVE_PATH")]
+    ignore: Vec<PathBuf>,
+
+    /// read that many files at once (default: the processors of this machine, at most 4)
+    #[arg(short = 'j', long, value_name = "NUM")]
+    jobs: Option<usize>,
+
+    /// use specified path for manifest
+    #[arg(short = 'm', long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    manifest_path: Option<PathBuf>,
+
+    /// do not try to parse WAL files
+    #[arg(short = 'n', long)]
+    no_parse_wal: bool,
+
+    /// show progress information (1 MB = 1024 kB)
+    #[arg(short = 'P', long, conflicts_with = "quiet")]
+    pub(super) progress: bool,
+
+    /// do not print any output, except for errors
+    #[arg(short = 'q', long)]
+    quiet: bool,
+
+    /// skip checksum verification
+    #[arg(short = 's', long)]
+    skip_checksums: bool,
+
+    /// use specified path for WAL files
+    #[arg(short = 'w', long, value_name = "PATH", value_hint = ValueHint::DirPath, alias = "wal-path")]
+    wal_directory: Option<PathBuf>,
+}
+
+impl VerifyOptions {
+    /// Checks everything that can be checked without a file.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(self) -> Result<VerifyConfig> {
+        Ok(VerifyConfig {
+            format: self.format,
+            manifest: self
+                .manifest_path
+                .unwrap_or_else(|| self.directory.join("backup_manifest")),
+            directory: self.directory,
+            ignore: self.ignore.iter().map(|path| canonical(path)).collect(),
+            jobs: threads(self.jobs)?,
+            parse_wal: !self.no_parse_wal,
+            wal_directory: self.wal_directory,
+            checksums: !self.skip_checksums,
+            exit_on_error: self.exit_on_error,
+            progress: self.progress,
+            quiet: self.quiet,
+        })
+    }
+}

@@ -1,0 +1,320 @@
+//! A backup from its start to its end: one thread leads, each worker has its own, and the main
+//! thread looks after signals and the progress.
+
+use anyhow::{Context, Error, Result, anyhow};
+
+use crate::cli::configuration::{BackupConfig, Format};
+use crate::commands::standby;
+use crate::console::messages;
+use crate::console::progress::{Activity, Counter, Counters, Expected, Phase, Worker};
+use crate::manifest;
+use crate::manifest::received_files::ReceivedFiles;
+use crate::output::cleanup::{CleanupList, SharedCleanupList};
+use crate::output::data_directory::CONTROL_FILE;
+use crate::output::pipe::Commands;
+use crate::output::standard_output;
+use crate::output::sync;
+use crate::output::target::{Request, Sink, Streams, Target};
+use crate::runtime::cancellation::Cancellation;
+use crate::runtime::signals::Signals;
+use crate::runtime::supervisor::{self, Watch};
+use crate::server::cancel_statement::interruptible;
+use crate::server::connection::{Opener, Session};
+use crate::server::extension::{self, Extension, Started};
+use crate::server::session;
+use crate::server::workers::{self, Connections, give_up, is_lost};
+
+/// What all threads share.
+struct Shared<'a> {
+    plan: &'a BackupConfig,
+    /// Connections for the files.
+    jobs: usize,
+    stop: &'a Cancellation,
+    counters: &'a Counters,
+    commands: Commands,
+}
+
+impl<'a> Shared<'a> {
+    fn streams(&self, counter: &'a Counter) -> Streams<'a> {
+        Streams {
+            method: self.plan.compress.of_streams().method,
+            algorithm: extension::algorithm(self.plan),
+            stop: self.stop,
+            counter,
+        }
+    }
+}
+
+/// Takes the backup that the options ask for.
+///
+/// # Errors
+/// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
+pub fn run(plan: &BackupConfig) -> Result<()> {
+    // May ask for a password, before anything else is on the terminal. A signal just ends the program
+    // meanwhile.
+    let (opener, mut session) = Opener::connect(&plan.address)?;
+    let signals = Signals::watch()?;
+    session::prepare(&session)?;
+    let extension = Extension::find(&session)?;
+    if !plan.wal {
+        session::show_notices(&session)?;
+    }
+    if plan.manifest_force_encode {
+        extension.force_encode(&session)?;
+    }
+    let jobs = if plan.to_stdout {
+        // The session that leads sends everything.
+        0
+    } else {
+        extension.jobs(&session, plan.jobs)?
+    };
+
+    let watch = Watch {
+        name: "backup",
+        progress: plan.progress,
+        first: Phase::Starting,
+        workers: jobs,
+    };
+    let (made, commands, owned) = (
+        SharedCleanupList::default(),
+        Commands::default(),
+        plan.clone(),
+    );
+    let (shelf, running) = (made.clone(), commands.clone());
+    let kill = || commands.kill();
+    let result = supervisor::run(watch, &signals, kill, move |shared| {
+        let shared = Shared {
+            plan: &owned,
+            jobs,
+            stop: &shared.stop,
+            counters: &shared.counters,
+            commands: running,
+        };
+        lead(&shared, &opener, &mut session, &extension, &shelf)
+    });
+    result.inspect_err(|_| made.clean_up(plan.clean, plan.verbose))
+}
+
+fn lead(
+    shared: &Shared<'_>,
+    opener: &Opener,
+    session: &mut Session,
+    extension: &Extension,
+    made: &SharedCleanupList,
+) -> Result<()> {
+    let Shared {
+        plan,
+        stop,
+        counters,
+        ..
+    } = *shared;
+    if plan.progress.is_some() && session::archives(session)? {
+        counters.expect_archiving();
+    }
+    say(plan, "waiting for the checkpoint of the backup's start");
+    if plan.to_stdout {
+        let statement = extension.whole_copy(plan);
+        let count = interruptible(session, opener, stop, |session| {
+            standard_output::pass_on(session, &statement, plan, stop, counters)
+        })?;
+        say(plan, &format!("base backup of {count} files completed"));
+        return Ok(());
+    }
+    let started = interruptible(session, opener, stop, |session| {
+        extension.start(session, &plan.into())
+    })?;
+    let led = (|| {
+        stop.check()?;
+        counters.expect(Expected {
+            bytes: started.total_bytes,
+            files: started.file_count,
+        });
+        say(
+            plan,
+            &format!(
+                "backup of {} files began at {} on timeline {}",
+                started.file_count, started.start_lsn, started.timeline
+            ),
+        );
+        let mode = extension.directory_mode(session)?;
+        let tablespaces = extension.tablespaces(session)?;
+        let archives = (shared.jobs, &shared.commands);
+        let target = Target::create(plan, &tablespaces, archives, mode, &mut made.lock())?;
+        let received = ReceivedFiles::default();
+        counters.enter(Phase::Copying);
+        run_workers(
+            shared,
+            opener,
+            (session, extension),
+            &started,
+            &target,
+            &received,
+        )?;
+        say(plan, "all files are here; ending the backup");
+        Ok((target, received))
+    })();
+    let (target, received) = match led {
+        Ok(led) => led,
+        Err(error) => return Err(give_up(extension, session, stop, error)),
+    };
+
+    counters.enter(Phase::Ending);
+    let statement = extension.closing_copy(plan);
+    let closed = interruptible(session, opener, stop, |session| {
+        let sink = target.sink(Request::All, 0, shared.streams(counters.leader()))?;
+        receive(session, &statement, sink, &received, None)
+    });
+    closed.context("could not end the backup")?;
+    let standby = if plan.standby {
+        Some(standby::settings(
+            &session.parameters()?,
+            plan.slot.as_deref(),
+        ))
+    } else {
+        None
+    };
+    // A lock that is held while the disk is waited for would keep the main thread from ending.
+    let made = made.lock().clone();
+    complete(shared, &target, received, standby, &made)
+}
+
+/// Everything has arrived: compares it with the manifest, has it reach the disk, and removes the
+/// mark that keeps a server from starting on it.
+fn complete(
+    shared: &Shared<'_>,
+    target: &Target,
+    received: ReceivedFiles,
+    standby: Option<String>,
+    made: &CleanupList,
+) -> Result<()> {
+    let Shared {
+        plan,
+        stop,
+        counters,
+        ..
+    } = *shared;
+    counters.enter(Phase::Comparing);
+    let files = received.into_files();
+    if !files.contains_key(CONTROL_FILE) {
+        return Err(anyhow!("the server did not send global/pg_control"));
+    }
+    if let Some(algorithm) = plan.manifest {
+        let count = manifest::compare(&target.manifest()?, files, algorithm)?;
+        say(plan, &format!("{count} files are as the manifest says"));
+    }
+    if let Some(settings) = standby {
+        target.make_standby(&settings)?;
+    }
+    target.end(plan.manifest.is_some(), stop)?;
+    if plan.sync.is_some() {
+        counters.enter(Phase::Syncing);
+        say(plan, "syncing data to disk");
+    }
+    let mut last = vec![plan.target.clone()];
+    if plan.format == Format::Plain {
+        last.push(plan.target.join("global"));
+    }
+    sync::complete(plan.sync, made, shared.jobs, stop, &last, || {
+        target.finish(plan.manifest.is_some())
+    })?;
+    say(plan, "base backup completed");
+    Ok(())
+}
+
+fn run_workers(
+    shared: &Shared<'_>,
+    opener: &Opener,
+    (leader, extension): (&Session, &Extension),
+    started: &Started,
+    target: &Target,
+    received: &ReceivedFiles,
+) -> Result<()> {
+    let Shared {
+        plan,
+        stop,
+        counters,
+        ..
+    } = *shared;
+    let requests: Vec<_> = target
+        .requests()
+        .into_iter()
+        .map(|request| (request, extension.worker_copy(started, request, plan)))
+        .collect();
+    let work = |number: usize, worker: &Worker| {
+        let connections = Connections::new((opener, stop), (number, worker), plan.retries);
+        work(shared, &requests, connections, target, received)
+    };
+    workers::run(counters, stop, &work, || {
+        let _ = extension.abort(leader);
+    })
+}
+
+/// One worker, with as many connections as it loses.
+fn work(
+    shared: &Shared<'_>,
+    requests: &[(Request, String)],
+    mut connections: Connections<'_>,
+    target: &Target,
+    received: &ReceivedFiles,
+) -> Result<()> {
+    let Connections { number, worker, .. } = connections;
+    let shown = shared.plan.progress.is_some().then_some(worker);
+    for (request, statement) in requests {
+        connections.run(|session| {
+            worker.begins(Activity::Waiting);
+            let sink = target.sink(*request, number, shared.streams(&worker.counter))?;
+            receive(session, statement, sink, received, shown).map_err(|error| {
+                let may_go_on = shared.plan.manifest.is_some() || !is_lost(&error);
+                if may_go_on {
+                    error
+                } else {
+                    cannot_go_on(&error)
+                }
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// The server may have sent all of a stream that is lost, and taken it for received: then its files do
+/// not come again. The manifest tells, where there is one.
+fn cannot_go_on(lost: &Error) -> Error {
+    anyhow!(
+        "{lost:#}\nDETAIL:  Without a manifest nothing tells whether all files that were lost have come again."
+    )
+}
+
+/// Receives one stream, and shows what a worker receives. Its files count when it has ended well.
+fn receive(
+    session: &Session,
+    statement: &str,
+    mut sink: Sink<'_>,
+    received: &ReceivedFiles,
+    worker: Option<&Worker>,
+) -> Result<()> {
+    let result = session.copy(statement, |bytes| {
+        sink.take(bytes)?;
+        if let Some((worker, file)) = worker.zip(sink.current()) {
+            worker.begins(Activity::Receiving(file));
+        }
+        Ok(())
+    });
+    match result {
+        Ok(()) => received.add(sink.finish()?),
+        Err(error) if is_lost(&error) => {
+            let file = sink.current();
+            sink.discard();
+            Err(match file {
+                Some(file) => error.context(format!("while receiving file \"{file}\"")),
+                None => error,
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn say(plan: &BackupConfig, text: &str) {
+    if plan.verbose {
+        messages::say(text);
+    }
+}

@@ -1,0 +1,317 @@
+//! `check`: reads and verifies every file of a running cluster, by several connections at once, and
+//! names what is damaged.
+//!
+//! The server does it, as for a backup, which goes nowhere and is never finished. Each worker has
+//! the files looked at in batches. A batch that ends in the middle, because one of its files cannot
+//! be read, is gone through file by file: no file keeps others from being looked at.
+
+mod damage;
+mod queue;
+mod relations;
+mod report;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Error, Result, ensure};
+
+use crate::cli::configuration::CheckConfig;
+use crate::console::escape;
+use crate::console::messages;
+use crate::console::progress::{Activity, Counters, Expected, Phase, Tally, Worker};
+use crate::console::stderr;
+use crate::runtime::cancellation::Cancellation;
+use crate::runtime::signals::Signals;
+use crate::runtime::supervisor::{self, Watch};
+use crate::server::cancel_statement::interruptible;
+use crate::server::connection::{Failure, Opener, Session};
+use crate::server::extension::{DAMAGE, Extension, Start, Started};
+use crate::server::session;
+use crate::server::workers::{self, Connections, give_up};
+pub use queue::File;
+
+use damage::Findings;
+use queue::Queue;
+use relations::Named;
+
+/// What all threads share.
+struct Shared<'a> {
+    plan: &'a CheckConfig,
+    stop: &'a Cancellation,
+    counters: &'a Counters,
+    findings: &'a Mutex<Findings>,
+    /// What the server has said of the files that are being looked at.
+    heard: &'a Mutex<Findings>,
+}
+
+impl Shared<'_> {
+    fn findings(&self) -> MutexGuard<'_, Findings> {
+        locked(self.findings)
+    }
+}
+
+fn locked(findings: &Mutex<Findings>) -> MutexGuard<'_, Findings> {
+    findings.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What came of it.
+struct Checked {
+    files: usize,
+    bytes: u64,
+    damaged: Vec<Named>,
+}
+
+/// Checks the cluster that the options name, and reports what is damaged.
+///
+/// # Errors
+/// Where something is, and whatever keeps a file from being looked at.
+pub fn run(plan: &CheckConfig) -> Result<()> {
+    // May ask for a password, before anything else is on the terminal. A signal just ends the program
+    // meanwhile.
+    let (opener, mut session) = Opener::connect(&plan.address)?;
+    let signals = Signals::watch()?;
+    session::prepare(&session)?;
+    let extension = Extension::find(&session)?;
+    ensure!(
+        session::has_data_checksums(&session)?,
+        "the cluster has no data checksums, by which damage could be told\n\
+         HINT:  pg_checksums --enable adds them while the server is shut down."
+    );
+
+    let watch = Watch {
+        name: "check",
+        progress: plan.progress,
+        first: Phase::Starting,
+        workers: extension.jobs(&session, plan.jobs)?,
+    };
+    let findings: Arc<Mutex<Findings>> = Arc::default();
+    let heard: Arc<Mutex<Findings>> = Arc::default();
+    let hearing = heard.clone();
+    messages::listen(move |line| damage::hear(&mut locked(&hearing), line));
+    let (kept, plan) = (findings.clone(), plan.clone());
+    let result = supervisor::run(
+        watch,
+        &signals,
+        || {},
+        move |shared| {
+            let shared = Shared {
+                plan: &plan,
+                stop: &shared.stop,
+                counters: &shared.counters,
+                findings: &kept,
+                heard: &heard,
+            };
+            lead(&shared, &opener, &mut session, &extension)
+        },
+    );
+    match result {
+        Ok(checked) => report::conclude(&checked),
+        Err(error) => {
+            report::leave_off(std::mem::take(&mut *locked(&findings)));
+            Err(error)
+        }
+    }
+}
+
+fn lead(
+    shared: &Shared<'_>,
+    opener: &Opener,
+    session: &mut Session,
+    extension: &Extension,
+) -> Result<Checked> {
+    let plan = shared.plan;
+    say(plan, "waiting for the checkpoint of the check's start");
+    let start = Start {
+        label: "pg_parallel_backup check",
+        fast: plan.fast,
+        tablespace_map: false,
+        max_rate: plan.max_rate,
+        verify_checksums: true,
+        manifest: None,
+        retain_wal: false,
+    };
+    let started = interruptible(session, opener, shared.stop, |session| {
+        extension.start(session, &start)
+    })?;
+    let led = (|| {
+        shared.stop.check()?;
+        let queue = Queue::new(extension.files(session)?);
+        shared.counters.expect(Expected {
+            bytes: queue.bytes(),
+            files: queue.files() as u64,
+        });
+        shared.counters.enter(Phase::Copying);
+        say(plan, &format!("checking {} files", queue.files()));
+        run_workers(shared, opener, session, extension, &started, &queue)?;
+        Ok(queue)
+    })();
+    let queue = match led {
+        Ok(queue) => queue,
+        Err(error) => return Err(give_up(extension, session, shared.stop, error)),
+    };
+    if let Err(error) = extension.abort(session) {
+        // All has been looked at, and the backup ends with the session.
+        messages::warn(format_args!(
+            "could not end the backup on the server: {error:#}"
+        ));
+    }
+    let findings = shared.findings().clone();
+    Ok(Checked {
+        files: queue.files(),
+        bytes: queue.bytes(),
+        damaged: relations::name(findings, opener, session, shared.stop)?,
+    })
+}
+
+fn run_workers(
+    shared: &Shared<'_>,
+    opener: &Opener,
+    leader: &Session,
+    extension: &Extension,
+    started: &Started,
+    queue: &Queue,
+) -> Result<()> {
+    let Shared {
+        plan,
+        stop,
+        counters,
+        ..
+    } = *shared;
+    let work = |number: usize, worker: &Worker| {
+        let mut eye = Eye {
+            shared,
+            extension,
+            backup_id: started.backup_id,
+            connections: Connections::new((opener, stop), (number, worker), plan.retries),
+        };
+        while let Some(batch) = queue.next() {
+            eye.check(batch)?;
+        }
+        Ok(())
+    };
+    workers::run(counters, stop, &work, || {
+        // Where this fails, so it does when it is tried again.
+        let _ = extension.abort(leader);
+    })
+}
+
+/// Who looks: one thread, with its connection.
+struct Eye<'a> {
+    shared: &'a Shared<'a>,
+    extension: &'a Extension,
+    backup_id: i64,
+    connections: Connections<'a>,
+}
+
+/// What became of some files.
+enum Looked {
+    /// All of them were read, and this is what is wrong with them.
+    Completely(Findings),
+    /// It ended in the middle. What had been found by then, and why.
+    Partly(Findings, Failure),
+}
+
+impl Eye<'_> {
+    /// Has the files of a batch looked at, all together if that goes well.
+    fn check(&mut self, batch: &[File]) -> Result<()> {
+        match self.look_at(batch)? {
+            Looked::Completely(mut findings) => {
+                for file in batch {
+                    let found = findings.get(&file.path);
+                    if found.is_some_and(|damage| damage.unreadable.is_some()) {
+                        // One that is just being extended may end within a page, for a moment.
+                        findings.remove(&file.path);
+                        findings.extend(self.check_alone(file)?);
+                    }
+                }
+                self.note(batch, findings);
+            }
+            Looked::Partly(..) => {
+                for file in batch {
+                    let findings = self.check_alone(file)?;
+                    self.note(std::slice::from_ref(file), findings);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_alone(&mut self, file: &File) -> Result<Findings> {
+        match self.look_at(std::slice::from_ref(file))? {
+            Looked::Completely(findings) => Ok(findings),
+            Looked::Partly(mut findings, failure) => {
+                // Whatever is wrong with more than this file shows without any.
+                if let Looked::Partly(..) = self.look_at(&[])? {
+                    return Err(failure.into());
+                }
+                let damage = findings.entry(file.path.clone()).or_default();
+                damage.unreadable = Some(failure.message);
+                Ok(findings)
+            }
+        }
+    }
+
+    /// Has the server look at files. What a connection that got lost has said is forgotten.
+    fn look_at(&mut self, files: &[File]) -> Result<Looked> {
+        let paths: Vec<_> = files.iter().map(|file| file.path.as_slice()).collect();
+        let (extension, backup_id, worker) =
+            (self.extension, self.backup_id, self.connections.worker);
+        let heard = self.shared.heard;
+        let failure = self.connections.run(|session| {
+            if let Some(file) = files.first() {
+                worker.begins(Activity::Receiving(escape::name(&file.path)));
+            }
+            take(heard, &paths);
+            let looked = extension.look_at(session, backup_id, &paths);
+            match looked.map_err(Error::downcast::<Failure>) {
+                Ok(()) => Ok(None),
+                Err(Ok(failure)) if !failure.connection_lost => Ok(Some(failure)),
+                Err(Ok(lost)) => {
+                    // What it has said is not to be taken for what the next one says.
+                    settle()?;
+                    Err(lost.into())
+                }
+                Err(Err(other)) => Err(other),
+            }
+        })?;
+        settle()?;
+        let findings = take(heard, &paths);
+        Ok(match failure {
+            Some(failure)
+                if failure.message.lines().next() != Some(DAMAGE) || findings.is_empty() =>
+            {
+                Looked::Partly(findings, failure)
+            }
+            _ => Looked::Completely(findings),
+        })
+    }
+
+    fn note(&self, files: &[File], findings: Findings) {
+        self.shared.findings().extend(findings);
+        let mut tally = Tally::new(&self.connections.worker.counter);
+        for file in files {
+            tally.add_bytes(file.size);
+            tally.add_file();
+        }
+        tally.keep();
+    }
+}
+
+/// Waits until all has been heard that was said until now.
+fn settle() -> Result<()> {
+    stderr::settle().context("could not read the server's warnings")
+}
+
+/// What was heard of some files, and is forgotten now.
+fn take(heard: &Mutex<Findings>, paths: &[&[u8]]) -> Findings {
+    let mut heard = locked(heard);
+    paths
+        .iter()
+        .filter_map(|path| heard.remove_entry(*path))
+        .collect()
+}
+
+fn say(plan: &CheckConfig, text: &str) {
+    if plan.verbose {
+        messages::say(text);
+    }
+}

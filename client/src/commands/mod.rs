@@ -1,0 +1,9 @@
+//! The commands of the program, one module each.
+//!
+//! Imports: `output`, `server`, `stream`, `manifest`, `runtime`, `console`, `cli`.
+
+pub mod backup;
+pub mod check;
+pub mod restore;
+pub mod standby;
+pub mod verify;

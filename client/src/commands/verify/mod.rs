@@ -1,0 +1,146 @@
+//! Checks a backup against its manifest, with several threads. What is looked at, what is found and
+//! how that is said is pg_verifybackup's, so that one can stand for the other.
+
+mod control;
+mod expected;
+mod findings;
+mod plain;
+mod tar;
+mod wal;
+mod wal_folder;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::cli::configuration::{Format, ProgressFormat, VerifyConfig};
+use crate::console::messages::reason;
+use crate::console::progress::Phase;
+use crate::manifest::Manifest;
+use crate::output::data_directory::display;
+use crate::runtime::signals::Signals;
+use crate::runtime::supervisor::{self, Shared, Watch};
+use expected::Expected;
+use findings::Findings;
+use wal::Programs;
+use wal_folder::WalFolder;
+
+/// Where a data directory says which PostgreSQL it is of.
+const VERSION_FILE: &[u8] = b"PG_VERSION";
+
+/// What all parts of a verification need.
+struct Verifier<'a> {
+    plan: &'a VerifyConfig,
+    findings: Findings,
+    /// Where the manifest names it.
+    system_identifier: Option<u64>,
+    shared: &'a Shared,
+}
+
+/// Checks the backup that the options name; whether it is as it should be.
+///
+/// # Errors
+/// What makes it useless to go on. Everything else is said where it is found.
+pub fn run(plan: VerifyConfig) -> Result<bool> {
+    let signals = Signals::watch()?;
+    let watch = Watch {
+        name: "verification",
+        progress: plan.progress.then_some(ProgressFormat::Text),
+        first: Phase::Copying,
+        workers: plan.jobs,
+    };
+    let quiet = plan.quiet;
+    let verified = supervisor::run(watch, &signals, || (), move |shared| verify(&plan, shared))?;
+    if verified && !quiet {
+        writeln!(std::io::stdout(), "backup successfully verified")
+            .context("could not write to standard output")?;
+    }
+    Ok(verified)
+}
+
+fn verify(plan: &VerifyConfig, shared: &Shared) -> Result<bool> {
+    // Before the work of hours.
+    let programs = plan.parse_wal.then(Programs::find).transpose()?;
+    let manifest = read_manifest(plan)?;
+    let mut expected = Expected::new(manifest.files, &plan.ignore)?;
+    let verifier = Verifier {
+        plan,
+        findings: Findings::new(plan.exit_on_error),
+        system_identifier: manifest.system_identifier,
+        shared,
+    };
+    let format = match plan.format {
+        Some(format) => format,
+        None => verifier.guess_format()?,
+    };
+    let ranges = &manifest.wal_ranges;
+    let mut unpacked = None;
+    let version = match format {
+        Format::Plain => {
+            plain::verify(&verifier, &mut expected)?;
+            fs::read(verifier.full_path(VERSION_FILE)).ok()
+        }
+        Format::Tar => {
+            if plan.parse_wal && plan.wal_directory.is_none() {
+                unpacked = Some(WalFolder::create(ranges)?);
+            }
+            tar::verify(&verifier, &expected, unpacked.as_ref())?
+        }
+    };
+    if let Some(programs) = programs {
+        let in_backup = plan.directory.join("pg_wal");
+        let path = match (&plan.wal_directory, &unpacked) {
+            (Some(path), _) => path,
+            (None, Some(folder)) => folder.path(),
+            (None, None) => &in_backup,
+        };
+        let program = programs.for_version(version.as_deref())?;
+        wal::verify(&verifier, program, path, ranges)?;
+    }
+    Ok(!verifier.findings.any())
+}
+
+fn read_manifest(plan: &VerifyConfig) -> Result<Manifest> {
+    let text = fs::read(&plan.manifest).map_err(|error| {
+        anyhow!(
+            "could not open file \"{}\": {}",
+            plan.manifest.display(),
+            reason(&error)
+        )
+    })?;
+    Manifest::parse(&text)
+}
+
+impl Verifier<'_> {
+    /// By what only a data directory has.
+    fn guess_format(&self) -> Result<Format> {
+        let path = self.full_path(VERSION_FILE);
+        match fs::metadata(&path) {
+            Ok(_) => Ok(Format::Plain),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Format::Tar),
+            Err(error) => Err(anyhow!(
+                "could not stat file \"{}\": {}",
+                path.display(),
+                reason(&error)
+            )),
+        }
+    }
+
+    fn full_path(&self, path: &[u8]) -> PathBuf {
+        self.plan.directory.join(OsStr::from_bytes(path))
+    }
+
+    fn report_missing(&self, expected: &Expected) -> Result<()> {
+        for path in expected.missing() {
+            self.findings.add(format_args!(
+                "\"{}\" is present in the manifest but not on disk",
+                display(path)
+            ))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,249 @@
+//! One archive of [`archives`](crate::output::archive_set) while its stream arrives: that of a worker, and the
+//! closing stream on its way to the end of the first.
+
+use anyhow::{Error, Result};
+use backup_format::archive;
+use backup_format::member::{Kind, Member, Receiver};
+
+use crate::manifest::received_files::Files;
+use crate::output::archive_set::{ArchiveSet, Id};
+use crate::output::archive_writer::Writer;
+use crate::output::withheld_end::WithheldEnd;
+use crate::runtime::cancellation::Cancellation;
+use crate::stream::input::Input;
+use crate::stream::member_check::Check;
+
+/// The first member comes before so many bytes, whatever they are compressed into. A server that
+/// thinks otherwise gets its archive begun.
+const BEFORE_MEMBERS: usize = 64 * 1024;
+
+/// The archive of a worker.
+pub struct Archive<'a> {
+    archives: &'a ArchiveSet,
+    id: Id,
+    input: Input,
+    check: Check<'a>,
+    stop: &'a Cancellation,
+    output: Output,
+}
+
+enum Output {
+    /// It goes on after the end of the stream, which is held back.
+    First(Writer, WithheldEnd),
+    /// It begins with its first member, since one without any is not to be there. Until then its
+    /// bytes wait here.
+    Other(Option<Writer>, Vec<u8>),
+}
+
+impl<'a> Archive<'a> {
+    /// Begins, anew where it has failed before.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn new(
+        archives: &'a ArchiveSet,
+        id: Id,
+        input: Input,
+        check: Check<'a>,
+        stop: &'a Cancellation,
+    ) -> Result<Self> {
+        let output = if id == Id::FIRST {
+            Output::First(archives.begin(id)?, WithheldEnd::default())
+        } else {
+            Output::Other(None, Vec::new())
+        };
+        Ok(Self {
+            archives,
+            id,
+            input,
+            check,
+            stop,
+            output,
+        })
+    }
+
+    /// The file that is being received.
+    pub fn current(&self) -> Option<String> {
+        self.check.current()
+    }
+
+    /// Takes the next bytes of the stream.
+    ///
+    /// # Errors
+    /// What is wrong with them, and where they cannot be written.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        let Self {
+            archives,
+            id,
+            input,
+            check,
+            stop,
+            output,
+        } = self;
+        let begin = || archives.begin(*id);
+        let as_sent = archives.is_kept_as_sent(*id);
+        stop.check()?;
+        input.push(bytes, |reader, plain| {
+            reader.push(plain, check)?;
+            if as_sent {
+                return Ok(());
+            }
+            output.write(plain, check.is_empty(), begin, stop)
+        })?;
+        if as_sent {
+            output.write(bytes, check.is_empty(), begin, stop)?;
+        }
+        Ok(())
+    }
+
+    /// The stream has ended well; returns what it held. An archive of nothing is not there.
+    ///
+    /// # Errors
+    /// Where it has not, and where a command fails.
+    pub fn finish(self) -> Result<Files> {
+        self.input.finish()?;
+        match self.output {
+            Output::First(writer, _) => self.archives.leave_first(writer),
+            Output::Other(Some(writer), _) if !self.check.is_empty() => {
+                writer.finish(self.stop)?;
+            }
+            Output::Other(_, nothing) => self.archives.empty(self.id, &nothing, self.stop)?,
+        }
+        Ok(self.check.into_files().0)
+    }
+}
+
+impl Output {
+    fn write(
+        &mut self,
+        bytes: &[u8],
+        is_empty: bool,
+        begin: impl FnOnce() -> Result<Writer>,
+        stop: &Cancellation,
+    ) -> Result<()> {
+        match self {
+            Self::First(writer, held_back) => {
+                held_back.push(bytes, |bytes| writer.write(bytes, stop))
+            }
+            Self::Other(Some(writer), _) => writer.write(bytes, stop),
+            Self::Other(None, waiting) if is_empty && waiting.len() < BEFORE_MEMBERS => {
+                waiting.extend_from_slice(bytes);
+                Ok(())
+            }
+            Self::Other(writer, waiting) => {
+                let writer = writer.insert(begin()?);
+                writer.write(&std::mem::take(waiting), stop)?;
+                writer.write(bytes, stop)
+            }
+        }
+    }
+}
+
+/// The closing stream on its way to the end of the first archive.
+pub struct Closing<'a> {
+    archives: &'a ArchiveSet,
+    input: Input,
+    members: Members<'a>,
+}
+
+struct Members<'a> {
+    writer: Writer,
+    left_to_pad: usize,
+    check: Check<'a>,
+    stop: &'a Cancellation,
+}
+
+impl<'a> Closing<'a> {
+    /// Begins.
+    ///
+    /// # Errors
+    /// Where there is no first archive.
+    pub fn new(
+        archives: &'a ArchiveSet,
+        input: Input,
+        check: Check<'a>,
+        stop: &'a Cancellation,
+    ) -> Result<Self> {
+        Ok(Self {
+            archives,
+            input,
+            members: Members {
+                writer: archives.take_first()?,
+                left_to_pad: 0,
+                check,
+                stop,
+            },
+        })
+    }
+
+    /// The file that is being received.
+    pub fn current(&self) -> Option<String> {
+        self.members.check.current()
+    }
+
+    /// Takes the next bytes of the stream.
+    ///
+    /// # Errors
+    /// As [`Archive::take`].
+    pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        let Self { input, members, .. } = self;
+        members.stop.check()?;
+        input.push(bytes, |reader, plain| reader.push(plain, members))
+    }
+
+    /// The stream has ended well; returns what it held. The end of the archive is not there yet.
+    ///
+    /// # Errors
+    /// Where it has not.
+    pub fn finish(self) -> Result<Files> {
+        self.input.finish()?;
+        let (files, manifest) = self.members.check.into_files();
+        self.archives.leave_first(self.members.writer);
+        self.archives.leave_manifest(manifest);
+        Ok(files)
+    }
+}
+
+impl Members<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.writer.write(bytes, self.stop)
+    }
+}
+
+impl Receiver for Members<'_> {
+    type Error = Error;
+
+    fn begin(&mut self, member: &Member) -> Result<()> {
+        self.check.begin(member)?;
+        self.left_to_pad = archive::padding(member.size);
+        if self.check.is_in_manifest() {
+            return Ok(());
+        }
+        let (path, attributes) = (&member.path, &member.attributes);
+        let mut header = Vec::new();
+        match member.kind {
+            Kind::File => archive::file_header(&mut header, path, member.size, attributes),
+            Kind::Directory => archive::directory_header(&mut header, path, attributes),
+            Kind::Link => archive::link_header(&mut header, path, &member.target, attributes),
+        }
+        self.write(&header)
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Result<()> {
+        self.check.content(bytes)?;
+        if self.check.is_in_manifest() {
+            return Ok(());
+        }
+        self.write(bytes)
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let in_manifest = self.check.is_in_manifest();
+        self.check.end()?;
+        if in_manifest {
+            return Ok(());
+        }
+        let zeros = [0; archive::BLOCK_SIZE];
+        self.write(&zeros[..self.left_to_pad])
+    }
+}

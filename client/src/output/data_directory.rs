@@ -1,0 +1,404 @@
+//! The directories that the backup is written to.
+//!
+//! Nothing that the server says makes this program write anywhere else: names are checked, and
+//! every file is opened relative to its directory and beneath it ([`cap_std`] has the kernel see to
+//! that). The links of tablespaces are made here, and never those that the stream brings.
+//!
+//! `global/pg_control` and the manifest have other names until everything is there: no server
+//! starts without the first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
+
+use crate::manifest::received_files::twice;
+use crate::output::cleanup::CleanupList;
+use crate::output::layout::{Layout, Tablespace};
+use crate::stream::file_ownership::{Claim, FileOwnership, Stream};
+
+/// What has to be missing in a data directory for no server to start on it.
+pub const CONTROL_FILE: &[u8] = b"global/pg_control";
+/// The manifest.
+pub const MANIFEST: &[u8] = b"backup_manifest";
+/// Behind the names of these two, and of the first archive, until the end.
+pub const UNFINISHED: &str = ".unfinished";
+
+/// An open directory.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    dir: Dir,
+}
+
+/// The directories of a backup.
+#[derive(Debug)]
+pub struct DataDirectory {
+    target: Place,
+    tablespaces: BTreeMap<u32, Place>,
+    waldir: Option<Place>,
+    claims: FileOwnership,
+    /// Of its directories.
+    mode: u32,
+}
+
+/// A file that a stream writes.
+#[derive(Debug)]
+pub struct NewFile {
+    /// Open for writing.
+    pub file: File,
+    /// It has not its own name yet: see [`DataDirectory::settle`].
+    pub aside: bool,
+}
+
+impl DataDirectory {
+    /// Makes the directories, and the links among them. What was made is in `made` also when it
+    /// fails.
+    ///
+    /// # Errors
+    /// Where a directory exists and is not empty, or cannot be made; where a mapping is for no
+    /// tablespace of the server.
+    pub fn create(
+        layout: Layout<'_>,
+        tablespaces: &[Tablespace],
+        mode: u32,
+        made: &mut CleanupList,
+    ) -> Result<Self> {
+        let known: BTreeSet<_> = tablespaces
+            .iter()
+            .map(|tablespace| &tablespace.location)
+            .collect();
+        for old in layout.mapping.keys() {
+            ensure!(
+                known.contains(old),
+                "there is no tablespace in \"{}\", which is to be relocated",
+                old.display()
+            );
+        }
+        let target = Place::create(layout.target, mode, made)?;
+        for mark in [CONTROL_FILE, MANIFEST] {
+            made.mark(target.path.join(as_path(mark)));
+        }
+        let waldir = match layout.waldir {
+            Some(path) => {
+                let place = Place::create(path, mode, made)?;
+                link(path, &target.path.join("pg_wal"))?;
+                Some(place)
+            }
+            None => None,
+        };
+        let mut places = BTreeMap::new();
+        if !tablespaces.is_empty() {
+            make_directory(&target.dir, Path::new("pg_tblspc"))?;
+        }
+        for Tablespace { oid, location } in tablespaces {
+            let path = layout.mapping.get(location).unwrap_or(location);
+            let place = Place::create(path, mode, made).with_context(|| {
+                format!(
+                    "no place for tablespace {oid}, which was in \"{}\" (-T puts it elsewhere)",
+                    location.display()
+                )
+            })?;
+            link(path, &target.path.join(format!("pg_tblspc/{oid}")))?;
+            places.insert(*oid, place);
+        }
+        Ok(Self {
+            target,
+            tablespaces: places,
+            waldir,
+            claims: FileOwnership::default(),
+            mode,
+        })
+    }
+
+    /// Makes a directory of the backup; it may be there.
+    ///
+    /// # Errors
+    /// Where the name is none of a backup, or the operating system refuses.
+    pub fn make_directory(&self, path: &[u8], mode: u32) -> Result<()> {
+        let Some((place, path)) = self.locate(path)? else {
+            return Ok(());
+        };
+        make_directory(&place.dir, path)?;
+        set_mode(&place.dir, path, mode)
+    }
+
+    /// A number for a stream that is to write files.
+    pub fn stream(&self) -> Stream {
+        self.claims.stream()
+    }
+
+    /// A stream has a file that is not written, which is there once all the same.
+    ///
+    /// # Errors
+    /// Where the stream has had it before.
+    pub fn leave_out(&self, path: &[u8], stream: Stream) -> Result<()> {
+        match self.claims.claim(path, stream) {
+            Claim::Twice => Err(twice(path)),
+            Claim::Own | Claim::Aside => Ok(()),
+        }
+    }
+
+    /// Makes a file for a stream to write.
+    ///
+    /// # Errors
+    /// As above, and where the stream has had the same file before.
+    pub fn create_file(&self, path: &[u8], mode: u32, stream: Stream) -> Result<NewFile> {
+        let name = unfinished_name(path);
+        let aside = match self.claims.claim(path, stream) {
+            Claim::Own => false,
+            Claim::Aside => true,
+            Claim::Twice => return Err(twice(path)),
+        };
+        let name = if aside {
+            aside_name(&name, stream)
+        } else {
+            name
+        };
+        let (place, path) = self.locate_file(&name)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let mut opened = place.dir.open_with(path, &options);
+        if let (Err(error), Some(parent)) = (&opened, path.parent())
+            && error.kind() == ErrorKind::NotFound
+        {
+            // Another stream brings the directory, and its mode.
+            make_directory(&place.dir, parent)?;
+            opened = place.dir.open_with(path, &options);
+        }
+        let file =
+            opened.with_context(|| format!("could not create file \"{}\"", place.show(path)))?;
+        if mode & 0o777 != 0o600 {
+            file.set_permissions(Permissions::from_mode(mode & 0o777))
+                .with_context(|| {
+                    format!("could not set permissions of file \"{}\"", place.show(path))
+                })?;
+        }
+        Ok(NewFile { file, aside })
+    }
+
+    /// A stream has ended well: a file that it wrote aside takes the place of the one that a failed
+    /// stream may have left.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn settle(&self, path: &[u8], stream: Stream) -> Result<()> {
+        let name = unfinished_name(path);
+        let aside = aside_name(&name, stream);
+        let (place, to) = self.locate_file(&name)?;
+        let (_, from) = self.locate_file(&aside)?;
+        self.claims
+            .take_over(path, stream, || place.dir.rename(from, &place.dir, to))
+            .with_context(|| format!("could not rename file to \"{}\"", place.show(to)))
+    }
+
+    /// A stream has failed, and its files come again: takes away one that it wrote. Where that
+    /// cannot be removed the manifest's comparison is not deceived, because nobody counts it.
+    pub fn discard(&self, path: &[u8], aside: bool, stream: Stream) {
+        let name = unfinished_name(path);
+        let remove = |name: &[u8]| {
+            if let Ok((place, path)) = self.locate_file(name) {
+                let _ = place.dir.remove_file(path);
+            }
+        };
+        if aside {
+            remove(&aside_name(&name, stream));
+        } else {
+            self.claims.give_up(path, stream, || remove(&name));
+        }
+    }
+
+    /// Whether a link of the stream is one of a tablespace, which is there already.
+    pub fn has_link(&self, path: &[u8]) -> bool {
+        let oid = path.strip_prefix(b"pg_tblspc/").and_then(parse_oid);
+        oid.is_some_and(|oid| self.tablespaces.contains_key(&oid))
+    }
+
+    /// The content of the manifest.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn manifest(&self) -> Result<Vec<u8>> {
+        self.target
+            .dir
+            .read(format!("backup_manifest{UNFINISHED}"))
+            .context("could not read the backup manifest")
+    }
+
+    /// Writes the manifest.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn write_manifest(&self, content: &[u8]) -> Result<()> {
+        let name = format!("backup_manifest{UNFINISHED}");
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        options.mode(self.mode & 0o640);
+        self.target
+            .dir
+            .open_with(&name, &options)
+            .and_then(|mut file| file.write_all(content))
+            .with_context(|| format!("could not write file \"{name}\""))
+    }
+
+    /// Makes a standby of the backup: `settings` are lines of its configuration.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn make_standby(&self, settings: &str) -> Result<()> {
+        let mode = self.mode & 0o640;
+        for (name, content) in [("postgresql.auto.conf", settings), ("standby.signal", "")] {
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(mode);
+            self.target
+                .dir
+                .open_with(name, &options)
+                .and_then(|mut file| file.write_all(content.as_bytes()))
+                .with_context(|| format!("could not write file \"{name}\""))?;
+        }
+        Ok(())
+    }
+
+    /// Everything is there: the last files get their names, the one that lets a server start at
+    /// the very end.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn finish(&self, with_manifest: bool) -> Result<()> {
+        let dir = &self.target.dir;
+        for name in [MANIFEST, CONTROL_FILE] {
+            if name == MANIFEST && !with_manifest {
+                continue;
+            }
+            let name = Path::new(OsStr::from_bytes(name));
+            let unfinished = format!("{}{UNFINISHED}", name.display());
+            dir.rename(&unfinished, dir, name)
+                .with_context(|| format!("could not rename file \"{unfinished}\""))?;
+        }
+        Ok(())
+    }
+
+    fn locate_file<'a>(&self, path: &'a [u8]) -> Result<(&Place, &'a Path)> {
+        self.locate(path)?
+            .with_context(|| format!("\"{}\" is no place for a file", display(path)))
+    }
+
+    /// Where a name of the backup belongs; `None` for a directory that is made beforehand.
+    fn locate<'a>(&self, path: &'a [u8]) -> Result<Option<(&Place, &'a Path)>> {
+        check_name(path)?;
+        if let Some((oid, rest)) = path.strip_prefix(b"pg_tblspc/").map(split_first)
+            && let Some(place) = parse_oid(oid).and_then(|oid| self.tablespaces.get(&oid))
+        {
+            return Ok((!rest.is_empty()).then(|| (place, as_path(rest))));
+        }
+        if let (Some(place), (b"pg_wal", rest)) = (&self.waldir, split_first(path)) {
+            return Ok((!rest.is_empty()).then(|| (place, as_path(rest))));
+        }
+        Ok(Some((&self.target, as_path(path))))
+    }
+}
+
+impl Place {
+    fn create(path: &Path, mode: u32, made: &mut CleanupList) -> Result<Self> {
+        made.directory(path, mode)?;
+        let dir = Dir::open_ambient_dir(path, ambient_authority())
+            .with_context(|| format!("could not open directory \"{}\"", path.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            dir,
+        })
+    }
+
+    fn show(&self, path: &Path) -> String {
+        self.path.join(path).display().to_string()
+    }
+}
+
+/// Names are relative, and have no parts that mean something else.
+///
+/// # Errors
+/// Where a name is not so.
+pub fn check_name(path: &[u8]) -> Result<()> {
+    let fits = path
+        .split(|&byte| byte == b'/')
+        .all(|part| !matches!(part, b"" | b"." | b"..") && !part.contains(&0));
+    if !fits {
+        bail!(
+            "the backup has a file with the name \"{}\", which is refused",
+            display(path)
+        );
+    }
+    Ok(())
+}
+
+/// A name for messages.
+pub fn display(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+/// What a file is called until the backup is complete.
+fn unfinished_name(path: &[u8]) -> Vec<u8> {
+    if path == CONTROL_FILE || path == MANIFEST {
+        [path, UNFINISHED.as_bytes()].concat()
+    } else {
+        path.to_owned()
+    }
+}
+
+fn aside_name(name: &[u8], stream: Stream) -> Vec<u8> {
+    [name, format!(".{stream}{UNFINISHED}").as_bytes()].concat()
+}
+
+fn as_path(path: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(path))
+}
+
+fn split_first(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().position(|&byte| byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (path, b""),
+    }
+}
+
+/// An OID, in the one way that the server writes it.
+pub fn parse_oid(text: &[u8]) -> Option<u32> {
+    let oid: u32 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (oid.to_string().as_bytes() == text).then_some(oid)
+}
+
+fn link(target: &Path, at: &Path) -> Result<()> {
+    symlink(target, at)
+        .with_context(|| format!("could not create symbolic link \"{}\"", at.display()))
+}
+
+fn make_directory(dir: &Dir, path: &Path) -> Result<()> {
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let mut builder = cap_std::fs::DirBuilder::new();
+    cap_std::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true);
+    dir.create_dir_with(path, &builder)
+        .with_context(|| format!("could not create directory \"{}\"", path.display()))
+}
+
+/// The owner has to be able to fill it, and to remove it.
+fn set_mode(dir: &Dir, path: &Path, mode: u32) -> Result<()> {
+    let mode = mode & 0o777 | 0o700;
+    if mode == 0o700 {
+        return Ok(());
+    }
+    dir.set_permissions(path, Permissions::from_mode(mode))
+        .with_context(|| {
+            format!(
+                "could not set permissions of directory \"{}\"",
+                path.display()
+            )
+        })
+}

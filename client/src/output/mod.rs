@@ -1,0 +1,18 @@
+//! Where a backup goes: a data directory, archives, commands or standard output; what is written
+//! is synchronized, and removed after an error.
+//!
+//! Imports: `server`, `stream`, `manifest`, `runtime`, `console`, `cli`.
+
+pub mod archive_set;
+pub mod archive_stream;
+pub mod archive_writer;
+pub mod cleanup;
+pub mod compressor;
+pub mod data_directory;
+pub mod layout;
+pub mod pipe;
+pub mod standard_output;
+pub mod sync;
+pub mod target;
+pub mod unpacker;
+pub mod withheld_end;

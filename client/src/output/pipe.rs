@@ -1,0 +1,279 @@
+//! Commands that archives go to, each to the standard input of one.
+//!
+//! The end of its input tells a command that it has everything. So a command gets that only when
+//! this is true, and is killed in any other case, with all processes of its group, before its input
+//! is closed. A command may be slow to read, or not read at all: nobody waits for it without looking
+//! for the word to stop.
+
+use std::fmt;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+use crate::cli::command_template::CommandTemplate;
+use crate::console::messages;
+use crate::runtime::cancellation::Cancellation;
+
+/// How often one who waits for a command looks around.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a command that has closed its input may take to end and say why.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// In a pipeline the first programs can fail as well, where the shell has a way to notice.
+const PRELUDE: &str = "if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi\n";
+
+/// The commands that run.
+#[derive(Clone, Debug, Default)]
+pub struct Commands(Arc<Mutex<Groups>>);
+
+#[derive(Debug, Default)]
+struct Groups {
+    /// No other may start.
+    over: bool,
+    running: Vec<Pid>,
+}
+
+impl Commands {
+    /// Starts a command for a file.
+    ///
+    /// # Errors
+    /// The operating system's, and where all of them have been killed.
+    pub fn start(&self, template: &CommandTemplate, file_name: &str) -> Result<Piped> {
+        let text = template.for_file(file_name);
+        let mut groups = self.lock();
+        ensure!(!groups.over, "the backup was ended");
+        let spawn = || {
+            let mut child = Command::new("/bin/sh")
+                .arg("-c")
+                .arg(format!("{PRELUDE}{text}"))
+                .stdin(Stdio::piped())
+                .stderr(messages::stderr_of_command())
+                .process_group(0)
+                .spawn()?;
+            let input = child.stdin.take();
+            Ok::<_, std::io::Error>((child, input))
+        };
+        let name = Name {
+            command: text.clone(),
+            file: file_name.to_owned(),
+        };
+        let (child, input) = spawn().with_context(|| format!("could not run {name}"))?;
+        let group = Pid::from_child(&child);
+        groups.running.push(group);
+        drop(groups);
+        let piped = Piped {
+            commands: self.clone(),
+            name,
+            group,
+            child,
+            input,
+            is_over: false,
+        };
+        // The other end, which is the command's, stays as it is.
+        if let Some(input) = &piped.input {
+            rustix::io::ioctl_fionbio(input, true)
+                .with_context(|| format!("could not run {}", piped.name))?;
+        }
+        Ok(piped)
+    }
+
+    /// Kills all of them, for good.
+    pub fn kill(&self) {
+        let mut groups = self.lock();
+        groups.over = true;
+        for group in groups.running.drain(..) {
+            kill_group(group);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Groups> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While the process has not been waited for its number is nobody else's.
+    fn forget(&self, group: Pid, kill: bool) {
+        let mut groups = self.lock();
+        groups.running.retain(|running| *running != group);
+        if kill {
+            kill_group(group);
+        }
+    }
+}
+
+fn kill_group(group: Pid) {
+    // One that has ended needs no killing.
+    let _ = kill_process_group(group, Signal::KILL);
+}
+
+struct Name {
+    command: String,
+    file: String,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "command \"{}\" for file \"{}\"", self.command, self.file)
+    }
+}
+
+/// A command that runs. Unless it is finished it is killed in the end.
+pub struct Piped {
+    commands: Commands,
+    name: Name,
+    group: Pid,
+    child: Child,
+    input: Option<ChildStdin>,
+    is_over: bool,
+}
+
+impl Piped {
+    /// Writes to its standard input.
+    ///
+    /// # Errors
+    /// Where it does not read any more, and where the backup is to stop.
+    pub fn write(&mut self, mut bytes: &[u8], stop: &Cancellation) -> Result<()> {
+        while !bytes.is_empty() {
+            stop.check()?;
+            let Some(input) = &mut self.input else {
+                bail!("{} has no input any more", self.name);
+            };
+            match input.write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    wait_until_writable(input)
+                        .with_context(|| format!("could not write to {}", self.name))?;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                    return Err(self.closed_its_input(stop));
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("could not write to {}", self.name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// It has everything: closes its input, and waits for its end.
+    ///
+    /// # Errors
+    /// Where it fails, and where the backup is to stop.
+    pub fn finish(mut self, stop: &Cancellation) -> Result<()> {
+        self.wait_until_read(stop)?;
+        self.input = None;
+        while !self.has_ended()? {
+            stop.check()?;
+            thread::sleep(LOOK);
+        }
+        let status = self.status(false)?;
+        if status.success() {
+            return Ok(());
+        }
+        bail!("{} failed: {}", self.name, describe(status))
+    }
+
+    /// What it leaves in the pipe nobody would tell of otherwise.
+    fn wait_until_read(&mut self, stop: &Cancellation) -> Result<()> {
+        while let Some(input) = &self.input {
+            stop.check()?;
+            // In this order: who has closed it reads no more.
+            let look = || Ok::<_, Error>((is_closed(input)?, rustix::io::ioctl_fionread(input)?));
+            let (closed, unread) =
+                look().with_context(|| format!("could not write to {}", self.name))?;
+            match (unread, closed) {
+                (0, _) => break,
+                (_, true) => return Err(self.closed_its_input(stop)),
+                _ => thread::sleep(LOOK),
+            }
+        }
+        Ok(())
+    }
+
+    fn closed_its_input(&mut self, stop: &Cancellation) -> Error {
+        let begin = Instant::now();
+        let is_patient = || begin.elapsed() < PATIENCE && !stop.is_requested();
+        loop {
+            match self.has_ended() {
+                Ok(true) => break,
+                Ok(false) if is_patient() => thread::sleep(LOOK),
+                Ok(false) => return anyhow!("{} closed its input too early", self.name),
+                Err(error) => return error,
+            }
+        }
+        match self.status(true) {
+            Ok(status) if status.success() => anyhow!(
+                "{} ended before it had everything: {}",
+                self.name,
+                describe(status)
+            ),
+            Ok(status) => anyhow!("{} failed: {}", self.name, describe(status)),
+            Err(error) => error,
+        }
+    }
+
+    /// Leaves its process as it is, so that its number stays its own.
+    fn has_ended(&self) -> Result<bool> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let ended = waitid(WaitId::Pid(self.group), options)
+            .with_context(|| format!("could not wait for {}", self.name))?;
+        Ok(ended.is_some())
+    }
+
+    /// How it ended, once it has. What is left of its group may be killed.
+    fn status(&mut self, kill: bool) -> Result<ExitStatus> {
+        self.is_over = true;
+        self.commands.forget(self.group, kill);
+        let status = self.child.wait();
+        status.with_context(|| format!("could not wait for {}", self.name))
+    }
+}
+
+impl Drop for Piped {
+    /// It must not take what it has for the whole: its input is closed when it has been killed.
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.commands.forget(self.group, true);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn wait_until_writable(input: &ChildStdin) -> Result<()> {
+    watch(input, LOOK).map(drop)
+}
+
+/// Whether nobody can read any more what is written.
+fn is_closed(input: &ChildStdin) -> Result<bool> {
+    Ok(watch(input, Duration::ZERO)?.contains(PollFlags::ERR))
+}
+
+fn watch(input: &ChildStdin, time: Duration) -> Result<PollFlags> {
+    let mut descriptors = [PollFd::new(input, PollFlags::OUT)];
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    match poll(&mut descriptors, Some(&timeout)) {
+        Ok(_) => Ok(descriptors[0].revents()),
+        Err(rustix::io::Errno::INTR) => Ok(PollFlags::empty()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// As wait_result_to_str() says it.
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(127), _) => "command not found".to_owned(),
+        (Some(126), _) => "command not executable".to_owned(),
+        (Some(code), _) => format!("child process exited with exit code {code}"),
+        (None, Some(signal)) => format!("child process was terminated by signal {signal}"),
+        (None, None) => format!("child process exited with unrecognized status {status}"),
+    }
+}

@@ -1,0 +1,86 @@
+//! One archive with everything, on standard output.
+//!
+//! It ends when the backup has been held against its manifest: without its last two blocks, or the
+//! end of what it is compressed into, it is recognizably incomplete.
+
+use std::fs::File;
+use std::io::{IsTerminal as _, stdout};
+use std::os::fd::AsFd as _;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cli::configuration::{BackupConfig, Compress, Side};
+use crate::console::progress::{Counters, Phase};
+use crate::manifest;
+use crate::output::archive_writer::{Destination, Writer};
+use crate::output::data_directory::CONTROL_FILE;
+use crate::output::withheld_end::WithheldEnd;
+use crate::runtime::cancellation::Cancellation;
+use crate::server::connection::Session;
+use crate::server::extension;
+use crate::stream::input::Input;
+use crate::stream::member_check::Check;
+
+/// Passes a whole backup on, and returns the number of its files.
+///
+/// # Errors
+/// The server's, those of standard output, and where the backup is not what its manifest says.
+pub fn pass_on(
+    session: &Session,
+    statement: &str,
+    plan: &BackupConfig,
+    stop: &Cancellation,
+    counters: &Counters,
+) -> Result<usize> {
+    // What the server has compressed is passed on as it is.
+    let (compress, as_it_is) = match plan.compress.side {
+        Side::Client => (plan.compress, false),
+        Side::Server => (Compress::NONE, true),
+    };
+    let mut writer = Writer::new(open()?, &compress)?;
+    let mut check = Check::with_manifest(extension::algorithm(plan), counters.leader());
+    let mut input = Input::new(plan.compress.of_streams().method)?;
+    let mut held_back = WithheldEnd::default();
+    let mut begun = false;
+    session.copy(statement, |bytes| {
+        stop.check()?;
+        if !std::mem::replace(&mut begun, true) {
+            counters.enter(Phase::Copying);
+        }
+        let mut pass = |bytes: &[u8]| held_back.push(bytes, |bytes| writer.write(bytes, stop));
+        input.push(bytes, |reader, plain| {
+            reader.push(plain, &mut check)?;
+            if as_it_is { Ok(()) } else { pass(plain) }
+        })?;
+        if as_it_is { pass(bytes) } else { Ok(()) }
+    })?;
+    input.finish()?;
+    counters.enter(Phase::Comparing);
+    let (files, manifest) = check.into_files();
+    ensure!(
+        files.contains_key(CONTROL_FILE),
+        "the server did not send global/pg_control"
+    );
+    let count = match plan.manifest {
+        Some(algorithm) => manifest::compare(&manifest, files, algorithm)?,
+        None => files.len(),
+    };
+    writer.write(&held_back.into_inner(), stop)?;
+    writer.finish(stop)?;
+    Ok(count)
+}
+
+fn open() -> Result<Destination> {
+    let output = stdout();
+    ensure!(
+        !output.is_terminal(),
+        "standard output is a terminal, where an archive is of no use"
+    );
+    // As a file it gets large writes as they are.
+    let file = output.as_fd().try_clone_to_owned();
+    let file = file.context("could not open standard output")?;
+    Ok(Destination::File(
+        File::from(file),
+        "to standard output".to_owned(),
+    ))
+}

@@ -1,0 +1,107 @@
+//! Has everything reach the disk.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::cli::configuration::SyncMethod;
+use crate::console::progress::Counters;
+use crate::output::cleanup::CleanupList;
+use crate::runtime::cancellation::Cancellation;
+use crate::runtime::parallel;
+
+/// Completes what was made: it is on disk before `finish` gives the last files their names, and so
+/// are these, which are in the directories `last`. Nobody waits for the disk without a method.
+///
+/// # Errors
+/// As [`sync`], and those of `finish`.
+pub fn complete(
+    method: Option<SyncMethod>,
+    made: &CleanupList,
+    jobs: usize,
+    stop: &Cancellation,
+    last: &[PathBuf],
+    finish: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    stop.check()?;
+    if let Some(method) = method {
+        sync(made, method, jobs, stop)?;
+    }
+    stop.check()?;
+    finish()?;
+    if method.is_some() {
+        last.iter().try_for_each(|path| sync_one(path))?;
+    }
+    Ok(())
+}
+
+/// Waits until all that was made is on disk, with several threads.
+///
+/// # Errors
+/// The operating system's: then nothing is certain. And where the backup is to stop.
+fn sync(made: &CleanupList, method: SyncMethod, jobs: usize, stop: &Cancellation) -> Result<()> {
+    for path in made.paths() {
+        let quoted = || format!("\"{}\"", path.display());
+        match method {
+            SyncMethod::Syncfs => {
+                let result = File::open(path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+                result.with_context(|| {
+                    format!("could not synchronize the file system of {}", quoted())
+                })?;
+            }
+            SyncMethod::Fsync => {
+                let (mut files, mut directories) = (Vec::new(), Vec::new());
+                walk(path, &mut files, &mut directories)
+                    .with_context(|| format!("could not read directory {}", quoted()))?;
+                // Directories after what they hold.
+                sync_each(&files, jobs, stop)?;
+                directories.reverse();
+                sync_each(&directories, 1, stop)?;
+            }
+        }
+    }
+    // Their own entries are in the directories above them.
+    for path in made.paths().chain(made.above()) {
+        sync_one(directory_above(path))?;
+    }
+    Ok(())
+}
+
+/// Waits for one file or directory.
+///
+/// # Errors
+/// The operating system's.
+fn sync_one(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("could not fsync file \"{}\"", path.display()))
+}
+
+fn directory_above(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        parent => parent.unwrap_or(path),
+    }
+}
+
+fn walk(path: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>) -> io::Result<()> {
+    directories.push(path.to_owned());
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            walk(&entry.path(), files, directories)?;
+        } else if kind.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn sync_each(paths: &[PathBuf], jobs: usize, stop: &Cancellation) -> Result<()> {
+    // Nobody looks at these.
+    let counters = Counters::new(jobs);
+    parallel::for_each(paths, counters.workers(), stop, |_, path| sync_one(path))
+}

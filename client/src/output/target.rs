@@ -1,0 +1,220 @@
+//! Where a backup goes: a directory that starts as it is, or archives.
+
+use anyhow::Result;
+use backup_format::checksum::Algorithm;
+use backup_format::compression::Method;
+
+use crate::cli::configuration::{BackupConfig, Format};
+use crate::console::progress::Counter;
+use crate::manifest::received_files::{Files, IncomingFiles};
+use crate::output::archive_set::{ArchiveSet, Id, Part};
+use crate::output::archive_stream::{Archive, Closing};
+use crate::output::cleanup::CleanupList;
+use crate::output::data_directory::DataDirectory;
+use crate::output::layout::{Layout, Tablespace};
+use crate::output::pipe::Commands;
+use crate::output::unpacker::Unpacker;
+use crate::runtime::cancellation::Cancellation;
+use crate::stream::input::Input;
+use crate::stream::member_check::Check;
+
+/// Where a backup goes.
+pub enum Target {
+    /// A data directory.
+    Plain(DataDirectory),
+    /// ArchiveSet, and which ones.
+    Tar(Box<ArchiveSet>, Vec<Part>),
+}
+
+/// What a worker asks for at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Everything.
+    All,
+    /// What one archive holds.
+    Part(Part),
+}
+
+/// What all streams of a backup have in common.
+#[derive(Clone, Copy)]
+pub struct Streams<'a> {
+    /// By which method the server compresses them.
+    pub method: Method,
+    /// The manifest's checksums.
+    pub algorithm: Algorithm,
+    /// The word to stop.
+    pub stop: &'a Cancellation,
+    /// What has arrived.
+    pub counter: &'a Counter,
+}
+
+/// What the bytes of a stream go into.
+pub enum Sink<'a> {
+    /// Files.
+    Unpacker(Unpacker<'a>),
+    /// An archive.
+    Archive(Archive<'a>),
+    /// The end of the first archive.
+    Closing(Closing<'a>),
+}
+
+impl Target {
+    /// Makes the directories, with a mode. What was made is in `made` also when it fails.
+    ///
+    /// # Errors
+    /// As [`DataDirectory::create`].
+    pub fn create(
+        plan: &BackupConfig,
+        tablespaces: &[Tablespace],
+        (jobs, commands): (usize, &Commands),
+        mode: u32,
+        made: &mut CleanupList,
+    ) -> Result<Self> {
+        Ok(match plan.format {
+            Format::Plain => {
+                let layout = Layout {
+                    target: &plan.target,
+                    waldir: plan.waldir.as_deref(),
+                    mapping: &plan.mapping,
+                };
+                Self::Plain(DataDirectory::create(layout, tablespaces, mode, made)?)
+            }
+            Format::Tar => {
+                let mut parts = vec![Part::Base];
+                parts.extend(tablespaces.iter().map(|t| Part::Tablespace(t.oid)));
+                let archives = ArchiveSet::create(plan, (jobs, commands), mode, made)?;
+                Self::Tar(Box::new(archives), parts)
+            }
+        })
+    }
+
+    /// What each worker asks for, one after the other.
+    pub fn requests(&self) -> Vec<Request> {
+        match self {
+            Self::Plain(_) => vec![Request::All],
+            Self::Tar(_, parts) => parts.iter().copied().map(Request::Part).collect(),
+        }
+    }
+
+    /// For what a worker has asked for.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn sink<'a>(
+        &'a self,
+        request: Request,
+        worker: usize,
+        streams: Streams<'a>,
+    ) -> Result<Sink<'a>> {
+        let Streams {
+            method,
+            algorithm,
+            stop,
+            counter,
+        } = streams;
+        let input = Input::new(method)?;
+        Ok(match (self, request) {
+            (Self::Tar(archives, _), Request::Part(part)) => {
+                let check = Check::new(part.prefix(), algorithm, counter);
+                let id = Id { part, worker };
+                Sink::Archive(Archive::new(archives, id, input, check, stop)?)
+            }
+            (Self::Tar(archives, _), Request::All) => {
+                let check = Check::with_manifest(algorithm, counter);
+                Sink::Closing(Closing::new(archives, input, check, stop)?)
+            }
+            (Self::Plain(folder), _) => {
+                let arriving = IncomingFiles::new(algorithm, counter);
+                Sink::Unpacker(Unpacker::new(folder, input, arriving, stop))
+            }
+        })
+    }
+
+    /// The content of the manifest.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn manifest(&self) -> Result<Vec<u8>> {
+        match self {
+            Self::Plain(folder) => folder.manifest(),
+            Self::Tar(archives, _) => Ok(archives.manifest()),
+        }
+    }
+
+    /// Makes a standby of the backup, where it is a data directory.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn make_standby(&self, settings: &str) -> Result<()> {
+        match self {
+            Self::Plain(folder) => folder.make_standby(settings),
+            Self::Tar(..) => Ok(()),
+        }
+    }
+
+    /// All is as the manifest says: writes what has waited for that.
+    ///
+    /// # Errors
+    /// As [`ArchiveSet::end`].
+    pub fn end(&self, with_manifest: bool, stop: &Cancellation) -> Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Tar(archives, _) => archives.end(with_manifest, stop),
+        }
+    }
+
+    /// Everything is there, and on disk: takes away the mark.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn finish(&self, with_manifest: bool) -> Result<()> {
+        match self {
+            Self::Plain(folder) => folder.finish(with_manifest),
+            Self::Tar(archives, _) => archives.finish(with_manifest),
+        }
+    }
+}
+
+impl Sink<'_> {
+    /// Takes the next bytes of the stream.
+    ///
+    /// # Errors
+    /// What is wrong with them, and where they cannot be written.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Unpacker(unpacker) => unpacker.take(bytes),
+            Self::Archive(archive) => archive.take(bytes),
+            Self::Closing(closing) => closing.take(bytes),
+        }
+    }
+
+    /// The stream has failed, and what it held comes again in another.
+    pub fn discard(self) {
+        match self {
+            Self::Unpacker(unpacker) => unpacker.discard(),
+            // Its archive is begun anew; a command has been killed then.
+            Self::Archive(_) | Self::Closing(_) => {}
+        }
+    }
+
+    /// The file that is being received.
+    pub fn current(&self) -> Option<String> {
+        match self {
+            Self::Unpacker(unpacker) => unpacker.current(),
+            Self::Archive(archive) => archive.current(),
+            Self::Closing(closing) => closing.current(),
+        }
+    }
+
+    /// The stream has ended well; returns what it held.
+    ///
+    /// # Errors
+    /// Where it has not.
+    pub fn finish(self) -> Result<Files> {
+        match self {
+            Self::Unpacker(unpacker) => unpacker.finish(),
+            Self::Archive(archive) => archive.finish(),
+            Self::Closing(closing) => closing.finish(),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Unpacks a stream while it arrives, from a server or from an archive.
+
+use std::collections::HashSet;
+use std::io::Write as _;
+
+use anyhow::{Context, Error, Result, bail};
+use backup_format::member::{Kind, Member, Receiver};
+use cap_std::fs::File;
+
+use crate::manifest;
+use crate::manifest::received_files::{Files, IncomingFiles};
+use crate::output::data_directory::{DataDirectory, MANIFEST, display};
+use crate::runtime::cancellation::Cancellation;
+use crate::stream::file_ownership::Stream;
+use crate::stream::input::Input;
+
+/// Unpacks one stream.
+pub struct Unpacker<'a> {
+    input: Input,
+    members: Members<'a>,
+}
+
+struct Members<'a> {
+    folder: &'a DataDirectory,
+    stream: Stream,
+    /// What precedes the names of its members in the backup.
+    prefix: Vec<u8>,
+    /// What may precede them in the stream.
+    surplus: &'static [u8],
+    /// Files that are received, and not written.
+    left_out: &'static [&'static [u8]],
+    stop: &'a Cancellation,
+    arriving: IncomingFiles<'a>,
+    current: Option<Current>,
+    /// Files that have not their own names yet.
+    aside: HashSet<Vec<u8>>,
+}
+
+/// The file that is being written.
+struct Current {
+    path: Vec<u8>,
+    size: u64,
+    /// `None` for one that is left out.
+    file: Option<File>,
+    aside: bool,
+}
+
+impl<'a> Unpacker<'a> {
+    /// Begins.
+    pub fn new(
+        folder: &'a DataDirectory,
+        input: Input,
+        arriving: IncomingFiles<'a>,
+        stop: &'a Cancellation,
+    ) -> Self {
+        Self {
+            input,
+            members: Members {
+                stream: folder.stream(),
+                folder,
+                prefix: Vec::new(),
+                surplus: b"",
+                left_out: &[],
+                stop,
+                arriving,
+                current: None,
+                aside: HashSet::new(),
+            },
+        }
+    }
+
+    /// Is for an archive: all archives of a backup are one stream, which has each file once. Their
+    /// names lack a prefix, and some files are only compared with the manifest.
+    pub fn of_archive(
+        mut self,
+        stream: Stream,
+        prefix: Vec<u8>,
+        left_out: &'static [&'static [u8]],
+    ) -> Self {
+        self.members.stream = stream;
+        self.members.prefix = prefix;
+        // As pg_basebackup has it before the directories of WAL.
+        self.members.surplus = b"./";
+        self.members.left_out = left_out;
+        self
+    }
+
+    /// Takes the next bytes of the stream.
+    ///
+    /// # Errors
+    /// What is wrong with them, and where they cannot be written.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        let Self { input, members } = self;
+        input.push(bytes, |reader, plain| {
+            members.stop.check()?;
+            reader.push(plain, members)
+        })
+    }
+
+    /// The stream has ended well, as the server says; returns what it held.
+    ///
+    /// # Errors
+    /// Where it has not.
+    pub fn finish(self) -> Result<Files> {
+        self.input.finish()?;
+        let members = self.members;
+        for path in &members.aside {
+            members.folder.settle(path, members.stream)?;
+        }
+        Ok(members.arriving.into_files())
+    }
+
+    /// The stream has failed, and what it held comes again in another.
+    pub fn discard(mut self) {
+        let members = &mut self.members;
+        let current = members.current.take();
+        if let Some(Current { path, aside, .. }) = current {
+            members.folder.discard(&path, aside, members.stream);
+        }
+        for path in members.arriving.paths() {
+            let aside = members.aside.contains(path);
+            members.folder.discard(path, aside, members.stream);
+        }
+    }
+
+    /// The file that is being received.
+    pub fn current(&self) -> Option<String> {
+        self.members.arriving.current()
+    }
+}
+
+impl Current {
+    /// What was written is there.
+    fn check_length(&self) -> Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let path = || display(&self.path);
+        let length = file
+            .metadata()
+            .with_context(|| format!("could not stat file \"{}\"", path()))?
+            .len();
+        if length != self.size {
+            bail!(
+                "file \"{}\" has {length} bytes after {} were written",
+                path(),
+                self.size
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Receiver for Members<'_> {
+    type Error = Error;
+
+    fn begin(&mut self, member: &Member) -> Result<()> {
+        let mode = member.attributes.mode;
+        let name = member.path.as_slice();
+        let name = name.strip_prefix(self.surplus).unwrap_or(name);
+        let path = [&self.prefix, name].concat();
+        match member.kind {
+            Kind::Directory => self.folder.make_directory(&path, mode),
+            Kind::Link if self.folder.has_link(&path) => Ok(()),
+            Kind::Link => bail!(
+                "the backup has a symbolic link \"{}\", which is refused",
+                display(&path)
+            ),
+            Kind::File => {
+                let (file, aside) = if self.left_out.contains(&path.as_slice()) {
+                    self.folder.leave_out(&path, self.stream)?;
+                    (None, false)
+                } else {
+                    if path == MANIFEST {
+                        manifest::check_size(member.size)?;
+                    }
+                    let new = self.folder.create_file(&path, mode, self.stream)?;
+                    (Some(new.file), new.aside)
+                };
+                self.arriving.begin(path.clone(), member.size);
+                self.current = Some(Current {
+                    path,
+                    size: member.size,
+                    file,
+                    aside,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Result<()> {
+        if let Some(current) = &mut self.current {
+            if let Some(file) = &mut current.file {
+                file.write_all(bytes).with_context(|| {
+                    format!("could not write file \"{}\"", display(&current.path))
+                })?;
+            }
+            self.arriving.content(bytes);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if let Some(current) = self.current.take() {
+            current.check_length()?;
+            if current.aside {
+                self.aside.insert(current.path);
+            }
+        }
+        self.arriving.end()
+    }
+}

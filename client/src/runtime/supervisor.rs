@@ -1,0 +1,98 @@
+//! The main thread while others work: it looks after signals and shows the progress.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use crate::cli::configuration::ProgressFormat;
+use crate::console::progress::{Counters, Line, Phase};
+use crate::runtime::cancellation::Cancellation;
+use crate::runtime::signals::Signals;
+
+/// How often the main thread looks around.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long threads may take to stop. One that waits for a server or a disk is left to the end of the
+/// program, which closes its connection.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What all threads share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The word to stop.
+    pub stop: Cancellation,
+    /// The progress.
+    pub counters: Counters,
+}
+
+/// How to watch over some work.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    /// What it is, for messages.
+    pub name: &'static str,
+    /// How to show the progress; `None` not to.
+    pub progress: Option<ProgressFormat>,
+    /// Its first phase.
+    pub first: Phase,
+    /// How many workers it shows.
+    pub workers: usize,
+}
+
+/// Has another thread do the work, which is given what it shares with this one, and returns what
+/// comes of it. What was done before a signal came stays. Otherwise `stop_others` is called, more
+/// than once, for those who do not look for the word to stop.
+///
+/// # Errors
+/// The first reason to stop: an error of any thread, or a signal.
+pub fn run<T: Send + 'static>(
+    watch: Watch,
+    signals: &Signals,
+    stop_others: impl Fn(),
+    work: impl FnOnce(&'static Shared) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    // Threads may outlive this function's patience with them.
+    let shared: &'static Shared = Box::leak(Box::new(Shared {
+        stop: Cancellation::default(),
+        counters: Counters::new(watch.workers),
+    }));
+    shared.counters.enter(watch.first);
+    let (sender, outcome) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = sender.send(work(shared));
+    });
+
+    let mut line = Line::begin(watch.progress);
+    let mut patience = None;
+    let result = loop {
+        line.show(&shared.counters);
+        match outcome.recv_timeout(LOOK) {
+            Ok(result) => break result,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break Err(anyhow!("the leading thread ended")),
+        }
+        if let Some(signal) = signals.received() {
+            shared
+                .stop
+                .fail(anyhow!("received {signal}, and ended the {}", watch.name));
+        }
+        if shared.stop.is_requested() {
+            stop_others();
+            if Instant::now() > *patience.get_or_insert_with(|| Instant::now() + PATIENCE) {
+                break Err(anyhow!(
+                    "the {} was ended while a thread did not",
+                    watch.name
+                ));
+            }
+        }
+    };
+    shared.counters.enter(match result {
+        Ok(_) => Phase::Done,
+        Err(_) => Phase::Failed,
+    });
+    line.finish(&shared.counters);
+    result.map_err(|error| {
+        stop_others();
+        shared.stop.reason().unwrap_or(error)
+    })
+}

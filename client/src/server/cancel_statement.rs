@@ -1,0 +1,49 @@
+//! Has the server give up a statement that may last, when the backup is to stop.
+
+use std::panic::resume_unwind;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::runtime::cancellation::Cancellation;
+use crate::server::connection::{Opener, Session};
+use crate::server::session::Backend;
+
+/// How often to look whether the backup is to stop.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Runs statements in a session. When the backup is to stop meanwhile, another session has the server
+/// cancel them, and they fail.
+///
+/// # Errors
+/// Those of the work.
+pub fn interruptible<T: Send>(
+    session: &mut Session,
+    opener: &Opener,
+    stop: &Cancellation,
+    work: impl FnOnce(&Session) -> Result<T> + Send,
+) -> Result<T> {
+    let backend = Backend::of(session)?;
+    thread::scope(|scope| {
+        let (sender, ended) = mpsc::channel();
+        let working = scope.spawn(move || {
+            let result = work(session);
+            // The other end waits for the thread itself where it no longer listens.
+            let _ = sender.send(());
+            result
+        });
+        while ended.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if stop.is_requested() {
+                // Where that fails, the end of the program ends the session.
+                let _ = backend.cancel(opener);
+                break;
+            }
+        }
+        match working.join() {
+            Ok(result) => result,
+            Err(panic) => resume_unwind(panic),
+        }
+    })
+}

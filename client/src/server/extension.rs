@@ -1,0 +1,343 @@
+//! What is asked of the extension: its functions, and nothing else of it.
+
+use anyhow::{Context, Result, bail};
+use backup_format::checksum::Algorithm;
+use backup_format::compression::Method;
+
+use crate::cli::configuration::{BackupConfig, Format};
+use crate::cli::option_values::{default_jobs, own_processors};
+use crate::commands::check::File;
+use crate::manifest::unhex;
+use crate::output::layout::Tablespace;
+use crate::output::target::Request;
+use crate::server::connection::Session;
+use crate::server::session::{number, text, value};
+
+/// The extension, from the sight of one session.
+#[derive(Clone, Debug)]
+pub struct Extension {
+    /// Quoted, with a dot behind it.
+    schema: String,
+}
+
+/// What start_backup() is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The label.
+    pub label: &'a str,
+    /// Whether the checkpoint hurries.
+    pub fast: bool,
+    /// Whether links of tablespaces become a file.
+    pub tablespace_map: bool,
+    /// kB/s of all streams together.
+    pub max_rate: Option<u32>,
+    /// Whether pages are verified.
+    pub verify_checksums: bool,
+    /// The manifest's checksums; `None` for no manifest.
+    pub manifest: Option<Algorithm>,
+    /// Whether the WAL is held until the end.
+    pub retain_wal: bool,
+}
+
+/// A backup that has begun.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// What workers say to join.
+    pub backup_id: i64,
+    /// Where recovery begins, as text.
+    pub start_lsn: String,
+    /// Timeline of the start.
+    pub timeline: String,
+    /// Bytes of all files.
+    pub total_bytes: u64,
+    /// Number of files, directories and links.
+    pub file_count: u64,
+}
+
+/// What the server says after a stream in which pages were bad.
+pub const DAMAGE: &str = "checksum verification failure during base backup";
+
+impl Extension {
+    /// Finds the extension in the database of a session.
+    ///
+    /// # Errors
+    /// Where it is not there.
+    pub fn find(session: &Session) -> Result<Self> {
+        let rows = session.rows(
+            "SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
+             WHERE extname = 'pg_parallel_backup'",
+            &[],
+        )?;
+        let [row] = rows.as_slice() else {
+            let database = session.rows("SELECT current_database()", &[])?;
+            let database = database.first().map(|row| text(row, 0)).transpose()?;
+            bail!(
+                "database \"{}\" does not have the extension pg_parallel_backup\n\
+                 HINT:  Run CREATE EXTENSION pg_parallel_backup there, or name another database by -d.",
+                database.unwrap_or_default()
+            );
+        };
+        Ok(Self {
+            schema: format!("{}.", text(row, 0)?),
+        })
+    }
+
+    /// How many connections there are to be for the files: what was asked for, or else what suits the
+    /// server's processors. A server with an older version of the extension does not tell.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn jobs(&self, session: &Session, wanted: Option<usize>) -> Result<usize> {
+        if let Some(jobs) = wanted {
+            return Ok(jobs);
+        }
+        self.load_library(session)?;
+        let rows = session.rows(
+            "SELECT current_setting('pg_parallel_backup.server_processors', true)",
+            &[],
+        )?;
+        let told = rows.first().and_then(|row| number(row, 0).ok());
+        Ok(default_jobs(told.unwrap_or_else(own_processors)))
+    }
+
+    /// Settings of the extension are there once its library is. No row is asked for, so that nothing
+    /// is done.
+    fn load_library(&self, session: &Session) -> Result<()> {
+        let statement = format!("SELECT FROM {}send_backup_files() LIMIT 0", self.schema);
+        session.rows(&statement, &[])?;
+        Ok(())
+    }
+
+    /// Has the manifest of the session's backup name all files in hexadecimal.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn force_encode(&self, session: &Session) -> Result<()> {
+        self.load_library(session)?;
+        session.rows("SET pg_parallel_backup.manifest_force_encode = on", &[])?;
+        Ok(())
+    }
+
+    /// Starts a backup that this session leads.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn start(&self, session: &Session, start: &Start<'_>) -> Result<Started> {
+        let statement = format!(
+            "SELECT backup_id, start_lsn, timeline, total_bytes, file_count
+             FROM {}start_backup(label => $1, {})",
+            self.schema,
+            start.arguments(),
+        );
+        let rows = session.rows(&statement, &[start.label.as_bytes()])?;
+        let row = rows.first().context("start_backup() gave no row")?;
+        Ok(Started {
+            backup_id: number(row, 0)?,
+            start_lsn: text(row, 1)?,
+            timeline: text(row, 2)?,
+            total_bytes: number(row, 3)?,
+            file_count: number(row, 4)?,
+        })
+    }
+
+    /// The tablespaces of the backup that lie outside the data directory. Their locations are in the
+    /// bytes that the server's file system has.
+    ///
+    /// # Errors
+    /// The server's, and where it says what no server says.
+    pub fn tablespaces(&self, session: &Session) -> Result<Vec<Tablespace>> {
+        let statement = format!(
+            "SELECT spcoid, encode(convert_to(spclocation, getdatabaseencoding()), 'hex')
+             FROM {}backup_tablespaces() WHERE spcoid IS NOT NULL ORDER BY spcoid",
+            self.schema
+        );
+        let rows = session.rows(&statement, &[])?;
+        rows.iter()
+            .map(|row| {
+                let oid = number(row, 0)?;
+                let location = unhex(&text(row, 1)?);
+                let location =
+                    location.context("the location of a tablespace is not hexadecimal")?;
+                Tablespace::check("the server", oid, &location)
+            })
+            .collect()
+    }
+
+    /// The mode of the server's directories: 0700, or 0750 for a group that may read.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn directory_mode(&self, session: &Session) -> Result<u32> {
+        let rows = session.rows("SHOW data_directory_mode", &[])?;
+        let row = rows
+            .first()
+            .context("the server has no setting data_directory_mode")?;
+        let mode = text(row, 0)?;
+        match mode.as_str() {
+            "0700" => Ok(0o700),
+            "0750" => Ok(0o750),
+            _ => bail!("the server's directories have mode {mode}, which is refused"),
+        }
+    }
+
+    /// The stream of a worker.
+    pub fn worker_copy(&self, started: &Started, request: Request, plan: &BackupConfig) -> String {
+        let tablespace = match request {
+            Request::All => String::new(),
+            Request::Part(part) => format!(", tablespace => {}::oid", part.oid()),
+        };
+        format!(
+            "COPY (SELECT {}send_backup_files({}{tablespace}{})) TO STDOUT",
+            self.schema,
+            started.backup_id,
+            compression_argument(plan)
+        )
+    }
+
+    /// The stream that ends the backup.
+    pub fn closing_copy(&self, plan: &BackupConfig) -> String {
+        format!(
+            "COPY (SELECT {}send_stop_backup(wal => {}{})) TO STDOUT",
+            self.schema,
+            plan.wal,
+            compression_argument(plan)
+        )
+    }
+
+    /// Everything in one stream.
+    pub fn whole_copy(&self, plan: &BackupConfig) -> String {
+        format!(
+            "COPY (SELECT {}base_backup(label => '{}', {}, wal => {}{})) TO STDOUT",
+            self.schema,
+            plan.label.replace('\'', "''"),
+            Start::from(plan).arguments(),
+            plan.wal,
+            compression_argument(plan),
+        )
+    }
+
+    /// The files of the backup and their sizes, the largest first.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn files(&self, session: &Session) -> Result<Vec<File>> {
+        let statement = format!(
+            "SELECT path, size FROM {}backup_filelist() WHERE type = 'f' ORDER BY size DESC",
+            self.schema
+        );
+        let rows = session.rows(&statement, &[])?;
+        rows.iter()
+            .map(|row| {
+                let path = value(row, 0)?.to_vec();
+                let size = number(row, 1)?;
+                Ok(File { path, size })
+            })
+            .collect()
+    }
+
+    /// Has the server read and verify files of a backup, and send nothing. Bad pages are notices
+    /// of the session.
+    ///
+    /// # Errors
+    /// The server's: [`DAMAGE`] after all of the files, others in the middle of them.
+    pub fn look_at(&self, session: &Session, backup_id: i64, files: &[&[u8]]) -> Result<()> {
+        let statement = format!(
+            "SELECT {}send_backup_files($1, files => $2, target => 'blackhole')",
+            self.schema
+        );
+        let (backup_id, files) = (backup_id.to_string(), array(files));
+        session.rows(&statement, &[backup_id.as_bytes(), &files])?;
+        Ok(())
+    }
+
+    /// Ends the backup without a result.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn abort(&self, session: &Session) -> Result<()> {
+        session.rows(&format!("SELECT {}abort_backup()", self.schema), &[])?;
+        Ok(())
+    }
+}
+
+impl<'a> From<&'a BackupConfig> for Start<'a> {
+    fn from(plan: &'a BackupConfig) -> Self {
+        Self {
+            label: &plan.label,
+            fast: plan.fast,
+            // In a directory the links are made here.
+            tablespace_map: plan.format == Format::Tar,
+            max_rate: plan.max_rate,
+            verify_checksums: plan.verify_checksums,
+            manifest: plan.manifest,
+            retain_wal: plan.wal,
+        }
+    }
+}
+
+impl Start<'_> {
+    /// The arguments after the label.
+    fn arguments(&self) -> String {
+        let manifest = match self.manifest {
+            None => "OFF",
+            Some(algorithm) => algorithm.name().unwrap_or("NONE"),
+        };
+        format!(
+            "fast => {}, tablespace_map => {}, max_rate => {}, verify_checksums => {},
+             manifest_checksums => '{manifest}', retain_wal => {}",
+            self.fast,
+            self.tablespace_map,
+            self.max_rate
+                .map_or("NULL".to_owned(), |rate| rate.to_string()),
+            self.verify_checksums,
+            self.retain_wal,
+        )
+    }
+}
+
+/// The last argument of what sends a stream.
+fn compression_argument(plan: &BackupConfig) -> String {
+    let compression = plan.compress.of_streams();
+    match compression.method {
+        Method::None => String::new(),
+        _ => format!(", compression => '{compression}'"),
+    }
+}
+
+/// The algorithm whose checksums are compared with the manifest.
+pub fn algorithm(plan: &BackupConfig) -> Algorithm {
+    plan.manifest.unwrap_or(Algorithm::None)
+}
+
+/// An array of text, as the server reads it.
+fn array(elements: &[&[u8]]) -> Vec<u8> {
+    let mut text = b"{".to_vec();
+    for (number, element) in elements.iter().enumerate() {
+        if number > 0 {
+            text.push(b',');
+        }
+        text.push(b'"');
+        for &byte in *element {
+            if matches!(byte, b'"' | b'\\') {
+                text.push(b'\\');
+            }
+            text.push(byte);
+        }
+        text.push(b'"');
+    }
+    text.push(b'}');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_of_an_array_are_what_they_were() {
+        assert_eq!(array(&[]), b"{}");
+        let elements: [&[u8]; 3] = [b"base/5/1", b"a \"b\", \\c}", b"\xe9"];
+        let expected = b"{\"base/5/1\",\"a \\\"b\\\", \\\\c}\",\"\xe9\"}";
+        assert_eq!(array(&elements), expected);
+    }
+}

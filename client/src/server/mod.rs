@@ -1,0 +1,10 @@
+//! Sessions of the server: connection, set-up, the functions of the extension, cancelling, and
+//! the connections of workers.
+//!
+//! Imports: `stream`, `manifest`, `runtime`, `console`, `cli`.
+
+pub mod cancel_statement;
+pub mod connection;
+pub mod extension;
+pub mod session;
+pub mod workers;

@@ -1,0 +1,199 @@
+//! The archives of a backup as files in a folder: `base.tar` and one for each tablespace, or several
+//! of each from several workers, compressed or not; and `pg_wal.tar`, where pg_basebackup streamed
+//! the WAL beside the rest.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Error, Result, anyhow};
+use backup_format::compression::Method;
+use backup_format::member::Receiver;
+
+use crate::console::messages::reason;
+use crate::output::archive_set::Part;
+use crate::output::data_directory::parse_oid;
+use crate::stream::input::Input;
+
+/// Bytes that are read at once.
+pub const PIECE: usize = 256 * 1024;
+
+/// An archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiveFile {
+    /// Its name in the folder.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it holds.
+    pub content: Content,
+    /// How it is compressed.
+    pub method: Method,
+    /// Its size in bytes, as it is.
+    pub size: u64,
+}
+
+/// What an archive holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The data directory, or one tablespace.
+    Part(Part),
+    /// The content of `pg_wal`.
+    Wal,
+}
+
+impl Content {
+    /// What precedes the names of its members in the backup.
+    pub fn prefix(self) -> Vec<u8> {
+        match self {
+            Self::Part(part) => part.prefix(),
+            Self::Wal => b"pg_wal/".to_vec(),
+        }
+    }
+}
+
+impl ArchiveFile {
+    /// Knows an archive by its name. Its size is not known yet.
+    pub fn by_name(folder: &Path, name: &str) -> Option<Self> {
+        let (stem, method) = [
+            (".tar", Method::None),
+            (".tar.gz", Method::Gzip),
+            (".tgz", Method::Gzip),
+            (".tar.lz4", Method::Lz4),
+            (".tar.zst", Method::Zstd),
+        ]
+        .into_iter()
+        .find_map(|(suffix, method)| Some((name.strip_suffix(suffix)?, method)))?;
+        let stem = match stem.split_once('.') {
+            // The number of a worker is written as an OID is.
+            Some((stem, worker)) => {
+                parse_oid(worker.as_bytes())?;
+                stem
+            }
+            None => stem,
+        };
+        let content = match stem {
+            "base" => Content::Part(Part::Base),
+            "pg_wal" => Content::Wal,
+            oid => {
+                let oid = parse_oid(oid.as_bytes()).filter(|&oid| oid > 0)?;
+                Content::Part(Part::Tablespace(oid))
+            }
+        };
+        Some(Self {
+            name: name.to_owned(),
+            path: folder.join(name),
+            content,
+            method,
+            size: 0,
+        })
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn open(&self) -> Result<File> {
+        File::open(&self.path).map_err(|error| failed("open", &self.name, &error))
+    }
+
+    /// Reads the next piece; returns how long it is, zero at the end.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn read_piece(&self, file: &mut File, piece: &mut [u8]) -> Result<usize> {
+        loop {
+            match file.read(piece) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => return result.map_err(|error| failed("read", &self.name, &error)),
+            }
+        }
+    }
+
+    /// Hands all members of it to a receiver. `tell` is told how many bytes were read each time.
+    ///
+    /// # Errors
+    /// As [`ArchiveFile::read`], and what is wrong with the archive.
+    pub fn unpack<R: Receiver<Error = Error>>(
+        &self,
+        receiver: &mut R,
+        mut tell: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        let mut input = Input::new(self.method)?;
+        self.read(|bytes| {
+            tell(bytes.len())?;
+            input.push(bytes, |reader, plain| reader.push(plain, receiver))
+        })?;
+        input.finish().with_context(|| self.place())
+    }
+
+    /// Hands on its bytes, as they are.
+    ///
+    /// # Errors
+    /// The operating system's, and those of `take`.
+    pub fn read(&self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut file = self.open()?;
+        let mut piece = vec![0; PIECE];
+        loop {
+            match self.read_piece(&mut file, &mut piece)? {
+                0 => return Ok(()),
+                length => take(&piece[..length]).with_context(|| self.place())?,
+            }
+        }
+    }
+
+    /// For messages about what is in it.
+    pub fn place(&self) -> String {
+        format!("archive \"{}\"", self.name)
+    }
+}
+
+fn failed(to: &str, name: &str, error: &io::Error) -> Error {
+    anyhow!("could not {to} file \"{name}\": {}", reason(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_are_known_by_their_names() {
+        let base = Content::Part(Part::Base);
+        let space = Content::Part(Part::Tablespace(16384));
+        for (name, content, method) in [
+            ("base.tar", base, Method::None),
+            ("base.0.tar", base, Method::None),
+            ("base.12.tar.gz", base, Method::Gzip),
+            ("base.tgz", base, Method::Gzip),
+            ("16384.tar.lz4", space, Method::Lz4),
+            ("16384.3.tar.zst", space, Method::Zstd),
+            ("pg_wal.tar", Content::Wal, Method::None),
+        ] {
+            let known = ArchiveFile::by_name(Path::new("x"), name);
+            let known = known.map(|archive| (archive.content, archive.method));
+            assert_eq!(known, Some((content, method)), "{name}");
+        }
+        for name in [
+            "base",
+            "base.gz",
+            ".tar",
+            "base.tar.xz",
+            "base.tar.unfinished",
+            "base.x.tar",
+            "base.01.tar",
+            "base.1.2.tar",
+            "base..tar",
+            "0.tar",
+            "016384.tar",
+            "4294967296.tar",
+            "-1.tar",
+            "+1.tar",
+            "backup_manifest",
+            "pg_wal",
+            "base.-1.tar",
+            "",
+        ] {
+            assert_eq!(ArchiveFile::by_name(Path::new("x"), name), None, "{name}");
+        }
+    }
+}

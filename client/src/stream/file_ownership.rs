@@ -1,0 +1,107 @@
+//! Which stream has which file, while several may have the same one.
+//!
+//! When a worker's session ends, the server gives its files to others at once. What the worker had
+//! been sent by then still arrives here, beside the same files from another worker, in any order.
+//! So only the first to come writes a file under its name. The second writes to a name of its own
+//! and takes the first one's place when its stream has ended well, which only one of them does. A
+//! stream that failed takes away what it has written.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// A number for each stream.
+pub type Stream = u64;
+
+/// The files of all streams, by their paths in the backup.
+#[derive(Debug, Default)]
+pub struct FileOwnership(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    streams: Stream,
+    owners: HashMap<Vec<u8>, Stream>,
+}
+
+/// Under which name a stream writes a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Its own.
+    Own,
+    /// One that is only for this stream, until it ends.
+    Aside,
+    /// None: the stream has had it before.
+    Twice,
+}
+
+impl FileOwnership {
+    /// A number for another stream.
+    pub fn stream(&self) -> Stream {
+        self.with(|state| {
+            state.streams += 1;
+            state.streams
+        })
+    }
+
+    /// A stream begins a file.
+    pub fn claim(&self, path: &[u8], stream: Stream) -> Claim {
+        self.with(|state| match state.owners.get(path) {
+            None => {
+                state.owners.insert(path.to_owned(), stream);
+                Claim::Own
+            }
+            Some(&owner) if owner == stream => Claim::Twice,
+            Some(_) => Claim::Aside,
+        })
+    }
+
+    /// A stream has ended well, and `rename` gives a file that it wrote aside its name. Nobody else
+    /// owns it afterwards.
+    pub fn take_over<T>(&self, path: &[u8], stream: Stream, rename: impl FnOnce() -> T) -> T {
+        self.with(|state| {
+            state.owners.insert(path.to_owned(), stream);
+            rename()
+        })
+    }
+
+    /// A stream has failed: `remove` takes away a file, if the stream still owns it.
+    pub fn give_up(&self, path: &[u8], stream: Stream, remove: impl FnOnce()) {
+        self.with(|state| {
+            if state.owners.get(path) == Some(&stream) {
+                state.owners.remove(path);
+                remove();
+            }
+        });
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_that_ends_well_has_the_file() {
+        let claims = FileOwnership::default();
+        let (lost, other) = (claims.stream(), claims.stream());
+        assert_eq!(claims.claim(b"a", lost), Claim::Own);
+        assert_eq!(claims.claim(b"a", lost), Claim::Twice);
+        assert_eq!(claims.claim(b"a", other), Claim::Aside);
+        claims.take_over(b"a", other, || ());
+        claims.give_up(b"a", lost, || panic!("the file is another stream's"));
+        assert_eq!(claims.claim(b"a", other), Claim::Twice);
+    }
+
+    #[test]
+    fn a_failed_stream_removes_what_nobody_took() {
+        let claims = FileOwnership::default();
+        let (lost, other) = (claims.stream(), claims.stream());
+        assert_eq!(claims.claim(b"a", lost), Claim::Own);
+        let mut removed = false;
+        claims.give_up(b"a", lost, || removed = true);
+        assert!(removed);
+        assert_eq!(claims.claim(b"a", other), Claim::Own);
+    }
+}

@@ -1,0 +1,101 @@
+//! Members of an archive that is kept as it is: their names are looked at, and their checksums
+//! computed, while they pass by.
+
+use anyhow::{Error, Result, ensure};
+use backup_format::checksum::Algorithm;
+use backup_format::member::{Kind, Member, Receiver};
+
+use crate::console::progress::Counter;
+use crate::manifest;
+use crate::manifest::received_files::{Files, IncomingFiles};
+use crate::output::data_directory::{MANIFEST, check_name, display};
+
+/// Computes the checksums of members that pass by, and keeps the manifest.
+pub struct Check<'a> {
+    prefix: Vec<u8>,
+    arriving: IncomingFiles<'a>,
+    members: u64,
+    keeps_manifest: bool,
+    manifest: Vec<u8>,
+    in_manifest: bool,
+}
+
+impl<'a> Check<'a> {
+    /// For an archive whose names in the manifest have a prefix.
+    pub fn new(prefix: Vec<u8>, algorithm: Algorithm, counter: &'a Counter) -> Self {
+        Self {
+            prefix,
+            arriving: IncomingFiles::new(algorithm, counter),
+            members: 0,
+            keeps_manifest: false,
+            manifest: Vec::new(),
+            in_manifest: false,
+        }
+    }
+
+    /// For an archive that is to have the manifest, which is kept.
+    pub fn with_manifest(algorithm: Algorithm, counter: &'a Counter) -> Self {
+        Self {
+            keeps_manifest: true,
+            ..Self::new(Vec::new(), algorithm, counter)
+        }
+    }
+
+    /// The file that is passing.
+    pub fn current(&self) -> Option<String> {
+        self.arriving.current()
+    }
+
+    /// Whether nothing has passed.
+    pub fn is_empty(&self) -> bool {
+        self.members == 0
+    }
+
+    /// Whether the member that is passing is the manifest.
+    pub fn is_in_manifest(&self) -> bool {
+        self.in_manifest
+    }
+
+    /// All have passed, and count; with them the content of the manifest, if it was kept.
+    pub fn into_files(self) -> (Files, Vec<u8>) {
+        (self.arriving.into_files(), self.manifest)
+    }
+}
+
+impl Receiver for Check<'_> {
+    type Error = Error;
+
+    fn begin(&mut self, member: &Member) -> Result<()> {
+        self.members += 1;
+        check_name(&member.path)?;
+        // The file tablespace_map has what would be links.
+        ensure!(
+            member.kind != Kind::Link,
+            "the backup has a symbolic link \"{}\", which is refused",
+            display(&member.path)
+        );
+        if member.kind == Kind::File {
+            let path = [&self.prefix, member.path.as_slice()].concat();
+            self.in_manifest = self.keeps_manifest && path == MANIFEST;
+            if self.in_manifest {
+                manifest::check_size(member.size)?;
+                self.manifest.clear();
+            }
+            self.arriving.begin(path, member.size);
+        }
+        Ok(())
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.in_manifest {
+            self.manifest.extend_from_slice(bytes);
+        }
+        self.arriving.content(bytes);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.in_manifest = false;
+        self.arriving.end()
+    }
+}
