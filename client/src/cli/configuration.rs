@@ -8,7 +8,23 @@ use backup_format::compression::{Compression, Method};
 use clap::ValueEnum;
 
 use crate::cli::command_template::CommandTemplate;
-use crate::cli::options::Address;
+
+/// Where to connect to.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// A connection string, or the name of a database.
+    pub dbname: Option<String>,
+    /// Host or socket directory.
+    pub host: Option<String>,
+    /// Port.
+    pub port: Option<String>,
+    /// Role.
+    pub user: Option<String>,
+    /// Whether to ask for a password before anything else.
+    pub ask_password: bool,
+    /// Whether to ask for one when the server wants it.
+    pub may_ask: bool,
+}
 
 /// What a backup looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

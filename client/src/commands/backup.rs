@@ -8,13 +8,13 @@ use crate::commands::standby;
 use crate::console::messages;
 use crate::console::progress::{Activity, Counter, Counters, Expected, Phase, Worker};
 use crate::manifest;
+use crate::manifest::backup_path::CONTROL_FILE;
 use crate::manifest::received_files::ReceivedFiles;
 use crate::output::cleanup::{CleanupList, SharedCleanupList};
-use crate::output::data_directory::CONTROL_FILE;
 use crate::output::pipe::Commands;
 use crate::output::standard_output;
 use crate::output::sync;
-use crate::output::target::{Request, Sink, Streams, Target};
+use crate::output::target::{Sink, Streams, Target};
 use crate::runtime::cancellation::Cancellation;
 use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Watch};
@@ -23,6 +23,7 @@ use crate::server::connection::{Opener, Session};
 use crate::server::extension::{self, Extension, Started};
 use crate::server::session;
 use crate::server::workers::{self, Connections, give_up, is_lost};
+use crate::stream::part::Request;
 
 /// What all threads share.
 struct Shared<'a> {

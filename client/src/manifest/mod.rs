@@ -5,6 +5,7 @@
 //!
 //! Imports: `runtime`, `console`, `cli`.
 
+pub mod backup_path;
 pub mod digest;
 pub mod received_files;
 
@@ -14,9 +15,9 @@ use backup_format::lsn::Lsn;
 use backup_format::timeline::WalRange;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny};
 
+use crate::manifest::backup_path::{MANIFEST, display};
 use crate::manifest::digest::Digest;
 use crate::manifest::received_files::Files;
-use crate::output::data_directory::{MANIFEST, display};
 
 /// It is held in memory, as the server holds it: below 1 GB.
 pub const LARGEST: u64 = 1 << 30;

@@ -8,8 +8,8 @@ use anyhow::{Error, Result, anyhow};
 use backup_format::checksum::Algorithm;
 
 use crate::console::progress::{Counter, Tally};
+use crate::manifest::backup_path::display;
 use crate::manifest::digest::Digest;
-use crate::output::data_directory::display;
 
 /// A file as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]

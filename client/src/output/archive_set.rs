@@ -20,11 +20,13 @@ use backup_format::archive::END;
 
 use crate::cli::command_template::CommandTemplate;
 use crate::cli::configuration::{BackupConfig, Compress, Side};
+use crate::manifest::backup_path::MANIFEST;
 use crate::output::archive_writer::{Destination, Writer};
 use crate::output::cleanup::CleanupList;
-use crate::output::data_directory::{MANIFEST, UNFINISHED};
+use crate::output::data_directory::UNFINISHED;
 use crate::output::pipe::Commands;
 use crate::runtime::cancellation::Cancellation;
+use crate::stream::part::Part;
 
 /// The archives of a backup.
 pub struct ArchiveSet {
@@ -50,15 +52,6 @@ struct First {
     manifest: Vec<u8>,
 }
 
-/// What one archive holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The data directory without tablespaces.
-    Base,
-    /// One tablespace.
-    Tablespace(u32),
-}
-
 /// An archive: what it holds, and whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id {
@@ -66,24 +59,6 @@ pub struct Id {
     pub part: Part,
     /// The number of the worker.
     pub worker: usize,
-}
-
-impl Part {
-    /// As the server's function wants it.
-    pub fn oid(self) -> u32 {
-        match self {
-            Self::Base => 0,
-            Self::Tablespace(oid) => oid,
-        }
-    }
-
-    /// What precedes the names of its members in the manifest.
-    pub fn prefix(self) -> Vec<u8> {
-        match self {
-            Self::Base => Vec::new(),
-            Self::Tablespace(oid) => format!("pg_tblspc/{oid}/").into_bytes(),
-        }
-    }
 }
 
 impl Id {

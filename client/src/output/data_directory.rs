@@ -14,19 +14,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
 
+use crate::manifest::backup_path::{CONTROL_FILE, MANIFEST, check_name, display, parse_oid};
 use crate::manifest::received_files::twice;
 use crate::output::cleanup::CleanupList;
-use crate::output::layout::{Layout, Tablespace};
+use crate::output::layout::Layout;
 use crate::stream::file_ownership::{Claim, FileOwnership, Stream};
+use crate::stream::part::Tablespace;
 
-/// What has to be missing in a data directory for no server to start on it.
-pub const CONTROL_FILE: &[u8] = b"global/pg_control";
-/// The manifest.
-pub const MANIFEST: &[u8] = b"backup_manifest";
 /// Behind the names of these two, and of the first archive, until the end.
 pub const UNFINISHED: &str = ".unfinished";
 
@@ -320,28 +318,6 @@ impl Place {
     }
 }
 
-/// Names are relative, and have no parts that mean something else.
-///
-/// # Errors
-/// Where a name is not so.
-pub fn check_name(path: &[u8]) -> Result<()> {
-    let fits = path
-        .split(|&byte| byte == b'/')
-        .all(|part| !matches!(part, b"" | b"." | b"..") && !part.contains(&0));
-    if !fits {
-        bail!(
-            "the backup has a file with the name \"{}\", which is refused",
-            display(path)
-        );
-    }
-    Ok(())
-}
-
-/// A name for messages.
-pub fn display(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
-}
-
 /// What a file is called until the backup is complete.
 fn unfinished_name(path: &[u8]) -> Vec<u8> {
     if path == CONTROL_FILE || path == MANIFEST {
@@ -364,12 +340,6 @@ fn split_first(path: &[u8]) -> (&[u8], &[u8]) {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (path, b""),
     }
-}
-
-/// An OID, in the one way that the server writes it.
-pub fn parse_oid(text: &[u8]) -> Option<u32> {
-    let oid: u32 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    (oid.to_string().as_bytes() == text).then_some(oid)
 }
 
 fn link(target: &Path, at: &Path) -> Result<()> {

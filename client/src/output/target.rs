@@ -7,16 +7,18 @@ use backup_format::compression::Method;
 use crate::cli::configuration::{BackupConfig, Format};
 use crate::console::progress::Counter;
 use crate::manifest::received_files::{Files, IncomingFiles};
-use crate::output::archive_set::{ArchiveSet, Id, Part};
+use crate::output::archive_set::{ArchiveSet, Id};
 use crate::output::archive_stream::{Archive, Closing};
 use crate::output::cleanup::CleanupList;
 use crate::output::data_directory::DataDirectory;
-use crate::output::layout::{Layout, Tablespace};
+use crate::output::layout::Layout;
 use crate::output::pipe::Commands;
 use crate::output::unpacker::Unpacker;
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::input::Input;
 use crate::stream::member_check::Check;
+use crate::stream::part::Tablespace;
+use crate::stream::part::{Part, Request};
 
 /// Where a backup goes.
 pub enum Target {
@@ -24,15 +26,6 @@ pub enum Target {
     Plain(DataDirectory),
     /// ArchiveSet, and which ones.
     Tar(Box<ArchiveSet>, Vec<Part>),
-}
-
-/// What a worker asks for at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// Everything.
-    All,
-    /// What one archive holds.
-    Part(Part),
 }
 
 /// What all streams of a backup have in common.

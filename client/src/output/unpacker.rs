@@ -8,8 +8,9 @@ use backup_format::member::{Kind, Member, Receiver};
 use cap_std::fs::File;
 
 use crate::manifest;
+use crate::manifest::backup_path::{MANIFEST, display};
 use crate::manifest::received_files::{Files, IncomingFiles};
-use crate::output::data_directory::{DataDirectory, MANIFEST, display};
+use crate::output::data_directory::DataDirectory;
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::file_ownership::Stream;
 use crate::stream::input::Input;

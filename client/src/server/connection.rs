@@ -7,7 +7,7 @@ use libpq::connection::Info;
 use libpq::result::ErrorField;
 use libpq::{Connection, PQResult, Status};
 
-use crate::cli::options::Address;
+use crate::cli::configuration::Address;
 use crate::console::escape;
 
 /// A database that every cluster has.

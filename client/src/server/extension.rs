@@ -6,12 +6,11 @@ use backup_format::compression::Method;
 
 use crate::cli::configuration::{BackupConfig, Format};
 use crate::cli::option_values::{default_jobs, own_processors};
-use crate::commands::check::File;
 use crate::manifest::unhex;
-use crate::output::layout::Tablespace;
-use crate::output::target::Request;
 use crate::server::connection::Session;
 use crate::server::session::{number, text, value};
+use crate::stream::part::Request;
+use crate::stream::part::Tablespace;
 
 /// The extension, from the sight of one session.
 #[derive(Clone, Debug)]
@@ -52,6 +51,15 @@ pub struct Started {
     pub total_bytes: u64,
     /// Number of files, directories and links.
     pub file_count: u64,
+}
+
+/// A file of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedFile {
+    /// Its name in the server's listing.
+    pub path: Vec<u8>,
+    /// Bytes.
+    pub size: u64,
 }
 
 /// What the server says after a stream in which pages were bad.
@@ -220,7 +228,7 @@ impl Extension {
     ///
     /// # Errors
     /// The server's.
-    pub fn files(&self, session: &Session) -> Result<Vec<File>> {
+    pub fn files(&self, session: &Session) -> Result<Vec<ListedFile>> {
         let statement = format!(
             "SELECT path, size FROM {}backup_filelist() WHERE type = 'f' ORDER BY size DESC",
             self.schema
@@ -230,7 +238,7 @@ impl Extension {
             .map(|row| {
                 let path = value(row, 0)?.to_vec();
                 let size = number(row, 1)?;
-                Ok(File { path, size })
+                Ok(ListedFile { path, size })
             })
             .collect()
     }

@@ -11,9 +11,9 @@ use backup_format::compression::Method;
 use backup_format::member::Receiver;
 
 use crate::console::messages::reason;
-use crate::output::archive_set::Part;
-use crate::output::data_directory::parse_oid;
+use crate::manifest::backup_path::parse_oid;
 use crate::stream::input::Input;
+use crate::stream::part::Part;
 
 /// Bytes that are read at once.
 pub const PIECE: usize = 256 * 1024;

@@ -7,8 +7,8 @@ use backup_format::member::{Kind, Member, Receiver};
 
 use crate::console::progress::Counter;
 use crate::manifest;
+use crate::manifest::backup_path::{MANIFEST, check_name, display};
 use crate::manifest::received_files::{Files, IncomingFiles};
-use crate::output::data_directory::{MANIFEST, check_name, display};
 
 /// Computes the checksums of members that pass by, and keeps the manifest.
 pub struct Check<'a> {

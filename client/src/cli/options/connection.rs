@@ -1,6 +1,7 @@
 //! Where the server is.
 
 use super::CONNECTION;
+use crate::cli::configuration::Address;
 
 /// Options that say where the server is.
 #[derive(Debug, clap::Args)]
@@ -28,23 +29,6 @@ pub struct ConnectionOptions {
     /// force password prompt (should happen automatically)
     #[arg(short = 'W', long, help_heading = CONNECTION)]
     password: bool,
-}
-
-/// Where to connect to.
-#[derive(Clone, Debug)]
-pub struct Address {
-    /// A connection string, or the name of a database.
-    pub dbname: Option<String>,
-    /// Host or socket directory.
-    pub host: Option<String>,
-    /// Port.
-    pub port: Option<String>,
-    /// Role.
-    pub user: Option<String>,
-    /// Whether to ask for a password before anything else.
-    pub ask_password: bool,
-    /// Whether to ask for one when the server wants it.
-    pub may_ask: bool,
 }
 
 impl From<ConnectionOptions> for Address {

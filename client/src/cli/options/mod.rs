@@ -15,7 +15,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 pub use backup::BackupOptions;
 pub use check::CheckOptions;
-pub use connection::{Address, ConnectionOptions};
+pub use connection::ConnectionOptions;
 pub use restore::RestoreOptions;
 pub use verify::VerifyOptions;
 

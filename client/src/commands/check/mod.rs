@@ -24,10 +24,9 @@ use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Watch};
 use crate::server::cancel_statement::interruptible;
 use crate::server::connection::{Failure, Opener, Session};
-use crate::server::extension::{DAMAGE, Extension, Start, Started};
+use crate::server::extension::{DAMAGE, Extension, ListedFile, Start, Started};
 use crate::server::session;
 use crate::server::workers::{self, Connections, give_up};
-pub use queue::File;
 
 use damage::Findings;
 use queue::Queue;
@@ -212,7 +211,7 @@ enum Looked {
 
 impl Eye<'_> {
     /// Has the files of a batch looked at, all together if that goes well.
-    fn check(&mut self, batch: &[File]) -> Result<()> {
+    fn check(&mut self, batch: &[ListedFile]) -> Result<()> {
         match self.look_at(batch)? {
             Looked::Completely(mut findings) => {
                 for file in batch {
@@ -235,7 +234,7 @@ impl Eye<'_> {
         Ok(())
     }
 
-    fn check_alone(&mut self, file: &File) -> Result<Findings> {
+    fn check_alone(&mut self, file: &ListedFile) -> Result<Findings> {
         match self.look_at(std::slice::from_ref(file))? {
             Looked::Completely(findings) => Ok(findings),
             Looked::Partly(mut findings, failure) => {
@@ -251,7 +250,7 @@ impl Eye<'_> {
     }
 
     /// Has the server look at files. What a connection that got lost has said is forgotten.
-    fn look_at(&mut self, files: &[File]) -> Result<Looked> {
+    fn look_at(&mut self, files: &[ListedFile]) -> Result<Looked> {
         let paths: Vec<_> = files.iter().map(|file| file.path.as_slice()).collect();
         let (extension, backup_id, worker) =
             (self.extension, self.backup_id, self.connections.worker);
@@ -285,7 +284,7 @@ impl Eye<'_> {
         })
     }
 
-    fn note(&self, files: &[File], findings: Findings) {
+    fn note(&self, files: &[ListedFile], findings: Findings) {
         self.shared.findings().extend(findings);
         let mut tally = Tally::new(&self.connections.worker.counter);
         for file in files {

@@ -3,31 +3,24 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::server::extension::ListedFile;
+
 /// A batch has as many files, at most.
 const BATCH_FILES: usize = 64;
 /// A batch has no more files once they hold so many bytes.
 const BATCH_BYTES: u64 = 16 * 1024 * 1024;
 
-/// A file of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File {
-    /// Its name in the server's listing.
-    pub path: Vec<u8>,
-    /// Bytes.
-    pub size: u64,
-}
-
 /// All files, each of which is handed out once.
 #[derive(Debug)]
 pub struct Queue {
-    files: Vec<File>,
+    files: Vec<ListedFile>,
     batches: Vec<Range<usize>>,
     next: AtomicUsize,
 }
 
 impl Queue {
     /// Hands files out in this order.
-    pub fn new(files: Vec<File>) -> Self {
+    pub fn new(files: Vec<ListedFile>) -> Self {
         let mut batches = Vec::new();
         let (mut begin, mut bytes) = (0, 0);
         for (index, file) in files.iter().enumerate() {
@@ -46,7 +39,7 @@ impl Queue {
     }
 
     /// The next batch for whoever asks.
-    pub fn next(&self) -> Option<&[File]> {
+    pub fn next(&self) -> Option<&[ListedFile]> {
         let batch = self
             .batches
             .get(self.next.fetch_add(1, Ordering::Relaxed))?;
@@ -76,7 +69,7 @@ mod tests {
             .chain(std::iter::repeat_n(0, BATCH_FILES + 5));
         let files: Vec<_> = sizes
             .enumerate()
-            .map(|(number, size)| File {
+            .map(|(number, size)| ListedFile {
                 path: number.to_string().into_bytes(),
                 size,
             })

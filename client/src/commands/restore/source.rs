@@ -12,12 +12,12 @@ use backup_format::tablespace_map;
 
 use super::wanted::Wanted;
 use crate::console::messages;
+use crate::manifest::backup_path::{MANIFEST, display};
 use crate::manifest::{self, Manifest};
-use crate::output::archive_set::Part;
-use crate::output::data_directory::{MANIFEST, display};
-use crate::output::layout::Tablespace;
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::archive_files::{ArchiveFile, Content};
+use crate::stream::part::Part;
+use crate::stream::part::Tablespace;
 
 /// Where the tablespaces of a backup were. A server that finds it makes the links to these places.
 const TABLESPACE_MAP: &[u8] = b"tablespace_map";

@@ -12,7 +12,7 @@ use backup_format::compression::Method;
 use backup_format::member::{Kind, Member, Receiver};
 
 use crate::manifest;
-use crate::output::data_directory::display;
+use crate::manifest::backup_path::display;
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::archive_files::{ArchiveFile, PIECE};
 use crate::stream::input::Input;

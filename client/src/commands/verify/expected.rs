@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use backup_format::checksum::Algorithm;
 
 use crate::manifest::Entry;
-use crate::output::data_directory::display;
+use crate::manifest::backup_path::display;
 
 /// What need not be as the manifest says: it is not in there, or may change afterwards.
 const IGNORED: [&[u8]; 5] = [

@@ -21,7 +21,7 @@ use crate::cli::configuration::{Format, ProgressFormat, VerifyConfig};
 use crate::console::messages::reason;
 use crate::console::progress::Phase;
 use crate::manifest::Manifest;
-use crate::output::data_directory::display;
+use crate::manifest::backup_path::display;
 use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Shared, Watch};
 use expected::Expected;

@@ -10,8 +10,8 @@ use super::expected::{self, Expected};
 use super::{Verifier, control};
 use crate::console::messages::reason;
 use crate::console::progress::{self, Activity, Tally};
+use crate::manifest::backup_path::{CONTROL_FILE, display};
 use crate::manifest::digest::Digest;
-use crate::output::data_directory::{CONTROL_FILE, display};
 use crate::runtime::parallel;
 use crate::runtime::supervisor::Shared;
 
