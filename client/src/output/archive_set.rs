@@ -98,8 +98,8 @@ impl ArchiveSet {
             first: Mutex::default(),
         };
         if let Place::Directory { path, .. } = &archives.place {
-            made.mark(path.join(archives.name(Id::FIRST)));
-            made.mark(path.join(manifest_name()));
+            made.add_key_file(path.join(archives.name(Id::FIRST)));
+            made.add_key_file(path.join(manifest_name()));
         }
         Ok(archives)
     }

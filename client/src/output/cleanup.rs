@@ -1,14 +1,23 @@
-//! What this program has made, so that it can remove that and nothing else.
+//! The directories that this program writes to: claimed before anything is in them, and removed after
+//! an error, they and nothing else.
+//!
+//! The first thing in a directory is its claim, a file that only one process can create. A directory is
+//! recorded, and so removed after an error, once it is claimed. Of two programs that are given the same
+//! directory one is refused, and removes nothing of the other's. The claim goes when the backup is
+//! complete, and after an error as the last thing in the directory.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use crate::console::messages;
+
+/// Claim of a directory that is being written to.
+pub const CLAIM: &str = "pg_parallel_backup.unfinished";
 
 /// What was made, where the threads that make it and the one that removes it find it.
 #[derive(Clone, Debug, Default)]
@@ -43,8 +52,8 @@ impl SharedCleanupList {
 #[derive(Clone, Debug, Default)]
 pub struct CleanupList {
     directories: Vec<Directory>,
-    /// What it would be taken for a backup by.
-    marks: Vec<PathBuf>,
+    /// Files that a server or a tool would know a backup by.
+    key_files: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -59,49 +68,37 @@ enum Origin {
     Found,
     /// It was made, with all that is in it.
     Created,
-    /// It was made only because something in it was to be made. Others may use it since.
+    /// It was made only because something in it was to be made. Others may use it since, and it holds
+    /// no claim.
     Above,
 }
 
 impl CleanupList {
-    /// A file in one of the directories, by which they would be taken for a backup.
-    pub fn mark(&mut self, path: PathBuf) {
-        self.marks.push(path);
+    /// Records a file in one of the directories by which they would be taken for a backup.
+    pub fn add_key_file(&mut self, path: PathBuf) {
+        self.key_files.push(path);
     }
 
-    /// Removes all of it, and nothing else. Directories that were there are empty again. Should this
-    /// be interrupted, what is left looks like no backup.
+    /// Removes the directories with what is in them, and nothing else. Directories that were there
+    /// are empty again. What is left by an interruption looks like no backup.
     ///
     /// # Errors
     /// The first of the operating system's; it goes on after one.
     pub fn remove(&self) -> io::Result<()> {
-        self.remove_marks()?;
+        self.remove_key_files()?;
         let mut outcome = Ok(());
         for Directory { path, origin } in self.directories.iter().rev() {
-            let removed = match origin {
-                Origin::Found => remove_content(path),
-                Origin::Created => fs::remove_dir_all(path),
-                Origin::Above => fs::remove_dir(path),
-            };
-            outcome = outcome.and(match removed {
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                Err(error)
-                    if *origin == Origin::Above && error.kind() == ErrorKind::DirectoryNotEmpty =>
-                {
-                    Ok(())
-                }
-                removed => removed,
-            });
+            outcome = outcome.and(remove_directory(path, *origin));
         }
         outcome
     }
 
     /// They are gone for certain before anything else is.
-    fn remove_marks(&self) -> io::Result<()> {
+    fn remove_key_files(&self) -> io::Result<()> {
         let mut folders = Vec::new();
-        for mark in &self.marks {
-            match fs::remove_file(mark) {
-                Ok(()) => folders.extend(mark.parent()),
+        for file in &self.key_files {
+            match fs::remove_file(file) {
+                Ok(()) => folders.extend(file.parent()),
                 // A directory of that name is taken for nothing.
                 Err(error) if is_no_file(&error) => {}
                 Err(error) => return Err(error),
@@ -109,6 +106,20 @@ impl CleanupList {
         }
         for folder in folders {
             File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Removes the claims of all directories: the backup is complete but for the names of its last
+    /// files.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn remove_claims(&self) -> Result<()> {
+        for path in self.paths() {
+            let claim = path.join(CLAIM);
+            fs::remove_file(&claim)
+                .with_context(|| format!("could not remove file \"{}\"", claim.display()))?;
         }
         Ok(())
     }
@@ -135,38 +146,34 @@ impl CleanupList {
             .map(|directory| directory.path.as_path())
     }
 
-    /// Has an empty directory at a path, whether there was one or none.
+    /// Claims an empty directory at a path, and creates it where there is none.
     ///
     /// # Errors
-    /// Where there is one that is not empty or holds another part of the backup, or it cannot be
-    /// made.
+    /// Where there is one that is not empty, that another process claims or that holds another part of
+    /// the backup, or it cannot be created.
     pub fn directory(&mut self, path: &Path, mode: u32) -> Result<()> {
-        let quoted = || format!("\"{}\"", path.display());
-        let existed = match fs::read_dir(path) {
-            Ok(mut entries) => {
-                ensure!(
-                    entries.next().is_none(),
-                    "directory {} exists but is not empty",
-                    quoted()
-                );
-                true
+        let created = match fs::read_dir(path) {
+            Ok(_) => false,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.missing_parents(path, mode)?;
+                make(path, mode)?
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => false,
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("could not access directory {}", quoted()));
-            }
+            Err(error) => return Err(no_access(path, error)),
         };
-        if existed {
+        if !created {
             self.refuse_second_use(path)?;
-        } else {
-            self.missing_parents(path, mode)?;
-            make(path, mode)?;
         }
-        let origin = if existed {
-            Origin::Found
-        } else {
+        if let Err(error) = claim(path) {
+            if created {
+                // It stays where somebody else has claimed it meanwhile.
+                let _ = fs::remove_dir(path);
+            }
+            return Err(error);
+        }
+        let origin = if created {
             Origin::Created
+        } else {
+            Origin::Found
         };
         self.add(path, origin);
         Ok(())
@@ -195,8 +202,9 @@ impl CleanupList {
             return Ok(());
         }
         self.missing_parents(parent, mode)?;
-        make(parent, mode)?;
-        self.add(parent, Origin::Above);
+        if make(parent, mode)? {
+            self.add(parent, Origin::Above);
+        }
         Ok(())
     }
 
@@ -206,13 +214,107 @@ impl CleanupList {
     }
 }
 
-fn make(path: &Path, mode: u32) -> Result<()> {
-    fs::DirBuilder::new()
+/// Creates a directory. False where another process has created it meanwhile.
+fn make(path: &Path, mode: u32) -> Result<bool> {
+    let created = fs::DirBuilder::new()
         .mode(mode)
         .create(path)
         // Whatever the umask is.
-        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-        .with_context(|| format!("could not create directory \"{}\"", path.display()))
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)));
+    match created {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => {
+            Err(error).with_context(|| format!("could not create directory \"{}\"", path.display()))
+        }
+    }
+}
+
+/// Claims a directory, which must be empty, for this process.
+fn claim(path: &Path) -> Result<()> {
+    refuse_content(path, &[])?;
+    let claim = path.join(CLAIM);
+    let failed = || format!("could not create file \"{}\"", claim.display());
+    let mut options = File::options();
+    let file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&claim);
+    let mut file = match file {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(in_use(path)),
+        file => file.with_context(failed)?,
+    };
+    let text = format!(
+        "A backup is being written to this directory by pg_parallel_backup, process {}.\n\
+         Where that process is gone, the backup is incomplete and can be removed.\n",
+        std::process::id()
+    );
+    let claimed = file
+        .write_all(text.as_bytes())
+        .with_context(failed)
+        // Another process may have claimed the directory, and completed its backup, since it was
+        // found to be empty.
+        .and_then(|()| refuse_content(path, &[CLAIM]));
+    if claimed.is_err() {
+        let _ = fs::remove_file(&claim);
+    }
+    claimed
+}
+
+/// Refuses a directory that holds anything but what is expected.
+fn refuse_content(path: &Path, expected: &[&str]) -> Result<()> {
+    let mut is_empty = true;
+    for entry in fs::read_dir(path).map_err(|error| no_access(path, error))? {
+        let name = entry.map_err(|error| no_access(path, error))?.file_name();
+        if expected.iter().any(|expected| name == *expected) {
+            continue;
+        }
+        if name == CLAIM {
+            return Err(in_use(path));
+        }
+        is_empty = false;
+    }
+    ensure!(
+        is_empty,
+        "directory \"{}\" exists but is not empty",
+        path.display()
+    );
+    Ok(())
+}
+
+fn in_use(path: &Path) -> Error {
+    anyhow!(
+        "directory \"{}\" exists but is not empty\n\
+         DETAIL:  Another process writes a backup to it, or was killed while it did.\n\
+         HINT:  The file \"{CLAIM}\" in it names the process.",
+        path.display()
+    )
+}
+
+fn no_access(path: &Path, error: io::Error) -> Error {
+    Error::new(error).context(format!("could not access directory \"{}\"", path.display()))
+}
+
+/// Removes a directory, or what is in it where it was found empty. The claim is the last to go: nobody
+/// else may put anything there before.
+fn remove_directory(path: &Path, origin: Origin) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => result,
+    };
+    if origin != Origin::Above {
+        gone(remove_content(path))?;
+        gone(fs::remove_file(path.join(CLAIM)))?;
+    }
+    if origin == Origin::Found {
+        return Ok(());
+    }
+    match fs::remove_dir(path) {
+        // Others use it now.
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => gone(removed),
+    }
 }
 
 fn is_no_file(error: &io::Error) -> bool {
@@ -223,6 +325,9 @@ fn is_no_file(error: &io::Error) -> bool {
 fn remove_content(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
+        if entry.file_name() == CLAIM {
+            continue;
+        }
         if entry.file_type()?.is_dir() {
             fs::remove_dir_all(entry.path())?;
         } else {
@@ -255,18 +360,92 @@ mod tests {
         let control = target.join("global/pg_control");
         let mut made = CleanupList::default();
         made.directory(&target, 0o700).unwrap();
-        made.mark(control.clone());
-        made.mark(target.join("base"));
+        made.add_key_file(control.clone());
+        made.add_key_file(target.join("base"));
         // No name is so long.
-        made.mark(target.join("x".repeat(1000)));
+        made.add_key_file(target.join("x".repeat(1000)));
         fs::create_dir_all(target.join("base")).unwrap();
         fs::create_dir_all(control.parent().unwrap()).unwrap();
         fs::write(&control, "").unwrap();
 
         made.remove().unwrap_err();
         assert!(!control.exists() && target.join("base").exists());
-        made.marks.pop();
+        made.key_files.pop();
         made.remove().unwrap();
         assert!(!scratch.0.exists());
+    }
+
+    /// Exactly one of many that want a directory gets it, and the others remove nothing of it.
+    #[test]
+    fn a_directory_is_claimed_once() {
+        let name = format!("pg_parallel_backup.claim.{}", std::process::id());
+        let scratch = Scratch(std::env::temp_dir().join(name));
+        for round in 0..100 {
+            let found = round % 2 == 0;
+            let target = scratch.0.join(format!("{round}/backup"));
+            if found {
+                fs::create_dir_all(&target).unwrap();
+            }
+            let start = std::sync::Barrier::new(4);
+            let claim = || {
+                let mut list = CleanupList::default();
+                start.wait();
+                let result = list.directory(&target, 0o700);
+                if result.is_ok() {
+                    fs::write(target.join("file"), "").unwrap();
+                } else {
+                    list.remove().unwrap();
+                }
+                (result, list)
+            };
+            let results: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(claim)).collect();
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap())
+                    .collect()
+            });
+            let (won, lost): (Vec<_>, Vec<_>) =
+                results.into_iter().partition(|(result, _)| result.is_ok());
+            assert_eq!((won.len(), lost.len()), (1, 3));
+            for (result, _) in lost {
+                let said = format!("{:#}", result.unwrap_err());
+                assert!(said.contains("exists but is not empty"), "{said}");
+            }
+            let (_, list) = &won[0];
+            assert!(target.join("file").exists() && target.join(CLAIM).exists());
+            list.remove().unwrap();
+            // One that was created by a loser was found by the winner.
+            let left = target
+                .read_dir()
+                .map(|mut entries| entries.next().is_some());
+            assert!(left.map_or(!found, |left| !left));
+        }
+    }
+
+    #[test]
+    fn a_directory_that_another_process_has_filled_is_left_alone() {
+        let name = format!("pg_parallel_backup.filled.{}", std::process::id());
+        let scratch = Scratch(std::env::temp_dir().join(name));
+        let mut first = CleanupList::default();
+        first.directory(&scratch.0, 0o700).unwrap();
+        fs::write(scratch.0.join("PG_VERSION"), "15").unwrap();
+        let mut second = CleanupList::default();
+        let refused = format!("{:#}", second.directory(&scratch.0, 0o700).unwrap_err());
+        assert!(
+            refused.contains("Another process writes a backup to it"),
+            "{refused}"
+        );
+        first.remove_claims().unwrap();
+        let refused = format!("{:#}", second.directory(&scratch.0, 0o700).unwrap_err());
+        assert!(!refused.contains("Another process"), "{refused}");
+        second.remove().unwrap();
+        let names: Vec<_> = scratch
+            .0
+            .read_dir()
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["PG_VERSION"]);
     }
 }

@@ -81,7 +81,7 @@ impl DataDirectory {
         }
         let target = Place::create(layout.target, mode, made)?;
         for mark in [CONTROL_FILE, MANIFEST] {
-            made.mark(target.path.join(as_path(mark)));
+            made.add_key_file(target.path.join(as_path(mark)));
         }
         let waldir = match layout.waldir {
             Some(path) => {

@@ -12,8 +12,9 @@ use crate::output::cleanup::CleanupList;
 use crate::runtime::cancellation::Cancellation;
 use crate::runtime::parallel;
 
-/// Completes what was made: it is on disk before `finish` gives the last files their names, and so
-/// are these, which are in the directories `last`. Nobody waits for the disk without a method.
+/// Completes what was made: it is on disk before its directories lose their claims and `finish` gives
+/// the last files their names, which are on disk afterwards. They are in the directories `last`.
+/// Nobody waits for the disk without a method.
 ///
 /// # Errors
 /// As [`sync`], and those of `finish`.
@@ -30,9 +31,11 @@ pub fn complete(
         sync(made, method, jobs, stop)?;
     }
     stop.check()?;
+    made.remove_claims()?;
     finish()?;
     if method.is_some() {
-        last.iter().try_for_each(|path| sync_one(path))?;
+        let last = last.iter().map(PathBuf::as_path);
+        made.paths().chain(last).try_for_each(sync_one)?;
     }
     Ok(())
 }
