@@ -13,6 +13,9 @@ use crate::scratch::{self, Folder};
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 
+/// The tests may run where signals are ignored, in the background of a shell for one.
+const DEFAULT_SIGNALS: &str = "--default-signal=HUP,INT,TERM";
+
 /// A command for the program, without a server to connect to.
 pub fn program() -> Command {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -31,7 +34,22 @@ pub fn program() -> Command {
         );
         copy
     });
-    command(program.to_str().expect("the path is UTF-8"))
+    let mut command = command("env");
+    command.arg(DEFAULT_SIGNALS).arg(program);
+    command
+}
+
+/// Has a command start with signals ignored, as `nohup` and a shell's background jobs do.
+pub fn ignoring(signals: &str, command: &Command) -> Command {
+    let ignore = format!("--ignore-signal={signals}");
+    let mut ignoring = crate::program::command("env");
+    for argument in command.get_args() {
+        match argument == DEFAULT_SIGNALS {
+            true => ignoring.arg(&ignore),
+            false => ignoring.arg(argument),
+        };
+    }
+    ignoring
 }
 
 /// Beside the folder that the test's own program is in.

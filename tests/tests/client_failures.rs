@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use backup_tests::client::{
-    Running, backup_of, expect_failure, names_in, new_target, program, terminate_a_worker, verify,
-    wait_for_streams,
+    Running, backup_of, expect_failure, ignoring, names_in, new_target, program,
+    terminate_a_worker, verify, wait_for_streams,
 };
 use backup_tests::leftover;
 use backup_tests::page::corrupt_cluster;
@@ -98,6 +98,63 @@ fn signals_end_a_backup() {
         assert_eq!(status, Some(1), "{said}");
         assert!(said.contains(&format!("received SIG{name}")), "{said}");
         assert!(names_in(&folder).is_empty());
+        leftover::assert_none(&cluster);
+    }
+}
+
+/// `nohup` has a lost terminal not end the program.
+#[test]
+fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
+    let cluster = Cluster::new();
+    let (_folder, target) = new_target();
+    let backup = Running::start(&mut ignoring("HUP,INT", &slow_backup(&cluster, &target)));
+    wait_for_streams(&cluster);
+    backup.signal("HUP");
+    backup.signal("INT");
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(0), "{said}");
+    verify(&target, &[]);
+
+    let (folder, target) = new_target();
+    let backup = Running::start(&mut ignoring("HUP,INT", &slow_backup(&cluster, &target)));
+    wait_for_streams(&cluster);
+    backup.signal("HUP");
+    backup.signal("TERM");
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("received SIGTERM"), "{said}");
+    assert!(names_in(&folder).is_empty());
+    leftover::assert_none(&cluster);
+}
+
+/// Nothing has begun yet that would have to be ended in order.
+#[test]
+fn a_signal_ends_the_wait_for_a_lock_before_the_backup() {
+    let cluster = Cluster::new();
+    for command in [&["-D"][..], &["check", "-c", "fast"]] {
+        let mut locking = cluster.connect();
+        let mut transaction = locking.transaction().expect("BEGIN");
+        transaction
+            .batch_execute("LOCK pg_extension")
+            .expect("the lock");
+        let (folder, target) = new_target();
+        let mut program = program();
+        program.args(command);
+        if command[0] == "-D" {
+            program.arg(&target);
+        }
+        program.args(cluster.connection_args("postgres"));
+        let waiting = Running::start(&mut program);
+        cluster.wait_for_sql(
+            "the program to wait for the lock",
+            "SELECT EXISTS (SELECT FROM pg_stat_activity
+                WHERE application_name = 'pg_parallel_backup' AND wait_event_type = 'Lock')",
+        );
+        waiting.signal("TERM");
+        let (status, said) = waiting.end();
+        assert_eq!(status, None, "{said}");
+        assert!(names_in(&folder).is_empty());
+        transaction.rollback().expect("ROLLBACK");
         leftover::assert_none(&cluster);
     }
 }

@@ -241,6 +241,29 @@ fn a_command_draws_on_the_terminal_as_it_likes() {
     assert!(raw.contains("1%\r2%"), "{raw:?}");
 }
 
+/// It is no part of the process group in the foreground, and so the terminal stops it.
+#[test]
+fn a_command_that_reads_from_the_terminal_is_an_error() {
+    let server = StandIn::start(Script::honest());
+    // In turn: before it has read anything, and behind everything.
+    for pipe in [
+        "read x </dev/tty; cat >/dev/null # %f",
+        "cat >/dev/null; read x </dev/tty # %f",
+    ] {
+        let mut backup = program();
+        backup.args(server.connection_args());
+        backup.args(["-j1", "--no-manifest", "--pipe", pipe]);
+        let (status, rows, raw) = Terminal::start(&backup, (200, 24)).end();
+        assert_eq!(status, Some(1), "{raw}");
+        let said = rows.join("\n");
+        assert!(said.contains("was stopped by signal"), "{said}");
+        assert!(
+            said.contains(&format!("command \"{}\"", pipe.replace("%f", "base.tar"))),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn without_a_file_no_command_is_run() {
     let cluster = Cluster::new();

@@ -51,10 +51,8 @@ impl<'a> Shared<'a> {
 /// # Errors
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
 pub fn run(plan: &BackupConfig) -> Result<()> {
-    // May ask for a password, before anything else is on the terminal. A signal just ends the program
-    // meanwhile.
+    // May ask for a password, before anything else is on the terminal.
     let (opener, mut session) = Opener::connect(&plan.address)?;
-    let signals = Signals::watch()?;
     session::prepare(&session)?;
     let extension = Extension::find(&session)?;
     if !plan.wal {
@@ -70,6 +68,7 @@ pub fn run(plan: &BackupConfig) -> Result<()> {
         extension.jobs(&session, plan.jobs)?
     };
 
+    let signals = Signals::watch()?;
     let watch = Watch {
         name: "backup",
         progress: plan.progress,

@@ -148,6 +148,7 @@ impl Piped {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     wait_until_writable(input)
                         .with_context(|| format!("could not write to {}", self.name))?;
+                    self.check_not_stopped()?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {
@@ -170,6 +171,7 @@ impl Piped {
         self.input = None;
         while !self.has_ended()? {
             stop.check()?;
+            self.check_not_stopped()?;
             thread::sleep(LOOK);
         }
         let status = self.status(false)?;
@@ -190,7 +192,10 @@ impl Piped {
             match (unread, closed) {
                 (0, _) => break,
                 (_, true) => return Err(self.closed_its_input(stop)),
-                _ => thread::sleep(LOOK),
+                _ => {
+                    self.check_not_stopped()?;
+                    thread::sleep(LOOK);
+                }
             }
         }
         Ok(())
@@ -224,6 +229,31 @@ impl Piped {
         let ended = waitid(WaitId::Pid(self.group), options)
             .with_context(|| format!("could not wait for {}", self.name))?;
         Ok(ended.is_some())
+    }
+
+    /// A command that reads from the terminal, or writes to one that forbids that, is stopped, since
+    /// its process group is not the one in the foreground. Nothing would wake it up.
+    ///
+    /// # Errors
+    /// Where it is stopped.
+    fn check_not_stopped(&self) -> Result<()> {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let signal = match waitid(WaitId::Pid(self.group), options) {
+            Ok(stopped) => stopped.and_then(|status| status.stopping_signal()),
+            // It has ended, and cannot stop any more.
+            Err(rustix::io::Errno::CHILD) => None,
+            Err(error) => {
+                return Err(error).with_context(|| format!("could not wait for {}", self.name));
+            }
+        };
+        let Some(signal) = signal else {
+            return Ok(());
+        };
+        bail!(
+            "{} was stopped by signal {signal}\n\
+             HINT:  Commands cannot use the terminal. Give passwords and the like in files or in the environment.",
+            self.name
+        )
     }
 
     /// How it ended, once it has. What is left of its group may be killed.

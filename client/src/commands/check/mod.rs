@@ -64,10 +64,8 @@ struct Checked {
 /// # Errors
 /// Where something is, and whatever keeps a file from being looked at.
 pub fn run(plan: &CheckConfig) -> Result<()> {
-    // May ask for a password, before anything else is on the terminal. A signal just ends the program
-    // meanwhile.
+    // May ask for a password, before anything else is on the terminal.
     let (opener, mut session) = Opener::connect(&plan.address)?;
-    let signals = Signals::watch()?;
     session::prepare(&session)?;
     let extension = Extension::find(&session)?;
     ensure!(
@@ -82,6 +80,7 @@ pub fn run(plan: &CheckConfig) -> Result<()> {
         first: Phase::Starting,
         workers: extension.jobs(&session, plan.jobs)?,
     };
+    let signals = Signals::watch()?;
     let findings: Arc<Mutex<Findings>> = Arc::default();
     let heard: Arc<Mutex<Findings>> = Arc::default();
     let hearing = heard.clone();
