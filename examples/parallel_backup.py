@@ -232,6 +232,19 @@ def rate_line(name, octets, seconds):
 # ---- the backup --------------------------------------------------------------------------------
 
 
+# They would end a session, or hold it up.
+SETTINGS = [
+    "search_path=pg_catalog",
+    "statement_timeout=0",
+    "lock_timeout=0",
+    "idle_session_timeout=0",
+    "idle_in_transaction_session_timeout=0",
+    "exit_on_error=off",
+    "default_transaction_isolation=read\\ committed",
+    "default_transaction_deferrable=off",
+]
+
+
 class Backup:
     """A backup from its start to its end, in the order of the methods."""
 
@@ -244,12 +257,17 @@ class Backup:
         self.leader = self.connect("leader")
 
     def connect(self, role):
-        """A session without the time limits that the role may have for its ordinary work."""
-        return psycopg.connect(
+        """A session without what the role may have for its ordinary work: time limits and the like."""
+        session = psycopg.connect(
             self.arguments.dbname, autocommit=True,
             application_name=f"parallel_backup.py {role}",
-            options="-c statement_timeout=0 -c idle_session_timeout=0 -c search_path=pg_catalog",
+            options=" ".join(f"-c {setting}" for setting in SETTINGS),
         )  # fmt: skip
+        # 17 and later have it.
+        session.execute(
+            "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'"
+        )
+        return session
 
     def call(self, text, **names):
         """A statement: {name} becomes a function of the extension, or a number or truth value."""

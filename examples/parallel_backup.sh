@@ -264,9 +264,15 @@ said() {
     printf '%s' "${text:-connection lost}"
 }
 
+# Settings that the role has for its ordinary work would end a session, or hold it up. Of these only 17
+# and later have transaction_timeout.
+readonly settings="SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0;
+    SET idle_session_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET exit_on_error = off;
+    SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off;
+    DO \$\$ BEGIN PERFORM set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'; END \$\$;"
+
 start_backup() {
-    # A time limit that the role has for its ordinary work would end the backup.
-    leader "SET search_path = pg_catalog; SET statement_timeout = 0; SET idle_session_timeout = 0;"
+    leader "$settings"
     leader "SELECT format('%I', n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
         WHERE e.extname = 'pg_parallel_backup';"
     ((${#rows[@]} == 1)) \
@@ -323,7 +329,7 @@ run_worker() {
     local status started=$EPOCHREALTIME
     set +e
     exec {leader_in}>&- {leader_out}<&-
-    PGAPPNAME="$PROGRAM worker $1" "${psql[@]}" -c "SET search_path = pg_catalog" -c "SET statement_timeout = 0" \
+    PGAPPNAME="$PROGRAM worker $1" "${psql[@]}" -c "$settings" \
         -c "COPY (SELECT $schema.send_backup_files($backup_id)) TO STDOUT" 2>"$work/$1.psql" \
         | "${untar[@]}" -C "$directory" 2>"$work/$1.tar"
     status=("${PIPESTATUS[@]}")

@@ -4,13 +4,29 @@ use anyhow::{Context, Error, Result};
 
 use crate::server::connection::{Opener, Row, Session};
 
-/// Settings of a role or database must not end a backup, and names mean what they say. A NOTICE that
-/// the WAL must be copied is for those who do not have it sent. A server that works on something
-/// notices soon when this program is gone.
-const SETTINGS: &str = "SET search_path = pg_catalog; SET standard_conforming_strings = on; \
-     SET client_min_messages = warning; SET statement_timeout = 0; \
-     SET lock_timeout = 0; SET idle_session_timeout = 0; \
-     SET idle_in_transaction_session_timeout = 0; SET client_connection_check_interval = '1s'";
+/// Settings that every session gets, whatever a role or a database has: names mean what they say, no
+/// time limit and no error ends a session, and nothing holds up a statement (a deferrable transaction
+/// waits for others, JIT compiles each of thousands of small statements). A NOTICE that the WAL must be
+/// copied is for those who do not have it sent. A server that works on something notices soon when
+/// this program is gone.
+const SETTINGS: [(&str, &str); 12] = [
+    ("search_path", "pg_catalog"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("exit_on_error", "off"),
+    ("default_transaction_isolation", "'read committed'"),
+    ("default_transaction_deferrable", "off"),
+    ("jit", "off"),
+    ("standard_conforming_strings", "on"),
+    ("client_min_messages", "warning"),
+    ("client_connection_check_interval", "'1s'"),
+];
+
+/// Time limits that only some versions have: transaction_timeout came with 17.
+const LATER_TIMEOUTS: &str = "SELECT set_config(name, '0', false) FROM pg_settings
+     WHERE name = 'transaction_timeout'";
 
 /// Opens one more session, prepared as all are.
 ///
@@ -27,9 +43,10 @@ pub fn open(opener: &Opener) -> Result<Session> {
 /// # Errors
 /// The server's.
 pub fn prepare(session: &Session) -> Result<()> {
-    for setting in SETTINGS.split(';') {
-        session.rows(setting, &[])?;
+    for (name, value) in SETTINGS {
+        session.rows(&format!("SET {name} = {value}"), &[])?;
     }
+    session.rows(LATER_TIMEOUTS, &[])?;
     // Text can be shown. The extension has all names of files such that they can be converted.
     session.rows(
         "SELECT set_config('client_encoding', CASE current_setting('server_encoding')
