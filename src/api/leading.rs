@@ -98,6 +98,8 @@ fn start(arguments: StartArguments) -> Outcome<StartRow> {
 
 type StopRow = (i64, i32, Vec<u8>, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
 
+/// A caller who writes these files writes `global/pg_control` last but for the manifest: a server starts
+/// on a directory that has it, and without `backup_label` it starts from the wrong checkpoint.
 #[pg_extern(sql = false)]
 fn stop_backup(
     wait: Option<bool>,

@@ -19,7 +19,7 @@ use crate::server::settings;
 use crate::server::shared_files::{FileTable, SharedFiles, Slot};
 
 use super::leader::Leader;
-use super::stop::ClosingFile;
+use super::stop::{ClosingFile, ClosingFiles};
 
 /// The manifest's own name in a backup.
 pub const FILE_NAME: &[u8] = b"backup_manifest";
@@ -56,7 +56,7 @@ impl Manifest {
         leader: &Leader,
         files: SharedFiles,
         algorithm: Algorithm,
-        closing: &[ClosingFile],
+        closing: &ClosingFiles,
         stopped: StoppedBackup,
         complete: bool,
         path_style: PathStyle,

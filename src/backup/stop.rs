@@ -33,6 +33,22 @@ pub struct Stopped {
     complete: bool,
 }
 
+/// What the end of a backup adds, in the order in which it leaves: a server starts on a directory that
+/// has `pg_control`, so everything that recovery needs comes before that.
+pub struct ClosingFiles {
+    /// `backup_label` and, where there are tablespaces, `tablespace_map`. The WAL follows them.
+    pub before_wal: Vec<ClosingFile>,
+    /// `global/pg_control`, which only the manifest follows.
+    pub control_file: ClosingFile,
+}
+
+impl ClosingFiles {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &ClosingFile> {
+        self.before_wal.iter().chain([&self.control_file])
+    }
+}
+
 /// A file that the end of a backup adds to what workers have sent.
 pub struct ClosingFile {
     /// Relative to the data directory.
@@ -78,28 +94,31 @@ pub fn stop(wait_for_archive: bool, allow_incomplete: bool) -> Outcome<Stopped> 
 }
 
 impl Stopped {
-    /// pg_control, backup_label and, where there are tablespaces, tablespace_map.
+    /// The files that end the backup, but for the WAL and the manifest.
     #[must_use]
-    pub fn closing_files(&self) -> Vec<ClosingFile> {
+    pub fn closing_files(&self) -> ClosingFiles {
         let started = &self.running.leader().started;
-        let mut files = vec![ClosingFile {
-            path: control_file::PATH,
-            content: self.control_file.content.clone(),
-            attributes: self.control_file.attributes,
-        }];
+        let mut before_wal = Vec::new();
         for (path, content) in [
             (&b"backup_label"[..], &started.backup_label),
             (b"tablespace_map", &started.tablespace_map),
         ] {
             if !content.is_empty() {
-                files.push(ClosingFile {
+                before_wal.push(ClosingFile {
                     path,
                     content: content.clone(),
                     attributes: file::attributes_of_new_file(),
                 });
             }
         }
-        files
+        ClosingFiles {
+            before_wal,
+            control_file: ClosingFile {
+                path: control_file::PATH,
+                content: self.control_file.content.clone(),
+                attributes: self.control_file.attributes,
+            },
+        }
     }
 
     /// The manifest; `None` where the backup was started without one. Its paths are as the caller needs
@@ -109,7 +128,7 @@ impl Stopped {
     /// As [`Manifest::new`].
     pub fn manifest(
         &self,
-        closing: &[ClosingFile],
+        closing: &ClosingFiles,
         path_style: PathStyle,
     ) -> Outcome<Option<Manifest>> {
         let leader = self.running.leader();
