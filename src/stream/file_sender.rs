@@ -104,13 +104,11 @@ impl FileSender<'_> {
 
     fn send_file(&mut self, archive: &mut Archive<'_>, slot: &Slot) -> Outcome<bool> {
         let path = self.table.path(slot);
-        let verifier = match self.verify_from {
-            Some(lsn) => PageVerifier::for_file(path, lsn)?,
-            None => None,
-        };
         let Some((file, metadata)) = open_listed(path)? else {
             return Ok(false);
         };
+        let verify_from = self.verify_from;
+        let verifier = verify_from.and_then(|lsn| PageVerifier::for_file(path, lsn));
         // A relation has the size of the listing: what was added since is in the WAL, and so is what
         // was cut off. Nothing repairs other files, which are sent as they are now.
         let size = if relation_file::is_relation(path) {
