@@ -43,7 +43,7 @@ pub struct Request {
 /// As [`stop::stop`]; where WAL is missing; and those of the stream.
 pub fn send(request: &Request) -> Outcome<()> {
     let compressor = Compressor::new(request.compression)?;
-    let stopped = stop::stop(request.wait, request.allow_incomplete)?;
+    let stopped = stop::stop(request.wait, request.allow_incomplete, |_| Ok(()))?;
     let exit = Exit::of_leader(&stopped.running.leader().backup);
     let mut archive = Archive::new(exit, compressor);
     send_files(&stopped, request.wal, &mut archive)?;
@@ -70,7 +70,7 @@ pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Ou
     } else {
         None
     };
-    let closing = stopped.closing_files();
+    let closing = stopped.closing_files_of_stream()?;
     for file in &closing.before_wal {
         send_closing_file(file, archive)?;
     }
@@ -90,7 +90,7 @@ pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Ou
 }
 
 fn send_closing_file(file: &ClosingFile, archive: &mut Archive<'_>) -> Outcome<()> {
-    archive.whole_file(file.path, &file.content, &file.attributes)
+    archive.whole_file(&file.path, &file.content, &file.attributes)
 }
 
 fn send_wal(wal: &WalRange, archive: &mut Archive<'_>) -> Outcome<()> {
