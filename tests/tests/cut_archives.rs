@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use backup_tests::backup::Backup;
+use backup_tests::client::{backup_of, new_target};
 use backup_tests::member;
-use backup_tests::program::{command, run_with_input};
+use backup_tests::program::{command, run_with_input, succeed};
 use backup_tests::server::Cluster;
 use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{copy_of, copy_out};
@@ -165,4 +166,29 @@ fn an_archive_of_a_whole_backup_has_pg_control_when_all_else_is_there() {
     backup.verify();
     let last = member::members(&archive).pop().expect("a member");
     assert_eq!(last.name(), MANIFEST);
+}
+
+/// The program adds the closing members to the end of the first archive.
+#[test]
+fn the_first_archive_of_the_program_ends_with_pg_control() {
+    let cluster = cluster();
+    for (jobs, first) in [("1", "base.tar"), ("2", "base.0.tar")] {
+        let (_folder, target) = new_target();
+        succeed(
+            backup_of(&cluster)
+                .args(["-Ft", "-j", jobs, "-D"])
+                .arg(&target),
+        );
+        let archive = std::fs::read(target.join(first)).expect("the first archive");
+        let names: Vec<_> = member::members(&archive)
+            .iter()
+            .map(member::Member::name)
+            .collect();
+        assert!(names.iter().any(|name| name == "backup_label"), "{names:?}");
+        assert!(
+            names.iter().any(|name| name.ends_with(".done")),
+            "{names:?}"
+        );
+        assert_eq!(names.last().map(String::as_str), Some(CONTROL_FILE));
+    }
 }
