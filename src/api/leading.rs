@@ -122,8 +122,8 @@ fn stop(wait: Option<bool>, allow_incomplete: Option<bool>) -> Outcome<StopRow> 
         required("allow_incomplete", allow_incomplete)?,
     );
     leader::with_leader(stop_row::check_map_is_text).transpose()?;
-    let stopped = stop::stop(wait, allow_incomplete, |leader| {
-        unlogged::check_none_is_missing(leader, !allow_incomplete)?;
+    let stopped = stop::stop(wait, allow_incomplete, |leader, init_forks| {
+        unlogged::check_none_is_missing(init_forks)?;
         stop_row::check_manifest_fits(leader, !allow_incomplete, stop_row::LARGEST)
     })?;
     let closing = stopped.closing_files();

@@ -3,6 +3,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use backup_format::archive::Attributes;
 use backup_format::manifest::PathStyle;
@@ -32,6 +33,8 @@ pub struct Stopped {
     pub control_file: ControlFile,
     /// Whether all files were found to be sent.
     complete: bool,
+    /// Init forks that were missing before the stop.
+    init_forks: Vec<Vec<u8>>,
 }
 
 /// What the end of a backup adds, in the order in which it leaves: a server starts on a directory that
@@ -61,7 +64,8 @@ pub struct ClosingFile {
 }
 
 /// Stops the backup that this session leads. `check_handover` says whether the last files can be handed
-/// over: it is asked when no more files are sent and the backup can still go on.
+/// over, and is told the init forks among them: it is asked when no more files are sent and the backup can
+/// still go on.
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state` where this session leads no backup, or where files have not
@@ -70,17 +74,24 @@ pub struct ClosingFile {
 pub fn stop(
     wait_for_archive: bool,
     allow_incomplete: bool,
-    check_handover: impl FnOnce(&Leader) -> Outcome<()>,
+    check_handover: impl FnOnce(&Leader, &[Vec<u8>]) -> Outcome<()>,
 ) -> Outcome<Stopped> {
     let running = leader::take()?;
     let leader = running.leader();
-    let closed = close_to_workers(leader, allow_incomplete).and_then(|()| {
-        check_handover(leader).inspect_err(|_| leader.backup.enter(Phase::Streaming))
-    });
-    if let Err(failure) = closed {
-        leader::keep(running);
-        return Err(failure);
-    }
+    let look = || {
+        let init_forks = unlogged::missing_init_forks(leader, !allow_incomplete)?;
+        check_handover(leader, &init_forks)?;
+        Ok(init_forks)
+    };
+    let closed = close_to_workers(leader, allow_incomplete)
+        .and_then(|()| look().inspect_err(|_| leader.backup.enter(Phase::Streaming)));
+    let init_forks = match closed {
+        Ok(init_forks) => init_forks,
+        Err(failure) => {
+            leader::keep(running);
+            return Err(failure);
+        }
+    };
     let leader = running.leader();
     let _row = ProgressRow::start(progress::Phase::WaitingForArchive);
     if let Err(failure) = check_verified(leader) {
@@ -100,6 +111,7 @@ pub fn stop(
         end,
         control_file,
         complete: !allow_incomplete,
+        init_forks,
     })
 }
 
@@ -137,7 +149,11 @@ impl Stopped {
     /// As [`unlogged::missing_init_forks`].
     pub fn closing_files_of_stream(&self) -> Outcome<ClosingFiles> {
         let mut closing = self.closing_files();
-        let missing = unlogged::missing_init_forks(self.running.leader(), self.complete)?;
+        let mut missing: BTreeSet<_> = self.init_forks.iter().cloned().collect();
+        missing.extend(unlogged::missing_init_forks(
+            self.running.leader(),
+            self.complete,
+        )?);
         let init_forks = missing.into_iter().map(|path| ClosingFile {
             path: path.into(),
             content: Vec::new(),

@@ -92,7 +92,7 @@ mod tests {
     #[pg_test]
     fn a_manifest_that_fits_into_no_row_leaves_the_backup_running() {
         assert_eq!(Spi::run("SELECT start_backup(fast => true)"), Ok(()));
-        let refused = stop::stop(false, true, |leader| {
+        let refused = stop::stop(false, true, |leader, _| {
             check_manifest_fits(leader, false, ROOM_FOR_THE_REST)
         });
         let Err(failure) = refused else {
@@ -109,7 +109,7 @@ mod tests {
         let phase = leader::with_leader(|leader| leader.backup.phase());
         assert_eq!(phase, Some(Phase::Streaming));
 
-        let stopped = stop::stop(false, true, |leader| {
+        let stopped = stop::stop(false, true, |leader, _| {
             check_manifest_fits(leader, false, LARGEST)
         });
         match stopped {

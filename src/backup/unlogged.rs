@@ -18,9 +18,10 @@
 //!   then leaves it out, as core does ([`has_become_unlogged`]).
 //! - A fork that was sent before is in the backup. So the backup has to hold an init fork as well
 //!   ([`missing_init_forks`]), by which recovery removes what was sent. Core has nothing of the kind. It
-//!   can be empty, because replay fills it, and so it matters not if the file is gone by then. Those whose
-//!   records lie before the end of the backup exist when the server has stopped it: they are looked for
-//!   afterwards.
+//!   can be empty, because replay fills it, and so it does not matter whether the file is gone by then.
+//!   Those whose records lie before the end of the backup exist when the server has stopped it: they are
+//!   looked for afterwards, and before as well, since the stop may wait long for the archive and their
+//!   relations may be dropped meanwhile.
 //! - One that appears even later is not found. A server that recovers just to the end of the backup never
 //!   hears of it. One that goes on, a standby for example, is where core's backups are too: the recovery
 //!   that has replayed it does not end, and the next one, which finds the init fork, does.
@@ -80,12 +81,11 @@ pub fn missing_init_forks(leader: &Leader, complete: bool) -> Outcome<Vec<Vec<u8
     Ok(missing.into_iter().collect())
 }
 
-/// The error for a stop that cannot hand over the init forks that [`missing_init_forks`] has found.
+/// Makes sure that [`missing_init_forks`] has found none, for a stop that cannot hand them over.
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state`.
-pub fn check_none_is_missing(leader: &Leader, complete: bool) -> Outcome<()> {
-    let missing = missing_init_forks(leader, complete)?;
+pub fn check_none_is_missing(missing: &[Vec<u8>]) -> Outcome<()> {
     if missing.is_empty() {
         return Ok(());
     }

@@ -43,7 +43,7 @@ pub struct Request {
 /// As [`stop::stop`]; where WAL is missing; and those of the stream.
 pub fn send(request: &Request) -> Outcome<()> {
     let compressor = Compressor::new(request.compression)?;
-    let stopped = stop::stop(request.wait, request.allow_incomplete, |_| Ok(()))?;
+    let stopped = stop::stop(request.wait, request.allow_incomplete, |_, _| Ok(()))?;
     let exit = Exit::of_leader(&stopped.running.leader().backup);
     let mut archive = Archive::new(exit, compressor);
     send_files(&stopped, request.wal, &mut archive)?;

@@ -14,6 +14,7 @@ use backup_tests::program::{account, run};
 use backup_tests::replication::{catch_up, follow};
 use backup_tests::server::Cluster;
 use backup_tests::stepwise::Stepwise;
+use backup_tests::stream::{Worker, copy_of};
 use backup_tests::verification::ours;
 use backup_tests::wait::{PATIENCE, wait_for};
 use backup_tests::workload::path_of;
@@ -55,6 +56,20 @@ fn cluster_without_tablespace(archive_command: &str) -> Cluster {
     ));
     fill(&cluster, "here", "");
     cluster
+}
+
+#[track_caller]
+fn wait_for_the_archive(cluster: &Cluster) {
+    cluster.wait_for_sql(
+        "the wait for the archive",
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'BackupWaitWalArchive'",
+    );
+}
+
+#[track_caller]
+fn open_archive(cluster: &Cluster) {
+    cluster.execute("ALTER SYSTEM SET archive_command = 'true'");
+    cluster.execute("SELECT pg_reload_conf()");
 }
 
 /// The build of an index, which waits for the gate when its main fork has been made.
@@ -188,6 +203,32 @@ fn an_index_whose_build_ends_between_stream_and_stop_gets_its_init_fork() {
     }
 }
 
+/// The WAL of the backup ends before the index is dropped.
+#[test]
+fn an_index_that_is_dropped_while_the_stop_waits_keeps_its_init_fork() {
+    let cluster = cluster_without_tablespace("false");
+    let build = Build::begin(&cluster, "here");
+    let mut taken = Stepwise::start(&cluster, "");
+    taken.send_files();
+    let path = build.end();
+    let Stepwise {
+        leader,
+        notices,
+        backup,
+        ..
+    } = taken;
+    let stop = copy_of("send_stop_backup(wal => true)");
+    let stopping = Worker::take_over(leader, notices, &stop, u64::MAX);
+    wait_for_the_archive(&cluster);
+    cluster.execute("DROP INDEX here_index");
+    open_archive(&cluster);
+    let closing = stopping.expect();
+    member::expect(&closing, &format!("{path}_init"));
+    backup.unpack(&closing);
+    backup.verify();
+    assert_usable(&backup.restore(), "here");
+}
+
 #[test]
 fn an_index_whose_build_ends_before_it_is_sent_is_left_out() {
     let cluster = cluster();
@@ -311,13 +352,9 @@ fn the_program_keeps_an_init_fork_that_comes_with_the_last_files() {
         let build = Build::begin(&cluster, "here");
         let (folder, target) = new_target();
         let backup = Running::start(backup_of(&cluster).args(arguments).arg("-D").arg(&target));
-        cluster.wait_for_sql(
-            "the wait for the archive",
-            "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'BackupWaitWalArchive'",
-        );
+        wait_for_the_archive(&cluster);
         let path = build.end();
-        cluster.execute("ALTER SYSTEM SET archive_command = 'true'");
-        cluster.execute("SELECT pg_reload_conf()");
+        open_archive(&cluster);
         let (status, said) = backup.end();
         assert_eq!(status, Some(0), "{said}");
         let mut verify = ours(&[], &target);
