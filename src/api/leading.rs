@@ -1,15 +1,13 @@
 //! start_backup(), stop_backup() and abort_backup().
 
-use backup_format::manifest::PathStyle;
 use pgrx::name;
 use pgrx::prelude::*;
 
-use crate::backup::leader::{self, Leader};
-use crate::backup::manifest::Manifest;
+use crate::backup::leader;
 use crate::backup::options::{self, StartOptions};
-use crate::backup::stop;
+use crate::backup::{stop, stop_row, unlogged};
 use crate::server::encoding;
-use crate::server::report::{Failure, Outcome, Sqlstate, or_raise};
+use crate::server::report::{Outcome, or_raise};
 
 use super::arguments::required;
 
@@ -98,6 +96,8 @@ fn start(arguments: StartArguments) -> Outcome<StartRow> {
 
 type StopRow = (i64, i32, Vec<u8>, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
 
+/// A caller who writes these files writes `global/pg_control` last but for the manifest: a server starts
+/// on a directory that has it, and without `backup_label` it starts from the wrong checkpoint.
 #[pg_extern(sql = false)]
 fn stop_backup(
     wait: Option<bool>,
@@ -121,14 +121,16 @@ fn stop(wait: Option<bool>, allow_incomplete: Option<bool>) -> Outcome<StopRow> 
         required("wait", wait)?,
         required("allow_incomplete", allow_incomplete)?,
     );
-    leader::with_leader(check_map_is_text).transpose()?;
-    let stopped = stop::stop(wait, allow_incomplete)?;
+    leader::with_leader(stop_row::check_map_is_text).transpose()?;
+    let stopped = stop::stop(wait, allow_incomplete, |leader, init_forks| {
+        unlogged::check_none_is_missing(init_forks)?;
+        stop_row::check_manifest_fits(leader, !allow_incomplete, stop_row::LARGEST)
+    })?;
     let closing = stopped.closing_files();
-    // A manifest of ASCII is text in every encoding and the same bytes at every client.
-    let manifest = match stopped.manifest(&closing, PathStyle::Ascii)? {
-        Some(manifest) => Some(one_text(&manifest)?),
-        None => None,
-    };
+    let manifest = stopped.manifest(&closing, stop_row::PATH_STYLE)?;
+    let manifest = manifest
+        .map(|manifest| stop_row::as_text(&manifest))
+        .transpose()?;
     let started = &stopped.running.leader().started;
     let row = (
         stopped.end.stop_lsn.cast_signed(),
@@ -140,37 +142,6 @@ fn stop(wait: Option<bool>, allow_incomplete: Option<bool>) -> Outcome<StopRow> 
     );
     stopped.finish();
     Ok(row)
-}
-
-fn check_map_is_text(leader: &Leader) -> Outcome<()> {
-    if encoding::is_text(&leader.started.tablespace_map) {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Sqlstate::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
-        "tablespace_map cannot be represented in the encoding of the database",
-    )
-    .detail("The location of a tablespace holds bytes that are no text in it.")
-    .hint("Use send_stop_backup(), which sends the file as it is. The backup goes on."))
-}
-
-fn one_text(manifest: &Manifest) -> Outcome<Vec<u8>> {
-    /// A row of a result holds at most 1 GB (MaxAllocSize).
-    const LARGEST: usize = 0x3FFF_FFFF - 64 * 1024;
-    let size = usize::try_from(manifest.size()?).unwrap_or(usize::MAX);
-    if size > LARGEST {
-        return Err(Failure::new(
-            Sqlstate::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            format!("backup manifest of {size} bytes does not fit into a row"),
-        )
-        .hint("Use send_stop_backup(), whose stream has room for it. The backup has been ended."));
-    }
-    let mut text = Vec::with_capacity(size);
-    manifest.write(&mut |piece| {
-        text.extend_from_slice(piece);
-        Ok(())
-    })?;
-    Ok(text)
 }
 
 #[pg_extern(sql = false)]

@@ -4,6 +4,7 @@
 //! never held as a whole: what a leader needs for it is four bytes for each file.
 
 use core::sync::atomic::Ordering;
+use std::borrow::Cow;
 
 use backup_format::checksum::Algorithm;
 use backup_format::lsn::Lsn;
@@ -13,13 +14,14 @@ use backup_format::timeline::{self, WalRange};
 use crate::server::backup_control::StoppedBackup;
 use crate::server::checksum::{Digest, MAX_DIGEST_LENGTH};
 use crate::server::interrupt;
+use crate::server::parameters;
 use crate::server::recovery;
 use crate::server::report::{Failure, Outcome, Sqlstate};
 use crate::server::settings;
 use crate::server::shared_files::{FileTable, SharedFiles, Slot};
 
 use super::leader::Leader;
-use super::stop::ClosingFile;
+use super::stop::{ClosingFile, ClosingFiles};
 
 /// The manifest's own name in a backup.
 pub const FILE_NAME: &[u8] = b"backup_manifest";
@@ -27,7 +29,7 @@ pub const FILE_NAME: &[u8] = b"backup_manifest";
 /// Pieces are at least so many bytes, but for the last.
 const PIECE: usize = 128 * 1024;
 
-/// The manifest of a backup that has stopped. Which files it is about does not change any more.
+/// The manifest of a backup that is closed to workers. Which files it is about does not change any more.
 pub struct Manifest {
     files: SharedFiles,
     /// The slots of the files that were sent, in the order of their paths.
@@ -40,28 +42,50 @@ pub struct Manifest {
 
 /// A file that the end of the backup adds.
 struct ClosingEntry {
-    path: &'static [u8],
+    path: Cow<'static, [u8]>,
     size: u64,
     mtime: i64,
     digest: Vec<u8>,
 }
 
 impl Manifest {
-    /// Of the files that were sent and of those that the end of the backup adds. `complete` says
-    /// that the stop has found all files to be sent.
+    /// Of the files that were sent; `None` where the backup was started without a manifest. `complete`
+    /// says that the stop has found all files to be sent. Paths are as the caller needs them, unless
+    /// this session wants all of them encoded.
+    #[must_use]
+    pub fn of_sent(leader: &Leader, complete: bool, path_style: PathStyle) -> Option<Self> {
+        let (algorithm, files) = (leader.manifest?, leader.borrow_files()?);
+        let path_style = if parameters::manifest_force_encode() {
+            PathStyle::Encoded
+        } else {
+            path_style
+        };
+        let table = files.table();
+        let sent = table
+            .sent_files(complete)
+            .map(|slot| table.index_of(slot) as u32)
+            .collect();
+        Some(Self {
+            files,
+            sent,
+            closing: Vec::new(),
+            ranges: Vec::new(),
+            algorithm,
+            path_style,
+        })
+    }
+
+    /// Adds what the end of the backup adds: the closing files and the WAL that recovery needs.
     ///
     /// # Errors
     /// Where the timeline history does not lead from the backup's start to its end.
-    pub fn new(
+    pub fn with_end(
+        mut self,
         leader: &Leader,
-        files: SharedFiles,
-        algorithm: Algorithm,
-        closing: &[ClosingFile],
+        closing: &ClosingFiles,
         stopped: StoppedBackup,
-        complete: bool,
-        path_style: PathStyle,
     ) -> Outcome<Self> {
-        let ranges = timeline::wal_ranges(
+        self.ranges = timeline::wal_ranges(
             &recovery::timeline_history(stopped.timeline),
             leader.started.timeline,
             Lsn(leader.started.start_lsn),
@@ -69,23 +93,11 @@ impl Manifest {
             Lsn(stopped.stop_lsn),
         )
         .map_err(|error| Failure::new(Sqlstate::ERRCODE_INTERNAL_ERROR, error.to_string()))?;
-        let closing = closing
+        self.closing = closing
             .iter()
-            .map(|file| closing_entry(file, algorithm))
+            .map(|file| closing_entry(file, self.algorithm))
             .collect::<Outcome<_>>()?;
-        let table = files.table();
-        let sent = table
-            .sent_files(complete)
-            .map(|slot| table.index_of(slot) as u32)
-            .collect();
-        Ok(Self {
-            files,
-            sent,
-            closing,
-            ranges,
-            algorithm,
-            path_style,
-        })
+        Ok(self)
     }
 
     /// Its bytes.
@@ -148,7 +160,7 @@ impl Manifest {
         }
         for entry in &self.closing {
             let file = File {
-                path: entry.path,
+                path: &entry.path,
                 size: entry.size,
                 mtime: entry.mtime,
                 digest: &entry.digest,
@@ -180,7 +192,7 @@ fn closing_entry(file: &ClosingFile, algorithm: Algorithm) -> Outcome<ClosingEnt
     let mut digest = Digest::new(algorithm)?;
     digest.update(&file.content)?;
     Ok(ClosingEntry {
-        path: file.path,
+        path: file.path.clone(),
         size: file.content.len() as u64,
         mtime: file.attributes.mtime,
         digest: digest.finish()?.as_ref().to_vec(),

@@ -13,7 +13,9 @@ pub mod queue;
 #[cfg(any(test, feature = "pg_test"))]
 mod queue_tests;
 pub mod stop;
+pub mod stop_row;
 pub mod tablespace;
+pub mod unlogged;
 pub mod wal_range;
 pub mod walk;
 pub mod worker;

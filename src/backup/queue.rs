@@ -266,6 +266,18 @@ impl<'a> FileTable<'a> {
         })
     }
 
+    /// Notes that a stream has members whose names are relative to a tablespace.
+    pub fn note_relative_stream(&self) {
+        let streams = &self.header().relative_streams;
+        streams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether a stream had members whose names are relative to a tablespace.
+    #[must_use]
+    pub fn has_relative_streams(&self) -> bool {
+        self.header().relative_streams.load(Ordering::Relaxed) > 0
+    }
+
     fn owned_by(&self, worker: u32) -> impl Iterator<Item = &'a Slot> + use<'a> {
         self.slots()
             .iter()

@@ -2,6 +2,8 @@
 //! that only the end of a backup can write.
 
 use core::sync::atomic::{Ordering, fence};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use backup_format::archive::Attributes;
 use backup_format::manifest::PathStyle;
@@ -10,13 +12,13 @@ use crate::server::backup_control::{self, StoppedBackup};
 use crate::server::control_file::{self, ControlFile};
 use crate::server::encoding;
 use crate::server::file;
-use crate::server::parameters;
 use crate::server::progress::{self, ProgressRow};
 use crate::server::report::{Failure, Outcome, Sqlstate, warning};
 use crate::server::shared_backup::Phase;
 
 use super::leader::{self, Leader, Running};
 use super::manifest::Manifest;
+use super::unlogged;
 
 /// The paths that an error about an incomplete backup names.
 const EXAMPLES: usize = 5;
@@ -31,30 +33,65 @@ pub struct Stopped {
     pub control_file: ControlFile,
     /// Whether all files were found to be sent.
     complete: bool,
+    /// Init forks that were missing before the stop.
+    init_forks: Vec<Vec<u8>>,
+}
+
+/// What the end of a backup adds, in the order in which it leaves: a server starts on a directory that
+/// has `pg_control`, so everything that recovery needs comes before that.
+pub struct ClosingFiles {
+    /// `backup_label`, where there are tablespaces `tablespace_map`, and init forks. The WAL follows them.
+    pub before_wal: Vec<ClosingFile>,
+    /// `global/pg_control`, which only the manifest follows.
+    pub control_file: ClosingFile,
+}
+
+impl ClosingFiles {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &ClosingFile> {
+        self.before_wal.iter().chain([&self.control_file])
+    }
 }
 
 /// A file that the end of a backup adds to what workers have sent.
 pub struct ClosingFile {
     /// Relative to the data directory.
-    pub path: &'static [u8],
+    pub path: Cow<'static, [u8]>,
     /// All of it.
     pub content: Vec<u8>,
     /// Mode, owner and modification time.
     pub attributes: Attributes,
 }
 
-/// Stops the backup that this session leads.
+/// Stops the backup that this session leads. `check_handover` says whether the last files can be handed
+/// over, and is told the init forks among them: it is asked when no more files are sent and the backup can
+/// still go on.
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state` where this session leads no backup, or where files have not
-/// been sent; the backup then goes on. Any later error ends it, `data_corrupted` among them, which
-/// says that workers found bad pages.
-pub fn stop(wait_for_archive: bool, allow_incomplete: bool) -> Outcome<Stopped> {
+/// been sent, and those of `check_handover`; the backup then goes on. Any later error ends it,
+/// `data_corrupted` among them, which says that workers found bad pages.
+pub fn stop(
+    wait_for_archive: bool,
+    allow_incomplete: bool,
+    check_handover: impl FnOnce(&Leader, &[Vec<u8>]) -> Outcome<()>,
+) -> Outcome<Stopped> {
     let running = leader::take()?;
-    if let Err(failure) = close_to_workers(running.leader(), allow_incomplete) {
-        leader::keep(running);
-        return Err(failure);
-    }
+    let leader = running.leader();
+    let look = || {
+        let init_forks = unlogged::missing_init_forks(leader, !allow_incomplete)?;
+        check_handover(leader, &init_forks)?;
+        Ok(init_forks)
+    };
+    let closed = close_to_workers(leader, allow_incomplete)
+        .and_then(|()| look().inspect_err(|_| leader.backup.enter(Phase::Streaming)));
+    let init_forks = match closed {
+        Ok(init_forks) => init_forks,
+        Err(failure) => {
+            leader::keep(running);
+            return Err(failure);
+        }
+    };
     let leader = running.leader();
     let _row = ProgressRow::start(progress::Phase::WaitingForArchive);
     if let Err(failure) = check_verified(leader) {
@@ -74,63 +111,71 @@ pub fn stop(wait_for_archive: bool, allow_incomplete: bool) -> Outcome<Stopped> 
         end,
         control_file,
         complete: !allow_incomplete,
+        init_forks,
     })
 }
 
 impl Stopped {
-    /// pg_control, backup_label and, where there are tablespaces, tablespace_map.
+    /// The files that end the backup, but for the WAL and the manifest.
     #[must_use]
-    pub fn closing_files(&self) -> Vec<ClosingFile> {
+    pub fn closing_files(&self) -> ClosingFiles {
         let started = &self.running.leader().started;
-        let mut files = vec![ClosingFile {
-            path: control_file::PATH,
-            content: self.control_file.content.clone(),
-            attributes: self.control_file.attributes,
-        }];
+        let mut before_wal = Vec::new();
         for (path, content) in [
             (&b"backup_label"[..], &started.backup_label),
             (b"tablespace_map", &started.tablespace_map),
         ] {
             if !content.is_empty() {
-                files.push(ClosingFile {
-                    path,
+                before_wal.push(ClosingFile {
+                    path: path.into(),
                     content: content.clone(),
                     attributes: file::attributes_of_new_file(),
                 });
             }
         }
-        files
+        ClosingFiles {
+            before_wal,
+            control_file: ClosingFile {
+                path: control_file::PATH.into(),
+                content: self.control_file.content.clone(),
+                attributes: self.control_file.attributes,
+            },
+        }
     }
 
-    /// The manifest; `None` where the backup was started without one. Its paths are as the caller needs
-    /// them, unless this session wants all of them encoded.
+    /// Those of a stream, which has room for init forks as well.
     ///
     /// # Errors
-    /// As [`Manifest::new`].
+    /// As [`unlogged::missing_init_forks`].
+    pub fn closing_files_of_stream(&self) -> Outcome<ClosingFiles> {
+        let mut closing = self.closing_files();
+        let mut missing: BTreeSet<_> = self.init_forks.iter().cloned().collect();
+        missing.extend(unlogged::missing_init_forks(
+            self.running.leader(),
+            self.complete,
+        )?);
+        let init_forks = missing.into_iter().map(|path| ClosingFile {
+            path: path.into(),
+            content: Vec::new(),
+            attributes: file::attributes_of_new_file(),
+        });
+        closing.before_wal.extend(init_forks);
+        Ok(closing)
+    }
+
+    /// The manifest; `None` where the backup was started without one.
+    ///
+    /// # Errors
+    /// As [`Manifest::with_end`].
     pub fn manifest(
         &self,
-        closing: &[ClosingFile],
+        closing: &ClosingFiles,
         path_style: PathStyle,
     ) -> Outcome<Option<Manifest>> {
         let leader = self.running.leader();
-        let (Some(algorithm), Some(files)) = (leader.manifest, leader.borrow_files()) else {
-            return Ok(None);
-        };
-        let path_style = if parameters::manifest_force_encode() {
-            PathStyle::Encoded
-        } else {
-            path_style
-        };
-        Manifest::new(
-            leader,
-            files,
-            algorithm,
-            closing,
-            self.end,
-            self.complete,
-            path_style,
-        )
-        .map(Some)
+        Manifest::of_sent(leader, self.complete, path_style)
+            .map(|manifest| manifest.with_end(leader, closing, self.end))
+            .transpose()
     }
 
     /// Lets the WAL go that was retained, once it has been sent.

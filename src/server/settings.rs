@@ -1,5 +1,6 @@
 //! Properties of the cluster that do not change while the server runs.
 
+use backup_format::relation_file::ChecksummedFiles;
 use backup_format::wal::SegmentSize;
 use pgrx::pg_sys;
 
@@ -17,6 +18,16 @@ pub fn tablespace_version_directory() -> String {
         pg_sys::PG_MAJORVERSION_NUM,
         pg_sys::CATALOG_VERSION_NO
     )
+}
+
+/// Which files core's base backup verifies.
+#[must_use]
+pub fn checksummed_files() -> ChecksummedFiles {
+    if cfg!(any(feature = "pg15", feature = "pg16")) {
+        ChecksummedFiles::AllButListed
+    } else {
+        ChecksummedFiles::Relations
+    }
 }
 
 /// Directories of pg_wal that a backup keeps, empty.

@@ -102,6 +102,8 @@ pub struct Header {
     pub bytes_sent: AtomicU64,
     /// Bad pages found so far.
     pub checksum_failures: AtomicU64,
+    /// Streams of one tablespace that clients have asked for.
+    pub relative_streams: AtomicU64,
 }
 
 /// Where the parts of the segment begin, in bytes.
@@ -355,6 +357,7 @@ impl SharedFiles {
             files_sent: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
             checksum_failures: AtomicU64::new(0),
+            relative_streams: AtomicU64::new(0),
         };
         // SAFETY: the segment begins with its header.
         unsafe { base.cast::<Header>().write(header) };

@@ -1,6 +1,9 @@
 //! The stream that ends a backup: what was not to be sent before everything else.
 //!
-//! Follows the end of perform_base_backup() in backup/basebackup.c.
+//! Follows the end of perform_base_backup() in backup/basebackup.c. `global/pg_control` comes after
+//! everything that recovery needs, the WAL among it, which core sends behind it: a server starts on a
+//! directory that has `pg_control`, and without `backup_label` it starts from the wrong checkpoint. So
+//! an archive that is cut anywhere gives nothing that starts, or a backup that is whole.
 
 use std::fs::Metadata;
 
@@ -8,7 +11,7 @@ use backup_format::compression::Compression;
 use backup_format::manifest::PathStyle;
 
 use crate::backup::manifest;
-use crate::backup::stop::{self, Stopped};
+use crate::backup::stop::{self, ClosingFile, Stopped};
 use crate::backup::wal_range::{self, Segment, WalRange};
 use crate::backup::worker;
 use crate::server::file::{self, TransientFile};
@@ -40,7 +43,7 @@ pub struct Request {
 /// As [`stop::stop`]; where WAL is missing; and those of the stream.
 pub fn send(request: &Request) -> Outcome<()> {
     let compressor = Compressor::new(request.compression)?;
-    let stopped = stop::stop(request.wait, request.allow_incomplete)?;
+    let stopped = stop::stop(request.wait, request.allow_incomplete, |_, _| Ok(()))?;
     let exit = Exit::of_leader(&stopped.running.leader().backup);
     let mut archive = Archive::new(exit, compressor);
     send_files(&stopped, request.wal, &mut archive)?;
@@ -67,15 +70,16 @@ pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Ou
     } else {
         None
     };
-    let closing = stopped.closing_files();
-    for file in &closing {
-        archive.whole_file(file.path, &file.content, &file.attributes)?;
+    let closing = stopped.closing_files_of_stream()?;
+    for file in &closing.before_wal {
+        send_closing_file(file, archive)?;
     }
     if let Some(wal) = wal {
         leader.backup.enter(shared_backup::Phase::TransferringWal);
         let _row = ProgressRow::start(Phase::TransferringWal);
         send_wal(&wal, archive).map_err(or_promotion)?;
     }
+    send_closing_file(&closing.control_file, archive)?;
     if let Some(manifest) = stopped.manifest(&closing, PathStyle::Utf8)? {
         let size = manifest.size()?;
         archive.file(manifest::FILE_NAME, size, &file::attributes_of_new_file())?;
@@ -85,16 +89,20 @@ pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Ou
     Ok(())
 }
 
+fn send_closing_file(file: &ClosingFile, archive: &mut Archive<'_>) -> Outcome<()> {
+    archive.whole_file(&file.path, &file.content, &file.attributes)
+}
+
 fn send_wal(wal: &WalRange, archive: &mut Archive<'_>) -> Outcome<()> {
+    for name in &wal.histories {
+        send_history(name, archive)?;
+        send_done_file(name, archive)?;
+    }
     let size = u64::from(wal.segment_size.bytes());
     for segment in &wal.segments {
         send_segment(segment, size, archive)
             .inspect_err(|_| recovery::check_not_removed(segment.number, segment.timeline))?;
         send_done_file(segment.name.as_bytes(), archive)?;
-    }
-    for name in &wal.histories {
-        send_history(name, archive)?;
-        send_done_file(name, archive)?;
     }
     Ok(())
 }

@@ -93,12 +93,16 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
         .unwrap_or_else(|| worker.backup().start_lsn());
     let progress = ProgressRow::start(Phase::Streaming);
     progress.set_bytes_total(table.header().bytes_total.cast_signed());
+    let prefix = filter.prefix();
+    if !prefix.is_empty() && request.claims() {
+        table.note_relative_stream();
+    }
     let mut sender = FileSender {
         table,
         algorithm: options.algorithm,
         verify_from: (verify_checksums && settings::has_data_checksums()).then_some(verify_from),
         claimed: request.claims(),
-        prefix: filter.prefix(),
+        prefix,
         progress,
         bytes_sent: 0,
         failures: 0,

@@ -10,6 +10,7 @@ use backup_format::checksum::Algorithm;
 use backup_format::relation_file;
 
 use crate::backup::queue::Carried;
+use crate::backup::unlogged;
 use crate::server::checksum::Digest;
 use crate::server::file::{self, TransientFile};
 use crate::server::page_cache::ReadOnce;
@@ -56,7 +57,8 @@ impl FileSender<'_> {
             Kind::File => self.send_file(archive, slot)?,
         };
         if !sent {
-            // Whoever removed it has left a record in the WAL, or it was none of the server's.
+            // Whoever removed it has left a record in the WAL, or it was none of the server's. So has
+            // whoever made the init fork of a relation.
             self.note(slot, &Carried::Vanished);
         }
         Ok(())
@@ -104,13 +106,14 @@ impl FileSender<'_> {
 
     fn send_file(&mut self, archive: &mut Archive<'_>, slot: &Slot) -> Outcome<bool> {
         let path = self.table.path(slot);
-        let verifier = match self.verify_from {
-            Some(lsn) => PageVerifier::for_file(path, lsn)?,
-            None => None,
-        };
         let Some((file, metadata)) = open_listed(path)? else {
             return Ok(false);
         };
+        if unlogged::has_become_unlogged(path)? {
+            return Ok(false);
+        }
+        let verify_from = self.verify_from;
+        let verifier = verify_from.and_then(|lsn| PageVerifier::for_file(path, lsn));
         // A relation has the size of the listing: what was added since is in the WAL, and so is what
         // was cut off. Nothing repairs other files, which are sent as they are now.
         let size = if relation_file::is_relation(path) {

@@ -15,7 +15,7 @@ use crate::server::page_checksum::{self, Width};
 use crate::server::progress;
 use crate::server::recovery;
 use crate::server::report::{Failure, Outcome, Sqlstate, warning};
-use crate::server::settings::{PAGE_SIZE, PAGES_PER_SEGMENT};
+use crate::server::settings::{self, PAGE_SIZE, PAGES_PER_SEGMENT};
 
 /// The failures of a file that are reported one by one.
 const REPORTED: u32 = 5;
@@ -48,19 +48,10 @@ pub struct PageVerifier<'a> {
 
 impl<'a> PageVerifier<'a> {
     /// A verifier, or `None` for a file that holds no pages.
-    ///
-    /// # Errors
-    /// Where the file's name has an invalid segment number.
-    pub fn for_file(path: &'a [u8], start_lsn: u64) -> Outcome<Option<Self>> {
-        if !relation_file::is_checksummed(path) {
-            return Ok(None);
-        }
-        let segment = relation_file::segment_number(path).map_err(|error| {
-            Failure::new(Sqlstate::ERRCODE_DATA_CORRUPTED, error.to_string())
-                .detail(format!("The file is \"{}\".", encoding::display(path)))
-                .hint("The server does not make such files. Move it out of the directory, or use verify_checksums => false.")
-        })?;
-        Ok(Some(Self {
+    #[must_use]
+    pub fn for_file(path: &'a [u8], start_lsn: u64) -> Option<Self> {
+        let segment = settings::checksummed_files().segment(path)?;
+        Some(Self {
             path,
             start_lsn,
             first_block: segment.wrapping_mul(PAGES_PER_SEGMENT),
@@ -68,7 +59,7 @@ impl<'a> PageVerifier<'a> {
             width: Width::chosen(),
             written_lsn: 0,
             finished: false,
-        }))
+        })
     }
 
     /// Verifies what was read at `offset`, which is a multiple of the page size. Pages that were
@@ -237,7 +228,7 @@ mod tests {
     /// Verifies blocks 3 and 4 of a relation, of which the second is read again as `again`; the
     /// bytes afterwards, the failures, and how often something was read again.
     fn verify(second: &[u8], again: &[u8]) -> (Vec<u8>, u32, u32) {
-        let Ok(Some(mut verifier)) = PageVerifier::for_file(b"base/1/1259", START_LSN) else {
+        let Some(mut verifier) = PageVerifier::for_file(b"base/1/1259", START_LSN) else {
             panic!("the file is one with pages")
         };
         let mut bytes = [page(1, 3).as_slice(), second].concat();
@@ -295,7 +286,7 @@ mod tests {
 
     #[pg_test]
     fn an_error_of_the_second_reading_is_an_error() {
-        let Ok(Some(mut verifier)) = PageVerifier::for_file(b"base/1/1259", START_LSN) else {
+        let Some(mut verifier) = PageVerifier::for_file(b"base/1/1259", START_LSN) else {
             panic!("the file is one with pages")
         };
         let result = verifier.verify(&mut damaged(1, 0), 0, |_, _| {

@@ -24,7 +24,7 @@ pub fn send(options: &StartOptions, end: &closing::Request) -> Outcome<()> {
         archive.finish()?;
         return Err(data_files::report_damage(failures));
     }
-    let stopped = stop::stop(end.wait, end.allow_incomplete)?;
+    let stopped = stop::stop(end.wait, end.allow_incomplete, |_, _| Ok(()))?;
     closing::send_files(&stopped, end.wal, &mut archive)?;
     stopped.release_wal();
     archive.finish()?;

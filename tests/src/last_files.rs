@@ -45,14 +45,15 @@ impl Backup {
         give_to_owner(&path);
     }
 
-    /// Writes all that the row of a stop holds.
+    /// Writes all that the row of a stop holds: `pg_control` when everything else is there that a
+    /// server needs.
     #[track_caller]
     pub fn write_last(&self, last: &LastFiles) {
-        self.write("global/pg_control", &last.pg_control);
         self.write("backup_label", last.backup_label.as_bytes());
         if !last.tablespace_map.is_empty() {
             self.write("tablespace_map", last.tablespace_map.as_bytes());
         }
+        self.write("global/pg_control", &last.pg_control);
         self.write("backup_manifest", last.backup_manifest.as_bytes());
     }
 }

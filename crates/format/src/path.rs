@@ -65,7 +65,7 @@ pub fn is_tablespace_link(path: &[u8]) -> bool {
 }
 
 /// The part of a path after its last slash.
-pub(crate) fn file_name(path: &[u8]) -> &[u8] {
+pub fn file_name(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
 }
 

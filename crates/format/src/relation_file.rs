@@ -1,9 +1,6 @@
 //! Names of relation files, as `parse_filename_for_nontemp_relation()` and
 //! `looks_like_temp_rel_name()` read them, and which files hold pages with checksums.
 
-use std::error::Error;
-use std::fmt;
-
 use crate::exclusion;
 use crate::path::{self, file_name};
 
@@ -96,11 +93,34 @@ pub fn is_temporary_relation(name: &[u8]) -> bool {
     matches(name).unwrap_or(false)
 }
 
-/// Whether the pages of a file carry checksums, in a cluster that has them.
-///
-/// `path` is relative to the data directory. That is so for all files below `global`, `base` and
-/// a tablespace's version directory, apart from those that hold no pages.
-pub fn is_checksummed(path: &[u8]) -> bool {
+/// Which files hold pages with checksums, in a cluster that has them, as core's base backup decides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChecksummedFiles {
+    /// Up to version 16 (`is_checksummed_file()` in `basebackup.c`): all below `global`, `base` and a
+    /// tablespace's version directory, apart from a list of names.
+    AllButListed,
+    /// From version 17 on: those whose names are a relation's.
+    Relations,
+}
+
+impl ChecksummedFiles {
+    /// The segment that a file with pages holds, which says where its block numbers begin; `None` for
+    /// a file without. `path` is relative to the data directory.
+    ///
+    /// The segment is not checked against the largest block number: one beyond that calls for wrapping
+    /// arithmetic. A name with a suffix that is no segment number is no relation's, and its file holds
+    /// no pages. Up to version 16 core fails the whole backup there, and from 17 on it sends such files
+    /// as they are. The server itself makes them: `pg_filenode.map.tmp` from 16 on.
+    pub fn segment(self, path: &[u8]) -> Option<u32> {
+        match self {
+            Self::AllButListed if may_hold_pages(path) => segment_number(file_name(path)),
+            Self::AllButListed => None,
+            Self::Relations => relation_at(path).map(|file| file.segment),
+        }
+    }
+}
+
+fn may_hold_pages(path: &[u8]) -> bool {
     const NAMES: [&[u8]; 3] = [b"pg_control", b"pg_filenode.map", b"PG_VERSION"];
     const PREFIXES: [&[u8]; 2] = [b"pg_internal.init", b"config_exec_params"];
 
@@ -114,13 +134,29 @@ pub fn is_checksummed(path: &[u8]) -> bool {
         && !PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// The number after the first dot of a file name, whatever follows it, as core reads it up to version
+/// 16; 0 where there is no dot. `None` where there is no number after it, or it is 0, or too large.
+fn segment_number(name: &[u8]) -> Option<u32> {
+    let Some(dot) = name.iter().position(|&byte| byte == b'.') else {
+        return Some(0);
+    };
+    let (digits, _) = split_digits(&name[dot + 1..]);
+    let number = std::str::from_utf8(digits).ok()?.parse().ok();
+    number.filter(|&segment| segment > 0)
+}
+
 /// Whether a path, relative to the data directory, is that of a relation's file: one whose changes
 /// are in the WAL.
 pub fn is_relation(path: &[u8]) -> bool {
+    relation_at(path).is_some()
+}
+
+/// The relation's file that a path, relative to the data directory, leads to.
+pub fn relation_at(path: &[u8]) -> Option<RelationFile> {
     let name = file_name(path);
-    let directory = path[..path.len() - name.len()].strip_suffix(b"/");
-    let holds_relations = |dir: &[u8]| dir == b"global" || exclusion::is_database_directory(dir);
-    directory.is_some_and(holds_relations) && RelationFile::parse(name).is_some()
+    let directory = path[..path.len() - name.len()].strip_suffix(b"/")?;
+    let holds_relations = directory == b"global" || exclusion::is_database_directory(directory);
+    RelationFile::parse(name).filter(|_| holds_relations)
 }
 
 /// The oid of the database whose directory a file lies in; 0 for shared relations and for what is no
@@ -133,51 +169,6 @@ pub fn database_of(path: &[u8]) -> u32 {
         .and_then(|rest| rest.split(|&byte| byte == b'/').next())
         .and_then(parse_number)
         .unwrap_or(0)
-}
-
-/// A file whose pages should be verified has a suffix that is no segment number.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidSegment {
-    number: u64,
-    file_name: Vec<u8>,
-}
-
-impl fmt::Display for InvalidSegment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { number, file_name } = self;
-        let file_name = path::escape(file_name);
-        write!(f, "invalid segment number {number} in file \"{file_name}\"")
-    }
-}
-
-impl Error for InvalidSegment {}
-
-/// The segment that a file of a relation holds, which says where its block numbers begin.
-///
-/// As in the server it is the number after the first dot of the file name, whatever follows it,
-/// and 0 where there is no dot. It is not checked against the largest block number: a segment
-/// beyond that calls for wrapping arithmetic.
-///
-/// # Errors
-/// [`InvalidSegment`] when there is no number after the dot, or it is 0, or too large.
-pub fn segment_number(path: &[u8]) -> Result<u32, InvalidSegment> {
-    let name = file_name(path);
-    let Some(dot) = name.iter().position(|&byte| byte == b'.') else {
-        return Ok(0);
-    };
-    let (digits, _) = split_digits(&name[dot + 1..]);
-    let number = digits.iter().fold(0_u64, |number, &digit| {
-        number
-            .saturating_mul(10)
-            .saturating_add(u64::from(digit - b'0'))
-    });
-    match u32::try_from(number) {
-        Ok(segment) if segment > 0 => Ok(segment),
-        _ => Err(InvalidSegment {
-            number,
-            file_name: name.to_vec(),
-        }),
-    }
 }
 
 /// Splits `bytes` behind its leading ASCII digits.
@@ -345,16 +336,25 @@ mod tests {
 
     #[test]
     fn only_files_of_pages_are_checksummed() {
-        for path in [
+        let both = [
             "global/1262",
             "base/5/16384",
             "base/5/16384_fsm.1",
-            "base/5/stray file",
-            "base/5/PG_VERSION.old",
-            "base/5/pg_control2",
             "pg_tblspc/16400/PG_15_202209061/5/16384",
-        ] {
-            assert!(is_checksummed(path.as_bytes()), "{path}");
+        ];
+        let older = ["base/5/stray file", "base/5/pg_control2", "base/5/16384.4x"];
+        for (path, newer) in both
+            .map(|path| (path, true))
+            .into_iter()
+            .chain(older.map(|path| (path, false)))
+        {
+            let segment = |files: ChecksummedFiles| files.segment(path.as_bytes());
+            assert!(segment(ChecksummedFiles::AllButListed).is_some(), "{path}");
+            assert_eq!(
+                segment(ChecksummedFiles::Relations).is_some(),
+                newer,
+                "{path}"
+            );
         }
         for path in [
             "",
@@ -362,11 +362,18 @@ mod tests {
             "global/",
             "global/pg_control",
             "global/pg_filenode.map",
+            "global/pg_filenode.map.tmp",
             "global/pg_internal.init",
             "global/pg_internal.init.123",
             "base/5/PG_VERSION",
+            "base/5/PG_VERSION.old",
             "base/5/pg_internal.init",
             "base/5/config_exec_params.new",
+            "base/5/16384.",
+            "base/5/16384.0",
+            "base/5/1.-1",
+            "base/5/1.4294967296",
+            "base/5/1.99999999999999999999",
             "PG_VERSION",
             "postgresql.conf",
             "pg_xact/0000",
@@ -377,42 +384,29 @@ mod tests {
             "pg_tblspc/x/PG_15_202209061/5/16384",
             "pg_tblspc/16400/PG_15_202209061/5/PG_VERSION",
         ] {
-            assert!(!is_checksummed(path.as_bytes()), "{path}");
+            for files in [ChecksummedFiles::AllButListed, ChecksummedFiles::Relations] {
+                assert_eq!(files.segment(path.as_bytes()), None, "{path}");
+            }
         }
+        let odd = b"base/5/\xe9.conf";
+        assert_eq!(ChecksummedFiles::AllButListed.segment(odd), None);
     }
 
     #[test]
     fn segment_numbers_are_read_from_the_file_name() {
-        for (path, expected) in [
-            ("base/5/16384", 0),
-            ("base/5/16384.1", 1),
-            ("base/5/16384_vm.12", 12),
-            ("base.7/16384", 0),
-            ("base/5/16384.2.3", 2),
-            ("base/5/16384.4x", 4),
-            ("16384.4294967295", u32::MAX),
+        for (path, older, newer) in [
+            ("base/5/16384", Some(0), Some(0)),
+            ("base/5/16384.1", Some(1), Some(1)),
+            ("base/5/16384_vm.12", Some(12), Some(12)),
+            ("base/5.7/16384", Some(0), None),
+            ("base/5/16384.2.3", Some(2), None),
+            ("base/5/16384.4x", Some(4), None),
+            ("base/5/16384.007", Some(7), None),
+            ("global/16384.4294967295", Some(u32::MAX), Some(u32::MAX)),
         ] {
-            assert_eq!(segment_number(path.as_bytes()), Ok(expected), "{path}");
-        }
-    }
-
-    #[test]
-    fn invalid_segment_numbers_name_the_file() {
-        for (path, number, file_name) in [
-            (&b"base/5/16384."[..], "0", "16384."),
-            (b"base/5/16384.0", "0", "16384.0"),
-            (b"base/5/\xe9.conf", "0", "\\351.conf"),
-            (b"base/5/1.-1", "0", "1.-1"),
-            (b"base/5/1.4294967296", "4294967296", "1.4294967296"),
-            (
-                b"1.99999999999999999999",
-                "18446744073709551615",
-                "1.99999999999999999999",
-            ),
-        ] {
-            let message = segment_number(path).map_err(|error| error.to_string());
-            let expected = format!("invalid segment number {number} in file \"{file_name}\"");
-            assert_eq!(message, Err(expected));
+            let segment = |files: ChecksummedFiles| files.segment(path.as_bytes());
+            assert_eq!(segment(ChecksummedFiles::AllButListed), older, "{path}");
+            assert_eq!(segment(ChecksummedFiles::Relations), newer, "{path}");
         }
     }
 }

@@ -10,7 +10,7 @@ use backup_format::lsn::Lsn;
 use backup_format::manifest::{TimelineEntry, WalRange, wal_ranges};
 use backup_format::page::{PageHeader, is_all_zeros};
 use backup_format::rate::{Rate, reserve};
-use backup_format::relation_file::{Fork, RelationFile};
+use backup_format::relation_file::{ChecksummedFiles, Fork, RelationFile};
 use backup_format::wal::{SegmentName, SegmentSize, SequenceError, select_segments};
 use backup_format::{exclusion, path, relation_file, wal};
 use proptest::collection::vec;
@@ -42,9 +42,9 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in near_name()) {
         RelationFile::parse(&bytes);
-        let _ = relation_file::segment_number(&bytes).map_err(|error| error.to_string());
         relation_file::is_temporary_relation(&bytes);
-        relation_file::is_checksummed(&bytes);
+        ChecksummedFiles::AllButListed.segment(&bytes);
+        ChecksummedFiles::Relations.segment(&bytes);
         exclusion::is_excluded_file(&bytes);
         exclusion::is_emptied_directory(&bytes);
         exclusion::is_database_directory(&bytes);
@@ -71,7 +71,10 @@ proptest! {
         let name = format!("{relfilenode}{suffix}{end}");
         let file = RelationFile { relfilenode, fork, segment };
         prop_assert_eq!(RelationFile::parse(name.as_bytes()), Some(file));
-        prop_assert_eq!(relation_file::segment_number(name.as_bytes()), Ok(segment));
+        let path = format!("base/1/{name}");
+        for files in [ChecksummedFiles::AllButListed, ChecksummedFiles::Relations] {
+            prop_assert_eq!(files.segment(path.as_bytes()), Some(segment));
+        }
         prop_assert!(!relation_file::is_temporary_relation(name.as_bytes()));
         let temporary = format!("t3_{name}");
         prop_assert!(relation_file::is_temporary_relation(temporary.as_bytes()));

@@ -9,7 +9,7 @@ use backup_format::compression::Compression;
 use backup_format::lsn::Lsn;
 use backup_format::manifest::{File, PathStyle, Writer};
 use backup_format::page::{self, PageHeader};
-use backup_format::relation_file::{Fork, RelationFile};
+use backup_format::relation_file::{ChecksummedFiles, Fork, RelationFile};
 use backup_format::wal::SegmentName;
 use backup_format::{exclusion, path, relation_file, wal};
 use serde_json::Value;
@@ -111,7 +111,10 @@ fn read_names(bytes: &[u8]) {
         }
         assert_eq!(name.as_bytes(), bytes);
         assert!(!relation_file::is_temporary_relation(bytes));
-        assert_eq!(relation_file::segment_number(bytes), Ok(file.segment));
+        let path = [b"base/1/", bytes].concat();
+        for files in [ChecksummedFiles::AllButListed, ChecksummedFiles::Relations] {
+            assert_eq!(files.segment(&path), Some(file.segment));
+        }
         assert!(!exclusion::is_excluded_file(bytes));
     }
     if let Some(name) = SegmentName::parse(bytes) {
@@ -136,15 +139,19 @@ fn read_paths(bytes: &[u8]) {
     }
     let stripped = path::strip_current_directory(bytes);
     assert!(bytes.ends_with(stripped) && [0, 2].contains(&(bytes.len() - stripped.len())));
-    match relation_file::segment_number(bytes) {
-        Ok(_) => {}
-        Err(error) => assert!(error.to_string().is_ascii()),
-    }
     // What is not in the WAL cannot be repaired, and pages of relations are always verified.
-    if relation_file::is_relation(bytes) {
-        assert!(relation_file::is_checksummed(bytes));
+    let relation = relation_file::relation_at(bytes);
+    assert_eq!(
+        ChecksummedFiles::Relations.segment(bytes),
+        relation.map(|file| file.segment)
+    );
+    if let Some(file) = relation {
+        assert!(relation_file::is_relation(bytes));
+        assert_eq!(
+            ChecksummedFiles::AllButListed.segment(bytes),
+            Some(file.segment)
+        );
         let in_global = bytes.starts_with(b"global/");
-        assert_eq!(relation_file::segment_number(bytes).map(|_| ()), Ok(()));
         assert!(!in_global || relation_file::database_of(bytes) == 0);
     }
     if exclusion::is_database_directory(bytes) {
