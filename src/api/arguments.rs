@@ -2,16 +2,16 @@
 //! needs.
 
 use crate::server::copy_query::{self, Call};
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::snapshot;
 
 /// An argument that has a default and therefore need not be null.
 ///
 /// # Errors
 /// `null_value_not_allowed`.
-pub fn required<T>(name: &str, argument: Option<T>) -> Outcome<T> {
+pub fn required<T>(name: &str, argument: Option<T>) -> Result<T> {
     argument.ok_or_else(|| {
-        Failure::new(
+        Error::new(
             Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             format!("argument \"{name}\" cannot be null"),
         )
@@ -24,9 +24,9 @@ pub fn required<T>(name: &str, argument: Option<T>) -> Outcome<T> {
 ///
 /// # Errors
 /// `feature_not_supported`, with the statement to use.
-pub fn begin_stream(function: &str, call: &Call<'_>) -> Outcome<()> {
+pub fn begin_stream(function: &str, call: &Call<'_>) -> Result<()> {
     let checked = copy_query::check(call).map_err(|obstacle| {
-        Failure::new(
+        Error::new(
             Sqlstate::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("{function}() can only be used in COPY (SELECT ...) TO STDOUT"),
         )
@@ -35,5 +35,5 @@ pub fn begin_stream(function: &str, call: &Call<'_>) -> Outcome<()> {
             "Use COPY (SELECT {function}(...)) TO STDOUT, in text format and without other options."
         ))
     });
-    checked.inspect(|()| snapshot::hold_back_nobody())
+    checked.inspect(|()| snapshot::clear_snapshot_xmin())
 }

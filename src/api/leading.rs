@@ -7,7 +7,7 @@ use crate::backup::leader;
 use crate::backup::options::{self, StartOptions};
 use crate::backup::{stop, stop_row, unlogged};
 use crate::server::encoding;
-use crate::server::report::{Outcome, or_raise};
+use crate::server::report::{Result, or_raise};
 
 use super::arguments::required;
 
@@ -27,7 +27,7 @@ impl StartArguments {
     ///
     /// # Errors
     /// `null_value_not_allowed`, and those of [`options`].
-    pub fn check(self) -> Outcome<StartOptions> {
+    pub fn check(self) -> Result<StartOptions> {
         Ok(StartOptions {
             label: required("label", self.label)?,
             fast: required("fast", self.fast)?,
@@ -79,7 +79,7 @@ fn start_backup(
     TableIterator::once(or_raise(start(arguments)))
 }
 
-fn start(arguments: StartArguments) -> Outcome<StartRow> {
+fn start(arguments: StartArguments) -> Result<StartRow> {
     let summary = leader::start(&arguments.check()?)?;
     Ok((
         summary.backup_id,
@@ -116,7 +116,7 @@ fn stop_backup(
     TableIterator::once(or_raise(stop(wait, allow_incomplete)))
 }
 
-fn stop(wait: Option<bool>, allow_incomplete: Option<bool>) -> Outcome<StopRow> {
+fn stop(wait: Option<bool>, allow_incomplete: Option<bool>) -> Result<StopRow> {
     let (wait, allow_incomplete) = (
         required("wait", wait)?,
         required("allow_incomplete", allow_incomplete)?,

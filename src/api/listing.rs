@@ -8,7 +8,7 @@ use crate::backup::{leader, listing, lookup, tablespace, walk};
 use crate::server::backup_control::Tablespace;
 use crate::server::clock;
 use crate::server::encoding;
-use crate::server::report::{Outcome, or_raise};
+use crate::server::report::{Result, or_raise};
 use crate::server::shared_files::{Entry, Kind};
 
 type FileRow = (Vec<u8>, i8, i64, i64);
@@ -29,7 +29,7 @@ fn backup_filelist(
     TableIterator::new(or_raise(file_rows(backup_id, tablespace.map(Oid::to_u32))))
 }
 
-fn file_rows(backup_id: Option<i64>, tablespace: Option<u32>) -> Outcome<Vec<FileRow>> {
+fn file_rows(backup_id: Option<i64>, tablespace: Option<u32>) -> Result<Vec<FileRow>> {
     let wanted = |oid| tablespace.is_none_or(|wanted| wanted == oid);
     if lists_present(backup_id) {
         let tablespaces = tablespace::current()?;
@@ -79,7 +79,7 @@ fn backup_tablespaces(
     TableIterator::new(or_raise(tablespace_rows(backup_id)))
 }
 
-fn tablespace_rows(backup_id: Option<i64>) -> Outcome<Vec<TablespaceRow>> {
+fn tablespace_rows(backup_id: Option<i64>) -> Result<Vec<TablespaceRow>> {
     if lists_present(backup_id) {
         let tablespaces = tablespace::current()?;
         let entries = walk::list(&tablespaces, false)?;

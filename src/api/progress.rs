@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use pgrx::name;
 use pgrx::prelude::*;
 
-use crate::backup::lookup::{self, Running};
+use crate::backup::lookup::{self, RunningBackup};
 use crate::server::encoding;
 
 type Row = (
@@ -47,7 +47,7 @@ fn rows() -> Vec<Row> {
 }
 
 /// `None` for a backup that has ended since it was found.
-fn row(running: &Running) -> Option<Row> {
+fn row(running: &RunningBackup) -> Option<Row> {
     let backup = &running.backup;
     let phase = backup.phase();
     if phase.has_ended() {

@@ -6,14 +6,14 @@ use pgrx::prelude::*;
 
 use crate::backup::options;
 use crate::server::copy_query::Call;
-use crate::server::report::{Failure, Outcome, Sqlstate, or_raise};
+use crate::server::report::{Error, Result, Sqlstate, or_raise};
 use crate::stream::archive::Target;
 use crate::stream::{closing, data_files, whole_backup};
 
 use super::arguments::{begin_stream, required};
 use super::leading::StartArguments;
 
-fn no_rows(outcome: Outcome<()>) -> SetOfIterator<'static, Vec<u8>> {
+fn no_rows(outcome: Result<()>) -> SetOfIterator<'static, Vec<u8>> {
     or_raise(outcome);
     SetOfIterator::empty()
 }
@@ -50,12 +50,12 @@ fn send_backup_files(
     no_rows(request().and_then(|request| data_files::send(&request)))
 }
 
-fn names(files: Array<&[u8]>) -> Outcome<Vec<Vec<u8>>> {
+fn names(files: Array<&[u8]>) -> Result<Vec<Vec<u8>>> {
     files
         .iter()
         .map(|name| {
             name.map(<[u8]>::to_vec).ok_or_else(|| {
-                Failure::new(
+                Error::new(
                     Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED,
                     "list of files cannot contain null",
                 )
@@ -69,7 +69,7 @@ fn closing_request(
     wait: Option<bool>,
     allow_incomplete: Option<bool>,
     compression: Option<&[u8]>,
-) -> Outcome<closing::Request> {
+) -> Result<closing::Request> {
     Ok(closing::Request {
         wal: required("wal", wal)?,
         wait: required("wait", wait)?,

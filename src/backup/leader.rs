@@ -6,13 +6,13 @@
 
 use core::cell::RefCell;
 
+use crate::server::backend_progress::{ProgressPhase, ProgressRow};
 use crate::server::backup_control::{self, StartedBackup, Tablespace};
 use crate::server::clock;
 use crate::server::function_hook::ServerFunction;
 use crate::server::lock_registry::{self, Registration};
-use crate::server::progress::{self, ProgressRow};
 use crate::server::recovery;
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::settings;
 use crate::server::shared_backup::{Options, Phase, SharedBackup};
 use crate::server::shared_files::SharedFiles;
@@ -60,9 +60,9 @@ pub struct StartSummary {
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state` where a backup runs in this session; the server's own errors.
-pub fn start(options: &StartOptions) -> Outcome<StartSummary> {
+pub fn start(options: &StartOptions) -> Result<StartSummary> {
     if backup_control::is_running() {
-        return Err(Failure::new(
+        return Err(Error::new(
             Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "a backup is already in progress in this session",
         ));
@@ -77,7 +77,7 @@ pub fn start(options: &StartOptions) -> Outcome<StartSummary> {
     };
     let backup = SharedBackup::create(&options.label, shared_options, clock::current_timestamp())?;
     // From here on an ERROR ends the backup.
-    let mut running = Running(Some(Leader {
+    let mut running = BackupGuard(Some(Leader {
         backup,
         files: None,
         retention: RefCell::new(None),
@@ -97,7 +97,7 @@ pub fn start(options: &StartOptions) -> Outcome<StartSummary> {
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state` where this session leads no backup.
-pub fn abort() -> Outcome<()> {
+pub fn abort() -> Result<()> {
     take()?.end(Phase::Aborted);
     Ok(())
 }
@@ -111,7 +111,7 @@ pub fn with_leader<T>(look: impl FnOnce(&Leader) -> T) -> Option<T> {
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state` where this session leads no backup.
-pub fn own_backup() -> Outcome<SharedBackup> {
+pub fn own_backup() -> Result<SharedBackup> {
     with_leader(|leader| leader.backup.borrow_pinned()).ok_or_else(not_in_progress)
 }
 
@@ -119,12 +119,12 @@ pub fn own_backup() -> Outcome<SharedBackup> {
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state` where this session leads no backup.
-pub fn take() -> Outcome<Running> {
+pub fn take() -> Result<BackupGuard> {
     if let Some(leader) = LEADER.take() {
-        return Ok(Running(Some(leader)));
+        return Ok(BackupGuard(Some(leader)));
     }
     Err(if backup_control::is_running() {
-        Failure::new(
+        Error::new(
             Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "the backup in progress was not started by start_backup()",
         )
@@ -135,14 +135,14 @@ pub fn take() -> Outcome<Running> {
 }
 
 /// Leaves the backup to the session.
-pub fn keep(mut running: Running) {
+pub fn keep(mut running: BackupGuard) {
     LEADER.set(running.0.take());
 }
 
 /// "backup is not in progress", as core says it.
 #[must_use]
-pub fn not_in_progress() -> Failure {
-    Failure::new(
+pub fn not_in_progress() -> Error {
+    Error::new(
         Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         "backup is not in progress",
     )
@@ -154,9 +154,9 @@ pub fn not_in_progress() -> Failure {
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state`.
-pub fn check_function_call(function: ServerFunction) -> Outcome<()> {
+pub fn check_function_call(function: ServerFunction) -> Result<()> {
     match function {
-        ServerFunction::PgBackupStop if backup_control::is_ours() => Err(Failure::new(
+        ServerFunction::PgBackupStop if backup_control::is_ours() => Err(Error::new(
             Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "cannot use pg_backup_stop() for a backup started by start_backup()",
         )
@@ -201,14 +201,14 @@ impl Leader {
         }
     }
 
-    fn enter_backup_mode(&mut self, options: &StartOptions) -> Outcome<()> {
+    fn enter_backup_mode(&mut self, options: &StartOptions) -> Result<()> {
         if options.retain_wal {
             // Before the start, so that the slot holds the checkpoint's WAL from its first byte.
             self.retention
                 .replace(Some(RetentionWorker::start(&self.backup)?));
         }
         self.backup.enter(Phase::WaitingForCheckpoint);
-        let _row = ProgressRow::start(progress::Phase::WaitingForCheckpoint);
+        let _row = ProgressRow::start(ProgressPhase::WaitingForCheckpoint);
         self.started = backup_control::start(&options.label, options.fast)?;
         self.backup.set_start_lsn(self.started.start_lsn);
         if !options.tablespace_map {
@@ -217,9 +217,9 @@ impl Leader {
         Ok(())
     }
 
-    fn share_files(&mut self, tablespace_map: bool) -> Outcome<()> {
+    fn share_files(&mut self, tablespace_map: bool) -> Result<()> {
         self.backup.enter(Phase::ListingFiles);
-        let _row = ProgressRow::start(progress::Phase::EstimatingSize);
+        let _row = ProgressRow::start(ProgressPhase::EstimatingSize);
         // The tablespaces of the start, not of now: replay makes what came later.
         let tablespaces: &[Tablespace] = &self.started.tablespaces;
         let entries = walk::list(tablespaces, !tablespace_map)?;
@@ -250,9 +250,9 @@ impl Leader {
 const TAKEN_AT_ITS_END: &str = "a backup is taken out of its guard only when the guard ends";
 
 /// A backup that ends when this value is dropped, by whatever way.
-pub struct Running(Option<Leader>);
+pub struct BackupGuard(Option<Leader>);
 
-impl Running {
+impl BackupGuard {
     /// The leader's view of the backup.
     #[must_use]
     pub fn leader(&self) -> &Leader {
@@ -277,7 +277,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for BackupGuard {
     fn drop(&mut self) {
         if let Some(leader) = self.0.take() {
             close(leader);
@@ -300,9 +300,9 @@ fn close(leader: Leader) {
 
 /// Ends the backup that this session still leads when the value goes: for statements that start a
 /// backup and do not leave one.
-pub struct EndWithStatement;
+pub struct EndBackupOnDrop;
 
-impl Drop for EndWithStatement {
+impl Drop for EndBackupOnDrop {
     fn drop(&mut self) {
         if let Some(leader) = LEADER.take() {
             close(leader);

@@ -3,7 +3,7 @@
 use core::cmp::Reverse;
 
 use crate::server::backup_control::Tablespace;
-use crate::server::report::Outcome;
+use crate::server::report::Result;
 use crate::server::shared_files::{Entry, Kind, SharedFiles};
 
 use super::tablespace;
@@ -21,7 +21,7 @@ pub fn share(
     tablespaces: &[Tablespace],
     digest_length: usize,
     nonce: u32,
-) -> Outcome<SharedFiles> {
+) -> Result<SharedFiles> {
     let path_order = by_path(entries);
     // Entries are large and lie apart: what decides is gathered before it is sorted. Files of the
     // same size keep the order of their paths.

@@ -1,7 +1,7 @@
 //! Backups by their number.
 
 use crate::server::lock_registry::{self, Registration};
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::shared_backup::SharedBackup;
 use crate::server::shared_files::SharedFiles;
 
@@ -27,7 +27,7 @@ pub struct Found {
 /// `undefined_object` for a number that stands for no running backup;
 /// `object_not_in_prerequisite_state` where this session leads none, or where the backup has not
 /// come to its files yet.
-pub fn find(backup_id: Option<i64>) -> Outcome<Found> {
+pub fn find(backup_id: Option<i64>) -> Result<Found> {
     let own = leader::with_leader(|leader| {
         let id = leader.backup_id();
         let wanted = backup_id.is_none_or(|wanted| wanted == id);
@@ -50,7 +50,7 @@ pub fn find(backup_id: Option<i64>) -> Outcome<Found> {
 
 /// Only what the lock table announces is ever attached to: a number made up by a user cannot make
 /// this session read a segment that is no backup.
-fn find_foreign(backup_id: i64) -> Outcome<Found> {
+fn find_foreign(backup_id: i64) -> Result<Found> {
     let registration = Registration::from_backup_id(backup_id)
         .filter(|wanted| lock_registry::running_backups().contains(wanted))
         .ok_or_else(|| does_not_exist(backup_id))?;
@@ -64,8 +64,8 @@ fn find_foreign(backup_id: i64) -> Outcome<Found> {
     })
 }
 
-fn does_not_exist(backup_id: i64) -> Failure {
-    Failure::new(
+fn does_not_exist(backup_id: i64) -> Error {
+    Error::new(
         Sqlstate::ERRCODE_UNDEFINED_OBJECT,
         format!("backup {backup_id} does not exist"),
     )
@@ -73,8 +73,8 @@ fn does_not_exist(backup_id: i64) -> Failure {
     .hint("A backup ends with the session that started it. SELECT * FROM backup_progress() shows the backups that run.")
 }
 
-fn not_started(backup_id: i64) -> Failure {
-    Failure::new(
+fn not_started(backup_id: i64) -> Error {
+    Error::new(
         Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("backup {backup_id} has not finished starting"),
     )
@@ -84,7 +84,7 @@ fn not_started(backup_id: i64) -> Failure {
 /// A backup that runs, in whatever phase, mapped for one statement.
 ///
 /// The files come first, as in [`Found`].
-pub struct Running {
+pub struct RunningBackup {
     /// Its files, once they are listed.
     pub files: Option<SharedFiles>,
     /// Its state.
@@ -95,8 +95,8 @@ pub struct Running {
 
 /// Every backup that runs on this server, oldest first. One that ends meanwhile is left out.
 #[must_use]
-pub fn running_backups() -> Vec<Running> {
-    let own = leader::with_leader(|leader| Running {
+pub fn running_backups() -> Vec<RunningBackup> {
+    let own = leader::with_leader(|leader| RunningBackup {
         files: leader.borrow_files(),
         backup: leader.backup.borrow_pinned(),
         backup_id: leader.backup_id(),
@@ -111,13 +111,13 @@ pub fn running_backups() -> Vec<Running> {
     running
 }
 
-fn attach_running(registration: Registration) -> Option<Running> {
+fn attach_running(registration: Registration) -> Option<RunningBackup> {
     let backup = SharedBackup::attach(registration.handle, registration.nonce)?;
     let files = match backup.files_handle() {
         0 => None,
         handle => Some(SharedFiles::attach(handle, registration.nonce)?),
     };
-    Some(Running {
+    Some(RunningBackup {
         files,
         backup,
         backup_id: registration.backup_id(),

@@ -16,7 +16,7 @@ use crate::server::checksum::{Digest, MAX_DIGEST_LENGTH};
 use crate::server::interrupt;
 use crate::server::parameters;
 use crate::server::recovery;
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::settings;
 use crate::server::shared_files::{FileTable, SharedFiles, Slot};
 
@@ -84,7 +84,7 @@ impl Manifest {
         leader: &Leader,
         closing: &ClosingFiles,
         stopped: StoppedBackup,
-    ) -> Outcome<Self> {
+    ) -> Result<Self> {
         self.ranges = timeline::wal_ranges(
             &recovery::timeline_history(stopped.timeline),
             leader.started.timeline,
@@ -92,11 +92,11 @@ impl Manifest {
             stopped.timeline,
             Lsn(stopped.stop_lsn),
         )
-        .map_err(|error| Failure::new(Sqlstate::ERRCODE_INTERNAL_ERROR, error.to_string()))?;
+        .map_err(|error| Error::new(Sqlstate::ERRCODE_INTERNAL_ERROR, error.to_string()))?;
         self.closing = closing
             .iter()
             .map(|file| closing_entry(file, self.algorithm))
-            .collect::<Outcome<_>>()?;
+            .collect::<Result<_>>()?;
         Ok(self)
     }
 
@@ -104,7 +104,7 @@ impl Manifest {
     ///
     /// # Errors
     /// As [`Manifest::write`].
-    pub fn size(&self) -> Outcome<u64> {
+    pub fn size(&self) -> Result<u64> {
         let mut size = 0;
         let writer = self.write_protected(&mut |piece| {
             size += piece.len() as u64;
@@ -119,7 +119,7 @@ impl Manifest {
     ///
     /// # Errors
     /// Those of the sink. A cancel raises.
-    pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Outcome<()>) -> Outcome<()> {
+    pub fn write(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut checksum = Digest::new(Algorithm::Sha256)?;
         let writer = self.write_protected(&mut |piece| {
             checksum.update(piece)?;
@@ -135,7 +135,7 @@ impl Manifest {
     }
 
     /// All but the last line, which protects what comes before it.
-    fn write_protected(&self, sink: &mut dyn FnMut(&[u8]) -> Outcome<()>) -> Outcome<Writer> {
+    fn write_protected(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Writer> {
         let mut writer = Writer::new(
             self.algorithm,
             self.path_style,
@@ -188,7 +188,7 @@ fn write_slot(writer: &mut Writer, out: &mut Vec<u8>, table: &FileTable<'_>, slo
     writer.file(out, &file);
 }
 
-fn closing_entry(file: &ClosingFile, algorithm: Algorithm) -> Outcome<ClosingEntry> {
+fn closing_entry(file: &ClosingFile, algorithm: Algorithm) -> Result<ClosingEntry> {
     let mut digest = Digest::new(algorithm)?;
     digest.update(&file.content)?;
     Ok(ClosingEntry {

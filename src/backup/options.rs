@@ -4,7 +4,7 @@ use backup_format::checksum::Algorithm;
 use backup_format::compression::{Compression, InvalidCompression};
 
 use crate::server::encoding;
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 use crate::stream::archive::Target;
 
 /// kB/s that a rate limit can have (MAX_RATE_LOWER and MAX_RATE_UPPER in backup/basebackup.h).
@@ -33,12 +33,12 @@ pub struct StartOptions {
 ///
 /// # Errors
 /// `numeric_value_out_of_range`, in core's words.
-pub fn check_max_rate(max_rate: Option<i32>) -> Outcome<Option<u32>> {
+pub fn check_max_rate(max_rate: Option<i32>) -> Result<Option<u32>> {
     let Some(rate) = max_rate else {
         return Ok(None);
     };
     if !RATES.contains(&rate) {
-        return Err(Failure::new(
+        return Err(Error::new(
             Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             format!(
                 "{rate} is outside the valid range for parameter \"max_rate\" ({} .. {})",
@@ -54,14 +54,14 @@ pub fn check_max_rate(max_rate: Option<i32>) -> Outcome<Option<u32>> {
 ///
 /// # Errors
 /// `invalid_parameter_value`.
-pub fn check_manifest_checksums(name: &[u8]) -> Outcome<Option<Algorithm>> {
+pub fn check_manifest_checksums(name: &[u8]) -> Result<Option<Algorithm>> {
     if name.eq_ignore_ascii_case(b"off") {
         return Ok(None);
     }
     let text = encoding::display(name);
     match Algorithm::parse(&text) {
         Some(algorithm) => Ok(Some(algorithm)),
-        None => Err(Failure::new(
+        None => Err(Error::new(
             Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("unrecognized checksum algorithm: \"{text}\""),
         )
@@ -73,12 +73,12 @@ pub fn check_manifest_checksums(name: &[u8]) -> Outcome<Option<Algorithm>> {
 ///
 /// # Errors
 /// `invalid_parameter_value`, in core's words.
-pub fn check_compression(text: Option<&[u8]>) -> Outcome<Compression> {
+pub fn check_compression(text: Option<&[u8]>) -> Result<Compression> {
     let Some(bytes) = text else {
         return Ok(Compression::default());
     };
     let text = encoding::display(bytes);
-    let invalid = |message| Failure::new(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE, message);
+    let invalid = |message| Error::new(Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE, message);
     Compression::parse(&text).map_err(|error| match error {
         InvalidCompression::UnknownMethod => invalid(format!(
             "unrecognized compression algorithm: \"{text}\""
@@ -97,13 +97,13 @@ pub fn check_compression(text: Option<&[u8]>) -> Outcome<Compression> {
 ///
 /// # Errors
 /// `invalid_parameter_value`, in core's words.
-pub fn check_target(name: &[u8]) -> Outcome<Target> {
+pub fn check_target(name: &[u8]) -> Result<Target> {
     if name.eq_ignore_ascii_case(b"client") {
         Ok(Target::Client)
     } else if name.eq_ignore_ascii_case(b"blackhole") {
         Ok(Target::Blackhole)
     } else {
-        Err(Failure::new(
+        Err(Error::new(
             Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("unrecognized target: \"{}\"", encoding::display(name)),
         )

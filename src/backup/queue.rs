@@ -36,7 +36,7 @@ pub(super) const BATCH_FILES: usize = 64;
 const BATCH_BYTES: u64 = 1024 * 1024;
 
 /// What a worker has found out about a file that it is done with.
-pub enum Carried<'a> {
+pub enum SendOutcome<'a> {
     /// The archive holds the file.
     Sent {
         /// Size in the archive.
@@ -54,7 +54,7 @@ pub enum Carried<'a> {
 
 /// Where a worker stands in the queue.
 #[derive(Default)]
-pub struct Position {
+pub struct QueueCursor {
     generation: u64,
     next: usize,
 }
@@ -91,7 +91,7 @@ impl<'a> FileTable<'a> {
     pub fn take(
         &self,
         worker: u32,
-        position: &mut Position,
+        position: &mut QueueCursor,
         also_discarded: bool,
         wanted: impl Fn(&Slot) -> bool,
         batch: &mut Vec<&'a Slot>,
@@ -99,7 +99,7 @@ impl<'a> FileTable<'a> {
         batch.clear();
         let generation = self.header().generation.load(Ordering::Acquire);
         if position.generation != generation {
-            *position = Position {
+            *position = QueueCursor {
                 generation,
                 next: 0,
             };
@@ -174,11 +174,11 @@ impl<'a> FileTable<'a> {
     }
 
     /// Notes that the worker which owns a file is done with it.
-    pub fn carried(&self, slot: &Slot, outcome: &Carried<'_>) {
+    pub fn carried(&self, slot: &Slot, outcome: &SendOutcome<'_>) {
         let header = self.header();
         self.count_bytes(slot, slot.size);
         let state = match outcome {
-            Carried::Sent {
+            SendOutcome::Sent {
                 size,
                 mtime,
                 digest,
@@ -197,7 +197,7 @@ impl<'a> FileTable<'a> {
                 }
                 SENT
             }
-            Carried::Vanished => VANISHED,
+            SendOutcome::Vanished => VANISHED,
         };
         let before = slot.carried.swap(state, Ordering::Relaxed);
         if before == NOT_CARRIED {

@@ -7,7 +7,7 @@ mod tests {
     use pgrx::pg_test;
 
     use crate::backup::listing;
-    use crate::backup::queue::{BATCH_FILES, Carried, FIRST_WORKER, NotTaken, Position};
+    use crate::backup::queue::{BATCH_FILES, FIRST_WORKER, NotTaken, QueueCursor, SendOutcome};
     use crate::server::shared_files::{Entry, FileTable, Kind, SharedFiles, Slot};
 
     const ONE: u32 = FIRST_WORKER;
@@ -43,14 +43,14 @@ mod tests {
         slots.iter().map(path).collect()
     }
 
-    fn take<'a>(table: &FileTable<'a>, worker: u32, position: &mut Position) -> Vec<&'a Slot> {
+    fn take<'a>(table: &FileTable<'a>, worker: u32, position: &mut QueueCursor) -> Vec<&'a Slot> {
         let mut batch = Vec::new();
         table.take(worker, position, true, |_| true, &mut batch);
         batch
     }
 
     fn send(table: &FileTable<'_>, slot: &Slot, failures: Option<u32>) {
-        let sent = Carried::Sent {
+        let sent = SendOutcome::Sent {
             size: slot.size,
             mtime: 2,
             digest: &[1, 2, 3, 4],
@@ -72,7 +72,7 @@ mod tests {
     #[pg_test]
     fn directories_come_first_then_the_largest_file() {
         with_table(|table| {
-            let taken = take(&table, ONE, &mut Position::default());
+            let taken = take(&table, ONE, &mut QueueCursor::default());
             assert_eq!(
                 paths(&table, &taken),
                 ["base", "base/3", "base/1", "base/2"]
@@ -82,7 +82,7 @@ mod tests {
                 paths(&table, &by_path),
                 ["base", "base/1", "base/2", "base/3"]
             );
-            assert!(take(&table, TWO, &mut Position::default()).is_empty());
+            assert!(take(&table, TWO, &mut QueueCursor::default()).is_empty());
         });
     }
 
@@ -102,9 +102,9 @@ mod tests {
     #[pg_test]
     fn files_of_a_worker_that_fails_return_and_are_not_counted() {
         with_table(|table| {
-            let mut position_of_two = Position::default();
+            let mut position_of_two = QueueCursor::default();
             let one = table.register_worker();
-            for slot in take(&table, one, &mut Position::default()) {
+            for slot in take(&table, one, &mut QueueCursor::default()) {
                 send(&table, slot, Some(1));
             }
             assert_eq!(counts(&table), (4, 3040, 4));
@@ -121,11 +121,11 @@ mod tests {
     fn files_of_a_worker_that_ended_well_stay_sent() {
         with_table(|table| {
             let one = table.register_worker();
-            let taken = take(&table, one, &mut Position::default());
+            let taken = take(&table, one, &mut QueueCursor::default());
             for slot in &taken[..3] {
                 send(&table, slot, Some(0));
             }
-            table.carried(taken[3], &Carried::Vanished);
+            table.carried(taken[3], &SendOutcome::Vanished);
             table.settle(one);
             table.release_worker(one);
             assert_eq!(counts(&table), (4, 3040, 0));
@@ -172,7 +172,7 @@ mod tests {
     #[pg_test]
     fn a_file_that_the_stop_has_counted_stays_sent() {
         with_table(|table| {
-            for slot in take(&table, ONE, &mut Position::default()) {
+            for slot in take(&table, ONE, &mut QueueCursor::default()) {
                 send(&table, slot, Some(0));
             }
             table.settle(ONE);
@@ -191,7 +191,7 @@ mod tests {
     #[pg_test]
     fn a_worker_that_comes_too_late_takes_nothing_out_of_a_complete_backup() {
         with_table(|table| {
-            for slot in take(&table, ONE, &mut Position::default()) {
+            for slot in take(&table, ONE, &mut QueueCursor::default()) {
                 send(&table, slot, Some(0));
             }
             table.settle(ONE);
@@ -209,7 +209,7 @@ mod tests {
     #[pg_test]
     fn what_went_nowhere_is_not_sent_but_read_once() {
         with_table(|table| {
-            for slot in take(&table, ONE, &mut Position::default()) {
+            for slot in take(&table, ONE, &mut QueueCursor::default()) {
                 send(&table, slot, Some(0));
             }
             table.discard(ONE);
@@ -217,9 +217,15 @@ mod tests {
             assert_eq!(table.unsent(1).count, 4);
             assert_eq!(table.sent_files(false).count(), 0);
             let mut batch = Vec::new();
-            table.take(TWO, &mut Position::default(), false, |_| true, &mut batch);
+            table.take(
+                TWO,
+                &mut QueueCursor::default(),
+                false,
+                |_| true,
+                &mut batch,
+            );
             assert!(batch.is_empty());
-            assert_eq!(take(&table, TWO, &mut Position::default()).len(), 4);
+            assert_eq!(take(&table, TWO, &mut QueueCursor::default()).len(), 4);
             assert_eq!(counts(&table), (0, 0, 0));
         });
     }
@@ -229,7 +235,7 @@ mod tests {
         with_table(|table| {
             let mut batch = Vec::new();
             let small = |slot: &Slot| slot.kind == Kind::File && slot.size < 100;
-            table.take(ONE, &mut Position::default(), true, small, &mut batch);
+            table.take(ONE, &mut QueueCursor::default(), true, small, &mut batch);
             assert_eq!(paths(&table, &batch), ["base/1", "base/2"]);
             let unsent = table.unsent(2);
             assert_eq!(
@@ -252,7 +258,7 @@ mod tests {
             panic!("the listing could not be shared");
         };
         let table = files.table();
-        let mut position = Position::default();
+        let mut position = QueueCursor::default();
         let mut lengths = Vec::new();
         while lengths.last() != Some(&0) {
             lengths.push(take(&table, ONE, &mut position).len());

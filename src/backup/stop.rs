@@ -8,15 +8,15 @@ use std::collections::BTreeSet;
 use backup_format::archive::Attributes;
 use backup_format::manifest::PathStyle;
 
+use crate::server::backend_progress::{ProgressPhase, ProgressRow};
 use crate::server::backup_control::{self, StoppedBackup};
 use crate::server::control_file::{self, ControlFile};
 use crate::server::encoding;
 use crate::server::file;
-use crate::server::progress::{self, ProgressRow};
-use crate::server::report::{Failure, Outcome, Sqlstate, warning};
+use crate::server::report::{Error, Result, Sqlstate, warning};
 use crate::server::shared_backup::Phase;
 
-use super::leader::{self, Leader, Running};
+use super::leader::{self, BackupGuard, Leader};
 use super::manifest::Manifest;
 use super::unlogged;
 
@@ -26,7 +26,7 @@ const EXAMPLES: usize = 5;
 /// A backup that is out of backup mode; its closing files remain to be handed over.
 pub struct Stopped {
     /// Ends with the value.
-    pub running: Running,
+    pub running: BackupGuard,
     /// Where the backup ended.
     pub end: StoppedBackup,
     /// pg_control as it was before the stop, after everything else.
@@ -74,8 +74,8 @@ pub struct ClosingFile {
 pub fn stop(
     wait_for_archive: bool,
     allow_incomplete: bool,
-    check_handover: impl FnOnce(&Leader, &[Vec<u8>]) -> Outcome<()>,
-) -> Outcome<Stopped> {
+    check_handover: impl FnOnce(&Leader, &[Vec<u8>]) -> Result<()>,
+) -> Result<Stopped> {
     let running = leader::take()?;
     let leader = running.leader();
     let look = || {
@@ -93,7 +93,7 @@ pub fn stop(
         }
     };
     let leader = running.leader();
-    let _row = ProgressRow::start(progress::Phase::WaitingForArchive);
+    let _row = ProgressRow::start(ProgressPhase::WaitingForArchive);
     if let Err(failure) = check_verified(leader) {
         running.end(Phase::Aborted);
         return Err(failure);
@@ -147,7 +147,7 @@ impl Stopped {
     ///
     /// # Errors
     /// As [`unlogged::missing_init_forks`].
-    pub fn closing_files_of_stream(&self) -> Outcome<ClosingFiles> {
+    pub fn closing_files_of_stream(&self) -> Result<ClosingFiles> {
         let mut closing = self.closing_files();
         let mut missing: BTreeSet<_> = self.init_forks.iter().cloned().collect();
         missing.extend(unlogged::missing_init_forks(
@@ -171,7 +171,7 @@ impl Stopped {
         &self,
         closing: &ClosingFiles,
         path_style: PathStyle,
-    ) -> Outcome<Option<Manifest>> {
+    ) -> Result<Option<Manifest>> {
         let leader = self.running.leader();
         Manifest::of_sent(leader, self.complete, path_style)
             .map(|manifest| manifest.with_end(leader, closing, self.end))
@@ -190,7 +190,7 @@ impl Stopped {
 }
 
 /// Has workers fail from now on, unless files are missing: then they go on undisturbed.
-fn close_to_workers(leader: &Leader, allow_incomplete: bool) -> Outcome<()> {
+fn close_to_workers(leader: &Leader, allow_incomplete: bool) -> Result<()> {
     if !allow_incomplete {
         check_complete(leader)?;
     }
@@ -203,7 +203,7 @@ fn close_to_workers(leader: &Leader, allow_incomplete: bool) -> Outcome<()> {
     Ok(())
 }
 
-fn check_complete(leader: &Leader) -> Outcome<()> {
+fn check_complete(leader: &Leader) -> Result<()> {
     let Some(files) = leader.borrow_files() else {
         return Ok(());
     };
@@ -228,7 +228,7 @@ fn check_complete(leader: &Leader) -> Outcome<()> {
         1 => " 1 worker is still sending.".to_owned(),
         count => format!(" {count} workers are still sending."),
     };
-    Err(Failure::new(
+    Err(Error::new(
         Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!(
             "backup is incomplete: {} of {} files have not been sent",
@@ -240,7 +240,7 @@ fn check_complete(leader: &Leader) -> Outcome<()> {
     .hint("Send them with send_backup_files() and stop again, end the backup with abort_backup(), or use allow_incomplete => true if they are copied by other means."))
 }
 
-fn check_verified(leader: &Leader) -> Outcome<()> {
+fn check_verified(leader: &Leader) -> Result<()> {
     let failures = leader.borrow_files().map_or(0, |files| {
         files
             .table()
@@ -258,8 +258,8 @@ fn check_verified(leader: &Leader) -> Outcome<()> {
 
 /// The error for a backup or a stream with bad pages, in core's words.
 #[must_use]
-pub fn found_damage() -> Failure {
-    Failure::new(
+pub fn found_damage() -> Error {
+    Error::new(
         Sqlstate::ERRCODE_DATA_CORRUPTED,
         "checksum verification failure during base backup",
     )

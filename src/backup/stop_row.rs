@@ -5,7 +5,7 @@
 use backup_format::manifest::PathStyle;
 
 use crate::server::encoding;
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 
 use super::leader::Leader;
 use super::manifest::Manifest;
@@ -25,11 +25,11 @@ pub const PATH_STYLE: PathStyle = PathStyle::Ascii;
 ///
 /// # Errors
 /// `character_not_in_repertoire`.
-pub fn check_map_is_text(leader: &Leader) -> Outcome<()> {
+pub fn check_map_is_text(leader: &Leader) -> Result<()> {
     if encoding::is_text(&leader.started.tablespace_map) {
         return Ok(());
     }
-    Err(Failure::new(
+    Err(Error::new(
         Sqlstate::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
         "tablespace_map cannot be represented in the encoding of the database",
     )
@@ -41,7 +41,7 @@ pub fn check_map_is_text(leader: &Leader) -> Outcome<()> {
 ///
 /// # Errors
 /// `program_limit_exceeded`.
-pub fn check_manifest_fits(leader: &Leader, complete: bool, largest: usize) -> Outcome<()> {
+pub fn check_manifest_fits(leader: &Leader, complete: bool, largest: usize) -> Result<()> {
     let Some(manifest) = Manifest::of_sent(leader, complete, PATH_STYLE) else {
         return Ok(());
     };
@@ -52,7 +52,7 @@ pub fn check_manifest_fits(leader: &Leader, complete: bool, largest: usize) -> O
     if size <= largest.saturating_sub(rest) as u64 {
         return Ok(());
     }
-    Err(Failure::new(
+    Err(Error::new(
         Sqlstate::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
         format!("backup manifest of {size} bytes does not fit into a row"),
     )
@@ -63,11 +63,11 @@ pub fn check_manifest_fits(leader: &Leader, complete: bool, largest: usize) -> O
 ///
 /// # Errors
 /// `out_of_memory`, and those of [`Manifest::write`].
-pub fn as_text(manifest: &Manifest) -> Outcome<Vec<u8>> {
+pub fn as_text(manifest: &Manifest) -> Result<Vec<u8>> {
     let size = usize::try_from(manifest.size()?).unwrap_or(usize::MAX);
     let mut text = Vec::new();
     text.try_reserve_exact(size).map_err(|_| {
-        Failure::new(Sqlstate::ERRCODE_OUT_OF_MEMORY, "out of memory")
+        Error::new(Sqlstate::ERRCODE_OUT_OF_MEMORY, "out of memory")
             .detail(format!("Failed on request of size {size}."))
             .hint("Use send_stop_backup(), which sends the manifest in pieces. The backup has been ended.")
     })?;

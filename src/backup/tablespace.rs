@@ -2,7 +2,7 @@
 
 use crate::server::backup_control::Tablespace;
 use crate::server::file;
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::settings;
 use crate::server::shared_files::FileTable;
 
@@ -11,7 +11,7 @@ use crate::server::shared_files::FileTable;
 ///
 /// # Errors
 /// Where pg_tblspc cannot be read.
-pub fn current() -> Outcome<Vec<Tablespace>> {
+pub fn current() -> Result<Vec<Tablespace>> {
     let mut tablespaces = Vec::new();
     for name in file::read_directory(b"pg_tblspc")?.unwrap_or_default() {
         let Some(oid) = std::str::from_utf8(&name)
@@ -43,7 +43,7 @@ pub fn directory(oid: u32) -> Vec<u8> {
 ///
 /// # Errors
 /// `undefined_object`.
-pub fn check_in_backup(oid: u32, table: &FileTable<'_>) -> Outcome<()> {
+pub fn check_in_backup(oid: u32, table: &FileTable<'_>) -> Result<()> {
     check_one_of(
         oid,
         decode(table.tablespaces())
@@ -56,17 +56,17 @@ pub fn check_in_backup(oid: u32, table: &FileTable<'_>) -> Outcome<()> {
 ///
 /// # Errors
 /// `undefined_object`.
-pub fn check_known(oid: Option<u32>, tablespaces: &[Tablespace]) -> Outcome<()> {
+pub fn check_known(oid: Option<u32>, tablespaces: &[Tablespace]) -> Result<()> {
     oid.map_or(Ok(()), |oid| {
         check_one_of(oid, tablespaces.iter().map(|known| known.oid))
     })
 }
 
-fn check_one_of(oid: u32, mut known: impl Iterator<Item = u32>) -> Outcome<()> {
+fn check_one_of(oid: u32, mut known: impl Iterator<Item = u32>) -> Result<()> {
     if oid == 0 || known.any(|known| known == oid) {
         return Ok(());
     }
-    Err(Failure::new(
+    Err(Error::new(
         Sqlstate::ERRCODE_UNDEFINED_OBJECT,
         format!("tablespace with OID {oid} is not part of the backup"),
     )

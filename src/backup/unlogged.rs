@@ -37,7 +37,7 @@ use backup_format::relation_file::{self, Fork, RelationFile};
 use crate::server::encoding;
 use crate::server::file;
 use crate::server::interrupt;
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::shared_files::{FileTable, Kind};
 
 use super::leader::Leader;
@@ -49,7 +49,7 @@ const EXAMPLES: usize = 5;
 ///
 /// # Errors
 /// The operating system's.
-pub fn has_become_unlogged(path: &[u8]) -> Outcome<bool> {
+pub fn has_become_unlogged(path: &[u8]) -> Result<bool> {
     match init_fork_of(path) {
         Some(init_fork) => Ok(file::metadata_if_exists(&init_fork)?.is_some()),
         None => Ok(false),
@@ -64,7 +64,7 @@ pub fn has_become_unlogged(path: &[u8]) -> Outcome<bool> {
 ///
 /// # Errors
 /// Where a directory cannot be read.
-pub fn missing_init_forks(leader: &Leader, complete: bool) -> Outcome<Vec<Vec<u8>>> {
+pub fn missing_init_forks(leader: &Leader, complete: bool) -> Result<Vec<Vec<u8>>> {
     let Some(files) = leader.borrow_files() else {
         return Ok(Vec::new());
     };
@@ -85,7 +85,7 @@ pub fn missing_init_forks(leader: &Leader, complete: bool) -> Outcome<Vec<Vec<u8
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state`.
-pub fn check_none_is_missing(missing: &[Vec<u8>]) -> Outcome<()> {
+pub fn check_none_is_missing(missing: &[Vec<u8>]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -99,7 +99,7 @@ pub fn check_none_is_missing(missing: &[Vec<u8>]) -> Outcome<()> {
     } else {
         ""
     };
-    Err(Failure::new(
+    Err(Error::new(
         Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         "relations have become unlogged since their files were sent",
     )
@@ -111,7 +111,7 @@ pub fn check_none_is_missing(missing: &[Vec<u8>]) -> Outcome<()> {
 }
 
 /// The init forks of all databases of the listing that are not in it.
-fn new_init_forks(table: &FileTable<'_>) -> Outcome<HashSet<Vec<u8>>> {
+fn new_init_forks(table: &FileTable<'_>) -> Result<HashSet<Vec<u8>>> {
     let without_tablespaces = table.has_relative_streams();
     let databases = table.slots().iter().filter(|slot| {
         slot.kind == Kind::Directory

@@ -7,7 +7,7 @@ use backup_format::wal::{self, SegmentSize, SequenceError};
 use crate::server::backup_control::StoppedBackup;
 use crate::server::file;
 use crate::server::recovery;
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::settings;
 
 use super::leader::Leader;
@@ -36,7 +36,7 @@ pub struct WalRange {
 ///
 /// # Errors
 /// Where a segment has been removed, or is missing for another reason; both name it.
-pub fn find(leader: &Leader, stopped: StoppedBackup) -> Outcome<WalRange> {
+pub fn find(leader: &Leader, stopped: StoppedBackup) -> Result<WalRange> {
     let size = settings::wal_segment_size();
     let start = size.segment_of(Lsn(leader.started.start_lsn));
     let stop = size.segment_before(Lsn(stopped.stop_lsn));
@@ -70,13 +70,13 @@ pub fn find(leader: &Leader, stopped: StoppedBackup) -> Outcome<WalRange> {
     })
 }
 
-fn missing(error: &SequenceError, start: u64, timeline: u32) -> Failure {
+fn missing(error: &SequenceError, start: u64, timeline: u32) -> Error {
     // It may have gone between the check and the look.
     recovery::check_not_removed(start, timeline);
     let message = match error {
         SequenceError::NoFiles => "could not find any WAL files".to_owned(),
         SequenceError::Missing(name) => format!("could not find WAL file \"{name}\""),
     };
-    Failure::new(Sqlstate::ERRCODE_UNDEFINED_FILE, message)
+    Error::new(Sqlstate::ERRCODE_UNDEFINED_FILE, message)
         .hint("Use start_backup(retain_wal => true), or take the WAL from an archive.")
 }

@@ -17,7 +17,7 @@ use crate::server::control_file;
 use crate::server::encoding;
 use crate::server::file::{self, Directory, FileType, Status};
 use crate::server::interrupt;
-use crate::server::report::{Outcome, Sqlstate, warning};
+use crate::server::report::{Result, Sqlstate, warning};
 use crate::server::settings;
 use crate::server::shared_files::{Entry, Kind};
 
@@ -26,7 +26,7 @@ use crate::server::shared_files::{Entry, Kind};
 ///
 /// # Errors
 /// Where a directory cannot be read. What vanishes meanwhile is no error.
-pub fn list(tablespaces: &[Tablespace], with_links: bool) -> Outcome<Vec<Entry>> {
+pub fn list(tablespaces: &[Tablespace], with_links: bool) -> Result<Vec<Entry>> {
     let mut walk = Walk {
         inside_data_directory: tablespaces
             .iter()
@@ -53,7 +53,7 @@ struct Walk {
 
 impl Walk {
     /// Only the directory of this major version and catalog belongs to this cluster.
-    fn tablespace(&mut self, with_link: bool) -> Outcome<()> {
+    fn tablespace(&mut self, with_link: bool) -> Result<()> {
         let link = tablespace::directory(self.tablespace);
         if with_link && let Some(metadata) = file::metadata_if_exists(&link)? {
             self.entries.push(Entry {
@@ -76,7 +76,7 @@ impl Walk {
     }
 
     /// Lists what is in a directory. The data directory itself is the empty path.
-    fn directory(&mut self, path: &[u8]) -> Outcome<()> {
+    fn directory(&mut self, path: &[u8]) -> Result<()> {
         let name: &[u8] = if path.is_empty() { b"." } else { path };
         let Some(directory) = Directory::open(name)? else {
             return Ok(());

@@ -2,14 +2,14 @@
 
 use crate::server::encoding;
 use crate::server::recovery;
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::shared_backup::{BackupState, Phase};
 use crate::server::shared_files::{FileTable, Slot};
 
 use crate::stream::archive::Target;
 
 use super::lookup::{self, Found};
-use super::queue::{NotTaken, Position};
+use super::queue::{NotTaken, QueueCursor};
 
 /// A session's part in a backup. When the value goes, by whatever way, files that are not settled
 /// return to the queue.
@@ -23,7 +23,7 @@ impl Worker {
     ///
     /// # Errors
     /// As [`lookup::find`]; `object_not_in_prerequisite_state` where the backup is being stopped.
-    pub fn join(backup_id: Option<i64>) -> Outcome<Self> {
+    pub fn join(backup_id: Option<i64>) -> Result<Self> {
         let found = lookup::find(backup_id)?;
         check_running(&found.backup, found.backup_id)?;
         let number = found.files.table().register_worker();
@@ -49,7 +49,7 @@ impl Worker {
     /// none left.
     pub fn take<'a>(
         &'a self,
-        position: &mut Position,
+        position: &mut QueueCursor,
         target: Target,
         wanted: impl Fn(&Slot) -> bool,
         batch: &mut Vec<&'a Slot>,
@@ -65,7 +65,7 @@ impl Worker {
     ///
     /// # Errors
     /// `object_in_use` where a stream that still runs has one of them.
-    pub fn take_all(&self, slots: &[&Slot]) -> Outcome<()> {
+    pub fn take_all(&self, slots: &[&Slot]) -> Result<()> {
         let table = self.table();
         let in_use = slots
             .iter()
@@ -84,9 +84,9 @@ impl Worker {
         Ok(())
     }
 
-    fn in_use(&self, slot: &Slot) -> Failure {
+    fn in_use(&self, slot: &Slot) -> Error {
         let path = encoding::display(self.table().path(slot)).into_owned();
-        Failure::new(
+        Error::new(
             Sqlstate::ERRCODE_OBJECT_IN_USE,
             format!("file \"{path}\" is being sent by another worker"),
         )
@@ -97,7 +97,7 @@ impl Worker {
     ///
     /// # Errors
     /// `object_not_in_prerequisite_state`.
-    pub fn check_running(&self) -> Outcome<()> {
+    pub fn check_running(&self) -> Result<()> {
         check_running(self.backup(), self.found.backup_id)
     }
 
@@ -105,7 +105,7 @@ impl Worker {
     ///
     /// # Errors
     /// `object_not_in_prerequisite_state`, in core's words.
-    pub fn check_not_promoted(&self) -> Outcome<()> {
+    pub fn check_not_promoted(&self) -> Result<()> {
         check_not_promoted(self.backup())
     }
 
@@ -113,7 +113,7 @@ impl Worker {
     ///
     /// # Errors
     /// Where the backup has ended meanwhile.
-    pub fn settle(&self, target: Target) -> Outcome<()> {
+    pub fn settle(&self, target: Target) -> Result<()> {
         self.check_running()?;
         match target {
             Target::Client => self.table().settle(self.number),
@@ -133,7 +133,7 @@ impl Drop for Worker {
     }
 }
 
-fn check_running(backup: &BackupState, backup_id: i64) -> Outcome<()> {
+fn check_running(backup: &BackupState, backup_id: i64) -> Result<()> {
     let detail = match backup.phase() {
         Phase::Streaming => return Ok(()),
         Phase::Initializing | Phase::WaitingForCheckpoint | Phase::ListingFiles => {
@@ -143,7 +143,7 @@ fn check_running(backup: &BackupState, backup_id: i64) -> Outcome<()> {
         Phase::Aborted => "Its leader has aborted it, or failed.",
         Phase::Abandoned => "The session of its leader has ended.",
     };
-    Err(Failure::new(
+    Err(Error::new(
         Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("backup {backup_id} has ended"),
     )
@@ -155,9 +155,9 @@ fn check_running(backup: &BackupState, backup_id: i64) -> Outcome<()> {
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state`, in core's words.
-pub fn check_not_promoted(backup: &BackupState) -> Outcome<()> {
+pub fn check_not_promoted(backup: &BackupState) -> Result<()> {
     if backup.options().started_in_recovery && !recovery::is_in_recovery() {
-        return Err(Failure::new(
+        return Err(Error::new(
             Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "the standby was promoted during online backup",
         )

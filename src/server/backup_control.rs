@@ -6,15 +6,15 @@ use std::ffi::CString;
 
 use pgrx::{IntoDatum, pg_sys};
 
-use super::report::{Failure, Outcome, Sqlstate};
+use super::report::{Error, Result, Sqlstate};
 
 /// A tablespace as do_pg_backup_start() found it (tablespaceinfo in backup/basebackup.h, which
 /// pgrx does not bind).
 #[repr(C)]
 struct TablespaceInfo {
-    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    #[cfg(not(pg17_or_newer))]
     oid: *mut c_char,
-    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    #[cfg(pg17_or_newer)]
     oid: pg_sys::Oid,
     path: *mut c_char,
     relative_path: *mut c_char,
@@ -46,7 +46,7 @@ pub struct StartedBackup {
     /// The tablespaces at that time.
     pub tablespaces: Vec<Tablespace>,
     /// What core wants to have back at the stop.
-    #[cfg(not(feature = "pg15"))]
+    #[cfg(pg16_or_newer)]
     state: Box<pg_sys::BackupState>,
 }
 
@@ -104,9 +104,9 @@ fn fill_variables_of_core() {
 ///
 /// # Errors
 /// Raises the server's own errors: wal_level too low, label too long, and so on.
-pub fn start(label: &[u8], fast: bool) -> Outcome<StartedBackup> {
+pub fn start(label: &[u8], fast: bool) -> Result<StartedBackup> {
     let label = CString::new(label).map_err(|_| {
-        Failure::new(
+        Error::new(
             Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
             "backup label cannot contain null bytes",
         )
@@ -119,7 +119,7 @@ pub fn start(label: &[u8], fast: bool) -> Outcome<StartedBackup> {
         pg_sys::register_persistent_abort_backup_handler();
         let map_file = pg_sys::makeStringInfo();
         let mut tablespaces: *mut pg_sys::List = core::ptr::null_mut();
-        #[cfg(feature = "pg15")]
+        #[cfg(not(pg16_or_newer))]
         {
             let label_file = pg_sys::makeStringInfo();
             let mut timeline = 0;
@@ -139,7 +139,7 @@ pub fn start(label: &[u8], fast: bool) -> Outcome<StartedBackup> {
                 tablespaces: tablespace_list(tablespaces),
             })
         }
-        #[cfg(not(feature = "pg15"))]
+        #[cfg(pg16_or_newer)]
         {
             let mut state = Box::<pg_sys::BackupState>::default();
             pg_sys::do_pg_backup_start(
@@ -168,15 +168,15 @@ pub fn start(label: &[u8], fast: bool) -> Outcome<StartedBackup> {
 /// # Errors
 /// Raises the server's own errors. Whether the backup still runs afterwards differs; call
 /// [`abort`] in any case.
-pub fn stop(started: &StartedBackup, wait_for_archive: bool) -> Outcome<StoppedBackup> {
+pub fn stop(started: &StartedBackup, wait_for_archive: bool) -> Result<StoppedBackup> {
     if !is_ours() {
-        return Err(Failure::new(
+        return Err(Error::new(
             Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "backup is not in progress",
         )
         .detail("It was ended by another function of the server, such as pg_backup_stop()."));
     }
-    #[cfg(feature = "pg15")]
+    #[cfg(not(pg16_or_newer))]
     {
         let mut label_file = started.backup_label.clone();
         label_file.push(0);
@@ -192,7 +192,7 @@ pub fn stop(started: &StartedBackup, wait_for_archive: bool) -> Outcome<StoppedB
         };
         Ok(StoppedBackup { stop_lsn, timeline })
     }
-    #[cfg(not(feature = "pg15"))]
+    #[cfg(pg16_or_newer)]
     {
         let mut state = started.state.clone();
         // SAFETY: guarded by pgrx. The state is the one that the start has filled.
@@ -267,12 +267,12 @@ unsafe fn tablespace_list(list: *mut pg_sys::List) -> Vec<Tablespace> {
     unsafe {
         for index in 0..(*list).length {
             let info: *const TablespaceInfo = pg_sys::list_nth(list, index).cast();
-            #[cfg(any(feature = "pg15", feature = "pg16"))]
+            #[cfg(not(pg17_or_newer))]
             let oid = CStr::from_ptr((*info).oid)
                 .to_str()
                 .ok()
                 .and_then(|oid| oid.parse().ok());
-            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+            #[cfg(pg17_or_newer)]
             let oid = Some((*info).oid.to_u32());
             let Some(oid) = oid else {
                 continue;

@@ -7,7 +7,7 @@ use backup_format::checksum::Algorithm;
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
 
 use super::parameters::{self, ChecksumVectors};
-use super::report::{Failure, Outcome, Sqlstate};
+use super::report::{Error, Result, Sqlstate};
 
 /// PG_CHECKSUM_MAX_LENGTH: bytes of the longest checksum.
 pub const MAX_DIGEST_LENGTH: usize = 64;
@@ -56,7 +56,7 @@ impl Digest {
     ///
     /// # Errors
     /// Where the server's cryptography library refuses.
-    pub fn new(algorithm: Algorithm) -> Outcome<Self> {
+    pub fn new(algorithm: Algorithm) -> Result<Self> {
         Ok(match algorithm {
             Algorithm::None => Self::None,
             Algorithm::Crc32c if parameters::checksum_vectors() != ChecksumVectors::Server => {
@@ -70,7 +70,7 @@ impl Digest {
     ///
     /// # Errors
     /// Where the server's cryptography library refuses.
-    pub fn update(&mut self, bytes: &[u8]) -> Outcome<()> {
+    pub fn update(&mut self, bytes: &[u8]) -> Result<()> {
         match self {
             Self::None => Ok(()),
             Self::Crc32c(digest) => {
@@ -85,7 +85,7 @@ impl Digest {
     ///
     /// # Errors
     /// Where the server's cryptography library refuses.
-    pub fn finish(self) -> Outcome<DigestBytes> {
+    pub fn finish(self) -> Result<DigestBytes> {
         let mut bytes = [0; MAX_DIGEST_LENGTH];
         match self {
             Self::None => Ok(DigestBytes { bytes, length: 0 }),
@@ -111,7 +111,7 @@ pub struct ServerDigest {
 }
 
 impl ServerDigest {
-    fn new(algorithm: Algorithm) -> Outcome<Self> {
+    fn new(algorithm: Algorithm) -> Result<Self> {
         let mut context = Context {
             algorithm: 0,
             raw: 0,
@@ -131,7 +131,7 @@ impl ServerDigest {
         })
     }
 
-    fn update(&mut self, bytes: &[u8]) -> Outcome<()> {
+    fn update(&mut self, bytes: &[u8]) -> Result<()> {
         // SAFETY: an initialized context and a valid slice.
         let status = unsafe {
             bindings::pg_checksum_update(&raw mut self.context, bytes.as_ptr(), bytes.len())
@@ -143,7 +143,7 @@ impl ServerDigest {
         }
     }
 
-    fn finish(mut self) -> Outcome<DigestBytes> {
+    fn finish(mut self) -> Result<DigestBytes> {
         let mut bytes = [0; MAX_DIGEST_LENGTH];
         self.finished = true;
         // SAFETY: an initialized context; the output holds the longest checksum.
@@ -183,8 +183,8 @@ impl AsRef<[u8]> for DigestBytes {
     }
 }
 
-fn failure(action: &str) -> Failure {
-    Failure::new(
+fn failure(action: &str) -> Error {
+    Error::new(
         Sqlstate::ERRCODE_INTERNAL_ERROR,
         format!("could not {action} checksum of a file"),
     )

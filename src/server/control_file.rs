@@ -6,7 +6,7 @@ use backup_format::archive::Attributes;
 use pgrx::pg_sys;
 
 use super::file::{self, TransientFile};
-use super::report::{Failure, Outcome, Sqlstate};
+use super::report::{Error, Result, Sqlstate};
 
 /// Where pg_control lies, relative to the data directory.
 pub const PATH: &[u8] = b"global/pg_control";
@@ -27,17 +27,17 @@ pub struct ControlFile {
 ///
 /// # Errors
 /// `data_corrupted` where the CRC does not match; what the operating system says otherwise.
-pub fn read() -> Outcome<ControlFile> {
+pub fn read() -> Result<ControlFile> {
     let opened = TransientFile::open(PATH)?;
-    let failure = |error: std::io::Error| Failure::of_file("read file", PATH, &error);
-    let file = opened.map_err(|error| Failure::of_file("open file", PATH, &error))?;
+    let failure = |error: std::io::Error| Error::of_file("read file", PATH, &error);
+    let file = opened.map_err(|error| Error::of_file("open file", PATH, &error))?;
     let mut content = vec![0; pg_sys::PG_CONTROL_FILE_SIZE as usize];
     let length = {
         let _lock = SharedLock::acquire();
         file.read_at(&mut content, 0).map_err(failure)?
     };
     if length != content.len() || !has_valid_crc(&content) {
-        return Err(Failure::new(
+        return Err(Error::new(
             Sqlstate::ERRCODE_DATA_CORRUPTED,
             format!(
                 "incorrect checksum in control file \"{}\"",

@@ -19,7 +19,7 @@ use pgrx::pg_sys;
 
 use super::clock;
 use super::interrupt::ReadWait;
-use super::report::{Failure, Outcome, Sqlstate};
+use super::report::{Error, Result, Sqlstate};
 use super::settings;
 
 /// An open regular file.
@@ -35,7 +35,7 @@ impl TransientFile {
     ///
     /// # Errors
     /// Where the session has too many files open.
-    pub fn open(path: &[u8]) -> Outcome<io::Result<Self>> {
+    pub fn open(path: &[u8]) -> Result<io::Result<Self>> {
         let Ok(name) = CString::new(path) else {
             return Ok(Err(io::ErrorKind::InvalidInput.into()));
         };
@@ -138,7 +138,7 @@ impl Directory {
     ///
     /// # Errors
     /// "could not open directory".
-    pub fn open(path: &[u8]) -> Outcome<Option<Self>> {
+    pub fn open(path: &[u8]) -> Result<Option<Self>> {
         let Ok(name) = CString::new(path) else {
             return Ok(None);
         };
@@ -152,7 +152,7 @@ impl Directory {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => Ok(None),
-            _ => Err(Failure::of_file("open directory", path, &error)),
+            _ => Err(Error::of_file("open directory", path, &error)),
         }
     }
 
@@ -184,7 +184,7 @@ impl Directory {
     ///
     /// # Errors
     /// "could not stat file or directory", where the operating system says anything else.
-    pub fn status(&self, name: &CStr) -> Outcome<Option<Status>> {
+    pub fn status(&self, name: &CStr) -> Result<Option<Status>> {
         let mut status = MaybeUninit::<libc::stat>::uninit();
         // SAFETY: the directory is open, the name is terminated, and the structure is written
         // before it is read, which the result tells.
@@ -213,7 +213,7 @@ impl Directory {
                 Some(libc::ENOENT) => Ok(None),
                 _ => {
                     let path = [&self.path, &b"/"[..], name.to_bytes()].concat();
-                    Err(Failure::of_file("stat file or directory", &path, &error))
+                    Err(Error::of_file("stat file or directory", &path, &error))
                 }
             },
         }
@@ -231,7 +231,7 @@ impl Drop for Directory {
 ///
 /// # Errors
 /// As [`Directory::open`] and [`Directory::names`].
-pub fn read_directory(path: &[u8]) -> Outcome<Option<Vec<Vec<u8>>>> {
+pub fn read_directory(path: &[u8]) -> Result<Option<Vec<Vec<u8>>>> {
     let directory = Directory::open(path)?;
     Ok(directory.map(|directory| {
         let names = directory.names().into_iter();
@@ -243,12 +243,12 @@ pub fn read_directory(path: &[u8]) -> Outcome<Option<Vec<Vec<u8>>>> {
 ///
 /// # Errors
 /// "could not stat file or directory", where the operating system says anything else.
-pub fn metadata_if_exists(path: &[u8]) -> Outcome<Option<Metadata>> {
+pub fn metadata_if_exists(path: &[u8]) -> Result<Option<Metadata>> {
     match std::fs::symlink_metadata(as_path(path)) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) => match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => Ok(None),
-            _ => Err(Failure::of_file("stat file or directory", path, &error)),
+            _ => Err(Error::of_file("stat file or directory", path, &error)),
         },
     }
 }
@@ -257,7 +257,7 @@ pub fn metadata_if_exists(path: &[u8]) -> Outcome<Option<Metadata>> {
 ///
 /// # Errors
 /// Where one of them has become a link to somewhere else. Those in pg_tblspc are meant to be links.
-pub fn has_its_directories(path: &[u8]) -> Outcome<bool> {
+pub fn has_real_parents(path: &[u8]) -> Result<bool> {
     for (end, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
         let directory = &path[..end];
         if is_tablespace_link(directory) {
@@ -276,9 +276,9 @@ pub fn has_its_directories(path: &[u8]) -> Outcome<bool> {
 
 /// The error for an entry of the listing that something else has taken the place of.
 #[must_use]
-pub fn has_changed(path: &[u8], was: &str) -> Failure {
+pub fn has_changed(path: &[u8], was: &str) -> Error {
     let path = super::encoding::display(path);
-    Failure::new(
+    Error::new(
         Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("\"{path}\" is no longer a {was}"),
     )
@@ -294,14 +294,14 @@ pub fn has_changed(path: &[u8], was: &str) -> Failure {
 ///
 /// # Errors
 /// "could not read symbolic link", where the operating system says anything else.
-pub fn link_target(path: &[u8]) -> Outcome<Option<Vec<u8>>> {
+pub fn link_target(path: &[u8]) -> Result<Option<Vec<u8>>> {
     use std::os::unix::ffi::OsStringExt;
 
     match std::fs::read_link(as_path(path)) {
         Ok(target) => Ok(Some(target.into_os_string().into_vec())),
         Err(error) => match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR | libc::EINVAL) => Ok(None),
-            _ => Err(Failure::of_file("read symbolic link", path, &error)),
+            _ => Err(Error::of_file("read symbolic link", path, &error)),
         },
     }
 }

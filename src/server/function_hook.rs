@@ -5,7 +5,7 @@ use core::ffi::{c_int, c_void};
 
 use pgrx::pg_sys;
 
-use super::report::Outcome;
+use super::report::Result;
 
 /// Which of the server's functions is about to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub enum ServerFunction {
     PgBackupStop,
 }
 
-type Check = fn(ServerFunction) -> Outcome<()>;
+type Check = fn(ServerFunction) -> Result<()>;
 
 thread_local! {
     static CHECK: Cell<Option<Check>> = const { Cell::new(None) };

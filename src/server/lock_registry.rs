@@ -117,7 +117,7 @@ fn is_held(registration: Registration) -> bool {
             &raw const tag,
             pg_sys::ExclusiveLock as i32,
             // Not a stronger one instead.
-            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+            #[cfg(pg17_or_newer)]
             false,
         )
     }

@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod backend_progress;
 pub mod backup_control;
 pub mod checksum;
 pub mod client;
@@ -25,7 +26,6 @@ pub mod lock_registry;
 pub mod page_cache;
 pub mod page_checksum;
 pub mod parameters;
-pub mod progress;
 pub mod recovery;
 pub mod report;
 pub mod segment;

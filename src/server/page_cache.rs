@@ -20,7 +20,7 @@ const STRIDE: u64 = 16 * PART;
 
 /// A file that is being read from its start to its end.
 #[derive(Debug)]
-pub struct ReadOnce<'f> {
+pub struct CacheFootprint<'f> {
     file: &'f TransientFile,
     /// For each part whether any of it was cached before.
     cached: Vec<bool>,
@@ -30,7 +30,7 @@ pub struct ReadOnce<'f> {
     passed: u64,
 }
 
-impl<'f> ReadOnce<'f> {
+impl<'f> CacheFootprint<'f> {
     /// Looks at the first `size` bytes of a file, and has the system read ahead more than it would
     /// for other files.
     pub fn start(file: &'f TransientFile, size: u64) -> Self {

@@ -1,6 +1,6 @@
 //! Errors and warnings as PostgreSQL reports them (utils/elog.h).
 //!
-//! Functions return [`Failure`], which keeps SQLSTATE, message, detail and hint. It is raised as an
+//! Functions return [`Error`], which keeps SQLSTATE, message, detail and hint. It is raised as an
 //! ERROR once it has reached the SQL function's edge, after every destructor has run.
 
 use core::ffi::c_int;
@@ -16,12 +16,12 @@ pub use pgrx::pg_sys::errcodes::PgSqlErrorCode as Sqlstate;
 ///
 /// Boxed, because it travels through the result of every small function.
 #[derive(Debug)]
-pub struct Failure(Box<ErrorReport>);
+pub struct Error(Box<ErrorReport>);
 
 /// What every fallible function here returns.
-pub type Outcome<T> = Result<T, Failure>;
+pub type Result<T, E = Error> = core::result::Result<T, E>;
 
-impl Failure {
+impl Error {
     /// A failure with its SQLSTATE and primary message.
     #[track_caller]
     pub fn new(sqlstate: Sqlstate, message: impl Into<String>) -> Self {
@@ -79,7 +79,7 @@ fn os_message(error: &std::io::Error) -> String {
 
 /// The value, or the failure as an ERROR: the edge between Rust and SQL.
 #[track_caller]
-pub fn or_raise<T>(outcome: Outcome<T>) -> T {
+pub fn or_raise<T>(outcome: Result<T>) -> T {
     match outcome {
         Ok(value) => value,
         Err(failure) => failure.raise(),

@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 
 use pgrx::pg_sys;
 
-use super::report::{Failure, Outcome, Sqlstate};
+use super::report::{Error, Result, Sqlstate};
 
 /// A magic number: five letters for what a segment holds, and the version of the library. After an
 /// upgrade a session that has loaded another version may find the segment, and must not read it.
@@ -54,7 +54,7 @@ impl Segment {
     ///
     /// # Errors
     /// `out_of_memory` and the like, raised by the server.
-    pub fn create_pinned(size: usize) -> Outcome<Self> {
+    pub fn create_pinned(size: usize) -> Result<Self> {
         // SAFETY: both calls are guarded by pgrx; the new mapping is valid until it is detached.
         // The flag makes a server without a free slot answer with null instead of an ERROR.
         let mapping = unsafe {
@@ -65,7 +65,7 @@ impl Segment {
             mapping
         };
         let mapping = NonNull::new(mapping).ok_or_else(|| {
-            Failure::new(
+            Error::new(
                 Sqlstate::ERRCODE_INSUFFICIENT_RESOURCES,
                 "too many dynamic shared memory segments",
             )

@@ -23,7 +23,7 @@ pub fn tablespace_version_directory() -> String {
 /// Which files core's base backup verifies.
 #[must_use]
 pub fn checksummed_files() -> ChecksummedFiles {
-    if cfg!(any(feature = "pg15", feature = "pg16")) {
+    if cfg!(not(pg17_or_newer)) {
         ChecksummedFiles::AllButListed
     } else {
         ChecksummedFiles::Relations
@@ -33,7 +33,7 @@ pub fn checksummed_files() -> ChecksummedFiles {
 /// Directories of pg_wal that a backup keeps, empty.
 #[must_use]
 pub fn emptied_wal_directories() -> &'static [&'static [u8]] {
-    if cfg!(any(feature = "pg15", feature = "pg16")) {
+    if cfg!(not(pg17_or_newer)) {
         &[b"archive_status"]
     } else {
         &[b"archive_status", b"summaries"]
@@ -45,7 +45,7 @@ pub fn emptied_wal_directories() -> &'static [&'static [u8]] {
 pub fn manifest_system_identifier() -> Option<u64> {
     // SAFETY: reads shared memory that is set once at server start.
     let identifier = unsafe { pg_sys::GetSystemIdentifier() };
-    cfg!(not(any(feature = "pg15", feature = "pg16"))).then_some(identifier)
+    cfg!(pg17_or_newer).then_some(identifier)
 }
 
 /// The data directory's absolute path.

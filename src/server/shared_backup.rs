@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
-use super::report::{Failure, Outcome, Sqlstate};
+use super::report::{Error, Result, Sqlstate};
 use super::segment::{self, Segment};
 use super::wal_retention::Retention;
 
@@ -194,7 +194,7 @@ impl SharedBackup {
     ///
     /// # Errors
     /// Where the server has no shared memory left.
-    pub fn create(label: &[u8], options: Options, started_at: i64) -> Outcome<Self> {
+    pub fn create(label: &[u8], options: Options, started_at: i64) -> Result<Self> {
         let segment = Segment::create_pinned(size_of::<BackupState>())?;
         let nonce = random_nonce()?;
         let state: *mut BackupState = segment.address().as_ptr().cast();
@@ -310,12 +310,12 @@ unsafe extern "C-unwind" fn worker_detaches(
 }
 
 /// A random number that is not 0 and leaves room for the sign of a bigint.
-fn random_nonce() -> Outcome<u32> {
+fn random_nonce() -> Result<u32> {
     let mut bytes = [0_u8; 4];
     // SAFETY: writes as many bytes as the array has.
     let done = unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) };
     if !done {
-        return Err(Failure::new(
+        return Err(Error::new(
             Sqlstate::ERRCODE_INTERNAL_ERROR,
             "could not generate a random number for the backup",
         ));

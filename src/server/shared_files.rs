@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
-use super::report::{Failure, Outcome, Sqlstate};
+use super::report::{Error, Result, Sqlstate};
 use super::segment::{self, Segment};
 
 pub(super) const MAGIC: u64 = segment::magic(*b"pgpfl");
@@ -284,7 +284,7 @@ impl SharedFiles {
         tablespaces: &[u8],
         digest_length: usize,
         nonce: u32,
-    ) -> Outcome<Self> {
+    ) -> Result<Self> {
         let count = entries.len();
         if u32::try_from(count).is_err() || queue_order.len() != count || path_order.len() != count
         {
@@ -414,8 +414,8 @@ impl SharedFiles {
     }
 }
 
-fn too_many(files: usize) -> Failure {
-    Failure::new(
+fn too_many(files: usize) -> Error {
+    Error::new(
         Sqlstate::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
         format!("cannot back up {files} files at once"),
     )

@@ -13,7 +13,7 @@ use pgrx::pg_sys;
 ///
 /// To be called only where nothing of the statement will read a table any more. Does nothing in a
 /// transaction block, or where another statement is suspended: those have snapshots of their own.
-pub fn hold_back_nobody() {
+pub fn clear_snapshot_xmin() {
     // SAFETY: reads this session's transaction state and portals, and writes one word of its own
     // entry in the process array, which others read as one word.
     unsafe {

@@ -15,7 +15,7 @@ use pgrx::pg_sys::panic::CaughtError;
 
 use super::interrupt::{self, WaitEvent};
 use super::lock_registry::Registration;
-use super::report::{Failure, Outcome, Sqlstate};
+use super::report::{Error, Result, Sqlstate};
 use super::shared_backup::SharedBackup;
 
 const MESSAGE_SIZE: usize = 256;
@@ -88,7 +88,7 @@ impl RetentionWorker {
     /// # Errors
     /// Where the server has no replication slot or no background worker left. The backup's
     /// phase must then be set to an end, which ends a worker that has started.
-    pub fn start(backup: &SharedBackup) -> Outcome<Self> {
+    pub fn start(backup: &SharedBackup) -> Result<Self> {
         // SAFETY: guarded by pgrx; raises where slots cannot be used at all.
         unsafe { pg_sys::CheckSlotRequirements() };
         let worker = Self {
@@ -131,7 +131,7 @@ impl RetentionWorker {
     }
 }
 
-fn register(backup: &SharedBackup) -> Outcome<*mut pg_sys::BackgroundWorkerHandle> {
+fn register(backup: &SharedBackup) -> Result<*mut pg_sys::BackgroundWorkerHandle> {
     let mut worker = pg_sys::BackgroundWorker {
         // It connects to no database, but only with this flag does pg_stat_activity show it.
         bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION)
@@ -170,15 +170,15 @@ fn register(backup: &SharedBackup) -> Outcome<*mut pg_sys::BackgroundWorkerHandl
     if registered {
         return Ok(handle);
     }
-    Err(Failure::new(
+    Err(Error::new(
         Sqlstate::ERRCODE_INSUFFICIENT_RESOURCES,
         "could not register background worker to retain WAL",
     )
     .hint("You might need to increase max_worker_processes."))
 }
 
-fn cannot_retain(detail: &str) -> Failure {
-    Failure::new(
+fn cannot_retain(detail: &str) -> Error {
+    Error::new(
         Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         "could not create the replication slot that retains the WAL of the backup",
     )
@@ -271,9 +271,9 @@ fn create_slot(name: &str) -> Result<(), String> {
             pg_sys::ReplicationSlotPersistency::RS_TEMPORARY,
             false,
             // Neither kept by a failover nor copied from a primary.
-            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+            #[cfg(pg17_or_newer)]
             false,
-            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+            #[cfg(pg17_or_newer)]
             false,
         );
         pg_sys::ReplicationSlotReserveWal();

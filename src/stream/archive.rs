@@ -3,7 +3,7 @@
 use backup_format::archive::{self, Attributes};
 
 use crate::server::client;
-use crate::server::report::Outcome;
+use crate::server::report::Result;
 use crate::server::shared_backup::BackupState;
 
 use super::compressor::Compressor;
@@ -31,7 +31,7 @@ pub struct Exit<'a> {
     /// How fast they may go.
     pub throttle: Throttle<'a>,
     /// Asked before each message whether to go on.
-    pub check: Box<dyn Fn() -> Outcome<()> + 'a>,
+    pub check: Box<dyn Fn() -> Result<()> + 'a>,
 }
 
 impl<'a> Exit<'a> {
@@ -46,7 +46,7 @@ impl<'a> Exit<'a> {
     }
 
     /// Has a message leave, which is empty afterwards.
-    fn pass(&self, message: &mut Message) -> Outcome<()> {
+    fn pass(&self, message: &mut Message) -> Result<()> {
         client::check_interrupts();
         (self.check)()?;
         if message.is_empty() {
@@ -61,7 +61,7 @@ impl<'a> Exit<'a> {
     }
 
     /// Nothing follows: makes sure that there still is somebody to receive what has left.
-    fn close(&self) -> Outcome<()> {
+    fn close(&self) -> Result<()> {
         if self.target == Target::Client {
             client::check_connection();
         }
@@ -89,7 +89,7 @@ struct Compressed {
 
 impl Compressed {
     /// Has compressed bytes leave in full messages.
-    fn leave(message: &mut Message, mut bytes: &[u8], exit: &Exit<'_>) -> Outcome<()> {
+    fn leave(message: &mut Message, mut bytes: &[u8], exit: &Exit<'_>) -> Result<()> {
         while !bytes.is_empty() {
             bytes = message.push(bytes);
             if message.room() == 0 {
@@ -124,7 +124,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// Those of the check and of the connection, as everywhere below.
-    pub fn file(&mut self, path: &[u8], size: u64, attributes: &Attributes) -> Outcome<()> {
+    pub fn file(&mut self, path: &[u8], size: u64, attributes: &Attributes) -> Result<()> {
         self.header(|out| archive::file_header(out, path, size, attributes))
     }
 
@@ -132,7 +132,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// As [`Archive::file`].
-    pub fn directory(&mut self, path: &[u8], attributes: &Attributes) -> Outcome<()> {
+    pub fn directory(&mut self, path: &[u8], attributes: &Attributes) -> Result<()> {
         self.header(|out| archive::directory_header(out, path, attributes))
     }
 
@@ -140,7 +140,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// As [`Archive::file`].
-    pub fn link(&mut self, path: &[u8], target: &[u8], attributes: &Attributes) -> Outcome<()> {
+    pub fn link(&mut self, path: &[u8], target: &[u8], attributes: &Attributes) -> Result<()> {
         self.header(|out| archive::link_header(out, path, target, attributes))
     }
 
@@ -153,7 +153,7 @@ impl<'a> Archive<'a> {
         path: &[u8],
         content: &[u8],
         attributes: &Attributes,
-    ) -> Outcome<()> {
+    ) -> Result<()> {
         let size = content.len() as u64;
         self.file(path, size, attributes)?;
         self.append(content)?;
@@ -164,7 +164,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// As [`Archive::file`].
-    pub fn pad(&mut self, size: u64) -> Outcome<()> {
+    pub fn pad(&mut self, size: u64) -> Result<()> {
         self.append(&[0; archive::BLOCK_SIZE][..archive::padding(size)])
     }
 
@@ -174,7 +174,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// As [`Archive::file`].
-    pub fn next_part(&mut self, wanted: u64, unit: usize) -> Outcome<&mut [u8]> {
+    pub fn next_part(&mut self, wanted: u64, unit: usize) -> Result<&mut [u8]> {
         let wanted =
             usize::try_from(wanted).map_or(LARGEST_PART, |wanted| wanted.min(LARGEST_PART));
         if self.message.room() < wanted.min(unit) {
@@ -193,7 +193,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// As [`Archive::file`].
-    pub fn keep(&mut self, length: usize) -> Outcome<()> {
+    pub fn keep(&mut self, length: usize) -> Result<()> {
         self.message.keep(length);
         if self.message.room() == 0 {
             self.flush()
@@ -206,7 +206,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// As [`Archive::file`].
-    pub fn append(&mut self, mut bytes: &[u8]) -> Outcome<()> {
+    pub fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             bytes = self.message.push(bytes);
             if self.message.room() == 0 {
@@ -221,7 +221,7 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// As [`Archive::file`].
-    pub fn finish(mut self) -> Outcome<()> {
+    pub fn finish(mut self) -> Result<()> {
         self.append(&archive::END)?;
         self.flush()?;
         if let Some(Compressed {
@@ -235,7 +235,7 @@ impl<'a> Archive<'a> {
         self.exit.close()
     }
 
-    fn header(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Outcome<()> {
+    fn header(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
         let mut headers = core::mem::take(&mut self.headers);
         headers.clear();
         write(&mut headers);
@@ -244,7 +244,7 @@ impl<'a> Archive<'a> {
         Ok(())
     }
 
-    fn flush(&mut self) -> Outcome<()> {
+    fn flush(&mut self) -> Result<()> {
         let Some(Compressed {
             compressor,
             message,

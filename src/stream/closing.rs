@@ -14,10 +14,10 @@ use crate::backup::manifest;
 use crate::backup::stop::{self, ClosingFile, Stopped};
 use crate::backup::wal_range::{self, Segment, WalRange};
 use crate::backup::worker;
+use crate::server::backend_progress::{ProgressPhase, ProgressRow};
 use crate::server::file::{self, TransientFile};
-use crate::server::progress::{Phase, ProgressRow};
 use crate::server::recovery;
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::settings::PAGE_SIZE;
 use crate::server::shared_backup;
 
@@ -41,7 +41,7 @@ pub struct Request {
 ///
 /// # Errors
 /// As [`stop::stop`]; where WAL is missing; and those of the stream.
-pub fn send(request: &Request) -> Outcome<()> {
+pub fn send(request: &Request) -> Result<()> {
     let compressor = Compressor::new(request.compression)?;
     let stopped = stop::stop(request.wait, request.allow_incomplete, |_, _| Ok(()))?;
     let exit = Exit::of_leader(&stopped.running.leader().backup);
@@ -58,7 +58,7 @@ pub fn send(request: &Request) -> Outcome<()> {
 ///
 /// # Errors
 /// Where WAL is missing, before anything is sent or later; and those of the stream.
-pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Outcome<()> {
+pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Result<()> {
     let leader = stopped.running.leader();
     // A promotion renames the last segment of the old timeline, which may be one that is missed.
     let or_promotion = |failure| match worker::check_not_promoted(&leader.backup) {
@@ -76,7 +76,7 @@ pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Ou
     }
     if let Some(wal) = wal {
         leader.backup.enter(shared_backup::Phase::TransferringWal);
-        let _row = ProgressRow::start(Phase::TransferringWal);
+        let _row = ProgressRow::start(ProgressPhase::TransferringWal);
         send_wal(&wal, archive).map_err(or_promotion)?;
     }
     send_closing_file(&closing.control_file, archive)?;
@@ -89,11 +89,11 @@ pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Ou
     Ok(())
 }
 
-fn send_closing_file(file: &ClosingFile, archive: &mut Archive<'_>) -> Outcome<()> {
+fn send_closing_file(file: &ClosingFile, archive: &mut Archive<'_>) -> Result<()> {
     archive.whole_file(&file.path, &file.content, &file.attributes)
 }
 
-fn send_wal(wal: &WalRange, archive: &mut Archive<'_>) -> Outcome<()> {
+fn send_wal(wal: &WalRange, archive: &mut Archive<'_>) -> Result<()> {
     for name in &wal.histories {
         send_history(name, archive)?;
         send_done_file(name, archive)?;
@@ -108,7 +108,7 @@ fn send_wal(wal: &WalRange, archive: &mut Archive<'_>) -> Outcome<()> {
 }
 
 /// Any failure may mean that the segment was removed or recycled meanwhile; the caller looks.
-fn send_segment(segment: &Segment, size: u64, archive: &mut Archive<'_>) -> Outcome<()> {
+fn send_segment(segment: &Segment, size: u64, archive: &mut Archive<'_>) -> Result<()> {
     let path = in_pg_wal(segment.name.as_bytes());
     let (file, metadata) = open(&path)?;
     if metadata.len() != size {
@@ -121,7 +121,7 @@ fn send_segment(segment: &Segment, size: u64, archive: &mut Archive<'_>) -> Outc
         let length = part.len();
         let count = file
             .read_at(part, offset)
-            .map_err(|error| Failure::of_file("read file", &path, &error))?;
+            .map_err(|error| Error::of_file("read file", &path, &error))?;
         // What was just read is of this segment only if it is still there.
         recovery::check_not_removed(segment.number, segment.timeline);
         if count < length {
@@ -133,32 +133,32 @@ fn send_segment(segment: &Segment, size: u64, archive: &mut Archive<'_>) -> Outc
     archive.pad(size)
 }
 
-fn unexpected_size(segment: &Segment) -> Failure {
-    Failure::new(
+fn unexpected_size(segment: &Segment) -> Error {
+    Error::new(
         Sqlstate::ERRCODE_DATA_CORRUPTED,
         format!("unexpected WAL file size \"{}\"", segment.name),
     )
 }
 
-fn send_history(name: &[u8], archive: &mut Archive<'_>) -> Outcome<()> {
+fn send_history(name: &[u8], archive: &mut Archive<'_>) -> Result<()> {
     let path = in_pg_wal(name);
     let (file, metadata) = open(&path)?;
     // A line for each timeline that there ever was: small.
     let mut content = vec![0; usize::try_from(metadata.len()).unwrap_or(usize::MAX)];
     let count = file
         .read_at(&mut content, 0)
-        .map_err(|error| Failure::of_file("read file", &path, &error))?;
+        .map_err(|error| Error::of_file("read file", &path, &error))?;
     archive.whole_file(&path, &content[..count], &file::attributes(&metadata))
 }
 
 /// Marks a file as archived, so that a restored server does not archive it again.
-fn send_done_file(name: &[u8], archive: &mut Archive<'_>) -> Outcome<()> {
+fn send_done_file(name: &[u8], archive: &mut Archive<'_>) -> Result<()> {
     let path = [b"pg_wal/archive_status/", name, b".done"].concat();
     archive.whole_file(&path, &[], &file::attributes_of_new_file())
 }
 
-fn open(path: &[u8]) -> Outcome<(TransientFile, Metadata)> {
-    let failure = |action: &str, error| Failure::of_file(action, path, &error);
+fn open(path: &[u8]) -> Result<(TransientFile, Metadata)> {
+    let failure = |action: &str, error| Error::of_file(action, path, &error);
     let file = TransientFile::open(path)?.map_err(|error| failure("open file", error))?;
     let metadata = file
         .metadata()

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use backup_format::compression::{Compression, Method};
 use flate2::write::GzEncoder;
 
-use crate::server::report::{Failure, Outcome, Sqlstate};
+use crate::server::report::{Error, Result, Sqlstate};
 
 /// What has come out of an encoder and has not been sent. Encoders own a writer for as long as they
 /// live, and write to it even when they are dropped: so it is memory, and never the connection.
@@ -47,7 +47,7 @@ impl Compressor {
     ///
     /// # Errors
     /// Where the library has no memory.
-    pub fn new(compression: Compression) -> Outcome<Option<Self>> {
+    pub fn new(compression: Compression) -> Result<Option<Self>> {
         let output = Output::default();
         let encoder = match compression.method {
             Method::None => return Ok(None),
@@ -88,7 +88,7 @@ impl Compressor {
     ///
     /// # Errors
     /// The library's, and those of `take`.
-    pub fn write(&mut self, bytes: &[u8], take: impl FnOnce(&[u8]) -> Outcome<()>) -> Outcome<()> {
+    pub fn write(&mut self, bytes: &[u8], take: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
         let written = match &mut self.encoder {
             Some(Encoder::Gzip(encoder)) => encoder.write_all(bytes),
             Some(Encoder::Lz4(encoder)) => encoder.write_all(bytes),
@@ -103,7 +103,7 @@ impl Compressor {
     ///
     /// # Errors
     /// As [`Compressor::write`].
-    pub fn finish(&mut self, take: impl FnOnce(&[u8]) -> Outcome<()>) -> Outcome<()> {
+    pub fn finish(&mut self, take: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
         let finished = match self.encoder.take() {
             Some(Encoder::Gzip(encoder)) => encoder.finish().map(drop),
             Some(Encoder::Lz4(encoder)) => encoder.finish().1,
@@ -114,7 +114,7 @@ impl Compressor {
         self.hand_over(take)
     }
 
-    fn hand_over(&self, take: impl FnOnce(&[u8]) -> Outcome<()>) -> Outcome<()> {
+    fn hand_over(&self, take: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
         let mut output = self.output.0.borrow_mut();
         take(&output)?;
         output.clear();
@@ -122,8 +122,8 @@ impl Compressor {
     }
 }
 
-fn failure(error: &io::Error) -> Failure {
-    Failure::new(
+fn failure(error: &io::Error) -> Error {
+    Error::new(
         Sqlstate::ERRCODE_INTERNAL_ERROR,
         format!("could not compress data: {error}"),
     )

@@ -3,13 +3,13 @@
 use backup_format::compression::Compression;
 use backup_format::path;
 
-use crate::backup::queue::Position;
+use crate::backup::queue::QueueCursor;
 use crate::backup::worker::Worker;
 use crate::backup::{stop, tablespace};
+use crate::server::backend_progress::{ProgressPhase, ProgressRow};
 use crate::server::client;
 use crate::server::encoding;
-use crate::server::progress::{Phase, ProgressRow};
-use crate::server::report::{Failure, Outcome, Sqlstate, warning};
+use crate::server::report::{Error, Result, Sqlstate, warning};
 use crate::server::settings;
 use crate::server::shared_files::{FileTable, Slot};
 
@@ -44,7 +44,7 @@ pub struct Request {
 /// # Errors
 /// Where the backup or a file of the request does not exist, before anything is sent;
 /// `data_corrupted` after everything is sent, where pages were bad; and those of the stream.
-pub fn send(request: &Request) -> Outcome<()> {
+pub fn send(request: &Request) -> Result<()> {
     let worker = Worker::join(request.backup_id)?;
     let backup = worker.backup();
     let throttle = Throttle::new(
@@ -71,7 +71,7 @@ pub fn send(request: &Request) -> Outcome<()> {
 ///
 /// # Errors
 /// As [`send`], but for bad pages.
-pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>) -> Outcome<u64> {
+pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>) -> Result<u64> {
     worker.check_not_promoted()?;
     let table = worker.table();
     let options = worker.backup().options();
@@ -91,7 +91,7 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
     let verify_from = request
         .start_lsn
         .unwrap_or_else(|| worker.backup().start_lsn());
-    let progress = ProgressRow::start(Phase::Streaming);
+    let progress = ProgressRow::start(ProgressPhase::Streaming);
     progress.set_bytes_total(table.header().bytes_total.cast_signed());
     let prefix = filter.prefix();
     if !prefix.is_empty() && request.claims() {
@@ -115,7 +115,7 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
             }
         }
         None => {
-            let mut position = Position::default();
+            let mut position = QueueCursor::default();
             let mut batch = Vec::new();
             loop {
                 let target = request.target;
@@ -154,7 +154,7 @@ fn find_listed<'a>(
     table: &FileTable<'a>,
     filter: &Filter,
     files: &[Vec<u8>],
-) -> Outcome<Vec<&'a Slot>> {
+) -> Result<Vec<&'a Slot>> {
     let slots = files.iter().map(|name| {
         let found = find(table, name).filter(|slot| filter.accepts(slot));
         found.ok_or_else(|| not_in_backup(name, filter))
@@ -168,8 +168,8 @@ fn find<'a>(table: &FileTable<'a>, name: &[u8]) -> Option<&'a Slot> {
     table.find(&path)
 }
 
-fn not_in_backup(name: &[u8], filter: &Filter) -> Failure {
-    let failure = Failure::new(
+fn not_in_backup(name: &[u8], filter: &Filter) -> Error {
+    let failure = Error::new(
         Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
         format!(
             "file \"{}\" is not part of the backup",
@@ -189,7 +189,7 @@ struct Filter {
 }
 
 impl Filter {
-    fn new(tablespace: Option<u32>, table: &FileTable<'_>) -> Outcome<Self> {
+    fn new(tablespace: Option<u32>, table: &FileTable<'_>) -> Result<Self> {
         if let Some(oid) = tablespace {
             tablespace::check_in_backup(oid, table)?;
         }
@@ -215,7 +215,7 @@ impl Filter {
 
 /// The total, and the error for a stream with bad pages.
 #[must_use]
-pub fn report_damage(failures: u64) -> Failure {
+pub fn report_damage(failures: u64) -> Error {
     if failures > 1 {
         warning(
             Sqlstate::ERRCODE_DATA_CORRUPTED,

@@ -9,13 +9,13 @@ use backup_format::archive::Attributes;
 use backup_format::checksum::Algorithm;
 use backup_format::relation_file;
 
-use crate::backup::queue::Carried;
+use crate::backup::queue::SendOutcome;
 use crate::backup::unlogged;
+use crate::server::backend_progress::ProgressRow;
 use crate::server::checksum::Digest;
 use crate::server::file::{self, TransientFile};
-use crate::server::page_cache::ReadOnce;
-use crate::server::progress::ProgressRow;
-use crate::server::report::{Failure, Outcome};
+use crate::server::page_cache::CacheFootprint;
+use crate::server::report::{Error, Result};
 use crate::server::settings::{self, PAGE_SIZE};
 use crate::server::shared_files::{FileTable, Kind, Slot};
 
@@ -23,7 +23,7 @@ use super::archive::Archive;
 use super::page_verifier::PageVerifier;
 
 /// Smaller files are read at once, or nearly, and take little of the system's cache.
-const READ_ONCE_FROM: u64 = 1024 * 1024;
+const FOOTPRINT_FROM: u64 = 1024 * 1024;
 
 /// How a stream sends its files.
 pub struct FileSender<'a> {
@@ -50,7 +50,7 @@ impl FileSender<'_> {
     ///
     /// # Errors
     /// The operating system's, the connection's and the check's of the archive.
-    pub fn send(&mut self, archive: &mut Archive<'_>, slot: &Slot) -> Outcome<()> {
+    pub fn send(&mut self, archive: &mut Archive<'_>, slot: &Slot) -> Result<()> {
         let sent = match slot.kind {
             Kind::Directory => self.send_directory(archive, slot)?,
             Kind::Link => self.send_link(archive, slot)?,
@@ -59,12 +59,12 @@ impl FileSender<'_> {
         if !sent {
             // Whoever removed it has left a record in the WAL, or it was none of the server's. So has
             // whoever made the init fork of a relation.
-            self.note(slot, &Carried::Vanished);
+            self.note(slot, &SendOutcome::Vanished);
         }
         Ok(())
     }
 
-    fn note(&self, slot: &Slot, outcome: &Carried<'_>) {
+    fn note(&self, slot: &Slot, outcome: &SendOutcome<'_>) {
         if self.claimed {
             self.table.carried(slot, outcome);
         }
@@ -74,7 +74,7 @@ impl FileSender<'_> {
         path.strip_prefix(self.prefix.as_slice()).unwrap_or(path)
     }
 
-    fn send_directory(&self, archive: &mut Archive<'_>, slot: &Slot) -> Outcome<bool> {
+    fn send_directory(&self, archive: &mut Archive<'_>, slot: &Slot) -> Result<bool> {
         let path = self.table.path(slot);
         let Some(metadata) = file::metadata_if_exists(path)? else {
             return Ok(false);
@@ -91,7 +91,7 @@ impl FileSender<'_> {
         Ok(true)
     }
 
-    fn send_link(&self, archive: &mut Archive<'_>, slot: &Slot) -> Outcome<bool> {
+    fn send_link(&self, archive: &mut Archive<'_>, slot: &Slot) -> Result<bool> {
         let path = self.table.path(slot);
         let (Some(target), Some(metadata)) =
             (file::link_target(path)?, file::metadata_if_exists(path)?)
@@ -104,7 +104,7 @@ impl FileSender<'_> {
         Ok(true)
     }
 
-    fn send_file(&mut self, archive: &mut Archive<'_>, slot: &Slot) -> Outcome<bool> {
+    fn send_file(&mut self, archive: &mut Archive<'_>, slot: &Slot) -> Result<bool> {
         let path = self.table.path(slot);
         let Some((file, metadata)) = open_listed(path)? else {
             return Ok(false);
@@ -121,7 +121,7 @@ impl FileSender<'_> {
         } else {
             metadata.len()
         };
-        let mut read_once = (size > READ_ONCE_FROM).then(|| ReadOnce::start(&file, size));
+        let mut footprint = (size > FOOTPRINT_FROM).then(|| CacheFootprint::start(&file, size));
         let attributes = file::attributes(&metadata);
         archive.file(self.member_name(path), size, &attributes)?;
 
@@ -141,13 +141,13 @@ impl FileSender<'_> {
                 self.table.count_bytes(slot, length);
             }
             self.progress.set_bytes_sent(self.bytes_sent);
-            if let Some(read_once) = &mut read_once {
-                read_once.passed(offset);
+            if let Some(footprint) = &mut footprint {
+                footprint.passed(offset);
             }
         }
         archive.pad(size)?;
-        if let Some(read_once) = read_once {
-            read_once.finish(size);
+        if let Some(footprint) = footprint {
+            footprint.finish(size);
         }
 
         let failures = content.verifier.map(PageVerifier::finish);
@@ -156,7 +156,7 @@ impl FileSender<'_> {
         let mtime = attributes.mtime;
         self.note(
             slot,
-            &Carried::Sent {
+            &SendOutcome::Sent {
                 size,
                 mtime,
                 digest: digest.as_ref(),
@@ -167,8 +167,8 @@ impl FileSender<'_> {
     }
 }
 
-fn sent_without_content(attributes: &Attributes) -> Carried<'static> {
-    Carried::Sent {
+fn sent_without_content(attributes: &Attributes) -> SendOutcome<'static> {
+    SendOutcome::Sent {
         size: 0,
         mtime: attributes.mtime,
         digest: &[],
@@ -188,9 +188,9 @@ struct Content<'a> {
 impl Content<'_> {
     /// Sends the part that begins at `offset` and returns its length. Behind the end of a file
     /// that has become shorter there are zeros.
-    fn send_part(&mut self, archive: &mut Archive<'_>, offset: u64) -> Outcome<u64> {
+    fn send_part(&mut self, archive: &mut Archive<'_>, offset: u64) -> Result<u64> {
         let part = archive.next_part(self.size - offset, PAGE_SIZE)?;
-        let failure = |error: io::Error| Failure::of_file("read file", self.path, &error);
+        let failure = |error: io::Error| Error::of_file("read file", self.path, &error);
         let count = self.file.read_at(part, offset).map_err(failure)?;
         let (read, missing) = part.split_at_mut(count);
         if let Some(verifier) = &mut self.verifier {
@@ -205,11 +205,11 @@ impl Content<'_> {
 }
 
 /// Opens a regular file of the listing. `None` where it has vanished.
-fn open_listed(path: &[u8]) -> Outcome<Option<(TransientFile, Metadata)>> {
-    if !file::has_its_directories(path)? {
+fn open_listed(path: &[u8]) -> Result<Option<(TransientFile, Metadata)>> {
+    if !file::has_real_parents(path)? {
         return Ok(None);
     }
-    let failure = |action: &str, error: io::Error| Failure::of_file(action, path, &error);
+    let failure = |action: &str, error: io::Error| Error::of_file(action, path, &error);
     let file = match TransientFile::open(path)? {
         Ok(file) => file,
         Err(error) => {

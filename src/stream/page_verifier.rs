@@ -10,11 +10,11 @@ use std::time::Duration;
 use backup_format::page::{self, PageHeader};
 use backup_format::relation_file;
 
+use crate::server::backend_progress;
 use crate::server::encoding;
 use crate::server::page_checksum::{self, Width};
-use crate::server::progress;
 use crate::server::recovery;
-use crate::server::report::{Failure, Outcome, Sqlstate, warning};
+use crate::server::report::{Error, Result, Sqlstate, warning};
 use crate::server::settings::{self, PAGE_SIZE, PAGES_PER_SEGMENT};
 
 /// The failures of a file that are reported one by one.
@@ -72,7 +72,7 @@ impl<'a> PageVerifier<'a> {
         bytes: &mut [u8],
         offset: u64,
         read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
-    ) -> Outcome<()> {
+    ) -> Result<()> {
         if self.finished {
             return Ok(());
         }
@@ -88,8 +88,7 @@ impl<'a> PageVerifier<'a> {
                 std::thread::sleep(SECOND_LOOK);
             }
             let again = read_at(page, u64::from(block) * PAGE_SIZE as u64);
-            let count =
-                again.map_err(|error| Failure::of_file("reread file", self.path, &error))?;
+            let count = again.map_err(|error| Error::of_file("reread file", self.path, &error))?;
             if count < PAGE_SIZE {
                 // The file was truncated below this page: nobody will ask for it.
                 page[count..].fill(0);
@@ -131,7 +130,7 @@ impl<'a> PageVerifier<'a> {
         }
         if self.failures > 0 {
             let database = relation_file::database_of(self.path);
-            progress::report_checksum_failures(database, self.failures);
+            backend_progress::report_checksum_failures(database, self.failures);
         }
         self.failures
     }

@@ -11,7 +11,7 @@ use backup_format::rate::{self, Rate};
 use crate::server::client;
 use crate::server::clock;
 use crate::server::interrupt::{self, WaitEvent};
-use crate::server::report::Outcome;
+use crate::server::report::Result;
 use crate::server::settings::PAGE_SIZE;
 
 /// Time unused that can be made up for, in microseconds: what a loaded machine may wake up late.
@@ -77,7 +77,7 @@ impl<'a> Throttle<'a> {
     ///
     /// # Errors
     /// Those of `check`. A cancel raises.
-    pub fn wait(&self, bytes: usize, check: &dyn Fn() -> Outcome<()>) -> Outcome<()> {
+    pub fn wait(&self, bytes: usize, check: &dyn Fn() -> Result<()>) -> Result<()> {
         for limit in &self.limits {
             let cost = limit.rate.cost_micros(bytes as u64);
             let now = clock::monotonic_micros();
@@ -88,7 +88,7 @@ impl<'a> Throttle<'a> {
     }
 }
 
-fn wait_until(time: u64, check: &dyn Fn() -> Outcome<()>) -> Outcome<()> {
+fn wait_until(time: u64, check: &dyn Fn() -> Result<()>) -> Result<()> {
     loop {
         let left = time.saturating_sub(clock::monotonic_micros());
         if left == 0 {

@@ -3,7 +3,7 @@
 use crate::backup::options::StartOptions;
 use crate::backup::worker::Worker;
 use crate::backup::{leader, stop};
-use crate::server::report::Outcome;
+use crate::server::report::Result;
 
 use super::archive::{Archive, Exit, Target};
 use super::compressor::Compressor;
@@ -13,10 +13,10 @@ use super::{closing, data_files};
 ///
 /// # Errors
 /// Those of [`leader::start`], [`data_files::send`] and [`closing::send`].
-pub fn send(options: &StartOptions, end: &closing::Request) -> Outcome<()> {
+pub fn send(options: &StartOptions, end: &closing::Request) -> Result<()> {
     let compressor = Compressor::new(end.compression)?;
     leader::start(options)?;
-    let _end = leader::EndWithStatement;
+    let _end = leader::EndBackupOnDrop;
     let backup = leader::own_backup()?;
     let mut archive = Archive::new(Exit::of_leader(&backup), compressor);
     let failures = send_data_files(&mut archive)?;
@@ -34,7 +34,7 @@ pub fn send(options: &StartOptions, end: &closing::Request) -> Outcome<()> {
 
 /// The worker's part; the number of bad pages. It leaves the backup's memory before the stop takes
 /// that away.
-fn send_data_files(archive: &mut Archive<'_>) -> Outcome<u64> {
+fn send_data_files(archive: &mut Archive<'_>) -> Result<u64> {
     let worker = Worker::join(None)?;
     let failures = data_files::send_files(&worker, &data_files::Request::default(), archive)?;
     worker.settle(Target::Client)?;

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 /// The rows of pg_stat_progress_basebackup's `phase`.
 #[derive(Clone, Copy)]
 #[repr(u32)]
-pub enum Phase {
+pub enum ProgressPhase {
     /// "waiting for checkpoint to finish"
     WaitingForCheckpoint = pg_sys::PROGRESS_BASEBACKUP_PHASE_WAIT_CHECKPOINT,
     /// "estimating backup size"
@@ -27,7 +27,7 @@ pub struct ProgressRow;
 impl ProgressRow {
     /// Shows the row.
     #[must_use]
-    pub fn start(phase: Phase) -> Self {
+    pub fn start(phase: ProgressPhase) -> Self {
         // SAFETY: writes this session's own slot.
         unsafe {
             pg_sys::pgstat_progress_start_command(
@@ -43,7 +43,7 @@ impl ProgressRow {
     }
 
     /// Goes on to another phase.
-    pub fn enter(&self, phase: Phase) {
+    pub fn enter(&self, phase: ProgressPhase) {
         update(pg_sys::PROGRESS_BASEBACKUP_PHASE, i64::from(phase as u32));
     }
 
@@ -78,7 +78,7 @@ pub fn report_checksum_failures(database: u32, failures: u32) {
     let failures = i32::try_from(failures).unwrap_or(i32::MAX);
     // SAFETY: guarded by pgrx; updates statistics.
     unsafe {
-        #[cfg(feature = "pg18")]
+        #[cfg(pg18_or_newer)]
         pg_sys::pgstat_prepare_report_checksum_failure(pg_sys::Oid::from(database));
         pg_sys::pgstat_report_checksum_failures_in_db(pg_sys::Oid::from(database), failures);
     }

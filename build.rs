@@ -1,0 +1,16 @@
+//! Defines `pg16_or_newer`, `pg17_or_newer` and `pg18_or_newer` for the server version that is built
+//! for, so that a version difference is one word.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    for major in 16..=18 {
+        println!("cargo:rustc-check-cfg=cfg(pg{major}_or_newer)");
+    }
+    let built_for = (15..=18).find(|major| {
+        // Cargo tells a build script of features in this way.
+        std::env::var_os(format!("CARGO_FEATURE_PG{major}")).is_some()
+    });
+    for major in 16..=built_for.unwrap_or(0) {
+        println!("cargo:rustc-cfg=pg{major}_or_newer");
+    }
+}
