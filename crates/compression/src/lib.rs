@@ -1,0 +1,144 @@
+//! Compression of an archive into one complete frame (gzip: one member).
+//!
+//! An [`Encoder`] keeps what it has compressed in memory until its user drains it. The libraries'
+//! encoders own the writer that they write to, and write to it even when they are dropped. So that
+//! writer is memory, and never a connection, a file or a command. Memory holds the window of the
+//! method and what one call of [`Encoder::write`] has become.
+//!
+//! Frames of LZ4 and zstd carry no checksums of their own, as in core
+//! (backup/basebackup_lz4.c and backup/basebackup_zstd.c): the manifest has them.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use backup_format::compression::{Compression, Method};
+use flate2::write::GzEncoder;
+
+/// Compressed bytes that nobody has taken.
+#[derive(Clone, Default)]
+struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl Output {
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+enum MethodEncoder {
+    Gzip(GzEncoder<Output>),
+    Lz4(lz4::Encoder<Output>),
+    Zstd(zstd::Encoder<'static, Output>),
+}
+
+/// Encoder of one frame.
+pub struct Encoder {
+    /// `None` once the frame has ended.
+    encoder: Option<MethodEncoder>,
+    output: Output,
+}
+
+impl Encoder {
+    /// Begins a frame; `None` for [`Method::None`].
+    ///
+    /// # Errors
+    /// Where the library has no memory, or refuses the level.
+    pub fn new(compression: Compression) -> io::Result<Option<Self>> {
+        let output = Output::default();
+        let writer = output.clone();
+        let level = compression.level;
+        let encoder = match compression.method {
+            Method::None => return Ok(None),
+            Method::Gzip => {
+                let level = level.map_or_else(flate2::Compression::default, |level| {
+                    flate2::Compression::new(level.unsigned_abs())
+                });
+                MethodEncoder::Gzip(GzEncoder::new(writer, level))
+            }
+            Method::Lz4 => {
+                let encoder = lz4::EncoderBuilder::new()
+                    // 0 is the fast mode, which the command line calls level 1.
+                    .level(level.map_or(0, i32::unsigned_abs))
+                    .block_size(lz4::BlockSize::Max256KB)
+                    .auto_flush(true)
+                    .checksum(lz4::ContentChecksum::NoChecksum)
+                    .block_checksum(lz4::liblz4::BlockChecksum::NoBlockChecksum)
+                    .build(writer)?;
+                MethodEncoder::Lz4(encoder)
+            }
+            Method::Zstd => {
+                let level = level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL);
+                MethodEncoder::Zstd(zstd::Encoder::new(writer, level)?)
+            }
+        };
+        Ok(Some(Self {
+            encoder: Some(encoder),
+            output,
+        }))
+    }
+
+    /// Has zstd compress with `threads` threads of its own (0: with none), and look for repetitions
+    /// far back where `long` is set. The other methods have neither.
+    ///
+    /// # Errors
+    /// Where the library has no memory for it.
+    #[cfg(feature = "threads")]
+    pub fn tune(&mut self, threads: u32, long: bool) -> io::Result<()> {
+        if let Some(MethodEncoder::Zstd(encoder)) = &mut self.encoder {
+            if threads > 0 {
+                encoder.multithread(threads)?;
+            }
+            if long {
+                encoder.long_distance_matching(true)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compresses bytes. What comes of them waits for [`Encoder::drain`].
+    ///
+    /// # Errors
+    /// The library's.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.encoder {
+            Some(MethodEncoder::Gzip(encoder)) => encoder.write_all(bytes),
+            Some(MethodEncoder::Lz4(encoder)) => encoder.write_all(bytes),
+            Some(MethodEncoder::Zstd(encoder)) => encoder.write_all(bytes),
+            None => Err(io::Error::other("the frame has ended")),
+        }
+    }
+
+    /// Ends the frame. The rest of it waits for [`Encoder::drain`]. Does nothing the second time.
+    ///
+    /// # Errors
+    /// The library's.
+    pub fn finish(&mut self) -> io::Result<()> {
+        match self.encoder.take() {
+            Some(MethodEncoder::Gzip(encoder)) => encoder.finish().map(drop),
+            Some(MethodEncoder::Lz4(encoder)) => encoder.finish().1,
+            Some(MethodEncoder::Zstd(encoder)) => encoder.finish().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands over the compressed bytes that are there, and forgets them once `take` has them.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn drain<E>(&mut self, take: impl FnOnce(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut output = self.output.lock();
+        take(&output)?;
+        output.clear();
+        Ok(())
+    }
+}
