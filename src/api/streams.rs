@@ -4,10 +4,9 @@
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
-use crate::backup::options;
+use crate::backup::options::{self, Target};
 use crate::server::copy_query::Call;
 use crate::server::report::{Error, Result, Sqlstate, or_raise};
-use crate::stream::archive::Target;
 use crate::stream::{closing, data_files, whole_backup};
 
 use super::arguments::{begin_stream, required};

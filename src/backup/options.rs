@@ -5,7 +5,6 @@ use backup_format::compression::{Compression, InvalidCompression};
 
 use crate::server::encoding;
 use crate::server::report::{Error, Result, Sqlstate};
-use crate::stream::archive::Target;
 
 /// kB/s that a rate limit can have (MAX_RATE_LOWER and MAX_RATE_UPPER in backup/basebackup.h).
 const RATES: core::ops::RangeInclusive<i32> = 32..=1_048_576;
@@ -27,6 +26,16 @@ pub struct StartOptions {
     pub manifest: Option<Algorithm>,
     /// Whether the backup's WAL is held.
     pub retain_wal: bool,
+}
+
+/// Where the bytes of an archive go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Into the stream of the running COPY.
+    #[default]
+    Client,
+    /// Nowhere.
+    Blackhole,
 }
 
 /// Checks a rate limit in kB/s.

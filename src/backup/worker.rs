@@ -6,10 +6,36 @@ use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::shared_backup::{BackupState, Phase};
 use crate::server::shared_files::{FileTable, Slot};
 
-use crate::stream::archive::Target;
-
 use super::lookup::{self, Found};
+use super::options::Target;
 use super::queue::{NotTaken, QueueCursor};
+
+/// The look of a stream at whether its backup still runs.
+#[derive(Clone, Copy)]
+pub enum RunningCheck<'a> {
+    /// A worker's stream ends with the backup.
+    Worker {
+        /// The backup.
+        backup: &'a BackupState,
+        /// The number by which it is known.
+        backup_id: i64,
+    },
+    /// The backup ends with the leader's stream.
+    Leader,
+}
+
+impl RunningCheck<'_> {
+    /// Looks.
+    ///
+    /// # Errors
+    /// As [`Worker::check_running`].
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::Worker { backup, backup_id } => check_running(backup, backup_id),
+            Self::Leader => Ok(()),
+        }
+    }
+}
 
 /// A session's part in a backup. When the value goes, by whatever way, files that are not settled
 /// return to the queue.
@@ -99,6 +125,15 @@ impl Worker {
     /// `object_not_in_prerequisite_state`.
     pub fn check_running(&self) -> Result<()> {
         check_running(self.backup(), self.found.backup_id)
+    }
+
+    /// The same for the stages of a stream.
+    #[must_use]
+    pub fn running_check(&self) -> RunningCheck<'_> {
+        RunningCheck::Worker {
+            backup: self.backup(),
+            backup_id: self.found.backup_id,
+        }
     }
 
     /// Makes sure that a standby is still one.

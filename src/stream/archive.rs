@@ -1,123 +1,65 @@
-//! The sink of a stream: a tar archive whose blocks leave in CopyData messages.
+//! A tar archive whose blocks leave in messages through the [`sink`](super::sink)s of a stream.
 
+use backup_compression::Encoder;
 use backup_format::archive::{self, Attributes};
 
+use crate::backup::options::Target;
+use crate::backup::worker::RunningCheck;
 use crate::server::client;
 use crate::server::report::Result;
 use crate::server::shared_backup::BackupState;
 
-use super::compressor::Compressor;
+use super::compress::CompressSink;
 use super::message::{FULL_PAYLOAD, HEADER_ROOM, Message};
-use super::throttle::Throttle;
+use super::sink::{BlackholeSink, ClientSink, Sink};
+use super::throttle::{Throttle, ThrottleSink};
 
 /// What is read at once: as much as the page cache gives fastest, and as stays in the processor's cache
 /// until it has been verified.
 const LARGEST_PART: usize = 128 * 1024;
 
-/// Where the bytes of an archive go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Target {
-    /// Into the stream of the running COPY.
-    #[default]
-    Client,
-    /// Nowhere.
-    Blackhole,
-}
-
-/// How the bytes of an archive leave.
-pub struct Exit<'a> {
-    /// Where they go.
-    pub target: Target,
-    /// How fast they may go.
-    pub throttle: Throttle<'a>,
-    /// Asked before each message whether to go on.
-    pub check: Box<dyn Fn() -> Result<()> + 'a>,
-}
-
-impl<'a> Exit<'a> {
-    /// For streams of the leader, who has nobody to ask and only the backup's own limit to keep.
-    #[must_use]
-    pub fn of_leader(backup: &'a BackupState) -> Self {
-        Self {
-            target: Target::Client,
-            throttle: Throttle::new(None, backup.options().max_rate, &backup.rate_clock),
-            check: Box::new(|| Ok(())),
-        }
-    }
-
-    /// Has a message leave, which is empty afterwards.
-    fn pass(&self, message: &mut Message) -> Result<()> {
-        client::check_interrupts();
-        (self.check)()?;
-        if message.is_empty() {
-            return Ok(());
-        }
-        self.throttle.wait(message.payload().len(), &*self.check)?;
-        match self.target {
-            Target::Client => message.send(),
-            Target::Blackhole => message.clear(),
-        }
-        Ok(())
-    }
-
-    /// Nothing follows: makes sure that there still is somebody to receive what has left.
-    fn close(&self) -> Result<()> {
-        if self.target == Target::Client {
-            client::check_connection();
-        }
-        // A cancel that came while the last message was waiting for the client.
-        client::check_interrupts();
-        (self.check)()
-    }
-}
-
 /// An archive that is being sent.
 pub struct Archive<'a> {
-    /// What leaves next, or is compressed next.
+    /// What leaves next.
     message: Message,
-    compressor: Option<Compressed>,
-    exit: Exit<'a>,
+    sink: Box<dyn Sink + 'a>,
+    check: RunningCheck<'a>,
     /// Headers of one member, before they go into the message.
     headers: Vec<u8>,
 }
 
-/// The detour of a compressed archive.
-struct Compressed {
-    compressor: Compressor,
-    message: Message,
-}
-
-impl Compressed {
-    /// Has compressed bytes leave in full messages.
-    fn leave(message: &mut Message, mut bytes: &[u8], exit: &Exit<'_>) -> Result<()> {
-        while !bytes.is_empty() {
-            bytes = message.push(bytes);
-            if message.room() == 0 {
-                exit.pass(message)?;
-            }
-        }
-        Ok(())
-    }
-}
-
 impl<'a> Archive<'a> {
-    /// Begins an archive.
+    /// Begins an archive for `target`, within the limits of `throttle`, compressed by `encoder`.
+    /// `check` says before each message whether to go on.
     #[must_use]
-    pub fn new(exit: Exit<'a>, compressor: Option<Compressor>) -> Self {
-        if exit.target == Target::Client {
-            client::enlarge_local_buffer();
+    pub fn new(
+        target: Target,
+        throttle: Throttle<'a>,
+        encoder: Option<Encoder>,
+        check: RunningCheck<'a>,
+    ) -> Self {
+        let capacity = throttle.chunk(FULL_PAYLOAD - HEADER_ROOM) + HEADER_ROOM;
+        let last: Box<dyn Sink> = match target {
+            Target::Client => Box::new(ClientSink::new()),
+            Target::Blackhole => Box::new(BlackholeSink),
+        };
+        let mut sink: Box<dyn Sink + 'a> = Box::new(ThrottleSink::new(throttle, check, last));
+        if let Some(encoder) = encoder {
+            sink = Box::new(CompressSink::new(encoder, capacity, sink));
         }
-        let capacity = exit.throttle.chunk(FULL_PAYLOAD - HEADER_ROOM) + HEADER_ROOM;
-        let compressor = compressor.map(|compressor| Compressed {
-            compressor,
-            message: Message::new(capacity),
-        });
         Self {
             message: Message::new(capacity),
-            compressor,
-            exit,
+            sink,
+            check,
             headers: Vec::new(),
         }
+    }
+
+    /// Begins an archive of the leader, which keeps the backup's own limit.
+    #[must_use]
+    pub fn of_leader(backup: &'a BackupState, encoder: Option<Encoder>) -> Self {
+        let throttle = Throttle::new(None, backup.options().max_rate, &backup.rate_clock);
+        Self::new(Target::Client, throttle, encoder, RunningCheck::Leader)
     }
 
     /// The header of a regular file. Exactly `size` bytes have to follow, then [`Archive::pad`].
@@ -216,23 +158,18 @@ impl<'a> Archive<'a> {
         Ok(())
     }
 
-    /// Ends the archive, has its last bytes leave, and makes sure that there still is somebody to
-    /// receive them.
+    /// Ends the archive, sends its last bytes, and makes sure that there still is somebody to receive
+    /// them.
     ///
     /// # Errors
     /// As [`Archive::file`].
     pub fn finish(mut self) -> Result<()> {
         self.append(&archive::END)?;
         self.flush()?;
-        if let Some(Compressed {
-            compressor,
-            message,
-        }) = &mut self.compressor
-        {
-            compressor.finish(|bytes| Compressed::leave(message, bytes, &self.exit))?;
-            self.exit.pass(message)?;
-        }
-        self.exit.close()
+        self.sink.finish()?;
+        // A cancel that came while the last message was waiting for the client.
+        client::check_interrupts();
+        self.check.check()
     }
 
     fn header(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
@@ -245,19 +182,9 @@ impl<'a> Archive<'a> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        let Some(Compressed {
-            compressor,
-            message,
-        }) = &mut self.compressor
-        else {
-            return self.exit.pass(&mut self.message);
-        };
+        // The stages below look too, but a compressor can make little of much.
         client::check_interrupts();
-        (self.exit.check)()?;
-        compressor.write(self.message.payload(), |bytes| {
-            Compressed::leave(message, bytes, &self.exit)
-        })?;
-        self.message.clear();
-        Ok(())
+        self.check.check()?;
+        self.sink.send(&mut self.message)
     }
 }

@@ -3,6 +3,7 @@
 use backup_format::compression::Compression;
 use backup_format::path;
 
+use crate::backup::options::Target;
 use crate::backup::queue::QueueCursor;
 use crate::backup::worker::Worker;
 use crate::backup::{stop, tablespace};
@@ -13,8 +14,8 @@ use crate::server::report::{Error, Result, Sqlstate, warning};
 use crate::server::settings;
 use crate::server::shared_files::{FileTable, Slot};
 
-use super::archive::{Archive, Exit, Target};
-use super::compressor::Compressor;
+use super::archive::Archive;
+use super::compress;
 use super::file_sender::FileSender;
 use super::throttle::Throttle;
 
@@ -52,12 +53,8 @@ pub fn send(request: &Request) -> Result<()> {
         backup.options().max_rate,
         &backup.rate_clock,
     );
-    let exit = Exit {
-        target: request.target,
-        throttle,
-        check: Box::new(|| worker.check_running()),
-    };
-    let mut archive = Archive::new(exit, Compressor::new(request.compression)?);
+    let encoder = compress::encoder(request.compression)?;
+    let mut archive = Archive::new(request.target, throttle, encoder, worker.running_check());
     let failures = send_files(&worker, request, &mut archive)?;
     archive.finish()?;
     worker.settle(request.target)?;

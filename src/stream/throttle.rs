@@ -6,13 +6,16 @@
 use core::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use backup_format::rate::{self, Rate};
-
+use crate::backup::worker::RunningCheck;
 use crate::server::client;
 use crate::server::clock;
 use crate::server::interrupt::{self, WaitEvent};
 use crate::server::report::Result;
 use crate::server::settings::PAGE_SIZE;
+
+use super::message::Message;
+use super::rate::{self, Rate};
+use super::sink::Sink;
 
 /// Time unused that can be made up for, in microseconds: what a loaded machine may wake up late.
 const BURST_MICROS: u64 = 50_000;
@@ -40,7 +43,7 @@ impl Clock<'_> {
     }
 }
 
-/// All the limits that a stream has to keep.
+/// The limits of a stream.
 pub struct Throttle<'a> {
     limits: Vec<Limit<'a>>,
 }
@@ -73,11 +76,11 @@ impl<'a> Throttle<'a> {
         chunks.min().unwrap_or(most)
     }
 
-    /// Waits until `bytes` may leave. `check` says now and then whether it is still worth it.
+    /// Waits until `bytes` may leave.
     ///
     /// # Errors
-    /// Those of `check`. A cancel raises.
-    pub fn wait(&self, bytes: usize, check: &dyn Fn() -> Result<()>) -> Result<()> {
+    /// Those of `check`, which is asked while it waits. A cancel raises.
+    fn wait(&self, bytes: usize, check: RunningCheck<'_>) -> Result<()> {
         for limit in &self.limits {
             let cost = limit.rate.cost_micros(bytes as u64);
             let now = clock::monotonic_micros();
@@ -88,7 +91,39 @@ impl<'a> Throttle<'a> {
     }
 }
 
-fn wait_until(time: u64, check: &dyn Fn() -> Result<()>) -> Result<()> {
+/// The stage that delays messages by the limits.
+pub struct ThrottleSink<'a> {
+    throttle: Throttle<'a>,
+    check: RunningCheck<'a>,
+    next: Box<dyn Sink + 'a>,
+}
+
+impl<'a> ThrottleSink<'a> {
+    /// Keeps the limits for what goes to `next`.
+    #[must_use]
+    pub fn new(throttle: Throttle<'a>, check: RunningCheck<'a>, next: Box<dyn Sink + 'a>) -> Self {
+        Self {
+            throttle,
+            check,
+            next,
+        }
+    }
+}
+
+impl Sink for ThrottleSink<'_> {
+    fn send(&mut self, message: &mut Message) -> Result<()> {
+        client::check_interrupts();
+        self.check.check()?;
+        self.throttle.wait(message.payload().len(), self.check)?;
+        self.next.send(message)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.next.finish()
+    }
+}
+
+fn wait_until(time: u64, check: RunningCheck<'_>) -> Result<()> {
     loop {
         let left = time.saturating_sub(clock::monotonic_micros());
         if left == 0 {
@@ -99,6 +134,6 @@ fn wait_until(time: u64, check: &dyn Fn() -> Result<()>) -> Result<()> {
             WaitEvent::Throttle,
         );
         client::check_interrupts();
-        check()?;
+        check.check()?;
     }
 }

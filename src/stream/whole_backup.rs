@@ -1,24 +1,24 @@
 //! A whole backup in one statement and one stream: the case of one worker, which is the leader.
 
-use crate::backup::options::StartOptions;
+use crate::backup::options::{StartOptions, Target};
 use crate::backup::worker::Worker;
 use crate::backup::{leader, stop};
 use crate::server::report::Result;
 
-use super::archive::{Archive, Exit, Target};
-use super::compressor::Compressor;
-use super::{closing, data_files};
+use super::archive::Archive;
+
+use super::{closing, compress, data_files};
 
 /// Starts a backup, sends everything and stops it. Whatever fails ends the backup.
 ///
 /// # Errors
 /// Those of [`leader::start`], [`data_files::send`] and [`closing::send`].
 pub fn send(options: &StartOptions, end: &closing::Request) -> Result<()> {
-    let compressor = Compressor::new(end.compression)?;
+    let encoder = compress::encoder(end.compression)?;
     leader::start(options)?;
     let _end = leader::EndBackupOnDrop;
     let backup = leader::own_backup()?;
-    let mut archive = Archive::new(Exit::of_leader(&backup), compressor);
+    let mut archive = Archive::of_leader(&backup, encoder);
     let failures = send_data_files(&mut archive)?;
     if failures > 0 {
         archive.finish()?;

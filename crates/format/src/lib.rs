@@ -20,7 +20,6 @@
 //! | [`page`] | page headers | `src/include/storage/bufpage.h` |
 //! | [`lsn`] | log sequence numbers | `src/backend/utils/adt/pg_lsn.c` |
 //! | [`wal`] | names and order of WAL segments | `src/include/access/xlog_internal.h` |
-//! | [`rate`] | arithmetic of a shared rate limit | `src/backend/backup/basebackup_throttle.c` |
 
 #![forbid(unsafe_code)]
 
@@ -34,7 +33,6 @@ pub mod manifest;
 pub mod member;
 pub mod page;
 pub mod path;
-pub mod rate;
 pub mod relation_file;
 pub mod tablespace_map;
 pub mod timeline;

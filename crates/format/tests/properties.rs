@@ -1,15 +1,12 @@
-//! What holds for names, positions and rates of any value.
+//! What holds for names and positions of any value.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-
-use std::sync::atomic::AtomicU64;
 
 use backup_format::checksum::Algorithm;
 use backup_format::compression::{Compression, InvalidCompression, Method};
 use backup_format::lsn::Lsn;
 use backup_format::manifest::{TimelineEntry, WalRange, wal_ranges};
 use backup_format::page::{PageHeader, is_all_zeros};
-use backup_format::rate::{Rate, reserve};
 use backup_format::relation_file::{ChecksummedFiles, Fork, RelationFile};
 use backup_format::wal::{SegmentName, SegmentSize, SequenceError, select_segments};
 use backup_format::{exclusion, path, relation_file, wal};
@@ -180,58 +177,6 @@ proptest! {
             page[at] = byte;
             prop_assert!(!is_all_zeros(&page));
         }
-    }
-
-    #[test]
-    fn a_chunk_is_whole_units_and_costs_no_more_than_an_eighth_of_a_second(
-        kilobytes in any::<u32>(),
-        most in any::<usize>(),
-        unit in any::<usize>(),
-    ) {
-        let rate = Rate::from_kilobytes(kilobytes);
-        let chunk = rate.chunk(most, unit);
-        let unit = unit.max(1);
-        prop_assert_eq!(chunk % unit, 0);
-        prop_assert!(chunk >= unit);
-        prop_assert!(chunk == unit || chunk <= most);
-        prop_assert!(chunk == unit || rate.cost_micros(chunk as u64) <= 125_000);
-    }
-
-    #[test]
-    fn the_cost_is_the_smallest_time_in_which_the_rate_allows_the_bytes(
-        kilobytes in 1_u32..,
-        bytes in 0_u64..1 << 60,
-    ) {
-        let micros = u128::from(Rate::from_kilobytes(kilobytes).cost_micros(bytes));
-        let allowed = |micros: u128| micros * u128::from(kilobytes) * 1024 / 1_000_000;
-        prop_assert!(allowed(micros) >= u128::from(bytes));
-        prop_assert!(micros == 0 || allowed(micros - 1) < u128::from(bytes));
-    }
-
-    /// Whatever the senders do, no window of time lets more through than its length and a burst.
-    #[test]
-    fn reservations_do_not_overlap(
-        steps in vec((0_u64..2000, 0_u64..1000), 1..50),
-        burst in 0_u64..500,
-    ) {
-        let clock = AtomicU64::new(0);
-        let mut now = 1_000_000;
-        let mut free_from = 0;
-        for (pause, cost) in steps {
-            now += pause;
-            let start = reserve(&clock, now, cost, burst);
-            prop_assert!(start >= free_from);
-            prop_assert!(start >= now - burst);
-            prop_assert!(start == free_from || start == now - burst);
-            free_from = start + cost;
-        }
-    }
-
-    #[test]
-    fn no_times_panic(clock in any::<u64>(), now in any::<u64>(), cost in any::<u64>(), burst in any::<u64>()) {
-        let clock = AtomicU64::new(clock);
-        let start = reserve(&clock, now, cost, burst);
-        prop_assert_eq!(clock.into_inner(), start.saturating_add(cost));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The arithmetic of a rate limit that several processes share.
+//! The arithmetic of a rate limit that several processes share (backup/basebackup_throttle.c).
 //!
 //! All of them reserve time on one clock, which says when the next byte may leave: who sends
 //! moves it on by what the bytes cost at this rate. Nobody waits for anybody else, and time that
@@ -62,6 +62,9 @@ pub fn reserve(clock: &AtomicU64, now: u64, cost: u64, burst: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -140,5 +143,59 @@ mod tests {
         starts.sort_unstable();
         let expected: Vec<u64> = (0..THREADS * EACH).map(|turn| turn * 3).collect();
         assert_eq!(starts, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn a_chunk_is_whole_units_and_costs_no_more_than_an_eighth_of_a_second(
+            kilobytes in any::<u32>(),
+            most in any::<usize>(),
+            unit in any::<usize>(),
+        ) {
+            let rate = Rate::from_kilobytes(kilobytes);
+            let chunk = rate.chunk(most, unit);
+            let unit = unit.max(1);
+            prop_assert_eq!(chunk % unit, 0);
+            prop_assert!(chunk >= unit);
+            prop_assert!(chunk == unit || chunk <= most);
+            prop_assert!(chunk == unit || rate.cost_micros(chunk as u64) <= 125_000);
+        }
+
+        #[test]
+        fn the_cost_is_the_smallest_time_in_which_the_rate_allows_the_bytes(
+            kilobytes in 1_u32..,
+            bytes in 0_u64..1 << 60,
+        ) {
+            let micros = u128::from(Rate::from_kilobytes(kilobytes).cost_micros(bytes));
+            let allowed = |micros: u128| micros * u128::from(kilobytes) * 1024 / 1_000_000;
+            prop_assert!(allowed(micros) >= u128::from(bytes));
+            prop_assert!(micros == 0 || allowed(micros - 1) < u128::from(bytes));
+        }
+
+        /// Whatever the senders do, no window of time lets more through than its length and a burst.
+        #[test]
+        fn reservations_do_not_overlap(
+            steps in vec((0_u64..2000, 0_u64..1000), 1..50),
+            burst in 0_u64..500,
+        ) {
+            let clock = AtomicU64::new(0);
+            let mut now = 1_000_000;
+            let mut free_from = 0;
+            for (pause, cost) in steps {
+                now += pause;
+                let start = reserve(&clock, now, cost, burst);
+                prop_assert!(start >= free_from);
+                prop_assert!(start >= now - burst);
+                prop_assert!(start == free_from || start == now - burst);
+                free_from = start + cost;
+            }
+        }
+
+        #[test]
+        fn no_times_panic(clock in any::<u64>(), now in any::<u64>(), cost in any::<u64>(), burst in any::<u64>()) {
+            let clock = AtomicU64::new(clock);
+            let start = reserve(&clock, now, cost, burst);
+            prop_assert_eq!(clock.into_inner(), start.saturating_add(cost));
+        }
     }
 }
