@@ -18,15 +18,18 @@ CREATE FUNCTION start_backup(
     file_count bigint,
     total_bytes bigint
 ) ROWS 1
-LANGUAGE c AS 'MODULE_PATHNAME', 'start_backup_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'start_backup_wrapper';
 
 CREATE FUNCTION backup_tablespaces(backup_id bigint DEFAULT NULL)
 RETURNS TABLE (spcoid oid, spclocation text, size bigint)
-LANGUAGE c AS 'MODULE_PATHNAME', 'backup_tablespaces_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'backup_tablespaces_wrapper';
 
 CREATE FUNCTION backup_filelist(backup_id bigint DEFAULT NULL, tablespace oid DEFAULT NULL)
 RETURNS TABLE (path text, type "char", size bigint, mtime timestamptz)
-LANGUAGE c AS 'MODULE_PATHNAME', 'backup_filelist_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'backup_filelist_wrapper';
 
 CREATE FUNCTION send_backup_files(
     backup_id bigint DEFAULT NULL,
@@ -38,7 +41,8 @@ CREATE FUNCTION send_backup_files(
     compression text DEFAULT NULL,
     target text DEFAULT 'client'
 ) RETURNS SETOF bytea
-LANGUAGE c AS 'MODULE_PATHNAME', 'send_backup_files_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'send_backup_files_wrapper';
 
 CREATE FUNCTION stop_backup(wait boolean DEFAULT true, allow_incomplete boolean DEFAULT false)
 RETURNS TABLE (
@@ -49,7 +53,8 @@ RETURNS TABLE (
     pg_control bytea,
     backup_manifest text
 ) ROWS 1
-LANGUAGE c AS 'MODULE_PATHNAME', 'stop_backup_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'stop_backup_wrapper';
 
 CREATE FUNCTION send_stop_backup(
     wal boolean DEFAULT false,
@@ -57,7 +62,8 @@ CREATE FUNCTION send_stop_backup(
     allow_incomplete boolean DEFAULT false,
     compression text DEFAULT NULL
 ) RETURNS SETOF bytea
-LANGUAGE c AS 'MODULE_PATHNAME', 'send_stop_backup_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'send_stop_backup_wrapper';
 
 CREATE FUNCTION base_backup(
     label text DEFAULT 'pg_parallel_backup',
@@ -72,10 +78,12 @@ CREATE FUNCTION base_backup(
     allow_incomplete boolean DEFAULT false,
     compression text DEFAULT NULL
 ) RETURNS SETOF bytea
-LANGUAGE c AS 'MODULE_PATHNAME', 'base_backup_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'base_backup_wrapper';
 
 CREATE FUNCTION abort_backup() RETURNS void
-LANGUAGE c AS 'MODULE_PATHNAME', 'abort_backup_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'abort_backup_wrapper';
 
 CREATE FUNCTION backup_progress()
 RETURNS TABLE (
@@ -91,27 +99,40 @@ RETURNS TABLE (
     bytes_sent bigint,
     checksum_failures bigint
 )
-LANGUAGE c AS 'MODULE_PATHNAME', 'backup_progress_wrapper';
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'backup_progress_wrapper';
 
-REVOKE ALL ON FUNCTION start_backup FROM PUBLIC;
-REVOKE ALL ON FUNCTION backup_tablespaces FROM PUBLIC;
-REVOKE ALL ON FUNCTION backup_filelist FROM PUBLIC;
-REVOKE ALL ON FUNCTION send_backup_files FROM PUBLIC;
-REVOKE ALL ON FUNCTION stop_backup FROM PUBLIC;
-REVOKE ALL ON FUNCTION send_stop_backup FROM PUBLIC;
-REVOKE ALL ON FUNCTION base_backup FROM PUBLIC;
-REVOKE ALL ON FUNCTION abort_backup FROM PUBLIC;
-REVOKE ALL ON FUNCTION backup_progress FROM PUBLIC;
+REVOKE ALL ON FUNCTION start_backup(text, boolean, boolean, integer, boolean, text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backup_tablespaces(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION backup_filelist(bigint, oid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION send_backup_files(
+    bigint, text[], oid, integer, boolean, pg_lsn, text, text
+) FROM PUBLIC;
+REVOKE ALL ON FUNCTION stop_backup(boolean, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION send_stop_backup(boolean, boolean, boolean, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION base_backup(
+    text, boolean, boolean, integer, boolean, text, boolean, boolean, boolean, boolean, text
+) FROM PUBLIC;
+REVOKE ALL ON FUNCTION abort_backup() FROM PUBLIC;
+REVOKE ALL ON FUNCTION backup_progress() FROM PUBLIC;
 
-COMMENT ON FUNCTION start_backup IS 'starts a backup that this session leads';
-COMMENT ON FUNCTION backup_tablespaces IS 'tablespaces of a backup with their sizes';
-COMMENT ON FUNCTION backup_filelist IS 'files, directories and links of a backup';
-COMMENT ON FUNCTION send_backup_files IS
+COMMENT ON FUNCTION start_backup(text, boolean, boolean, integer, boolean, text, boolean) IS
+    'starts a backup that this session leads';
+COMMENT ON FUNCTION backup_tablespaces(bigint) IS
+    'tablespaces of a backup with their sizes';
+COMMENT ON FUNCTION backup_filelist(bigint, oid) IS
+    'files, directories and links of a backup';
+COMMENT ON FUNCTION send_backup_files(bigint, text[], oid, integer, boolean, pg_lsn, text, text) IS
     'sends files of a backup as a tar archive, in COPY (SELECT ...) TO STDOUT';
-COMMENT ON FUNCTION stop_backup IS 'stops the backup of this session and returns its last files';
-COMMENT ON FUNCTION send_stop_backup IS
+COMMENT ON FUNCTION stop_backup(boolean, boolean) IS
+    'stops the backup of this session and returns its last files';
+COMMENT ON FUNCTION send_stop_backup(boolean, boolean, boolean, text) IS
     'stops the backup of this session and sends its last files, in COPY (SELECT ...) TO STDOUT';
-COMMENT ON FUNCTION base_backup IS
+COMMENT ON FUNCTION base_backup(
+    text, boolean, boolean, integer, boolean, text, boolean, boolean, boolean, boolean, text
+) IS
     'takes a whole backup in one statement, in COPY (SELECT ...) TO STDOUT';
-COMMENT ON FUNCTION abort_backup IS 'ends the backup of this session without a result';
-COMMENT ON FUNCTION backup_progress IS 'backups that run on this server';
+COMMENT ON FUNCTION abort_backup() IS
+    'ends the backup of this session without a result';
+COMMENT ON FUNCTION backup_progress() IS
+    'backups that run on this server';

@@ -67,6 +67,9 @@ pub fn define() {
             Some(show_processors),
         );
     }
+    // SAFETY: guarded by pgrx; the server copies the name. A setting of this prefix that is not defined
+    // above is an error from now on, and not a placeholder.
+    unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"pg_parallel_backup".as_ptr()) };
 }
 
 /// As the operating system says, with what limits this process (affinity, cgroup).
