@@ -31,7 +31,8 @@ pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", finalize);
 #[pgrx::pg_guard]
 extern "C-unwind" fn _PG_init() {
     server::parameters::define();
-    server::function_hook::install(backup::leader::check_function_call);
+    server::function_hook::install(backup::pg_backup_stop::check_call);
+    server::background_worker::define(backup::retention::hold_wal);
 }
 
 /// What `cargo pgrx test` asks of a crate: how the scratch server of `#[pg_test]` is set up.

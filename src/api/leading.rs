@@ -124,7 +124,7 @@ fn stop(wait: Option<bool>, allow_incomplete: Option<bool>) -> Result<StopRow> {
     leader::with_leader(stop_row::check_map_is_text).transpose()?;
     let stopped = stop::stop(wait, allow_incomplete, |leader, init_forks| {
         unlogged::check_none_is_missing(init_forks)?;
-        stop_row::check_manifest_fits(leader, !allow_incomplete, stop_row::LARGEST)
+        stop_row::check_manifest_fits(leader, stop_row::LARGEST)
     })?;
     let closing = stopped.closing_files();
     let manifest = stopped.manifest(&closing, stop_row::PATH_STYLE)?;

@@ -4,12 +4,13 @@ use pgrx::name;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
-use crate::backup::{leader, listing, lookup, tablespace, walk};
+use crate::backup::file_table::Kind;
+use crate::backup::{leader, lookup, tablespace, walk};
+use crate::server::allocation::{self, ByteStrings};
 use crate::server::backup_control::Tablespace;
 use crate::server::clock;
 use crate::server::encoding;
 use crate::server::report::{Result, or_raise};
-use crate::server::shared_files::{Entry, Kind};
 
 type FileRow = (Vec<u8>, i8, i64, i64);
 
@@ -26,21 +27,24 @@ fn backup_filelist(
         name!(mtime, i64),
     ),
 > {
-    TableIterator::new(or_raise(file_rows(backup_id, tablespace.map(Oid::to_u32))))
+    let rows = file_rows(backup_id, tablespace.map(Oid::to_u32));
+    TableIterator::new(or_raise(rows).into_rows())
 }
 
-fn file_rows(backup_id: Option<i64>, tablespace: Option<u32>) -> Result<Vec<FileRow>> {
+fn file_rows(backup_id: Option<i64>, tablespace: Option<u32>) -> Result<FileRows> {
     let wanted = |oid| tablespace.is_none_or(|wanted| wanted == oid);
     if lists_present(backup_id) {
         let tablespaces = tablespace::current()?;
         tablespace::check_known(tablespace, &tablespaces)?;
-        let entries = walk::list(&tablespaces, false)?;
-        let rows = listing::by_path(&entries)
-            .into_iter()
-            .map(|index| &entries[index as usize])
-            .filter(|entry| wanted(entry.tablespace))
-            .map(|entry| file_row(&entry.path, entry.kind, entry.size, entry.mtime));
-        return Ok(rows.collect());
+        let listing = walk::list(&tablespaces, false)?;
+        let order = listing.paths().sorted()?;
+        let listed = order.iter().map(|index| *index as usize);
+        let listed = listed.map(|index| (listing.paths().get(index), &listing.entries()[index]));
+        return FileRows::of(
+            listed
+                .filter(|(_, entry)| wanted(entry.tablespace))
+                .map(|(path, entry)| (path, entry.kind, entry.size, entry.mtime)),
+        );
     }
     let found = lookup::find(backup_id)?;
     let table = found.files.table();
@@ -48,19 +52,35 @@ fn file_rows(backup_id: Option<i64>, tablespace: Option<u32>) -> Result<Vec<File
         tablespace::check_in_backup(oid, &table)?;
     }
     let slots = table.by_path().filter(|slot| wanted(slot.tablespace));
-    Ok(slots
-        .map(|slot| file_row(table.path(slot), slot.kind, slot.size, slot.mtime))
-        .collect())
+    FileRows::of(slots.map(|slot| (table.path(slot), slot.kind(), slot.size, slot.mtime)))
 }
 
-fn file_row(path: &[u8], kind: Kind, size: u64, mtime: i64) -> FileRow {
-    let path = encoding::listed_name(path).into_owned();
-    (
-        path,
-        (kind as u8).cast_signed(),
-        size.cast_signed(),
-        clock::timestamp(mtime),
-    )
+/// Rows that are all there when the first is returned, since the mapping of a backup's segment may end
+/// before the last.
+struct FileRows {
+    names: ByteStrings,
+    /// Type, size and time.
+    values: Vec<(i8, i64, i64)>,
+}
+
+impl FileRows {
+    fn of<'a>(files: impl Iterator<Item = (&'a [u8], Kind, u64, i64)>) -> Result<Self> {
+        let (mut names, mut values) = (ByteStrings::default(), Vec::new());
+        for (path, kind, size, mtime) in files {
+            names.push(&[&encoding::listed_name(path)])?;
+            let kind = (kind as u8).cast_signed();
+            let value = (kind, size.cast_signed(), clock::timestamp(mtime));
+            allocation::push(&mut values, value)?;
+        }
+        Ok(Self { names, values })
+    }
+
+    fn into_rows(self) -> impl Iterator<Item = FileRow> {
+        (0..self.names.len()).map(move |index| {
+            let (kind, size, mtime) = self.values[index];
+            (self.names.get(index).to_vec(), kind, size, mtime)
+        })
+    }
 }
 
 type TablespaceRow = (Option<Oid>, Option<Vec<u8>>, i64);
@@ -82,10 +102,9 @@ fn backup_tablespaces(
 fn tablespace_rows(backup_id: Option<i64>) -> Result<Vec<TablespaceRow>> {
     if lists_present(backup_id) {
         let tablespaces = tablespace::current()?;
-        let entries = walk::list(&tablespaces, false)?;
-        let sizes = entries
-            .iter()
-            .map(|entry: &Entry| (entry.tablespace, entry.size));
+        let listing = walk::list(&tablespaces, false)?;
+        let entries = listing.entries().iter();
+        let sizes = entries.map(|entry| (entry.tablespace, entry.size));
         let tablespaces = tablespaces
             .into_iter()
             .map(|Tablespace { oid, location, .. }| (oid, location));

@@ -5,6 +5,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
 use crate::backup::options::{self, Target};
+use crate::server::allocation::ByteStrings;
 use crate::server::copy_query::Call;
 use crate::server::report::{Error, Result, Sqlstate, or_raise};
 use crate::stream::{closing, data_files, whole_backup};
@@ -49,18 +50,18 @@ fn send_backup_files(
     no_rows(request().and_then(|request| data_files::send(&request)))
 }
 
-fn names(files: Array<&[u8]>) -> Result<Vec<Vec<u8>>> {
-    files
-        .iter()
-        .map(|name| {
-            name.map(<[u8]>::to_vec).ok_or_else(|| {
-                Error::new(
-                    Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-                    "list of files cannot contain null",
-                )
-            })
-        })
-        .collect()
+fn names(files: Array<&[u8]>) -> Result<ByteStrings> {
+    let mut names = ByteStrings::default();
+    for name in files.iter() {
+        let name = name.ok_or_else(|| {
+            Error::new(
+                Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                "list of files cannot contain null",
+            )
+        })?;
+        names.push(&[name])?;
+    }
+    Ok(names)
 }
 
 fn closing_request(

@@ -6,17 +6,16 @@
 
 use core::cell::RefCell;
 
+use crate::backup::files::SharedFiles;
+use crate::backup::retention::RetentionWorker;
+use crate::backup::state::{Options, Phase, SharedBackup};
 use crate::server::backend_progress::{ProgressPhase, ProgressRow};
 use crate::server::backup_control::{self, StartedBackup, Tablespace};
 use crate::server::clock;
-use crate::server::function_hook::ServerFunction;
 use crate::server::lock_registry::{self, Registration};
 use crate::server::recovery;
 use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::settings;
-use crate::server::shared_backup::{Options, Phase, SharedBackup};
-use crate::server::shared_files::SharedFiles;
-use crate::server::wal_retention::RetentionWorker;
 
 use super::options::StartOptions;
 use super::{listing, walk};
@@ -112,7 +111,7 @@ pub fn with_leader<T>(look: impl FnOnce(&Leader) -> T) -> Option<T> {
 /// # Errors
 /// `object_not_in_prerequisite_state` where this session leads no backup.
 pub fn own_backup() -> Result<SharedBackup> {
-    with_leader(|leader| leader.backup.borrow_pinned()).ok_or_else(not_in_progress)
+    with_leader(|leader| leader.backup.clone()).ok_or_else(not_in_progress)
 }
 
 /// Takes the backup out of the session: it ends unless it is given back with [`keep`].
@@ -149,22 +148,6 @@ pub fn not_in_progress() -> Error {
     .hint("Did you call start_backup()?")
 }
 
-/// Refuses pg_backup_stop() while this session leads a backup: core keeps what it needs in
-/// variables that only its own pg_backup_start() fills, and would follow a null pointer.
-///
-/// # Errors
-/// `object_not_in_prerequisite_state`.
-pub fn check_function_call(function: ServerFunction) -> Result<()> {
-    match function {
-        ServerFunction::PgBackupStop if backup_control::is_ours() => Err(Error::new(
-            Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "cannot use pg_backup_stop() for a backup started by start_backup()",
-        )
-        .hint("Use stop_backup(), send_stop_backup() or abort_backup().")),
-        ServerFunction::PgBackupStop => Ok(()),
-    }
-}
-
 impl Leader {
     fn registration(&self) -> Registration {
         Registration {
@@ -179,10 +162,10 @@ impl Leader {
         self.registration().backup_id()
     }
 
-    /// The shared files, for one statement of the leader's own.
+    /// The shared files, once they are listed.
     #[must_use]
-    pub fn borrow_files(&self) -> Option<SharedFiles> {
-        self.files.as_ref().map(SharedFiles::borrow_pinned)
+    pub fn files(&self) -> Option<SharedFiles> {
+        self.files.clone()
     }
 
     /// Whether WAL was to be retained, and no longer is.

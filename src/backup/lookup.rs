@@ -1,9 +1,11 @@
 //! Backups by their number.
 
+use core::cell::Cell;
+
+use crate::backup::files::SharedFiles;
+use crate::backup::state::SharedBackup;
 use crate::server::lock_registry::{self, Registration};
 use crate::server::report::{Error, Result, Sqlstate};
-use crate::server::shared_backup::SharedBackup;
-use crate::server::shared_files::SharedFiles;
 
 use super::leader;
 
@@ -31,7 +33,7 @@ pub fn find(backup_id: Option<i64>) -> Result<Found> {
     let own = leader::with_leader(|leader| {
         let id = leader.backup_id();
         let wanted = backup_id.is_none_or(|wanted| wanted == id);
-        wanted.then(|| (leader.backup.borrow_pinned(), leader.borrow_files(), id))
+        wanted.then(|| (leader.backup.clone(), leader.files(), id))
     });
     match (own.flatten(), backup_id) {
         (Some((backup, Some(files), backup_id)), _) => Ok(Found {
@@ -48,13 +50,25 @@ pub fn find(backup_id: Option<i64>) -> Result<Found> {
     }
 }
 
-/// Only what the lock table announces is ever attached to: a number made up by a user cannot make
-/// this session read a segment that is no backup.
+thread_local! {
+    /// The backup of another session that this one has found last.
+    static KNOWN: Cell<Option<Registration>> = const { Cell::new(None) };
+}
+
+/// Only what the lock table has announced is ever attached to: a number made up by a user cannot make
+/// this session read a segment that is no backup. The lock table is read once for a backup, since that
+/// takes all of its locks; whether the backup still runs is seen from its segment.
 fn find_foreign(backup_id: i64) -> Result<Found> {
-    let registration = Registration::from_backup_id(backup_id)
-        .filter(|wanted| lock_registry::running_backups().contains(wanted))
-        .ok_or_else(|| does_not_exist(backup_id))?;
-    let running = attach_running(registration).ok_or_else(|| does_not_exist(backup_id))?;
+    let registration =
+        Registration::from_backup_id(backup_id).ok_or_else(|| does_not_exist(backup_id))?;
+    if KNOWN.get() != Some(registration)
+        && !lock_registry::running_backups().contains(&registration)
+    {
+        return Err(does_not_exist(backup_id));
+    }
+    let running = attach_running(registration);
+    KNOWN.set(running.as_ref().map(|_| registration));
+    let running = running.ok_or_else(|| does_not_exist(backup_id))?;
     let files = running.files.ok_or_else(|| not_started(backup_id))?;
     Ok(Found {
         files,
@@ -97,8 +111,8 @@ pub struct RunningBackup {
 #[must_use]
 pub fn running_backups() -> Vec<RunningBackup> {
     let own = leader::with_leader(|leader| RunningBackup {
-        files: leader.borrow_files(),
-        backup: leader.backup.borrow_pinned(),
+        files: leader.files(),
+        backup: leader.backup.clone(),
         backup_id: leader.backup_id(),
     });
     let own_id = own.as_ref().map(|own| own.backup_id);

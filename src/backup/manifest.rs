@@ -11,6 +11,9 @@ use backup_format::lsn::Lsn;
 use backup_format::manifest::{File, PathStyle, Writer};
 use backup_format::timeline::{self, WalRange};
 
+use crate::backup::file_table::{FileTable, Slot};
+use crate::backup::files::SharedFiles;
+use crate::server::allocation;
 use crate::server::backup_control::StoppedBackup;
 use crate::server::checksum::{Digest, MAX_DIGEST_LENGTH};
 use crate::server::interrupt;
@@ -18,7 +21,6 @@ use crate::server::parameters;
 use crate::server::recovery;
 use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::settings;
-use crate::server::shared_files::{FileTable, SharedFiles, Slot};
 
 use super::leader::Leader;
 use super::stop::{ClosingFile, ClosingFiles};
@@ -49,30 +51,31 @@ struct ClosingEntry {
 }
 
 impl Manifest {
-    /// Of the files that were sent; `None` where the backup was started without a manifest. `complete`
-    /// says that the stop has found all files to be sent. Paths are as the caller needs them, unless
-    /// this session wants all of them encoded.
-    #[must_use]
-    pub fn of_sent(leader: &Leader, complete: bool, path_style: PathStyle) -> Option<Self> {
-        let (algorithm, files) = (leader.manifest?, leader.borrow_files()?);
+    /// Of the files that were sent; `None` where the backup was started without a manifest. Paths are as
+    /// the caller needs them, unless this session wants all of them encoded.
+    ///
+    /// # Errors
+    /// `out_of_memory`.
+    pub fn of_sent(leader: &Leader, path_style: PathStyle) -> Result<Option<Self>> {
+        let (Some(algorithm), Some(files)) = (leader.manifest, leader.files()) else {
+            return Ok(None);
+        };
         let path_style = if parameters::manifest_force_encode() {
             PathStyle::Encoded
         } else {
             path_style
         };
         let table = files.table();
-        let sent = table
-            .sent_files(complete)
-            .map(|slot| table.index_of(slot) as u32)
-            .collect();
-        Some(Self {
+        let indexes = table.sent_files().map(|slot| table.index_of(slot) as u32);
+        let sent = allocation::collect(indexes)?;
+        Ok(Some(Self {
             files,
             sent,
             closing: Vec::new(),
             ranges: Vec::new(),
             algorithm,
             path_style,
-        })
+        }))
     }
 
     /// Adds what the end of the backup adds: the closing files and the WAL that recovery needs.

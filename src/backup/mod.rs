@@ -1,20 +1,31 @@
 //! What a running backup is.
 //!
-//! The leader ([`leader`]) starts it, walks the directories ([`walk`]), shares the listing
+//! Its sessions share its [`state`] and, once they are listed, its [`files`], whose slots are in a
+//! [`file_table`]. The leader ([`leader`]) starts it, walks the directories ([`walk`]), shares the listing
 //! ([`listing`]) and stops it ([`stop`]). Workers ([`worker`]) join it and take files from its
-//! [`queue`]. At the end it has a range of WAL ([`wal_range`]) and a manifest ([`manifest`]).
+//! [`queue`]; a [`gate`] keeps what has been sent as it is while a stop counts it. At the end it has a range of WAL ([`wal_range`]) and a manifest ([`manifest`]).
 
+pub mod damage;
+pub mod file_table;
+pub mod files;
+#[cfg(any(test, feature = "pg_test"))]
+mod files_tests;
+pub mod gate;
 pub mod leader;
 pub mod listing;
 pub mod lookup;
 pub mod manifest;
 pub mod options;
+pub mod pg_backup_stop;
 pub mod queue;
 #[cfg(any(test, feature = "pg_test"))]
 mod queue_tests;
+pub mod retention;
+pub mod state;
 pub mod stop;
 pub mod stop_row;
 pub mod tablespace;
+mod taken;
 pub mod unlogged;
 pub mod wal_range;
 pub mod walk;

@@ -3,16 +3,29 @@
 //! The slot of a file says who owns it. [`FREE`] files wait to be taken. A worker takes a file by
 //! writing its own number with a compare-and-exchange, and alone changes the slot from then on.
 //! When its stream has ended well its files become [`SETTLED`]; when the stream fails, for whatever
-//! reason, the callback on the end of the worker's mapping makes them free again. Nobody ever
-//! waits for anybody.
+//! reason, the callback on the end of the worker's mapping makes them free again. Workers never wait for
+//! each other.
 //!
 //! Slots lie in the order in which they are handed out: directories and links, then the largest
 //! file first. A worker walks them once, skipping what others have; when files return, the
 //! generation changes and it walks again.
+//!
+//! A [`gate`](super::gate) keeps settled slots as they are while a stop counts them.
+//!
+//! # Named files
+//!
+//! Files that are named are taken all or none. They are taken in the order of their slots, so that of two
+//! workers that name the same files in different orders one gets them; the other gives back what it has taken
+//! with what was noted there, since nothing is changed in a slot before all of them are taken.
+//!
+use core::sync::atomic::Ordering;
 
-use core::sync::atomic::{Ordering, fence};
+use crate::server::allocation;
+use crate::server::report::Result;
 
-use crate::server::shared_files::{FileTable, Kind, Slot};
+use super::file_table::{FileTable, Kind, Slot};
+use super::gate::Passage;
+use super::taken;
 
 /// Owner of a file that waits to be taken.
 const FREE: u32 = 0;
@@ -59,13 +72,20 @@ pub struct QueueCursor {
     next: usize,
 }
 
-/// What keeps a file from being taken.
+impl QueueCursor {
+    /// Goes to the end of the queue without taking anything, for tests.
+    #[cfg(any(test, feature = "pg_test"))]
+    pub fn skip_all(&mut self, table: &FileTable<'_>) {
+        self.generation = table.header().generation.load(Ordering::Acquire);
+        self.next = table.slots().len();
+    }
+}
+
+/// A file that is named and that another worker has.
 #[derive(Debug, PartialEq, Eq)]
-pub enum NotTaken {
-    /// Another worker that still runs has it.
-    InUse,
-    /// It has been sent, and that was counted when the backup was stopped.
-    Stopped,
+pub struct InUse {
+    /// Its index in the order of the queue.
+    pub index: usize,
 }
 
 /// Entries of the listing that have not been sent.
@@ -105,6 +125,7 @@ impl<'a> FileTable<'a> {
             };
         }
         let mut bytes = 0;
+        let begin = position.next;
         while let Some(slot) = self.slots().get(position.next) {
             if batch.len() == BATCH_FILES || bytes >= BATCH_BYTES {
                 break;
@@ -120,47 +141,61 @@ impl<'a> FileTable<'a> {
                 batch.push(slot);
             }
         }
+        if !batch.is_empty() {
+            taken::remember(self.header().nonce(), worker, begin..position.next);
+        }
     }
 
-    /// Whether another worker that still runs has a file.
-    #[must_use]
-    pub fn is_taken_by_another(&self, worker: u32, slot: &Slot) -> bool {
-        let owner = slot.owner.load(Ordering::Relaxed);
-        owner >= FIRST_WORKER && owner != worker
-    }
-
-    /// Takes one file by name, even when it has been sent before. `is_open` says whether the backup
-    /// still takes files.
+    /// Takes files by name, also such as have been sent before: all of them, or none where another
+    /// worker has one. The passage shows that no stop counts meanwhile.
     ///
     /// The failures of what was sent before stay counted until the file is sent again.
     ///
     /// # Errors
-    /// What keeps it from being taken.
+    /// `out_of_memory`, before anything is taken.
     pub fn take_named(
         &self,
         worker: u32,
-        slot: &Slot,
-        is_open: impl Fn() -> bool,
-    ) -> Result<(), NotTaken> {
-        loop {
-            let owner = slot.owner.load(Ordering::Acquire);
-            if owner == worker {
-                return Ok(());
+        slots: &[&Slot],
+        _passage: &Passage<'_>,
+    ) -> Result<core::result::Result<(), InUse>> {
+        let mut wanted = allocation::collect(slots.iter().map(|slot| self.index_of(slot)))?;
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut owners_before = allocation::vec_of(FREE, wanted.len())?;
+        for (position, index) in wanted.iter().enumerate() {
+            let slot = &self.slots()[*index];
+            let mut owner = slot.owner.load(Ordering::Acquire);
+            while owner < FIRST_WORKER && !exchange_owner(slot, owner, worker) {
+                owner = slot.owner.load(Ordering::Acquire);
             }
             if owner >= FIRST_WORKER {
-                return Err(NotTaken::InUse);
+                let taken = wanted[..position].iter().zip(&owners_before);
+                self.give_back(taken);
+                return Ok(Err(InUse { index: *index }));
             }
-            if !exchange_owner(slot, owner, worker) {
-                continue;
-            }
-            // The stop closes the backup and then counts; whoever comes in between gives it back.
-            fence(Ordering::SeqCst);
-            if owner == SETTLED && !is_open() {
-                slot.owner.store(SETTLED, Ordering::Release);
-                return Err(NotTaken::Stopped);
-            }
-            self.uncount_progress(slot);
-            return Ok(());
+            owners_before[position] = owner;
+        }
+        for index in &wanted {
+            self.uncount_progress(&self.slots()[*index]);
+        }
+        if let (Some(first), Some(last)) = (wanted.first(), wanted.last()) {
+            taken::remember(self.header().nonce(), worker, *first..*last + 1);
+        }
+        Ok(Ok(()))
+    }
+
+    /// Gives slots back to those who had them, with everything that is noted there.
+    fn give_back<'i>(&self, taken: impl Iterator<Item = (&'i usize, &'i u32)>) {
+        let mut returned = false;
+        for (index, owner_before) in taken {
+            self.slots()[*index]
+                .owner
+                .store(*owner_before, Ordering::Release);
+            returned |= *owner_before != SETTLED;
+        }
+        if returned {
+            self.begin_new_generation();
         }
     }
 
@@ -205,8 +240,9 @@ impl<'a> FileTable<'a> {
         }
     }
 
-    /// The stream of this worker has ended well: its files are sent.
-    pub fn settle(&self, worker: u32) {
+    /// The stream of this worker has ended well: its files are sent. The passage shows that no stop counts
+    /// meanwhile.
+    pub fn settle(&self, worker: u32, _passage: &Passage<'_>) {
         for slot in self.owned_by(worker) {
             // Release: whoever sees the file settled sees its size and checksum too.
             slot.owner.store(SETTLED, Ordering::Release);
@@ -216,11 +252,15 @@ impl<'a> FileTable<'a> {
     /// The stream of this worker has ended well, and went nowhere. Its files are not sent, but need
     /// not be read again for the same purpose.
     pub fn discard(&self, worker: u32) {
+        let mut discarded = false;
         for slot in self.owned_by(worker) {
             slot.owner.store(DISCARDED, Ordering::Release);
+            discarded = true;
         }
         // They are there again for streams that lead somewhere.
-        self.header().generation.fetch_add(1, Ordering::Release);
+        if discarded {
+            self.begin_new_generation();
+        }
     }
 
     /// The worker has gone. What it has not settled returns to the queue. Does not raise, and may
@@ -233,8 +273,9 @@ impl<'a> FileTable<'a> {
             returned = true;
         }
         if returned {
-            self.header().generation.fetch_add(1, Ordering::Release);
+            self.begin_new_generation();
         }
+        taken::forget(self.header().nonce(), worker);
         self.header().workers.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -254,14 +295,12 @@ impl<'a> FileTable<'a> {
         unsent
     }
 
-    /// The files that streams which ended well have carried, in the order of their paths.
-    ///
-    /// Where the stop has proved the backup to be complete, a file has another owner only for the
-    /// moment in which a worker that came too late takes it and gives it back.
-    pub fn sent_files(&self, complete: bool) -> impl Iterator<Item = &'a Slot> + use<'a> {
-        self.by_path().filter(move |slot| {
-            slot.kind == Kind::File
-                && (slot.owner.load(Ordering::Acquire) == SETTLED || complete)
+    /// The files that streams which ended well have carried, in the order of their paths. They stay the
+    /// same while the gate is closed.
+    pub fn sent_files(&self) -> impl Iterator<Item = &'a Slot> + use<'a> {
+        self.by_path().filter(|slot| {
+            slot.kind() == Kind::File
+                && slot.owner.load(Ordering::Acquire) == SETTLED
                 && slot.carried.load(Ordering::Relaxed) == SENT
         })
     }
@@ -279,9 +318,15 @@ impl<'a> FileTable<'a> {
     }
 
     fn owned_by(&self, worker: u32) -> impl Iterator<Item = &'a Slot> + use<'a> {
-        self.slots()
+        let slots = taken::slots(self.header().nonce(), worker);
+        self.slots()[slots]
             .iter()
             .filter(move |slot| slot.owner.load(Ordering::Relaxed) == worker)
+    }
+
+    /// Has workers look from the start of the queue again.
+    fn begin_new_generation(&self) {
+        self.header().generation.fetch_add(1, Ordering::Release);
     }
 
     /// Takes a file out of the common counts. Its owner alone calls it.

@@ -6,32 +6,37 @@ mod tests {
 
     use pgrx::pg_test;
 
-    use crate::backup::listing;
-    use crate::backup::queue::{BATCH_FILES, FIRST_WORKER, NotTaken, QueueCursor, SendOutcome};
-    use crate::server::shared_files::{Entry, FileTable, Kind, SharedFiles, Slot};
+    use crate::backup::file_table::{FileTable, Kind, Slot};
+    use crate::backup::files::SharedFiles;
+    use crate::backup::listing::{Entry, Listing, share};
+    use crate::backup::queue::{BATCH_FILES, FIRST_WORKER, InUse, QueueCursor, SendOutcome};
 
     const ONE: u32 = FIRST_WORKER;
     const TWO: u32 = FIRST_WORKER + 1;
 
-    fn entry(path: &str, kind: Kind, size: u64) -> Entry {
-        Entry {
-            path: path.into(),
-            kind,
-            size,
-            mtime: 1,
-            tablespace: 0,
+    fn listing<'p>(files: impl IntoIterator<Item = (&'p str, Kind, u64)>) -> Listing {
+        let mut listing = Listing::default();
+        for (path, kind, size) in files {
+            let entry = Entry {
+                kind,
+                size,
+                mtime: 1,
+                tablespace: 0,
+            };
+            assert!(listing.push(&[path.as_bytes()], entry).is_ok());
         }
+        listing
     }
 
     /// A directory and three files, in an order that is neither of the table's.
     fn with_table(test: impl FnOnce(FileTable<'_>)) {
         let entries = [
-            entry("base/2", Kind::File, 20),
-            entry("base/3", Kind::File, 3000),
-            entry("base", Kind::Directory, 0),
-            entry("base/1", Kind::File, 20),
+            ("base/2", Kind::File, 20),
+            ("base/3", Kind::File, 3000),
+            ("base", Kind::Directory, 0),
+            ("base/1", Kind::File, 20),
         ];
-        let Ok(files) = listing::share(&entries, &[], 4, 1) else {
+        let Ok(files) = share(&listing(entries), &[], 4, 1) else {
             panic!("the listing could not be shared");
         };
         test(files.table());
@@ -57,6 +62,40 @@ mod tests {
             failures,
         };
         table.carried(slot, &sent);
+    }
+
+    fn settle(table: &FileTable<'_>, worker: u32) {
+        let Some(passage) = table.header().gate.enter() else {
+            panic!("the gate is closed")
+        };
+        table.settle(worker, &passage);
+    }
+
+    /// Takes files by their names, and returns the name of one that another worker has.
+    fn take_named<'a>(table: &FileTable<'a>, worker: u32, names: &[&str]) -> Option<&'a str> {
+        let slots: Vec<_> = names.iter().map(|name| slot(table, name)).collect();
+        let Some(passage) = table.header().gate.enter() else {
+            panic!("the gate is closed")
+        };
+        let Ok(taken) = table.take_named(worker, &slots, &passage) else {
+            panic!("out of memory")
+        };
+        taken
+            .err()
+            .map(|InUse { index }| paths(table, &[&table.slots()[index]])[0])
+    }
+
+    fn slot<'a>(table: &FileTable<'a>, name: &str) -> &'a Slot {
+        match table.find(name.as_bytes()) {
+            Some(slot) => slot,
+            None => panic!("{name} is listed"),
+        }
+    }
+
+    /// The checksum that is noted for a file.
+    fn digest(table: &FileTable<'_>, slot: &Slot) -> Vec<u8> {
+        let places = table.digest(slot).iter();
+        places.map(|byte| byte.load(Ordering::Relaxed)).collect()
     }
 
     /// Files sent, bytes sent and bad pages, as everybody sees them.
@@ -126,18 +165,13 @@ mod tests {
                 send(&table, slot, Some(0));
             }
             table.carried(taken[3], &SendOutcome::Vanished);
-            table.settle(one);
+            settle(&table, one);
             table.release_worker(one);
             assert_eq!(counts(&table), (4, 3040, 0));
             assert_eq!(table.unsent(5).count, 0);
-            let sent: Vec<_> = table.sent_files(false).collect();
+            let sent: Vec<_> = table.sent_files().collect();
             assert_eq!(paths(&table, &sent), ["base/1", "base/3"]);
-            let digest: Vec<_> = table
-                .digest(sent[0])
-                .iter()
-                .map(|byte| byte.load(Ordering::Relaxed))
-                .collect();
-            assert_eq!(digest, [1, 2, 3, 4]);
+            assert_eq!(digest(&table, sent[0]), [1, 2, 3, 4]);
             assert_eq!(table.header().workers.load(Ordering::Relaxed), 0);
         });
     }
@@ -145,21 +179,17 @@ mod tests {
     #[pg_test]
     fn a_file_sent_twice_counts_once() {
         with_table(|table| {
-            let Some(slot) = table.find(b"base/3") else {
-                panic!("base/3 is listed")
-            };
+            let slot = slot(&table, "base/3");
             for failures in [2, 1] {
-                assert_eq!(table.take_named(ONE, slot, || true), Ok(()));
+                assert_eq!(take_named(&table, ONE, &["base/3"]), None);
                 table.count_bytes(slot, 2000);
                 send(&table, slot, Some(failures));
                 assert_eq!(counts(&table), (1, 3000, u64::from(failures)));
+                settle(&table, ONE);
             }
-            table.settle(ONE);
             // And again in another stream: until that ends well the file is not sent.
-            assert_eq!(table.take_named(TWO, slot, || true), Ok(()));
-            assert_eq!(table.take_named(ONE, slot, || true), Err(NotTaken::InUse));
-            assert!(table.is_taken_by_another(ONE, slot));
-            assert!(!table.is_taken_by_another(TWO, slot));
+            assert_eq!(take_named(&table, TWO, &["base/3"]), None);
+            assert_eq!(take_named(&table, ONE, &["base/3"]), Some("base/3"));
             // What was wrong with it stays known until somebody has looked again.
             assert_eq!(counts(&table), (0, 0, 1));
             send(&table, slot, None);
@@ -169,40 +199,88 @@ mod tests {
         });
     }
 
+    /// A worker that names sent files and finds that another has one of them has changed nothing.
     #[pg_test]
-    fn a_file_that_the_stop_has_counted_stays_sent() {
+    fn files_that_are_named_are_taken_all_or_none() {
         with_table(|table| {
-            for slot in take(&table, ONE, &mut QueueCursor::default()) {
+            let everything = take(&table, ONE, &mut QueueCursor::default());
+            for slot in everything {
                 send(&table, slot, Some(0));
             }
-            table.settle(ONE);
-            let Some(slot) = table.find(b"base/3") else {
-                panic!("base/3 is listed")
-            };
+            settle(&table, ONE);
+            let before = counts(&table);
+            let generation = table.header().generation.load(Ordering::Relaxed);
+            // Each order leads to the same one first.
+            assert_eq!(take_named(&table, TWO, &["base/2"]), None);
+            for names in [["base/1", "base/2"], ["base/2", "base/1"]] {
+                assert_eq!(take_named(&table, ONE, &names), Some("base/2"));
+            }
+            let sent: Vec<_> = table.sent_files().collect();
+            assert_eq!(paths(&table, &sent), ["base/1", "base/3"]);
+            assert_eq!(digest(&table, sent[0]), [1, 2, 3, 4]);
+            assert_eq!(table.unsent(5).examples, [&b"base/2"[..]]);
+            // The file that was taken is not sent until it is sent again; nothing else has changed.
+            assert_eq!(counts(&table), (before.0 - 1, before.1 - 20, before.2));
             assert_eq!(
-                table.take_named(TWO, slot, || false),
-                Err(NotTaken::Stopped)
+                table.header().generation.load(Ordering::Relaxed),
+                generation
             );
-            assert_eq!(table.unsent(1).count, 0);
-            assert_eq!(counts(&table), (4, 3040, 0));
+            // One who takes the same file twice has it once.
+            table.release_worker(TWO);
+            assert_eq!(take_named(&table, ONE, &["base/2", "base/2"]), None);
         });
     }
 
     #[pg_test]
-    fn a_worker_that_comes_too_late_takes_nothing_out_of_a_complete_backup() {
+    fn files_that_wait_are_given_back_to_those_who_look_for_them() {
         with_table(|table| {
+            assert_eq!(take_named(&table, TWO, &["base/2"]), None);
+            let mut position = QueueCursor::default();
+            // As one who passes by while ONE has the first of the two for a moment.
+            position.skip_all(&table);
+            assert_eq!(
+                take_named(&table, ONE, &["base/1", "base/2"]),
+                Some("base/2")
+            );
+            let taken = take(&table, TWO + 1, &mut position);
+            assert_eq!(paths(&table, &taken), ["base", "base/3", "base/1"]);
+        });
+    }
+
+    /// A stop that is refused, one that succeeds, and a worker in each place where it can be.
+    #[pg_test]
+    fn a_stop_counts_nothing_that_changes_afterwards() {
+        with_table(|table| {
+            let gate = &table.header().gate;
             for slot in take(&table, ONE, &mut QueueCursor::default()) {
                 send(&table, slot, Some(0));
             }
-            table.settle(ONE);
-            let Some(slot) = table.find(b"base/2") else {
-                panic!("base/2 is listed")
+            // Inside before the stop comes: it waits, and counts the files as they are then.
+            let Some(passage) = gate.enter() else {
+                panic!("the gate is closed")
             };
-            // Between its two steps: it has the file, and is about to learn that it must not.
-            let settled = slot.owner.swap(TWO, Ordering::Relaxed);
-            assert_eq!(table.sent_files(false).count(), 2);
-            assert_eq!(table.sent_files(true).count(), 3);
-            slot.owner.store(settled, Ordering::Relaxed);
+            let closed = gate.close();
+            assert!(!closed.is_empty());
+            table.settle(ONE, &passage);
+            drop(passage);
+            assert!(closed.is_empty());
+            assert_eq!(table.unsent(1).count, 0);
+            assert_eq!(table.sent_files().count(), 3);
+            // Who comes after it fails, and has taken nothing.
+            assert!(gate.enter().is_none());
+            assert_eq!(table.unsent(1).count, 0);
+            assert_eq!(counts(&table), (4, 3040, 0));
+            // The stop is refused, and files can be named again.
+            drop(closed);
+            assert_eq!(take_named(&table, TWO, &["base/3"]), None);
+            assert_eq!(table.unsent(1).count, 1);
+            let closed = gate.close();
+            assert!(closed.is_empty());
+            assert_eq!(table.sent_files().count(), 2);
+            // The stream that has the file ends well, but too late.
+            assert!(gate.enter().is_none());
+            closed.keep_closed();
+            assert!(gate.enter().is_none());
         });
     }
 
@@ -215,7 +293,7 @@ mod tests {
             table.discard(ONE);
             assert_eq!(counts(&table), (4, 3040, 0));
             assert_eq!(table.unsent(1).count, 4);
-            assert_eq!(table.sent_files(false).count(), 0);
+            assert_eq!(table.sent_files().count(), 0);
             let mut batch = Vec::new();
             table.take(
                 TWO,
@@ -234,7 +312,7 @@ mod tests {
     fn only_wanted_files_are_taken() {
         with_table(|table| {
             let mut batch = Vec::new();
-            let small = |slot: &Slot| slot.kind == Kind::File && slot.size < 100;
+            let small = |slot: &Slot| slot.kind() == Kind::File && slot.size < 100;
             table.take(ONE, &mut QueueCursor::default(), true, small, &mut batch);
             assert_eq!(paths(&table, &batch), ["base/1", "base/2"]);
             let unsent = table.unsent(2);
@@ -247,14 +325,17 @@ mod tests {
 
     #[pg_test]
     fn a_batch_has_an_end() {
-        let entries: Vec<_> = (0..BATCH_FILES + 10)
-            .map(|number| entry(&format!("f{number:04}"), Kind::File, 1))
-            .chain([
-                entry("big", Kind::File, 1 << 30),
-                entry("bigger", Kind::File, 1 << 31),
-            ])
+        let names: Vec<_> = (0..BATCH_FILES + 10)
+            .map(|number| format!("f{number:04}"))
             .collect();
-        let Ok(files) = listing::share(&entries, &[], 0, 1) else {
+        let entries = names
+            .iter()
+            .map(|name| (name.as_str(), Kind::File, 1))
+            .chain([
+                ("big", Kind::File, 1 << 30),
+                ("bigger", Kind::File, 1 << 31),
+            ]);
+        let Ok(files) = share(&listing(entries), &[], 0, 1) else {
             panic!("the listing could not be shared");
         };
         let table = files.table();
@@ -269,11 +350,11 @@ mod tests {
 
     #[pg_test]
     fn a_listing_of_another_session_is_attached_by_its_handle_only_once() {
-        let Ok(files) = listing::share(&[entry("f", Kind::File, 1)], &[], 0, 1) else {
+        let Ok(files) = share(&listing([("f", Kind::File, 1)]), &[], 0, 1) else {
             panic!("the listing could not be shared");
         };
         let handle = files.handle();
-        assert_eq!(files.borrow_pinned().table().slots().len(), 1);
+        assert_eq!(files.clone().table().slots().len(), 1);
         files.detach();
         assert!(SharedFiles::attach(handle, 1).is_none());
     }

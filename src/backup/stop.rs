@@ -1,24 +1,27 @@
 //! The stop of a backup: the proof that nothing is missing, then core's own stop, then the files
 //! that only the end of a backup can write.
 
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use backup_format::archive::Attributes;
 use backup_format::manifest::PathStyle;
 
+use crate::backup::state::Phase;
 use crate::server::backend_progress::{ProgressPhase, ProgressRow};
 use crate::server::backup_control::{self, StoppedBackup};
 use crate::server::control_file::{self, ControlFile};
 use crate::server::encoding;
 use crate::server::file;
+use crate::server::interrupt::{self, WaitEvent};
 use crate::server::report::{Error, Result, Sqlstate, warning};
-use crate::server::shared_backup::Phase;
 
+use super::files::SharedFiles;
 use super::leader::{self, BackupGuard, Leader};
 use super::manifest::Manifest;
-use super::unlogged;
+use super::{damage, unlogged};
 
 /// The paths that an error about an incomplete backup names.
 const EXAMPLES: usize = 5;
@@ -31,8 +34,6 @@ pub struct Stopped {
     pub end: StoppedBackup,
     /// pg_control as it was before the stop, after everything else.
     pub control_file: ControlFile,
-    /// Whether all files were found to be sent.
-    complete: bool,
     /// Init forks that were missing before the stop.
     init_forks: Vec<Vec<u8>>,
 }
@@ -78,13 +79,11 @@ pub fn stop(
 ) -> Result<Stopped> {
     let running = leader::take()?;
     let leader = running.leader();
-    let look = || {
-        let init_forks = unlogged::missing_init_forks(leader, !allow_incomplete)?;
+    let closed = close_to_workers(leader, allow_incomplete, |leader| {
+        let init_forks = unlogged::missing_init_forks(leader)?;
         check_handover(leader, &init_forks)?;
         Ok(init_forks)
-    };
-    let closed = close_to_workers(leader, allow_incomplete)
-        .and_then(|()| look().inspect_err(|_| leader.backup.enter(Phase::Streaming)));
+    });
     let init_forks = match closed {
         Ok(init_forks) => init_forks,
         Err(failure) => {
@@ -110,7 +109,6 @@ pub fn stop(
         running,
         end,
         control_file,
-        complete: !allow_incomplete,
         init_forks,
     })
 }
@@ -150,10 +148,7 @@ impl Stopped {
     pub fn closing_files_of_stream(&self) -> Result<ClosingFiles> {
         let mut closing = self.closing_files();
         let mut missing: BTreeSet<_> = self.init_forks.iter().cloned().collect();
-        missing.extend(unlogged::missing_init_forks(
-            self.running.leader(),
-            self.complete,
-        )?);
+        missing.extend(unlogged::missing_init_forks(self.running.leader())?);
         let init_forks = missing.into_iter().map(|path| ClosingFile {
             path: path.into(),
             content: Vec::new(),
@@ -173,7 +168,7 @@ impl Stopped {
         path_style: PathStyle,
     ) -> Result<Option<Manifest>> {
         let leader = self.running.leader();
-        Manifest::of_sent(leader, self.complete, path_style)
+        Manifest::of_sent(leader, path_style)?
             .map(|manifest| manifest.with_end(leader, closing, self.end))
             .transpose()
     }
@@ -189,22 +184,36 @@ impl Stopped {
     }
 }
 
-/// Has workers fail from now on, unless files are missing: then they go on undisturbed.
-fn close_to_workers(leader: &Leader, allow_incomplete: bool) -> Result<()> {
-    if !allow_incomplete {
-        check_complete(leader)?;
+/// Has workers fail from now on, unless files are missing or `check` fails: then they go on.
+fn close_to_workers<T>(
+    leader: &Leader,
+    allow_incomplete: bool,
+    check: impl FnOnce(&Leader) -> Result<T>,
+) -> Result<T> {
+    let check_complete = || match allow_incomplete {
+        true => Ok(()),
+        false => check_complete(leader),
+    };
+    // A stop that comes too early disturbs nobody.
+    check_complete()?;
+    let files = leader.files();
+    let table = files.as_ref().map(SharedFiles::table);
+    let gate = table.map(|table| table.header().gate.close());
+    while gate.as_ref().is_some_and(|gate| !gate.is_empty()) {
+        // What is done inside takes a moment. A cancel opens the gate again.
+        interrupt::wait(Duration::from_millis(1), WaitEvent::Extension);
     }
+    check_complete()?;
+    let checked = check(leader)?;
     leader.backup.enter(Phase::Stopping);
-    fence(Ordering::SeqCst);
-    // A worker may have taken a file again before it could see the phase.
-    if !allow_incomplete {
-        check_complete(leader).inspect_err(|_| leader.backup.enter(Phase::Streaming))?;
+    if let Some(gate) = gate {
+        gate.keep_closed();
     }
-    Ok(())
+    Ok(checked)
 }
 
 fn check_complete(leader: &Leader) -> Result<()> {
-    let Some(files) = leader.borrow_files() else {
+    let Some(files) = leader.files() else {
         return Ok(());
     };
     let table = files.table();
@@ -241,7 +250,7 @@ fn check_complete(leader: &Leader) -> Result<()> {
 }
 
 fn check_verified(leader: &Leader) -> Result<()> {
-    let failures = leader.borrow_files().map_or(0, |files| {
+    let failures = leader.files().map_or(0, |files| {
         files
             .table()
             .header()
@@ -251,16 +260,7 @@ fn check_verified(leader: &Leader) -> Result<()> {
     if failures == 0 {
         return Ok(());
     }
-    Err(found_damage()
+    Err(damage::found()
         .detail("The backup has been ended without a result.")
         .hint("The warnings of the workers and the server log name the damaged files and blocks. To back up a damaged cluster as it is, use start_backup(verify_checksums => false)."))
-}
-
-/// The error for a backup or a stream with bad pages, in core's words.
-#[must_use]
-pub fn found_damage() -> Error {
-    Error::new(
-        Sqlstate::ERRCODE_DATA_CORRUPTED,
-        "checksum verification failure during base backup",
-    )
 }

@@ -41,8 +41,8 @@ pub fn check_map_is_text(leader: &Leader) -> Result<()> {
 ///
 /// # Errors
 /// `program_limit_exceeded`.
-pub fn check_manifest_fits(leader: &Leader, complete: bool, largest: usize) -> Result<()> {
-    let Some(manifest) = Manifest::of_sent(leader, complete, PATH_STYLE) else {
+pub fn check_manifest_fits(leader: &Leader, largest: usize) -> Result<()> {
+    let Some(manifest) = Manifest::of_sent(leader, PATH_STYLE)? else {
         return Ok(());
     };
     let size = manifest.size()?;
@@ -84,8 +84,8 @@ mod tests {
     use pgrx::{Spi, pg_test};
 
     use super::{LARGEST, ROOM_FOR_THE_REST, check_manifest_fits};
+    use crate::backup::state::Phase;
     use crate::backup::{leader, stop};
-    use crate::server::shared_backup::Phase;
 
     /// The largest row that is too small for the manifest of a backup without files is as large as the
     /// rest of it.
@@ -93,7 +93,7 @@ mod tests {
     fn a_manifest_that_fits_into_no_row_leaves_the_backup_running() {
         assert_eq!(Spi::run("SELECT start_backup(fast => true)"), Ok(()));
         let refused = stop::stop(false, true, |leader, _| {
-            check_manifest_fits(leader, false, ROOM_FOR_THE_REST)
+            check_manifest_fits(leader, ROOM_FOR_THE_REST)
         });
         let Err(failure) = refused else {
             panic!("the manifest fitted");
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(phase, Some(Phase::Streaming));
 
         let stopped = stop::stop(false, true, |leader, _| {
-            check_manifest_fits(leader, false, LARGEST)
+            check_manifest_fits(leader, LARGEST)
         });
         match stopped {
             Ok(stopped) => stopped.finish(),

@@ -1,10 +1,10 @@
 //! The tablespaces of a backup: found in pg_tblspc, shared with the workers.
 
+use crate::backup::file_table::FileTable;
 use crate::server::backup_control::Tablespace;
 use crate::server::file;
 use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::settings;
-use crate::server::shared_files::FileTable;
 
 /// The tablespaces that the links in pg_tblspc lead to now, by do_pg_backup_start's rules. In-place
 /// tablespaces, which are directories, belong to the data directory.
@@ -13,8 +13,9 @@ use crate::server::shared_files::FileTable;
 /// Where pg_tblspc cannot be read.
 pub fn current() -> Result<Vec<Tablespace>> {
     let mut tablespaces = Vec::new();
-    for name in file::read_directory(b"pg_tblspc")?.unwrap_or_default() {
-        let Some(oid) = std::str::from_utf8(&name)
+    let names = file::read_directory(b"pg_tblspc")?.unwrap_or_default();
+    for name in names.iter() {
+        let Some(oid) = std::str::from_utf8(name)
             .ok()
             .and_then(|digits| digits.parse().ok())
         else {

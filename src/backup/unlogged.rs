@@ -34,11 +34,11 @@ use backup_format::exclusion;
 use backup_format::path::file_name;
 use backup_format::relation_file::{self, Fork, RelationFile};
 
+use crate::backup::file_table::{FileTable, Kind};
 use crate::server::encoding;
 use crate::server::file;
 use crate::server::interrupt;
 use crate::server::report::{Error, Result, Sqlstate};
-use crate::server::shared_files::{FileTable, Kind};
 
 use super::leader::Leader;
 
@@ -57,15 +57,15 @@ pub fn has_become_unlogged(path: &[u8]) -> Result<bool> {
 }
 
 /// The init forks that are not in the listing, of relations of which other forks have been sent: their
-/// paths. `complete` says that the stop has found all files to be sent.
+/// paths. The gate is closed.
 ///
 /// Where streams had members relative to a tablespace, nobody knows what its location is where the last
 /// files go. Then tablespaces stay as they are in core's backups.
 ///
 /// # Errors
 /// Where a directory cannot be read.
-pub fn missing_init_forks(leader: &Leader, complete: bool) -> Result<Vec<Vec<u8>>> {
-    let Some(files) = leader.borrow_files() else {
+pub fn missing_init_forks(leader: &Leader) -> Result<Vec<Vec<u8>>> {
+    let Some(files) = leader.files() else {
         return Ok(Vec::new());
     };
     let table = files.table();
@@ -74,7 +74,7 @@ pub fn missing_init_forks(leader: &Leader, complete: bool) -> Result<Vec<Vec<u8>
         return Ok(Vec::new());
     }
     let missing: BTreeSet<_> = table
-        .sent_files(complete)
+        .sent_files()
         .filter_map(|slot| init_fork_of(table.path(slot)))
         .filter(|init_fork| new.contains(init_fork))
         .collect();
@@ -114,7 +114,7 @@ pub fn check_none_is_missing(missing: &[Vec<u8>]) -> Result<()> {
 fn new_init_forks(table: &FileTable<'_>) -> Result<HashSet<Vec<u8>>> {
     let without_tablespaces = table.has_relative_streams();
     let databases = table.slots().iter().filter(|slot| {
-        slot.kind == Kind::Directory
+        slot.kind() == Kind::Directory
             && exclusion::is_database_directory(table.path(slot))
             && !(without_tablespaces && slot.tablespace != 0)
     });
@@ -122,13 +122,14 @@ fn new_init_forks(table: &FileTable<'_>) -> Result<HashSet<Vec<u8>>> {
     for slot in databases {
         interrupt::check();
         let directory = table.path(slot);
-        for name in file::read_directory(directory)?.unwrap_or_default() {
+        let names = file::read_directory(directory)?.unwrap_or_default();
+        for name in names.iter() {
             let is_init_fork =
-                RelationFile::parse(&name).is_some_and(|file| file.fork == Fork::Init);
+                RelationFile::parse(name).is_some_and(|file| file.fork == Fork::Init);
             if !is_init_fork {
                 continue;
             }
-            let path = [directory, b"/", &name].concat();
+            let path = [directory, b"/", name].concat();
             if table.find(&path).is_none() {
                 new.insert(path);
             }

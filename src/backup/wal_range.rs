@@ -41,6 +41,7 @@ pub fn find(leader: &Leader, stopped: StoppedBackup) -> Result<WalRange> {
     let start = size.segment_of(Lsn(leader.started.start_lsn));
     let stop = size.segment_before(Lsn(stopped.stop_lsn));
     let names = file::read_directory(b"pg_wal")?.unwrap_or_default();
+    let names: Vec<_> = names.iter().map(<[u8]>::to_vec).collect();
 
     // Before anything is looked at: a removed segment deserves the server's own error.
     recovery::check_not_removed(start, leader.started.timeline);

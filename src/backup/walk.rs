@@ -4,14 +4,16 @@
 //! `backup_format::exclusion` and here, where the surroundings count.
 
 use std::collections::HashSet;
-use std::ffi::CString;
 use std::os::unix::fs::MetadataExt;
 
 use backup_format::exclusion;
 use backup_format::path;
 use backup_format::relation_file::{self, Fork, RelationFile};
 
+use super::file_table::Kind;
+use super::listing::{Entry, Listing};
 use super::tablespace;
+use crate::server::allocation::{self, ByteStrings};
 use crate::server::backup_control::Tablespace;
 use crate::server::control_file;
 use crate::server::encoding;
@@ -19,20 +21,19 @@ use crate::server::file::{self, Directory, FileType, Status};
 use crate::server::interrupt;
 use crate::server::report::{Result, Sqlstate, warning};
 use crate::server::settings;
-use crate::server::shared_files::{Entry, Kind};
 
 /// Lists the files, directories and, where `with_links` is set, links of pg_tblspc that a backup
 /// holds, in no particular order. pg_control is not among them: it is sent when the backup stops.
 ///
 /// # Errors
 /// Where a directory cannot be read. What vanishes meanwhile is no error.
-pub fn list(tablespaces: &[Tablespace], with_links: bool) -> Result<Vec<Entry>> {
+pub fn list(tablespaces: &[Tablespace], with_links: bool) -> Result<Listing> {
     let mut walk = Walk {
         inside_data_directory: tablespaces
             .iter()
             .filter_map(|tablespace| tablespace.inside_data_directory.clone())
             .collect(),
-        entries: Vec::new(),
+        listing: Listing::default(),
         tablespace: 0,
     };
     walk.directory(b"")?;
@@ -40,13 +41,13 @@ pub fn list(tablespaces: &[Tablespace], with_links: bool) -> Result<Vec<Entry>> 
         walk.tablespace = tablespace.oid;
         walk.tablespace(with_links)?;
     }
-    Ok(walk.entries)
+    Ok(walk.listing)
 }
 
 struct Walk {
     /// Tablespaces that lie in the data directory, relative to it: sent as tablespaces, not twice.
     inside_data_directory: HashSet<Vec<u8>>,
-    entries: Vec<Entry>,
+    listing: Listing,
     /// The tablespace that is being walked; 0 for the data directory.
     tablespace: u32,
 }
@@ -56,20 +57,20 @@ impl Walk {
     fn tablespace(&mut self, with_link: bool) -> Result<()> {
         let link = tablespace::directory(self.tablespace);
         if with_link && let Some(metadata) = file::metadata_if_exists(&link)? {
-            self.entries.push(Entry {
-                path: link.clone(),
+            let entry = Entry {
                 kind: Kind::Link,
                 size: 0,
                 mtime: metadata.mtime(),
                 // A link is part of the data directory.
                 tablespace: 0,
-            });
+            };
+            self.listing.push(&[&link], entry)?;
         }
         let version = join(&link, settings::tablespace_version_directory().as_bytes());
         if let Some(metadata) = file::metadata_if_exists(&version)?
             && metadata.is_dir()
         {
-            self.push(version.clone(), Kind::Directory, 0, metadata.mtime());
+            self.push(&version, Kind::Directory, 0, metadata.mtime())?;
             self.directory(&version)?;
         }
         Ok(())
@@ -81,32 +82,33 @@ impl Walk {
         let Some(directory) = Directory::open(name)? else {
             return Ok(());
         };
-        let mut names = directory.names();
-        // Then the listing is almost in the order of paths.
-        names.sort_unstable();
+        let names = directory.names()?;
         let is_database = exclusion::is_database_directory(path);
         let unlogged = if is_database {
-            unlogged_relations(&names)
+            unlogged_relations(&names)?
         } else {
-            HashSet::new()
+            Vec::new()
         };
         let mut below = Vec::new();
-        for (number, name) in names.iter().enumerate() {
+        // Then the listing is almost in the order of paths.
+        for (number, index) in names.sorted()?.into_iter().enumerate() {
             if number.is_multiple_of(1024) {
                 interrupt::check();
             }
-            let bytes = name.to_bytes();
-            if exclusion::is_excluded_file(bytes)
-                || (is_database && is_excluded_relation(bytes, &unlogged))
+            let name = names.get(index as usize);
+            if exclusion::is_excluded_file(name)
+                || (is_database && is_excluded_relation(name, &unlogged))
             {
                 continue;
             }
-            let path = join(path, bytes);
+            let path = join(path, name);
             if path == control_file::PATH {
                 continue;
             }
-            if let Some(status) = directory.status(name)? {
-                below.extend(self.visit(path, bytes, status));
+            if let Some(status) = directory.status(name)?
+                && let Some(path) = self.visit(path, name, status)?
+            {
+                below.push(path);
             }
         }
         // Deep trees need no more open directories than shallow ones.
@@ -115,7 +117,7 @@ impl Walk {
     }
 
     /// Lists one entry. Returns the path of a directory that is to be walked.
-    fn visit(&mut self, path: Vec<u8>, name: &[u8], status: Status) -> Option<Vec<u8>> {
+    fn visit(&mut self, path: Vec<u8>, name: &[u8], status: Status) -> Result<Option<Vec<u8>>> {
         let Status {
             file_type,
             size,
@@ -125,20 +127,20 @@ impl Walk {
         if path == b"pg_wal" && may_be_emptied {
             // The WAL that is needed comes when the backup stops, or from elsewhere.
             for name in settings::emptied_wal_directories() {
-                self.push(join(&path, name), Kind::Directory, 0, mtime);
+                self.push(&join(&path, name), Kind::Directory, 0, mtime)?;
             }
-            self.push(path, Kind::Directory, 0, mtime);
-            return None;
+            self.push(&path, Kind::Directory, 0, mtime)?;
+            return Ok(None);
         }
         if exclusion::is_emptied_directory(name) && may_be_emptied {
-            self.push(path, Kind::Directory, 0, mtime);
-            return None;
+            self.push(&path, Kind::Directory, 0, mtime)?;
+            return Ok(None);
         }
         match file_type {
-            FileType::Regular => self.push(path, Kind::File, size, mtime),
+            FileType::Regular => self.push(&path, Kind::File, size, mtime)?,
             FileType::Directory => {
-                self.push(path.clone(), Kind::Directory, 0, mtime);
-                return (!self.inside_data_directory.contains(&path)).then_some(path);
+                self.push(&path, Kind::Directory, 0, mtime)?;
+                return Ok((!self.inside_data_directory.contains(&path)).then_some(path));
             }
             // The tablespace behind it has a walk of its own.
             FileType::Link if path::is_tablespace_link(&path) => {}
@@ -150,46 +152,44 @@ impl Walk {
                 );
             }
         }
-        None
+        Ok(None)
     }
 
-    fn push(&mut self, path: Vec<u8>, kind: Kind, size: u64, mtime: i64) {
-        self.entries.push(Entry {
-            path,
+    fn push(&mut self, path: &[u8], kind: Kind, size: u64, mtime: i64) -> Result<()> {
+        let entry = Entry {
             kind,
             size,
             mtime,
             tablespace: self.tablespace,
-        });
+        };
+        self.listing.push(&[path], entry)
     }
 }
 
-/// The relfilenodes of a database directory that have an init fork.
-fn unlogged_relations(names: &[CString]) -> HashSet<u32> {
-    names
+/// The relfilenodes of a database directory that have an init fork, sorted.
+fn unlogged_relations(names: &ByteStrings) -> Result<Vec<u32>> {
+    let init_forks = names
         .iter()
-        .filter_map(|name| RelationFile::parse(name.to_bytes()))
-        .filter(|file| file.fork == Fork::Init)
-        .map(|file| file.relfilenode)
-        .collect()
+        .filter_map(RelationFile::parse)
+        .filter(|file| file.fork == Fork::Init);
+    let mut relfilenodes = allocation::collect(init_forks.map(|file| file.relfilenode))?;
+    relfilenodes.sort_unstable();
+    Ok(relfilenodes)
 }
 
 /// Temporary relations, and every fork but the init fork of unlogged ones.
-fn is_excluded_relation(name: &[u8], unlogged: &HashSet<u32>) -> bool {
+fn is_excluded_relation(name: &[u8], unlogged: &[u32]) -> bool {
     relation_file::is_temporary_relation(name)
-        || RelationFile::parse(name)
-            .is_some_and(|file| file.fork != Fork::Init && unlogged.contains(&file.relfilenode))
+        || RelationFile::parse(name).is_some_and(|file| {
+            file.fork != Fork::Init && unlogged.binary_search(&file.relfilenode).is_ok()
+        })
 }
 
 fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    if directory.is_empty() {
-        return name.to_vec();
+    match directory {
+        b"" => name.to_vec(),
+        directory => [directory, b"/", name].concat(),
     }
-    let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
-    path.extend_from_slice(directory);
-    path.push(b'/');
-    path.extend_from_slice(name);
-    path
 }
 
 #[cfg(any(test, feature = "pg_test"))]
@@ -206,13 +206,13 @@ mod tests {
         let made = "CREATE UNLOGGED TABLE unlogged (a int);
                     CREATE TEMPORARY TABLE temporary AS SELECT 1 AS a";
         assert_eq!(Spi::run(made), Ok(()));
-        let Ok(entries) = list(&[], true) else {
+        let Ok(listing) = list(&[], true) else {
             panic!("the walk failed")
         };
-        let files: HashSet<String> = entries
-            .iter()
-            .filter(|entry| entry.kind == Kind::File)
-            .map(|entry| String::from_utf8_lossy(&entry.path).into_owned())
+        let files: HashSet<String> = (listing.entries().iter())
+            .zip(listing.paths().iter())
+            .filter(|(entry, _)| entry.kind == Kind::File)
+            .map(|(_, path)| String::from_utf8_lossy(path).into_owned())
             .collect();
         let path_of = |relation: &str| {
             let query = format!("SELECT pg_relation_filepath('{relation}')");

@@ -1,14 +1,15 @@
 //! A worker: a session that streams files of a backup.
 
+use crate::backup::file_table::{FileTable, Slot};
+use crate::backup::state::{BackupState, Phase};
 use crate::server::encoding;
 use crate::server::recovery;
 use crate::server::report::{Error, Result, Sqlstate};
-use crate::server::shared_backup::{BackupState, Phase};
-use crate::server::shared_files::{FileTable, Slot};
 
+use super::gate::Passage;
 use super::lookup::{self, Found};
 use super::options::Target;
-use super::queue::{NotTaken, QueueCursor};
+use super::queue::{InUse, QueueCursor};
 
 /// The look of a stream at whether its backup still runs.
 #[derive(Clone, Copy)]
@@ -90,24 +91,28 @@ impl Worker {
     /// had.
     ///
     /// # Errors
-    /// `object_in_use` where a stream that still runs has one of them.
+    /// `object_in_use` where a stream that still runs has one of them;
+    /// `object_not_in_prerequisite_state` where a stop counts what was sent.
     pub fn take_all(&self, slots: &[&Slot]) -> Result<()> {
         let table = self.table();
-        let in_use = slots
-            .iter()
-            .find(|slot| table.is_taken_by_another(self.number, slot));
-        if let Some(slot) = in_use {
-            return Err(self.in_use(slot));
-        }
-        let is_open = || self.backup().phase() == Phase::Streaming;
-        for slot in slots {
-            match table.take_named(self.number, slot, is_open) {
-                Ok(()) => {}
-                Err(NotTaken::InUse) => return Err(self.in_use(slot)),
-                Err(NotTaken::Stopped) => self.check_running()?,
-            }
-        }
-        Ok(())
+        let passage = self.enter_gate()?;
+        let taken = table.take_named(self.number, slots, &passage)?;
+        drop(passage);
+        taken.map_err(|InUse { index }| self.in_use(&table.slots()[index]))
+    }
+
+    /// Changes what a stop counts.
+    fn enter_gate(&self) -> Result<Passage<'_>> {
+        let passage = self.table().header().gate.enter();
+        self.check_running()?;
+        passage.ok_or_else(|| {
+            Error::new(
+                Sqlstate::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("backup {} is being stopped", self.found.backup_id),
+            )
+            .detail("Its leader counts the files that have been sent.")
+            .hint("Should the stop be refused, files can be sent again.")
+        })
     }
 
     fn in_use(&self, slot: &Slot) -> Error {
@@ -147,12 +152,17 @@ impl Worker {
     /// The stream has ended well: its files are sent, or have gone nowhere.
     ///
     /// # Errors
-    /// Where the backup has ended meanwhile.
+    /// Where the backup has ended meanwhile, or is being stopped.
     pub fn settle(&self, target: Target) -> Result<()> {
-        self.check_running()?;
         match target {
-            Target::Client => self.table().settle(self.number),
-            Target::Blackhole => self.table().discard(self.number),
+            Target::Client => {
+                let passage = self.enter_gate()?;
+                self.table().settle(self.number, &passage);
+            }
+            Target::Blackhole => {
+                self.check_running()?;
+                self.table().discard(self.number);
+            }
         }
         Ok(())
     }

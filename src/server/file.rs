@@ -17,6 +17,7 @@ use backup_format::archive::Attributes;
 use backup_format::path::is_tablespace_link;
 use pgrx::pg_sys;
 
+use super::allocation::ByteStrings;
 use super::clock;
 use super::interrupt::ReadWait;
 use super::report::{Error, Result, Sqlstate};
@@ -159,21 +160,20 @@ impl Directory {
     /// The names in it, without `.` and `..`.
     ///
     /// # Errors
-    /// Raises the server's own "could not read directory".
-    #[must_use]
-    pub fn names(&self) -> Vec<CString> {
+    /// `out_of_memory`. Raises the server's own "could not read directory".
+    pub fn names(&self) -> Result<ByteStrings> {
         let path = CString::new(self.path.as_slice()).unwrap_or_default();
-        let mut names = Vec::new();
+        let mut names = ByteStrings::default();
         // SAFETY: guarded by pgrx; each entry is copied before the next is read.
         unsafe {
             loop {
                 let entry = pg_sys::ReadDir(self.stream.as_ptr(), path.as_ptr());
                 if entry.is_null() {
-                    return names;
+                    return Ok(names);
                 }
                 let name = CStr::from_ptr((&raw const (*entry).d_name).cast());
                 if name != c"." && name != c".." {
-                    names.push(name.to_owned());
+                    names.push(&[name.to_bytes()])?;
                 }
             }
         }
@@ -184,7 +184,10 @@ impl Directory {
     ///
     /// # Errors
     /// "could not stat file or directory", where the operating system says anything else.
-    pub fn status(&self, name: &CStr) -> Result<Option<Status>> {
+    pub fn status(&self, name: &[u8]) -> Result<Option<Status>> {
+        let Ok(name) = CString::new(name) else {
+            return Ok(None);
+        };
         let mut status = MaybeUninit::<libc::stat>::uninit();
         // SAFETY: the directory is open, the name is terminated, and the structure is written
         // before it is read, which the result tells.
@@ -231,12 +234,9 @@ impl Drop for Directory {
 ///
 /// # Errors
 /// As [`Directory::open`] and [`Directory::names`].
-pub fn read_directory(path: &[u8]) -> Result<Option<Vec<Vec<u8>>>> {
+pub fn read_directory(path: &[u8]) -> Result<Option<ByteStrings>> {
     let directory = Directory::open(path)?;
-    Ok(directory.map(|directory| {
-        let names = directory.names().into_iter();
-        names.map(CString::into_bytes).collect()
-    }))
+    directory.map(|directory| directory.names()).transpose()
 }
 
 /// What lstat() says. `None` where there is nothing of that name.

@@ -9,7 +9,9 @@
 
 #![allow(unsafe_code)]
 
+pub mod allocation;
 pub mod backend_progress;
+pub mod background_worker;
 pub mod backup_control;
 pub mod checksum;
 pub mod client;
@@ -26,13 +28,10 @@ pub mod lock_registry;
 pub mod page_cache;
 pub mod page_checksum;
 pub mod parameters;
+pub mod process;
 pub mod recovery;
+pub mod replication_slot;
 pub mod report;
 pub mod segment;
 pub mod settings;
-pub mod shared_backup;
-pub mod shared_files;
-#[cfg(any(test, feature = "pg_test"))]
-mod shared_files_tests;
 pub mod snapshot;
-pub mod wal_retention;

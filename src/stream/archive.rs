@@ -4,10 +4,10 @@ use backup_compression::Encoder;
 use backup_format::archive::{self, Attributes};
 
 use crate::backup::options::Target;
+use crate::backup::state::BackupState;
 use crate::backup::worker::RunningCheck;
 use crate::server::client;
 use crate::server::report::Result;
-use crate::server::shared_backup::BackupState;
 
 use super::compress::CompressSink;
 use super::message::{FULL_PAYLOAD, HEADER_ROOM, Message};
@@ -31,13 +31,15 @@ pub struct Archive<'a> {
 impl<'a> Archive<'a> {
     /// Begins an archive for `target`, within the limits of `throttle`, compressed by `encoder`.
     /// `check` says before each message whether to go on.
-    #[must_use]
+    ///
+    /// # Errors
+    /// `out_of_memory`.
     pub fn new(
         target: Target,
         throttle: Throttle<'a>,
         encoder: Option<Encoder>,
         check: RunningCheck<'a>,
-    ) -> Self {
+    ) -> Result<Self> {
         let capacity = throttle.chunk(FULL_PAYLOAD - HEADER_ROOM) + HEADER_ROOM;
         let last: Box<dyn Sink> = match target {
             Target::Client => Box::new(ClientSink::new()),
@@ -45,19 +47,21 @@ impl<'a> Archive<'a> {
         };
         let mut sink: Box<dyn Sink + 'a> = Box::new(ThrottleSink::new(throttle, check, last));
         if let Some(encoder) = encoder {
-            sink = Box::new(CompressSink::new(encoder, capacity, sink));
+            sink = Box::new(CompressSink::new(encoder, capacity, sink)?);
         }
-        Self {
-            message: Message::new(capacity),
+        Ok(Self {
+            message: Message::new(capacity)?,
             sink,
             check,
             headers: Vec::new(),
-        }
+        })
     }
 
     /// Begins an archive of the leader, which keeps the backup's own limit.
-    #[must_use]
-    pub fn of_leader(backup: &'a BackupState, encoder: Option<Encoder>) -> Self {
+    ///
+    /// # Errors
+    /// `out_of_memory`.
+    pub fn of_leader(backup: &'a BackupState, encoder: Option<Encoder>) -> Result<Self> {
         let throttle = Throttle::new(None, backup.options().max_rate, &backup.rate_clock);
         Self::new(Target::Client, throttle, encoder, RunningCheck::Leader)
     }

@@ -9,13 +9,13 @@ use backup_format::compression::Compression;
 use backup_format::manifest::PathStyle;
 
 use crate::backup::manifest;
+use crate::backup::state;
 use crate::backup::stop::{self, ClosingFile, Stopped};
 use crate::backup::wal_range;
 use crate::backup::worker;
 use crate::server::backend_progress::{ProgressPhase, ProgressRow};
 use crate::server::file;
 use crate::server::report::Result;
-use crate::server::shared_backup;
 
 use super::archive::Archive;
 use super::{compress, wal_files};
@@ -40,7 +40,7 @@ pub struct Request {
 pub fn send(request: &Request) -> Result<()> {
     let encoder = compress::encoder(request.compression)?;
     let stopped = stop::stop(request.wait, request.allow_incomplete, |_, _| Ok(()))?;
-    let mut archive = Archive::of_leader(&stopped.running.leader().backup, encoder);
+    let mut archive = Archive::of_leader(&stopped.running.leader().backup, encoder)?;
     send_files(&stopped, request.wal, &mut archive)?;
     // Nothing that can be cancelled comes after the end of the archive.
     stopped.release_wal();
@@ -70,7 +70,7 @@ pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Re
         send_closing_file(file, archive)?;
     }
     if let Some(wal) = wal {
-        leader.backup.enter(shared_backup::Phase::TransferringWal);
+        leader.backup.enter(state::Phase::TransferringWal);
         let _row = ProgressRow::start(ProgressPhase::TransferringWal);
         wal_files::send(&wal, archive).map_err(or_promotion)?;
     }

@@ -30,12 +30,15 @@ pub struct CompressSink<'a> {
 
 impl<'a> CompressSink<'a> {
     /// Sends compressed bytes on in messages of `capacity` bytes.
-    pub fn new(encoder: Encoder, capacity: usize, next: Box<dyn Sink + 'a>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// `out_of_memory`.
+    pub fn new(encoder: Encoder, capacity: usize, next: Box<dyn Sink + 'a>) -> Result<Self> {
+        Ok(Self {
             encoder,
-            compressed: Message::new(capacity),
+            compressed: Message::new(capacity)?,
             next,
-        }
+        })
     }
 
     /// Sends what the encoder has given out so far, in full messages.

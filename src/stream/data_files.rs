@@ -3,16 +3,17 @@
 use backup_format::compression::Compression;
 use backup_format::path;
 
+use crate::backup::file_table::{FileTable, Slot};
 use crate::backup::options::Target;
 use crate::backup::queue::QueueCursor;
 use crate::backup::worker::Worker;
-use crate::backup::{stop, tablespace};
+use crate::backup::{damage, tablespace};
+use crate::server::allocation::{self, ByteStrings};
 use crate::server::backend_progress::{ProgressPhase, ProgressRow};
 use crate::server::client;
 use crate::server::encoding;
 use crate::server::report::{Error, Result, Sqlstate, warning};
 use crate::server::settings;
-use crate::server::shared_files::{FileTable, Slot};
 
 use super::archive::Archive;
 use super::compress;
@@ -25,7 +26,7 @@ pub struct Request {
     /// Which backup; `None` stands for the one that this session leads.
     pub backup_id: Option<i64>,
     /// Exactly these, in this order; `None` takes from the queue.
-    pub files: Option<Vec<Vec<u8>>>,
+    pub files: Option<ByteStrings>,
     /// One tablespace, or 0 for the data directory without tablespaces.
     pub tablespace: Option<u32>,
     /// kB/s of this stream.
@@ -54,7 +55,7 @@ pub fn send(request: &Request) -> Result<()> {
         &backup.rate_clock,
     );
     let encoder = compress::encoder(request.compression)?;
-    let mut archive = Archive::new(request.target, throttle, encoder, worker.running_check());
+    let mut archive = Archive::new(request.target, throttle, encoder, worker.running_check())?;
     let failures = send_files(&worker, request, &mut archive)?;
     archive.finish()?;
     worker.settle(request.target)?;
@@ -150,13 +151,15 @@ impl Request {
 fn find_listed<'a>(
     table: &FileTable<'a>,
     filter: &Filter,
-    files: &[Vec<u8>],
+    files: &ByteStrings,
 ) -> Result<Vec<&'a Slot>> {
-    let slots = files.iter().map(|name| {
+    let mut slots = Vec::new();
+    for name in files.iter() {
         let found = find(table, name).filter(|slot| filter.accepts(slot));
-        found.ok_or_else(|| not_in_backup(name, filter))
-    });
-    slots.collect()
+        let slot = found.ok_or_else(|| not_in_backup(name, filter))?;
+        allocation::push(&mut slots, slot)?;
+    }
+    Ok(slots)
 }
 
 /// Names are those of the listing.
@@ -219,7 +222,7 @@ pub fn report_damage(failures: u64) -> Error {
             format!("{failures} total checksum verification failures"),
         );
     }
-    stop::found_damage()
+    damage::found()
         .detail("All files of this stream have been sent, but the backup cannot be completed.")
         .hint(
             "The warnings before this error and the server log name the damaged files and blocks.",

@@ -9,6 +9,7 @@ use backup_format::archive::Attributes;
 use backup_format::checksum::Algorithm;
 use backup_format::relation_file;
 
+use crate::backup::file_table::{FileTable, Kind, Slot};
 use crate::backup::queue::SendOutcome;
 use crate::backup::unlogged;
 use crate::server::backend_progress::ProgressRow;
@@ -17,7 +18,6 @@ use crate::server::file::{self, TransientFile};
 use crate::server::page_cache::CacheFootprint;
 use crate::server::report::{Error, Result};
 use crate::server::settings::{self, PAGE_SIZE};
-use crate::server::shared_files::{FileTable, Kind, Slot};
 
 use super::archive::Archive;
 use super::page_verifier::PageVerifier;
@@ -51,7 +51,7 @@ impl FileSender<'_> {
     /// # Errors
     /// The operating system's, the connection's and the check's of the archive.
     pub fn send(&mut self, archive: &mut Archive<'_>, slot: &Slot) -> Result<()> {
-        let sent = match slot.kind {
+        let sent = match slot.kind() {
             Kind::Directory => self.send_directory(archive, slot)?,
             Kind::Link => self.send_link(archive, slot)?,
             Kind::File => self.send_file(archive, slot)?,

@@ -1,6 +1,8 @@
 //! The buffer of a stream: one CopyData message, filled in place and sent from where it lies.
 
+use crate::server::allocation;
 use crate::server::client::{self, HEADROOM};
+use crate::server::report::Result;
 use crate::server::settings::PAGE_SIZE;
 
 /// Payload bytes of a full message. Each message wakes its client, who empties the socket's buffer
@@ -21,17 +23,19 @@ pub struct Message {
 
 impl Message {
     /// An empty message with room for `capacity` bytes, which never grows.
-    #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    ///
+    /// # Errors
+    /// `out_of_memory`.
+    pub fn new(capacity: usize) -> Result<Self> {
         const ALIGNMENT: usize = 4096;
-        let storage = vec![0; HEADROOM + ALIGNMENT + capacity];
+        let storage = allocation::vec_of(0, HEADROOM + ALIGNMENT + capacity)?;
         let start = HEADROOM + storage[HEADROOM..].as_ptr().align_offset(ALIGNMENT);
-        Self {
+        Ok(Self {
             storage,
             start,
             filled: 0,
             capacity,
-        }
+        })
     }
 
     /// The bytes that it still takes.

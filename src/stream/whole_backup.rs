@@ -18,7 +18,7 @@ pub fn send(options: &StartOptions, end: &closing::Request) -> Result<()> {
     leader::start(options)?;
     let _end = leader::EndBackupOnDrop;
     let backup = leader::own_backup()?;
-    let mut archive = Archive::of_leader(&backup, encoder);
+    let mut archive = Archive::of_leader(&backup, encoder)?;
     let failures = send_data_files(&mut archive)?;
     if failures > 0 {
         archive.finish()?;

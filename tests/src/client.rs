@@ -34,7 +34,7 @@ pub fn program() -> Command {
         );
         copy
     });
-    let mut command = command("env");
+    let mut command = command("/usr/bin/env");
     command.arg(DEFAULT_SIGNALS).arg(program);
     command
 }
@@ -42,7 +42,7 @@ pub fn program() -> Command {
 /// Has a command start with signals ignored, as `nohup` and a shell's background jobs do.
 pub fn ignoring(signals: &str, command: &Command) -> Command {
     let ignore = format!("--ignore-signal={signals}");
-    let mut ignoring = crate::program::command("env");
+    let mut ignoring = crate::program::command("/usr/bin/env");
     for argument in command.get_args() {
         match argument == DEFAULT_SIGNALS {
             true => ignoring.arg(&ignore),

@@ -1,24 +1,38 @@
 //! The segment that stands for one backup: who leads it, with which options, and how far it is.
 //!
 //! The leader creates it before the backup starts, so that other sessions can see it wait for
-//! its checkpoint. The list of files has a segment of its own ([`super::shared_files`]), made
-//! when the number of files is known.
+//! its checkpoint. The list of files has a segment of its own ([`super::files`]), made when the number
+//! of files is known.
 //!
 //! What is not atomic is written once, before the backup is announced in the lock registry, and
 //! never again. No lock is held anywhere.
 
-use core::mem::size_of;
+use core::mem::{offset_of, size_of};
 use core::ops::Deref;
-use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use pgrx::pg_sys;
+use backup_format::checksum::Algorithm;
 
-use super::report::{Error, Result, Sqlstate};
-use super::segment::{self, Segment};
-use super::wal_retention::Retention;
+use crate::server::process;
+use crate::server::report::Result;
+use crate::server::segment::{self, DetachHandler, FromBytes, Memory, NewSegment, Segment};
 
-const MAGIC: u64 = segment::magic(*b"pgpbk");
+use super::retention::Retention;
+
+const MAGIC: u64 = segment::magic(
+    "backup",
+    &[
+        size_of::<BackupState>(),
+        offset_of!(BackupState, started_at),
+        offset_of!(BackupState, options),
+        size_of::<SharedOptions>(),
+        offset_of!(BackupState, label),
+        offset_of!(BackupState, phase),
+        offset_of!(BackupState, start_lsn),
+        offset_of!(BackupState, rate_clock),
+        offset_of!(BackupState, retention),
+    ],
+);
 
 /// The longest label, in bytes (MAXPGPATH, the limit of do_pg_backup_start).
 pub const LABEL_SIZE: usize = 1024;
@@ -84,26 +98,66 @@ impl Phase {
 }
 
 /// What is fixed when the backup starts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// kB/s of all workers together.
     pub max_rate: Option<u32>,
     /// Whether pages are verified. Never set in a cluster without data checksums.
     pub verify_checksums: bool,
-    /// The code of the manifest's checksum algorithm.
-    pub algorithm: backup_format::checksum::Algorithm,
+    /// The manifest's checksum algorithm.
+    pub algorithm: Algorithm,
     /// Whether the leader's cluster was in recovery when the backup started.
     pub started_in_recovery: bool,
 }
 
+/// The options as they lie in the segment.
+#[derive(FromBytes)]
+#[repr(C)]
+struct SharedOptions {
+    /// 0 for none.
+    max_rate: u32,
+    /// [`Algorithm::code`].
+    algorithm: u32,
+    /// 0 or 1.
+    verify_checksums: u32,
+    /// 0 or 1.
+    started_in_recovery: u32,
+}
+
+impl From<Options> for SharedOptions {
+    fn from(options: Options) -> Self {
+        Self {
+            max_rate: options.max_rate.unwrap_or(0),
+            algorithm: options.algorithm.code().into(),
+            verify_checksums: options.verify_checksums.into(),
+            started_in_recovery: options.started_in_recovery.into(),
+        }
+    }
+}
+
+impl From<&SharedOptions> for Options {
+    fn from(options: &SharedOptions) -> Self {
+        let algorithm = u8::try_from(options.algorithm).ok();
+        Self {
+            max_rate: (options.max_rate != 0).then_some(options.max_rate),
+            algorithm: algorithm
+                .and_then(Algorithm::from_code)
+                .unwrap_or(Algorithm::None),
+            verify_checksums: options.verify_checksums != 0,
+            started_in_recovery: options.started_in_recovery != 0,
+        }
+    }
+}
+
 /// The layout of the segment.
+#[derive(FromBytes)]
 #[repr(C)]
 pub struct BackupState {
     magic: AtomicU64,
     nonce: u32,
     leader_pid: i32,
     started_at: i64,
-    options: Options,
+    options: SharedOptions,
     label_length: u32,
     label: [u8; LABEL_SIZE],
     phase: AtomicU32,
@@ -111,7 +165,7 @@ pub struct BackupState {
     start_lsn: AtomicU64,
     /// Microseconds of the monotonic clock at which the next byte of the backup may leave.
     pub rate_clock: AtomicU64,
-    /// How the background worker that holds the WAL is doing.
+    /// The background worker that holds the WAL.
     pub retention: Retention,
 }
 
@@ -130,8 +184,8 @@ impl BackupState {
 
     /// The options of the backup.
     #[must_use]
-    pub fn options(&self) -> &Options {
-        &self.options
+    pub fn options(&self) -> Options {
+        Options::from(&self.options)
     }
 
     /// The label, in the encoding of the leader's database.
@@ -180,8 +234,8 @@ impl BackupState {
     }
 }
 
-/// A backup's segment, mapped.
-#[derive(Debug)]
+/// A backup's segment, mapped. Clones stand for the same mapping.
+#[derive(Clone, Debug)]
 pub struct SharedBackup {
     segment: Segment,
 }
@@ -195,54 +249,47 @@ impl SharedBackup {
     /// # Errors
     /// Where the server has no shared memory left.
     pub fn create(label: &[u8], options: Options, started_at: i64) -> Result<Self> {
-        let segment = Segment::create_pinned(size_of::<BackupState>())?;
+        let mut segment = NewSegment::create(size_of::<BackupState>())?;
         let nonce = random_nonce()?;
-        let state: *mut BackupState = segment.address().as_ptr().cast();
+        let Some(state) = segment.value_mut::<BackupState>(0) else {
+            unreachable!("the segment is as large as the structure");
+        };
         let length = label.len().min(LABEL_SIZE);
-        // SAFETY: the segment is page aligned and as large as the structure, zeros are valid for
-        // every field but the options, which are written here, and no other process knows of it.
-        unsafe {
-            state.write_bytes(0, 1);
-            (&raw mut (*state).options).write(options);
-            (*state).nonce = nonce;
-            (*state).leader_pid = pg_sys::MyProcPid;
-            (*state).started_at = started_at;
-            (*state).label_length = length as u32;
-            (&raw mut (*state).label)
-                .cast::<u8>()
-                .copy_from_nonoverlapping(label.as_ptr(), length);
-        }
-        let backup = Self { segment };
-        backup.enter(Phase::Initializing);
-        backup.magic.store(MAGIC, Ordering::Release);
-        // SAFETY: the callback stores to the segment and sends a signal; it does not raise.
-        unsafe { backup.segment.on_detach(leader_detaches, 0) };
-        Ok(backup)
+        let mut whole_label = [0; LABEL_SIZE];
+        whole_label[..length].copy_from_slice(&label[..length]);
+        *state = BackupState {
+            magic: AtomicU64::new(MAGIC),
+            nonce,
+            leader_pid: process::own_id(),
+            started_at,
+            options: options.into(),
+            label_length: length as u32,
+            label: whole_label,
+            phase: AtomicU32::new(Phase::Initializing as u32),
+            files_handle: AtomicU32::new(0),
+            start_lsn: AtomicU64::new(0),
+            rate_clock: AtomicU64::new(0),
+            retention: Retention::default(),
+        };
+        let segment = segment.publish();
+        segment.on_detach::<LeaderDetaches>(0);
+        Ok(Self { segment })
     }
 
     /// Attaches to a backup that the lock registry has announced.
     ///
-    /// `None` where it has ended meanwhile.
+    /// `None` where it has ended meanwhile. The handle may have gone to a segment of somebody else then,
+    /// of which nothing but the magic number and the nonce is looked at.
     #[must_use]
     pub fn attach(handle: u32, nonce: u32) -> Option<Self> {
         let segment = Segment::attach(handle)?;
-        if segment.size() < size_of::<BackupState>() {
-            return None;
-        }
-        let state: *const BackupState = segment.address().as_ptr().cast();
-        // SAFETY: mapped, and large enough. The handle may have gone to a segment of somebody else
-        // meanwhile, so that nothing but these numbers, which are valid whatever they are, is looked at.
-        let is_this_backup =
-            unsafe { (*state).magic.load(Ordering::Acquire) == MAGIC && (*state).nonce == nonce };
+        let is_this_backup = segment
+            .memory()
+            .value(0)
+            .is_some_and(|state: &BackupState| {
+                state.magic.load(Ordering::Acquire) == MAGIC && state.nonce == nonce
+            });
         is_this_backup.then_some(Self { segment })
-    }
-
-    /// The leader's own mapping, used for one statement.
-    #[must_use]
-    pub fn borrow_pinned(&self) -> Self {
-        Self {
-            segment: self.segment.borrow_pinned(),
-        }
     }
 
     /// The segment's handle.
@@ -257,15 +304,14 @@ impl SharedBackup {
         self.nonce
     }
 
-    /// Has the pid of the background worker forgotten when its mapping ends.
-    pub(super) fn when_worker_exits(&self) {
-        // SAFETY: the callback stores to the segment and does nothing else.
-        unsafe { self.segment.on_detach(worker_detaches, 0) };
+    /// Has a handler called when this mapping ends.
+    pub fn on_detach<H: DetachHandler>(&self) {
+        self.segment.on_detach::<H>(0);
     }
 
-    /// Ends the leader's mapping.
+    /// Ends the leader's mapping, with the last value that stands for it.
     pub fn detach(self) {
-        self.segment.detach();
+        self.segment.unpin();
     }
 }
 
@@ -273,52 +319,29 @@ impl Deref for SharedBackup {
     type Target = BackupState;
 
     fn deref(&self) -> &BackupState {
-        // SAFETY: created or checked above to be a mapped BackupState. What other processes write
-        // in it is atomic; the rest was written before the segment was announced.
-        unsafe { self.segment.address().cast::<BackupState>().as_ref() }
+        match self.segment.memory().value(0) {
+            Some(state) => state,
+            None => unreachable!("it was checked when it was mapped"),
+        }
     }
 }
 
 /// The leader's mapping ends: with abort_backup() and the stops, or with its session.
-unsafe extern "C-unwind" fn leader_detaches(
-    mapping: *mut pg_sys::dsm_segment,
-    _argument: pg_sys::Datum,
-) {
-    let Some(mapping) = NonNull::new(mapping) else {
-        return;
-    };
-    // SAFETY: the server calls back while the segment is still mapped, and only the leader
-    // registers this callback, on a segment that it has filled.
-    let state = unsafe { segment::address_of(mapping).cast::<BackupState>().as_ref() };
-    if !state.phase().has_ended() {
-        state.enter(Phase::Abandoned);
-    }
-    state.retention.wake_worker();
-}
+struct LeaderDetaches;
 
-/// The background worker's mapping ends.
-unsafe extern "C-unwind" fn worker_detaches(
-    mapping: *mut pg_sys::dsm_segment,
-    _argument: pg_sys::Datum,
-) {
-    if let Some(mapping) = NonNull::new(mapping) {
-        // SAFETY: the server calls back while the segment is still mapped, and only the background
-        // worker registers this callback, on a segment that it has checked.
-        let state = unsafe { segment::address_of(mapping).cast::<BackupState>().as_ref() };
-        state.retention.forget_worker();
+impl DetachHandler for LeaderDetaches {
+    fn detached(memory: Memory<'_>, _argument: u32) {
+        if let Some(state) = memory.value::<BackupState>(0) {
+            if !state.phase().has_ended() {
+                state.enter(Phase::Abandoned);
+            }
+            state.retention.wake_worker();
+        }
     }
 }
 
 /// A random number that is not 0 and leaves room for the sign of a bigint.
 fn random_nonce() -> Result<u32> {
-    let mut bytes = [0_u8; 4];
-    // SAFETY: writes as many bytes as the array has.
-    let done = unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) };
-    if !done {
-        return Err(Error::new(
-            Sqlstate::ERRCODE_INTERNAL_ERROR,
-            "could not generate a random number for the backup",
-        ));
-    }
+    let bytes = process::random_bytes()?;
     Ok((u32::from_ne_bytes(bytes) & 0x7FFF_FFFF).max(1))
 }

@@ -2,11 +2,10 @@
 
 #[pgrx::pg_schema]
 mod tests {
-    use core::ptr::NonNull;
-
     use pgrx::pg_test;
 
-    use crate::server::shared_files::{FileTable, Header, MAGIC};
+    use crate::backup::file_table::{FileTable, Header, MAGIC};
+    use crate::server::segment::Memory;
 
     const NONCE: u32 = 9;
     const SIZE: usize = 4096;
@@ -43,8 +42,7 @@ mod tests {
             head.tablespace_bytes,
             u64::from_ne_bytes(numbers),
         ]);
-        // SAFETY: the memory is as large as any size given here, and aligned for a header.
-        unsafe { FileTable::at(NonNull::from(&mut memory).cast(), size, NONCE).is_some() }
+        FileTable::at(Memory::of(&mut memory, size), NONCE).is_some()
     }
 
     #[pg_test]

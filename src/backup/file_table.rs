@@ -1,0 +1,263 @@
+//! The segment with the files of a backup: one slot for each, and what workers count together.
+//!
+//! ```text
+//! Header | Slot × n, in the order of the queue | u32 × n, slots by path | digests | paths | tablespaces
+//! ```
+//!
+//! Paths, sizes and order are written once, before the segment's handle is published in the
+//! backup's segment; everything that changes afterwards is atomic. What the atomics mean, and
+//! who may change which, is the business of [`super::queue`].
+
+use core::mem::{offset_of, size_of};
+use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use crate::server::segment::{self, FromBytes, Memory};
+
+use super::gate::Gate;
+
+pub(super) const MAGIC: u64 = segment::magic(
+    "files",
+    &[
+        size_of::<Header>(),
+        offset_of!(Header, nonce),
+        offset_of!(Header, bytes_total),
+        offset_of!(Header, gate),
+        offset_of!(Header, generation),
+        offset_of!(Header, relative_streams),
+        size_of::<Slot>(),
+        offset_of!(Slot, path_offset),
+        offset_of!(Slot, tablespace),
+        offset_of!(Slot, kind),
+        offset_of!(Slot, owner),
+        offset_of!(Slot, counted),
+        offset_of!(Slot, sent_mtime),
+    ],
+);
+
+/// What an entry of the listing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// A directory.
+    Directory = b'd',
+    /// A symbolic link in pg_tblspc.
+    Link = b'l',
+    /// A regular file.
+    File = b'f',
+}
+
+/// A file's slot.
+#[derive(FromBytes)]
+#[repr(C)]
+pub struct Slot {
+    /// Bytes of a file when it was listed.
+    pub size: u64,
+    /// Seconds since 1970, when it was listed.
+    pub mtime: i64,
+    pub(super) path_offset: u64,
+    pub(super) path_length: u32,
+    /// The tablespace's oid; 0 for what lies in the data directory.
+    pub tablespace: u32,
+    /// A [`Kind`].
+    pub(super) kind: u8,
+    /// Who has it: see `backup::queue`.
+    pub owner: AtomicU32,
+    /// Bad pages found in it by the stream that carried it.
+    pub failures: AtomicU32,
+    /// Whether a member, or nothing because it had vanished, went out: see `backup::queue`.
+    pub carried: AtomicU32,
+    /// Bytes of it that are part of the backup's count of bytes sent.
+    pub counted: AtomicU64,
+    /// Size in the archive.
+    pub sent_size: AtomicU64,
+    /// Modification time in the archive, seconds since 1970.
+    pub sent_mtime: AtomicI64,
+}
+
+impl Slot {
+    /// File, directory or link.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self.kind {
+            b'd' => Kind::Directory,
+            b'l' => Kind::Link,
+            _ => Kind::File,
+        }
+    }
+}
+
+const _: () = assert!(
+    size_of::<Slot>() <= 80,
+    "a slot takes about 100 bytes with its digest"
+);
+
+/// The head of the segment: what its workers count together.
+#[derive(FromBytes)]
+#[repr(C)]
+pub struct Header {
+    pub(super) magic: AtomicU64,
+    pub(super) slot_count: u64,
+    pub(super) path_bytes: u64,
+    pub(super) tablespace_bytes: u64,
+    pub(super) nonce: u32,
+    pub(super) digest_length: u32,
+    /// Bytes of the regular files in the listing.
+    pub bytes_total: u64,
+    /// Sessions that stream.
+    pub workers: AtomicU32,
+    /// The last number given to a worker.
+    pub last_owner: AtomicU32,
+    /// What keeps a stop and the owners of sent files apart: see `backup::gate`.
+    pub gate: Gate,
+    /// Grows when files return to the queue, so that workers look from its start again.
+    pub generation: AtomicU64,
+    /// Entries carried so far.
+    pub files_sent: AtomicU64,
+    /// Bytes of regular files carried so far.
+    pub bytes_sent: AtomicU64,
+    /// Bad pages found so far.
+    pub checksum_failures: AtomicU64,
+    /// Streams of one tablespace that clients have asked for.
+    pub relative_streams: AtomicU64,
+}
+
+impl Header {
+    /// The nonce of the backup.
+    #[must_use]
+    pub fn nonce(&self) -> u32 {
+        self.nonce
+    }
+}
+
+/// Where the parts of the segment begin, in bytes.
+pub(super) struct Layout {
+    pub(super) by_path: usize,
+    digests: usize,
+    pub(super) paths: usize,
+    pub(super) tablespaces: usize,
+    pub(super) end: usize,
+}
+
+impl Layout {
+    /// `None` where it does not fit into any memory.
+    pub(super) fn new(
+        slots: usize,
+        digest_length: usize,
+        path_bytes: usize,
+        tablespace_bytes: usize,
+    ) -> Option<Self> {
+        let by_path = slots
+            .checked_mul(size_of::<Slot>())?
+            .checked_add(size_of::<Header>())?;
+        let digests = slots.checked_mul(size_of::<u32>())?.checked_add(by_path)?;
+        let paths = slots.checked_mul(digest_length)?.checked_add(digests)?;
+        let tablespaces = paths.checked_add(path_bytes)?;
+        Some(Self {
+            by_path,
+            digests,
+            paths,
+            tablespaces,
+            end: tablespaces.checked_add(tablespace_bytes)?,
+        })
+    }
+}
+
+const _: () = assert!(size_of::<Header>().is_multiple_of(align_of::<Slot>()));
+const _: () = assert!(size_of::<Slot>().is_multiple_of(align_of::<u32>()));
+
+/// A view of a mapped segment.
+#[derive(Clone, Copy)]
+pub struct FileTable<'a> {
+    header: &'a Header,
+    slots: &'a [Slot],
+    by_path: &'a [u32],
+    digests: &'a [AtomicU8],
+    paths: &'a [u8],
+    tablespaces: &'a [u8],
+}
+
+impl<'a> FileTable<'a> {
+    /// The common counts.
+    #[must_use]
+    pub fn header(&self) -> &'a Header {
+        self.header
+    }
+
+    /// The slots, in the order of the queue.
+    #[must_use]
+    pub fn slots(&self) -> &'a [Slot] {
+        self.slots
+    }
+
+    /// The slots in the order of their paths.
+    pub fn by_path(&self) -> impl Iterator<Item = &'a Slot> + use<'a> {
+        let slots = self.slots;
+        self.by_path
+            .iter()
+            .map(move |index| &slots[*index as usize])
+    }
+
+    /// The tablespaces, as the leader has encoded them.
+    #[must_use]
+    pub fn tablespaces(&self) -> &'a [u8] {
+        self.tablespaces
+    }
+
+    /// A slot's index in the queue's order.
+    #[must_use]
+    pub fn index_of(&self, slot: &Slot) -> usize {
+        let offset = core::ptr::from_ref(slot).addr() - self.slots.as_ptr().addr();
+        offset / size_of::<Slot>()
+    }
+
+    /// A slot's path, relative to the data directory.
+    #[must_use]
+    pub fn path(&self, slot: &Slot) -> &'a [u8] {
+        let start = slot.path_offset as usize;
+        &self.paths[start..start + slot.path_length as usize]
+    }
+
+    /// The slot of a path.
+    #[must_use]
+    pub fn find(&self, path: &[u8]) -> Option<&'a Slot> {
+        let slots = self.slots;
+        self.by_path
+            .binary_search_by(|index| self.path(&slots[*index as usize]).cmp(path))
+            .ok()
+            .map(|position| &slots[self.by_path[position] as usize])
+    }
+
+    /// The place of a file's checksum.
+    #[must_use]
+    pub fn digest(&self, slot: &Slot) -> &'a [AtomicU8] {
+        let length = self.header.digest_length as usize;
+        let start = self.index_of(slot) * length;
+        &self.digests[start..start + length]
+    }
+
+    /// `None` where what is mapped holds no files of the backup with this nonce.
+    #[must_use]
+    pub fn at(memory: Memory<'a>, nonce: u32) -> Option<Self> {
+        let header: &Header = memory.value(0)?;
+        if header.magic.load(Ordering::Acquire) != MAGIC || header.nonce != nonce {
+            return None;
+        }
+        let count = header.slot_count as usize;
+        let (path_bytes, tablespace_bytes) =
+            (header.path_bytes as usize, header.tablespace_bytes as usize);
+        let layout = Layout::new(
+            count,
+            header.digest_length as usize,
+            path_bytes,
+            tablespace_bytes,
+        )?;
+        Some(Self {
+            header,
+            slots: memory.slice(size_of::<Header>(), count)?,
+            by_path: memory.slice(layout.by_path, count)?,
+            digests: memory.slice(layout.digests, layout.paths - layout.digests)?,
+            paths: memory.slice(layout.paths, path_bytes)?,
+            tablespaces: memory.slice(layout.tablespaces, tablespace_bytes)?,
+        })
+    }
+}

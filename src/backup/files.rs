@@ -1,0 +1,172 @@
+//! The segment with the files of a backup, from a listing to its [`FileTable`].
+
+use core::mem::size_of;
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
+
+use crate::server::allocation;
+use crate::server::report::{Error, Result, Sqlstate};
+use crate::server::segment::{DetachHandler, FromBytes, Memory, NewSegment, Segment};
+
+use super::file_table::{FileTable, Header, Kind, Layout, MAGIC, Slot};
+use super::gate::Gate;
+use super::listing::Listing;
+
+/// A segment with the files of a backup, mapped. Clones stand for the same mapping.
+#[derive(Clone, Debug)]
+pub struct SharedFiles {
+    segment: Segment,
+    nonce: u32,
+}
+
+impl SharedFiles {
+    /// Shares a listing. `queue_order` and `path_order` hold the indexes of all entries, in the
+    /// order in which the queue hands them out and in the order of their paths; `tablespaces` is kept as
+    /// it is; the nonce is that of the backup.
+    ///
+    /// # Errors
+    /// Where the listing has 2^32 entries or more, or the server has no shared memory left.
+    pub fn create(
+        listing: &Listing,
+        queue_order: &[u32],
+        path_order: &[u32],
+        tablespaces: &[u8],
+        digest_length: usize,
+        nonce: u32,
+    ) -> Result<Self> {
+        let (entries, listed_paths) = (listing.entries(), listing.paths());
+        let count = entries.len();
+        if u32::try_from(count).is_err() || queue_order.len() != count || path_order.len() != count
+        {
+            return Err(too_many(count));
+        }
+        let path_bytes: usize = listed_paths.iter().map(<[u8]>::len).sum();
+        let layout = Layout::new(count, digest_length, path_bytes, tablespaces.len())
+            .ok_or_else(|| too_many(count))?;
+        let mut segment = NewSegment::create(layout.end)?;
+
+        part(&mut segment, layout.tablespaces, tablespaces.len()).copy_from_slice(tablespaces);
+        let mut slot_of_entry = allocation::vec_of(0_u32, count)?;
+        let slots: &mut [Slot] = part(&mut segment, size_of::<Header>(), count);
+        let mut path_offset = 0;
+        for ((index, entry_index), slot) in (0_u32..).zip(queue_order).zip(slots) {
+            let entry = &entries[*entry_index as usize];
+            let path_length = listed_paths.get(*entry_index as usize).len();
+            slot_of_entry[*entry_index as usize] = index;
+            *slot = Slot {
+                size: entry.size,
+                mtime: entry.mtime,
+                path_offset: path_offset as u64,
+                path_length: path_length as u32,
+                tablespace: entry.tablespace,
+                kind: entry.kind as u8,
+                owner: AtomicU32::new(0),
+                failures: AtomicU32::new(0),
+                carried: AtomicU32::new(0),
+                counted: AtomicU64::new(0),
+                sent_size: AtomicU64::new(0),
+                sent_mtime: AtomicI64::new(0),
+            };
+            path_offset += path_length;
+        }
+        let mut paths: &mut [u8] = part(&mut segment, layout.paths, path_bytes);
+        for entry_index in queue_order {
+            let path = listed_paths.get(*entry_index as usize);
+            let (place, rest) = paths.split_at_mut(path.len());
+            place.copy_from_slice(path);
+            paths = rest;
+        }
+        let by_path: &mut [u32] = part(&mut segment, layout.by_path, count);
+        for (place, entry_index) in by_path.iter_mut().zip(path_order) {
+            *place = slot_of_entry[*entry_index as usize];
+        }
+        let files = entries.iter().filter(|entry| entry.kind == Kind::File);
+        part(&mut segment, 0, 1)[0] = Header {
+            magic: AtomicU64::new(MAGIC),
+            slot_count: count as u64,
+            path_bytes: path_bytes as u64,
+            tablespace_bytes: tablespaces.len() as u64,
+            nonce,
+            digest_length: digest_length as u32,
+            bytes_total: files.map(|entry| entry.size).sum(),
+            workers: AtomicU32::new(0),
+            last_owner: AtomicU32::new(0),
+            gate: Gate::open(),
+            generation: AtomicU64::new(0),
+            files_sent: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
+            checksum_failures: AtomicU64::new(0),
+            relative_streams: AtomicU64::new(0),
+        };
+        Ok(Self {
+            segment: segment.publish(),
+            nonce,
+        })
+    }
+
+    /// Attaches to the files of the backup with this nonce. `None` where it has ended meanwhile.
+    #[must_use]
+    pub fn attach(handle: u32, nonce: u32) -> Option<Self> {
+        let files = Self {
+            segment: Segment::attach(handle)?,
+            nonce,
+        };
+        files.try_table().is_some().then_some(files)
+    }
+
+    /// The files.
+    #[must_use]
+    pub fn table(&self) -> FileTable<'_> {
+        self.try_table()
+            .unwrap_or_else(|| unreachable!("it was checked when it was mapped"))
+    }
+
+    fn try_table(&self) -> Option<FileTable<'_>> {
+        FileTable::at(self.segment.memory(), self.nonce)
+    }
+
+    /// The segment's handle.
+    #[must_use]
+    pub fn handle(&self) -> u32 {
+        self.segment.handle()
+    }
+
+    /// Has the files of worker `owner` returned to the queue when this mapping ends, whatever
+    /// ends it.
+    pub fn release_on_detach(&self, owner: u32) {
+        self.segment.on_detach::<WorkerDetaches>(owner);
+    }
+
+    /// Ends the leader's mapping, with the last value that stands for it.
+    pub fn detach(self) {
+        self.segment.unpin();
+    }
+}
+
+/// A part of a segment that was made large enough for all of them.
+fn part<T: FromBytes>(segment: &mut NewSegment, offset: usize, count: usize) -> &mut [T] {
+    match segment.slice_mut(offset, count) {
+        Some(part) => part,
+        None => unreachable!("the segment has room for all its parts"),
+    }
+}
+
+fn too_many(files: usize) -> Error {
+    Error::new(
+        Sqlstate::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        format!("cannot back up {files} files at once"),
+    )
+}
+
+/// A worker's mapping ends: with its statement, by an ERROR, or with its session.
+struct WorkerDetaches;
+
+impl DetachHandler for WorkerDetaches {
+    fn detached(memory: Memory<'_>, owner: u32) {
+        // It was checked when the worker joined.
+        if let Some(header) = memory.value::<Header>(0)
+            && let Some(table) = FileTable::at(memory, header.nonce)
+        {
+            table.release_worker(owner);
+        }
+    }
+}

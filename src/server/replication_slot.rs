@@ -1,0 +1,53 @@
+//! Physical replication slots (replication/slot.h).
+
+use std::ffi::CString;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+
+/// Makes sure that the server can have slots at all. Raises where it cannot.
+pub fn check_requirements() {
+    // SAFETY: guarded by pgrx.
+    unsafe { pg_sys::CheckSlotRequirements() };
+}
+
+/// Creates a temporary physical slot, which this process owns and which ends with it, and has it hold the
+/// WAL from the last checkpoint on. After an error the process must end.
+///
+/// # Errors
+/// The server's message.
+pub fn create_temporary(name: &str) -> Result<(), String> {
+    let name = CString::new(name).map_err(|error| error.to_string())?;
+    pgrx::PgTryBuilder::new(|| {
+        // SAFETY: guarded by pgrx. An ERROR is caught below.
+        unsafe {
+            pg_sys::ReplicationSlotCreate(
+                name.as_ptr(),
+                false,
+                pg_sys::ReplicationSlotPersistency::RS_TEMPORARY,
+                false,
+                // Neither kept by a failover nor copied from a primary.
+                #[cfg(pg17_or_newer)]
+                false,
+                #[cfg(pg17_or_newer)]
+                false,
+            );
+            pg_sys::ReplicationSlotReserveWal();
+            pg_sys::ReplicationSlotMarkDirty();
+            pg_sys::ReplicationSlotSave();
+        }
+        Ok(())
+    })
+    .catch_others(|error| Err(message_of(&error)))
+    .execute()
+}
+
+fn message_of(error: &CaughtError) -> String {
+    match error {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic {
+            ereport: report, ..
+        } => report.message().to_owned(),
+    }
+}
