@@ -50,6 +50,7 @@ else
 fi
 # Without this, byte code would be left beside the sources.
 export PYTHONPYCACHEPREFIX=${CARGO_TARGET_DIR:-$ROOT/target}/pycache
+check python3 scripts/check_imports.py src client/src
 check python3 -m py_compile "${python_scripts[@]}"
 
 if ((${#failed[@]})); then

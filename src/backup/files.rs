@@ -1,15 +1,18 @@
 //! The segment with the files of a backup, from a listing to its [`FileTable`].
 
+use core::cmp::Reverse;
 use core::mem::size_of;
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
 use crate::server::allocation;
+use crate::server::backup_control::Tablespace;
 use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::segment::{DetachHandler, FromBytes, Memory, NewSegment, Segment};
 
 use super::file_table::{FileTable, Header, Kind, Layout, MAGIC, Slot};
 use super::gate::Gate;
 use super::listing::Listing;
+use super::tablespace;
 
 /// A segment with the files of a backup, mapped. Clones stand for the same mapping.
 #[derive(Clone, Debug)]
@@ -19,13 +22,47 @@ pub struct SharedFiles {
 }
 
 impl SharedFiles {
-    /// Shares a listing. `queue_order` and `path_order` hold the indexes of all entries, in the
-    /// order in which the queue hands them out and in the order of their paths; `tablespaces` is kept as
-    /// it is; the nonce is that of the backup.
+    /// Shares a listing with the workers of the backup that has the nonce.
+    ///
+    /// The queue hands out directories and links first, in the order of their paths, so that nothing is
+    /// unpacked before the directory or link it lies in; then the largest files, so that no worker is
+    /// left alone with a large one at the end.
     ///
     /// # Errors
-    /// Where the listing has 2^32 entries or more, or the server has no shared memory left.
-    pub fn create(
+    /// Where the listing has 2^32 entries or more, or the server has no memory left.
+    pub fn share(
+        listing: &Listing,
+        tablespaces: &[Tablespace],
+        digest_length: usize,
+        nonce: u32,
+    ) -> Result<Self> {
+        let path_order = listing.paths().sorted()?;
+        // What decides is gathered before it is sorted. Files of the same size keep the order of their
+        // paths.
+        let keys = (0_u32..).zip(&path_order).map(|(position, index)| {
+            let entry = &listing.entries()[*index as usize];
+            (entry.kind == Kind::File, Reverse(entry.size), position)
+        });
+        let mut keys = allocation::collect(keys)?;
+        keys.sort_unstable();
+        let queue_order = keys
+            .into_iter()
+            .map(|(_, _, position)| path_order[position as usize]);
+        let queue_order = allocation::collect(queue_order)?;
+        let tablespaces = tablespace::encode(tablespaces);
+        Self::create(
+            listing,
+            &queue_order,
+            &path_order,
+            &tablespaces,
+            digest_length,
+            nonce,
+        )
+    }
+
+    /// The same with orders that are known: the indexes of all entries as the queue hands them out, and
+    /// as their paths are sorted.
+    fn create(
         listing: &Listing,
         queue_order: &[u32],
         path_order: &[u32],
@@ -35,8 +72,7 @@ impl SharedFiles {
     ) -> Result<Self> {
         let (entries, listed_paths) = (listing.entries(), listing.paths());
         let count = entries.len();
-        if u32::try_from(count).is_err() || queue_order.len() != count || path_order.len() != count
-        {
+        if u32::try_from(count).is_err() {
             return Err(too_many(count));
         }
         let path_bytes: usize = listed_paths.iter().map(<[u8]>::len).sum();

@@ -18,7 +18,7 @@ use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::settings;
 
 use super::options::StartOptions;
-use super::{listing, walk};
+use super::walk;
 
 /// The backup that this session leads.
 pub struct Leader {
@@ -205,9 +205,9 @@ impl Leader {
         let _row = ProgressRow::start(ProgressPhase::EstimatingSize);
         // The tablespaces of the start, not of now: replay makes what came later.
         let tablespaces: &[Tablespace] = &self.started.tablespaces;
-        let entries = walk::list(tablespaces, !tablespace_map)?;
+        let listing = walk::list(tablespaces, !tablespace_map)?;
         let digest_length = self.backup.options().algorithm.digest_len();
-        let files = listing::share(&entries, tablespaces, digest_length, self.backup.nonce())?;
+        let files = SharedFiles::share(&listing, tablespaces, digest_length, self.backup.nonce())?;
         self.backup.publish_files(files.handle());
         self.files = Some(files);
         Ok(())

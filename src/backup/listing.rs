@@ -1,14 +1,9 @@
-//! The listing of a backup, its orders, and its way into shared memory.
-
-use core::cmp::Reverse;
+//! The listing of a backup, before it is shared.
 
 use crate::server::allocation::{self, ByteStrings};
-use crate::server::backup_control::Tablespace;
 use crate::server::report::Result;
 
 use super::file_table::Kind;
-use super::files::SharedFiles;
-use super::tablespace;
 
 /// An entry of the listing, whose path is beside it.
 #[derive(Clone, Copy, Debug)]
@@ -51,41 +46,4 @@ impl Listing {
     pub fn paths(&self) -> &ByteStrings {
         &self.paths
     }
-}
-
-/// Shares a listing with the workers.
-///
-/// The queue hands out directories and links first, in the order of their paths, so that nothing is
-/// unpacked before the directory or link it lies in; then the largest files, so that no worker is
-/// left alone with a large one at the end.
-///
-/// # Errors
-/// Where the server has no memory left.
-pub fn share(
-    listing: &Listing,
-    tablespaces: &[Tablespace],
-    digest_length: usize,
-    nonce: u32,
-) -> Result<SharedFiles> {
-    let path_order = listing.paths.sorted()?;
-    // What decides is gathered before it is sorted. Files of the same size keep the order of their
-    // paths.
-    let keys = (0_u32..).zip(&path_order).map(|(position, index)| {
-        let entry = &listing.entries[*index as usize];
-        (entry.kind == Kind::File, Reverse(entry.size), position)
-    });
-    let mut keys = allocation::collect(keys)?;
-    keys.sort_unstable();
-    let queue_order = keys
-        .into_iter()
-        .map(|(_, _, position)| path_order[position as usize]);
-    let queue_order = allocation::collect(queue_order)?;
-    SharedFiles::create(
-        listing,
-        &queue_order,
-        &path_order,
-        &tablespace::encode(tablespaces),
-        digest_length,
-        nonce,
-    )
 }

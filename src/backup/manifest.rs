@@ -22,8 +22,8 @@ use crate::server::recovery;
 use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::settings;
 
+use super::closing_files::{ClosingFile, ClosingFiles};
 use super::leader::Leader;
-use super::stop::{ClosingFile, ClosingFiles};
 
 /// The manifest's own name in a backup.
 pub const FILE_NAME: &[u8] = b"backup_manifest";

@@ -4,7 +4,10 @@
 //! [`file_table`]. The leader ([`leader`]) starts it, walks the directories ([`walk`]), shares the listing
 //! ([`listing`]) and stops it ([`stop`]). Workers ([`worker`]) join it and take files from its
 //! [`queue`]; a [`gate`] keeps what has been sent as it is while a stop counts it. At the end it has a range of WAL ([`wal_range`]) and a manifest ([`manifest`]).
+//!
+//! Imports: `server`.
 
+pub mod closing_files;
 pub mod damage;
 pub mod file_table;
 pub mod files;
@@ -21,6 +24,7 @@ pub mod queue;
 #[cfg(any(test, feature = "pg_test"))]
 mod queue_tests;
 pub mod retention;
+pub mod retention_state;
 pub mod state;
 pub mod stop;
 pub mod stop_row;

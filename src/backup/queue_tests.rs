@@ -8,7 +8,7 @@ mod tests {
 
     use crate::backup::file_table::{FileTable, Kind, Slot};
     use crate::backup::files::SharedFiles;
-    use crate::backup::listing::{Entry, Listing, share};
+    use crate::backup::listing::{Entry, Listing};
     use crate::backup::queue::{BATCH_FILES, FIRST_WORKER, InUse, QueueCursor, SendOutcome};
 
     const ONE: u32 = FIRST_WORKER;
@@ -36,7 +36,7 @@ mod tests {
             ("base", Kind::Directory, 0),
             ("base/1", Kind::File, 20),
         ];
-        let Ok(files) = share(&listing(entries), &[], 4, 1) else {
+        let Ok(files) = SharedFiles::share(&listing(entries), &[], 4, 1) else {
             panic!("the listing could not be shared");
         };
         test(files.table());
@@ -335,7 +335,7 @@ mod tests {
                 ("big", Kind::File, 1 << 30),
                 ("bigger", Kind::File, 1 << 31),
             ]);
-        let Ok(files) = share(&listing(entries), &[], 0, 1) else {
+        let Ok(files) = SharedFiles::share(&listing(entries), &[], 0, 1) else {
             panic!("the listing could not be shared");
         };
         let table = files.table();
@@ -350,7 +350,7 @@ mod tests {
 
     #[pg_test]
     fn a_listing_of_another_session_is_attached_by_its_handle_only_once() {
-        let Ok(files) = share(&listing([("f", Kind::File, 1)]), &[], 0, 1) else {
+        let Ok(files) = SharedFiles::share(&listing([("f", Kind::File, 1)]), &[], 0, 1) else {
             panic!("the listing could not be shared");
         };
         let handle = files.handle();

@@ -17,7 +17,7 @@ use crate::server::process;
 use crate::server::report::Result;
 use crate::server::segment::{self, DetachHandler, FromBytes, Memory, NewSegment, Segment};
 
-use super::retention::Retention;
+use super::retention_state::Retention;
 
 const MAGIC: u64 = segment::magic(
     "backup",

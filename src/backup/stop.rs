@@ -2,11 +2,9 @@
 //! that only the end of a backup can write.
 
 use core::sync::atomic::Ordering;
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use backup_format::archive::Attributes;
 use backup_format::manifest::PathStyle;
 
 use crate::backup::state::Phase;
@@ -18,6 +16,7 @@ use crate::server::file;
 use crate::server::interrupt::{self, WaitEvent};
 use crate::server::report::{Error, Result, Sqlstate, warning};
 
+use super::closing_files::{ClosingFile, ClosingFiles};
 use super::files::SharedFiles;
 use super::leader::{self, BackupGuard, Leader};
 use super::manifest::Manifest;
@@ -36,32 +35,6 @@ pub struct Stopped {
     pub control_file: ControlFile,
     /// Init forks that were missing before the stop.
     init_forks: Vec<Vec<u8>>,
-}
-
-/// What the end of a backup adds, in the order in which it leaves: a server starts on a directory that
-/// has `pg_control`, so everything that recovery needs comes before that.
-pub struct ClosingFiles {
-    /// `backup_label`, where there are tablespaces `tablespace_map`, and init forks. The WAL follows them.
-    pub before_wal: Vec<ClosingFile>,
-    /// `global/pg_control`, which only the manifest follows.
-    pub control_file: ClosingFile,
-}
-
-impl ClosingFiles {
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &ClosingFile> {
-        self.before_wal.iter().chain([&self.control_file])
-    }
-}
-
-/// A file that the end of a backup adds to what workers have sent.
-pub struct ClosingFile {
-    /// Relative to the data directory.
-    pub path: Cow<'static, [u8]>,
-    /// All of it.
-    pub content: Vec<u8>,
-    /// Mode, owner and modification time.
-    pub attributes: Attributes,
 }
 
 /// Stops the backup that this session leads. `check_handover` says whether the last files can be handed

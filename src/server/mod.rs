@@ -6,6 +6,8 @@
 //! Two rules hold in every file. A call that can raise an ERROR goes through a guard (pgrx's
 //! bindings have one, our own `extern` blocks carry `#[pg_guard]`), so that it arrives as an
 //! unwinding panic that runs destructors. And a destructor never makes a call that can raise.
+//!
+//! Imports: nothing of the extension.
 
 #![allow(unsafe_code)]
 

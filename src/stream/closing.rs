@@ -8,9 +8,10 @@
 use backup_format::compression::Compression;
 use backup_format::manifest::PathStyle;
 
+use crate::backup::closing_files::ClosingFile;
 use crate::backup::manifest;
 use crate::backup::state;
-use crate::backup::stop::{self, ClosingFile, Stopped};
+use crate::backup::stop::{self, Stopped};
 use crate::backup::wal_range;
 use crate::backup::worker;
 use crate::server::backend_progress::{ProgressPhase, ProgressRow};

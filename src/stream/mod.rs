@@ -10,6 +10,8 @@
 //!
 //! Each stream is one tar [`archive`], whose messages pass the [`sink`]s. [`data_files`] are the streams of
 //! workers, [`closing`] is the one that ends a backup, with its [`wal_files`]; [`whole_backup`] is all in one.
+//!
+//! Imports: `backup`, `server`.
 
 pub mod archive;
 pub mod closing;
