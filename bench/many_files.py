@@ -17,6 +17,8 @@ LINKS = 100
 FOLDERS = 10  # for a million; the 100,000 are in one
 FIND = "find -printf '%s\\n'"
 BEYOND = "start_backup beyond the checkpoint"
+BACKUP = "pg_parallel_backup, 2 workers to /dev/null"
+CHECK = "pg_parallel_backup check, 2 workers"
 
 
 def measure_files(cluster, settings, _notes):
@@ -87,9 +89,10 @@ def plant_folder(folder, count, owner):
 
 
 def measure(cluster, files, repeats, find):
-    """The listing alone, the start of a backup, and core's, which lists nothing. The first round
-    brings the inodes into the cache, if planting has not."""
+    """The listing alone, the start of a backup, and core's, which lists nothing; a whole backup, and
+    a check, which asks for files in thousands of statements. The first round brings the inodes into the cache, if planting has not."""
     taken = {"backup_filelist()": [], "start_backup(fast => true)": [], "pg_backup_start": []}
+    taken |= {BACKUP: [], CHECK: []}
     if find:
         taken[FIND] = []
     with Session(cluster) as session:
@@ -111,6 +114,11 @@ def measure(cluster, files, repeats, find):
                 session.ask, "SELECT backup_id FROM start_backup('bench', true);"
             )
             session.ask("SELECT abort_backup();")
+            program = [cluster.bin / "pg_parallel_backup"]
+            options = ["-d", cluster.conninfo, "-c", "fast", "-j", "2"]
+            to_nowhere = ["--pipe", "cat >/dev/null # %f"]
+            times[BACKUP] = seconds(run, [*program, *options, "-X", "none", *to_nowhere])
+            times[CHECK] = seconds(run, [*program, "check", *options])
             if turn > 0:
                 for name, value in times.items():
                     taken[name].append(value)

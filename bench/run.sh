@@ -19,8 +19,8 @@
 #                     this should not follow tests, or another benchmark, at once
 #       cold          with an empty page cache, at most 3 runs. Root or sudo empties it, for the
 #                     whole machine
-#       files         listing 100,000 files
-#       million       listing 1,000,000 files, at most 3 runs
+#       files         listing, backing up and checking 100,000 files
+#       million       listing, backing up and checking 1,000,000 files, at most 3 runs
 #       load          what a write-heavy pgbench has left beside a backup: transactions per second
 #                     and 99th percentile of latency beside none, pg_basebackup, 1, 2 and 4 workers,
 #                     with and without a rate limit, at most 3 runs. The cluster runs with

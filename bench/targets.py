@@ -58,6 +58,10 @@ def compare(parts):
             seconds.get(name, {}).get("median") for name in (many_files.BEYOND, many_files.FIND)
         )
         rows.append(row(what, "wall", many_files.FIND, at_most, ours, theirs))
+        ours, theirs = (
+            seconds.get(name, {}).get("median") for name in (many_files.CHECK, many_files.BACKUP)
+        )
+        rows.append(row(many_files.CHECK, "wall", many_files.BACKUP, 2.0, ours, theirs))
     return rows
 
 
