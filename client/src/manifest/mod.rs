@@ -6,6 +6,7 @@
 //! Imports: `runtime`, `console`, `cli`.
 
 pub mod digest;
+pub mod exemption;
 pub mod received_files;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};

@@ -8,3 +8,4 @@ pub mod decompressor;
 pub mod file_ownership;
 pub mod input;
 pub mod member_check;
+pub mod regular_file;
