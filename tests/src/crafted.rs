@@ -56,8 +56,18 @@ pub fn archive(members: &[Vec<u8>]) -> Vec<u8> {
 
 /// A manifest of these files, with the right checksum of its own.
 pub fn manifest(files: &str) -> Vec<u8> {
+    versioned_manifest("1", files)
+}
+
+/// The same as PostgreSQL 17 and later write it, for a cluster.
+pub fn manifest_of_cluster(system_identifier: u64, files: &str) -> Vec<u8> {
+    let version = format!("2,\n\"System-Identifier\": {system_identifier}");
+    versioned_manifest(&version, files)
+}
+
+fn versioned_manifest(version: &str, files: &str) -> Vec<u8> {
     let head = format!(
-        "{{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [{files}],\n\
+        "{{ \"PostgreSQL-Backup-Manifest-Version\": {version},\n\"Files\": [{files}],\n\
          \"WAL-Ranges\": [],\n"
     );
     let sum = run_with_input(&mut command("sha256sum"), head.as_bytes()).stdout;

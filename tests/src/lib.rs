@@ -18,6 +18,7 @@ pub mod failure;
 pub mod faults;
 pub mod last_files;
 pub mod leftover;
+pub mod lossy;
 pub mod member;
 pub mod notices;
 pub mod page;

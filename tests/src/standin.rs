@@ -27,6 +27,10 @@ pub struct Script {
     pub closing: Vec<u8>,
     /// What becomes of a stream that is to be lost.
     pub lost: Option<Lost>,
+    /// Directories that it has listed.
+    pub directories: Vec<String>,
+    /// The stream of what is asked for by name, which it refuses otherwise.
+    pub named: Option<Vec<u8>>,
     /// What it tells of beside the start of the backup.
     pub warning: Option<String>,
     /// The message by which it refuses to start a backup, in any encoding.
@@ -169,10 +173,17 @@ fn simple(
     script: &Script,
     sent: &Sent,
 ) -> io::Result<()> {
+    let is_named = statement.contains("files =>");
+    if is_named && script.named.is_none() {
+        let fields = b"SERROR\0VERROR\0C55006\0Mit is being sent by another worker\0\0";
+        return message(stream, b'E', fields);
+    }
     // Text format, one column.
     message(stream, b'H', &[0, 0, 1, 0, 0])?;
     if statement.contains("send_stop_backup") {
         data(stream, &script.closing)?;
+    } else if is_named {
+        data(stream, script.named.as_deref().unwrap_or_default())?;
     } else {
         let number = sent.begun.fetch_add(1, Ordering::SeqCst);
         match (&script.lost, number) {
@@ -238,6 +249,11 @@ fn answer(stream: &mut UnixStream, statement: &str, script: &Script) -> io::Resu
         let tablespaces = script.tablespaces.iter();
         tablespaces
             .map(|(oid, location)| vec![oid.clone(), hex(location)])
+            .collect()
+    } else if statement.contains("backup_filelist(") {
+        let directories = script.directories.iter();
+        directories
+            .map(|path| vec![path.clone(), hex(path)])
             .collect()
     } else {
         Vec::new()

@@ -13,6 +13,7 @@ use backup_tests::page::quiet_table;
 use backup_tests::program::{account, command, give_to_owner, make_dir, run, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::server::{Cluster, Shutdown};
+use backup_tests::verification::ours;
 
 fn map(old: &Path, new: &Path) -> String {
     format!("{}={}", old.display(), new.display())
@@ -355,4 +356,78 @@ fn damaged_archives_leave_nothing() {
         assert!(said.contains(&format!("\"{missing}\" {words}")), "{said}");
         assert!(names_in(&places).is_empty(), "{said}");
     }
+}
+
+/// Its manifest does not know what makes a standby of it. `verify` does not look at that either.
+#[test]
+fn a_standby_of_pg_basebackup_is_restored() {
+    let origin = Origin::new();
+    let cluster = &origin.cluster;
+    cluster.execute("ALTER SYSTEM SET work_mem = '5MB'");
+    cluster.execute("SELECT pg_create_physical_replication_slot('for_standby')");
+    for (number, args) in [
+        &["-X", "stream", "-S", "for_standby", "-z"][..],
+        &["-X", "fetch"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let archives = origin.folder.join(number.to_string());
+        succeed(
+            command("pg_basebackup")
+                .args(cluster.connection_args("postgres"))
+                .args(["-c", "fast", "--no-sync", "-Ft", "-R"])
+                .args(args)
+                .arg("-D")
+                .arg(&archives),
+        );
+        succeed(&mut ours(&[], &archives));
+        let places = Folder::new("r");
+        let data = places.join("data");
+        succeed(restore_of(&archives, &data, &[]).args(origin.mapping(&places)));
+        verify(&data, &[]);
+        assert!(data.join("standby.signal").exists());
+        let settings = fs::read_to_string(data.join("postgresql.auto.conf")).expect("settings");
+        for word in ["work_mem = '5MB'", "primary_conninfo = '"] {
+            assert!(settings.contains(word), "{settings}");
+        }
+        for (oid, _) in &origin.spaces {
+            let link = fs::read_link(data.join(format!("pg_tblspc/{oid}"))).expect("a link");
+            assert_eq!(link, places.join(oid.to_string()));
+        }
+        let mut standby = Cluster::on(&data, places);
+        standby.start();
+        cluster.execute(&format!(
+            "CREATE TABLE later_{number} TABLESPACE outside AS SELECT * FROM u"
+        ));
+        standby.wait_for_sql(
+            "the table on the standby",
+            &format!("SELECT pg_is_in_recovery() AND to_regclass('later_{number}') IS NOT NULL"),
+        );
+    }
+}
+
+#[test]
+fn what_may_be_changed_in_archives_is_restored_and_nothing_else() {
+    let origin = Origin::new();
+    let archives = origin.tar("tar", &["-j", "1"]);
+    let base = archives.join("base.tar");
+    edit(&base, None, Some(("recovery.signal", b"")));
+    edit(&base, Some("postgresql.auto.conf"), None);
+    succeed(&mut ours(&[], &archives));
+    let places = Folder::new("r");
+    let data = places.join("data");
+    succeed(restore_of(&archives, &data, &[]).args(origin.mapping(&places)));
+    verify(&data, &[]);
+    assert!(data.join("recovery.signal").exists());
+    assert!(!data.join("postgresql.auto.conf").exists());
+
+    edit(&base, None, Some(("global/standby.signal", b"")));
+    let places = Folder::new("r");
+    let mut refused = restore_of(&archives, &places.join("data"), &[]);
+    let said = expect_failure(refused.args(origin.mapping(&places)));
+    let word = "\"global/standby.signal\" arrived and is not in the manifest";
+    assert!(said.contains(word), "{said}");
+    let findings = expect_failure(&mut ours(&[], &archives));
+    assert!(findings.contains("not in the manifest"), "{findings}");
 }

@@ -3,9 +3,12 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::PathBuf;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use backup_tests::crafted::edit;
+use backup_tests::client::restore_of;
+use backup_tests::crafted::{edit, entry, manifest_of_cluster};
 use backup_tests::program::{account, command, major_version, make_dir, run, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
@@ -310,4 +313,103 @@ fn without_pg_waldump_of_its_version_wal_is_not_taken_for_verified() {
     );
     assert!(said.contains(&wanted), "{said}");
     assert!(!said.contains(SUCCESS), "{said}");
+}
+
+/// What a program says that must fail, and not wait for somebody to write into a FIFO.
+#[track_caller]
+fn refusal(program: &Command) -> String {
+    let mut limited = command("timeout");
+    limited.arg("60").arg(program.get_program());
+    limited.args(program.get_args());
+    for (name, value) in program.get_envs() {
+        limited.env(name, value.unwrap_or_default());
+    }
+    let output = run(&mut limited);
+    let said = account(&limited, &output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
+}
+
+/// Puts something of another kind in the place of a file.
+#[track_caller]
+fn replace(path: &Path, kind: &str) {
+    remove(path);
+    match kind {
+        "FIFO" => drop(succeed(command("mkfifo").args(["-m", "666"]).arg(path))),
+        "socket" => drop(UnixListener::bind(path).expect("a socket")),
+        "device" => symlink("/dev/zero", path).expect("a link"),
+        _ => make_dir(path),
+    }
+}
+
+#[test]
+fn what_is_no_regular_file_is_not_read() {
+    let origin = Origin::new();
+    let plain = origin.backup("plain", &[]);
+    let tar = origin.backup("tar", &["-Ft", "-j", "1"]);
+    let [table, _] = &origin.tables;
+    let segment = segments(&plain.join("pg_wal")).remove(0);
+    let segment = segment.strip_prefix(&plain).expect("a segment").to_owned();
+    let segment = segment.to_str().expect("UTF-8");
+    for kind in ["FIFO", "socket", "device", "directory"] {
+        for name in ["PG_VERSION", "global/pg_control", table] {
+            let copy = origin.copy(&plain, "copy");
+            replace(&copy.join(name), kind);
+            let said = refusal(&ours(&[], &copy));
+            let word = match kind {
+                "directory" => "is present in the manifest but not on disk",
+                _ => "is not a regular file or directory",
+            };
+            assert!(said.contains(&format!("\"{name}\" {word}")), "{said}");
+        }
+        for (name, word) in [
+            ("backup_manifest", "backup_manifest\": Not a regular file"),
+            (segment, "is not a regular file"),
+        ] {
+            let copy = origin.copy(&plain, "copy");
+            replace(&copy.join(name), kind);
+            let said = refusal(&ours(&[], &copy));
+            assert!(said.contains(word), "{kind} {name}: {said}");
+        }
+        for (name, verify_word) in [
+            ("base.tar", "file \"base.tar\" is not a regular file"),
+            ("backup_manifest", "backup_manifest\": Not a regular file"),
+        ] {
+            let copy = origin.copy(&tar, "copy");
+            replace(&copy.join(name), kind);
+            let said = refusal(&ours(&[], &copy));
+            assert!(said.contains(verify_word), "{kind}: {said}");
+            let target = origin.folder.join("restored");
+            let said = refusal(&restore_of(&copy, &target, &[]));
+            assert!(said.contains("Not a regular file"), "{kind}: {said}");
+            assert!(!target.exists());
+        }
+    }
+}
+
+#[test]
+fn files_of_any_size_are_not_held_in_memory() {
+    const CONTROL_FILE: &str = "global/pg_control";
+    let folder = Folder::new("v");
+    let backup = folder.join("backup");
+    make_dir(&backup);
+    make_dir(&backup.join("global"));
+    new_file(&backup.join("PG_VERSION"), b"15\n");
+    new_file(&backup.join(CONTROL_FILE), b"");
+    let files = [entry("PG_VERSION", 3), entry(CONTROL_FILE, 8192)].join(",");
+    let manifest = manifest_of_cluster(7, &files);
+    new_file(&backup.join("backup_manifest"), &manifest);
+    for (name, word) in [
+        (CONTROL_FILE, "global/pg_control: CRC is incorrect"),
+        ("backup_manifest", "backup_manifest\": File too large"),
+    ] {
+        truncate(&backup.join(name), 64 << 30);
+        let verify = ours(&["-n"], &backup);
+        let mut limited = command("bash");
+        limited.args(["-c", "ulimit -v 4000000; exec \"$@\"", "bash"]);
+        limited.arg(verify.get_program()).args(verify.get_args());
+        let output = run(&mut limited);
+        let said = account(&limited, &output);
+        assert!(said.contains(word), "{said}");
+    }
 }

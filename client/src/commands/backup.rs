@@ -4,7 +4,8 @@
 use anyhow::{Context, Error, Result, anyhow};
 
 use crate::cli::configuration::{BackupConfig, Format};
-use crate::commands::standby;
+use crate::commands::lost_directories;
+use crate::commands::standby::{self, Standby};
 use crate::console::messages;
 use crate::console::progress::{Activity, Counter, Counters, Expected, Phase, Worker};
 use crate::manifest;
@@ -19,7 +20,7 @@ use crate::runtime::cancellation::Cancellation;
 use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Watch};
 use crate::server::cancel_statement::interruptible;
-use crate::server::connection::{Opener, Session};
+use crate::server::connection::{self, Opener, Session};
 use crate::server::extension::{self, Extension, Started};
 use crate::server::session;
 use crate::server::workers::{self, Connections, give_up, is_lost};
@@ -150,6 +151,7 @@ fn lead(
             &target,
             &received,
         )?;
+        receive_missing(shared, (session, extension), &started, &target, &received)?;
         say(plan, "all files are here; ending the backup");
         Ok((target, received))
     })();
@@ -166,10 +168,12 @@ fn lead(
     });
     closed.context("could not end the backup")?;
     let standby = if plan.standby {
-        Some(standby::settings(
-            &session.parameters()?,
-            plan.slot.as_deref(),
-        ))
+        Some(standby::settings(&Standby {
+            server_version: session.server_version(),
+            conninfo: &session.parameters()?,
+            database: connection::named_database(&plan.address)?.as_deref(),
+            slot: plan.slot.as_deref(),
+        }))
     } else {
         None
     };
@@ -249,6 +253,34 @@ fn run_workers(
     })
 }
 
+/// What got lost with a connection and is in no manifest.
+fn receive_missing(
+    shared: &Shared<'_>,
+    (leader, extension): (&Session, &Extension),
+    started: &Started,
+    target: &Target,
+    received: &ReceivedFiles,
+) -> Result<()> {
+    let Shared { plan, counters, .. } = *shared;
+    let ask_again = |request, names: &[&str]| {
+        let statement = extension.named_copy(started, request, names, plan);
+        let sink = target.late_sink(request, shared.streams(counters.leader()))?;
+        receive(leader, &statement, sink, received, None)
+    };
+    let parts = (leader, extension);
+    let gone = lost_directories::complete(parts, started, target, received, ask_again)?;
+    if gone > 0 {
+        say(
+            plan,
+            &format!(
+                "{} gone since the backup began",
+                lost_directories::count(gone)
+            ),
+        );
+    }
+    Ok(())
+}
+
 /// One worker, with as many connections as it loses.
 fn work(
     shared: &Shared<'_>,
@@ -302,6 +334,7 @@ fn receive(
     match result {
         Ok(()) => received.add(sink.finish()?),
         Err(error) if is_lost(&error) => {
+            received.lose_stream();
             let file = sink.current();
             sink.discard();
             Err(match file {

@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod check;
+pub mod lost_directories;
 pub mod restore;
 pub mod standby;
 pub mod verify;

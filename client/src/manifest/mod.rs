@@ -7,6 +7,7 @@
 
 pub mod backup_path;
 pub mod digest;
+pub mod exemption;
 pub mod received_files;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};

@@ -1,8 +1,9 @@
 //! What has arrived, as it was written.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Error, Result, anyhow};
 use backup_format::checksum::Algorithm;
@@ -20,26 +21,69 @@ pub struct ReceivedFile {
     pub digest: Vec<u8>,
 }
 
-/// The files of one stream, by their paths in the backup.
+/// Files, by their paths in the backup.
 pub type Files = HashMap<Vec<u8>, ReceivedFile>;
 
-/// The files of all streams that ended well.
+/// What one stream held, by paths in the backup.
 #[derive(Debug, Default)]
-pub struct ReceivedFiles(Mutex<Files>);
+pub struct Contents {
+    /// Its files.
+    pub files: Files,
+    /// Its directories and links. The manifest does not name them.
+    pub directories: HashSet<Vec<u8>>,
+}
+
+/// What all streams that ended well held.
+#[derive(Debug, Default)]
+pub struct ReceivedFiles {
+    contents: Mutex<Contents>,
+    has_lost: AtomicBool,
+}
 
 impl ReceivedFiles {
-    /// Adds the files of a stream that has ended well.
+    /// Adds what a stream held that has ended well.
     ///
     /// # Errors
     /// Where another one had the same file: a server sends it again only after a stream that failed.
-    pub fn add(&self, files: Files) -> Result<()> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        files.into_iter().try_for_each(|file| add(&mut all, file))
+    pub fn add(&self, contents: Contents) -> Result<()> {
+        let mut all = self.lock();
+        all.directories.extend(contents.directories);
+        let mut files = contents.files.into_iter();
+        files.try_for_each(|file| add(&mut all.files, file))
     }
 
-    /// All of them.
+    /// A stream got lost with its connection, whatever the server makes of that.
+    pub fn lose_stream(&self) {
+        self.has_lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a stream got lost.
+    pub fn has_lost_streams(&self) -> bool {
+        self.has_lost.load(Ordering::Relaxed)
+    }
+
+    /// The number of files, directories and links.
+    pub fn count(&self) -> u64 {
+        let contents = self.lock();
+        contents.files.len() as u64 + contents.directories.len() as u64
+    }
+
+    /// Whether a directory or link is among it.
+    pub fn has_directory(&self, path: &[u8]) -> bool {
+        self.lock().directories.contains(path)
+    }
+
+    /// All files.
     pub fn into_files(self) -> Files {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+        let contents = self
+            .contents
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        contents.files
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,12 +102,12 @@ pub fn twice(path: &[u8]) -> Error {
     anyhow!("the backup has file \"{}\" twice", display(path))
 }
 
-/// The files of a stream while they arrive: their checksums are computed, and their bytes counted.
+/// What a stream holds, while it arrives: checksums of files are computed, and their bytes counted.
 pub struct IncomingFiles<'a> {
     algorithm: Algorithm,
     tally: Tally<'a>,
     current: Option<Current>,
-    files: Files,
+    contents: Contents,
 }
 
 struct Current {
@@ -79,7 +123,7 @@ impl<'a> IncomingFiles<'a> {
             algorithm,
             tally: Tally::new(counter),
             current: None,
-            files: Files::new(),
+            contents: Contents::default(),
         }
     }
 
@@ -90,6 +134,11 @@ impl<'a> IncomingFiles<'a> {
             size,
             digest: Digest::new(self.algorithm),
         });
+    }
+
+    /// A directory or a link begins.
+    pub fn begin_directory(&mut self, path: Vec<u8>) {
+        self.contents.directories.insert(path);
     }
 
     /// Some of its content.
@@ -109,7 +158,10 @@ impl<'a> IncomingFiles<'a> {
         match self.current.take() {
             Some(Current { path, size, digest }) => {
                 let digest = digest.finish();
-                add(&mut self.files, (path, ReceivedFile { size, digest }))
+                add(
+                    &mut self.contents.files,
+                    (path, ReceivedFile { size, digest }),
+                )
             }
             None => Ok(()),
         }
@@ -120,14 +172,14 @@ impl<'a> IncomingFiles<'a> {
         self.current.as_ref().map(|file| display(&file.path))
     }
 
-    /// The paths of those that are here.
+    /// The paths of the files that are here.
     pub fn paths(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.files.keys()
+        self.contents.files.keys()
     }
 
-    /// The stream has ended well, and all of them count.
-    pub fn into_files(mut self) -> Files {
+    /// The stream has ended well, and all of it counts.
+    pub fn into_contents(mut self) -> Contents {
         self.tally.keep();
-        std::mem::take(&mut self.files)
+        self.contents
     }
 }

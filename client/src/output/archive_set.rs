@@ -35,6 +35,8 @@ pub struct ArchiveSet {
     compress: Compress,
     /// The archives that were begun, also those that failed.
     begun: Mutex<Vec<Id>>,
+    /// The archives that are whole, but for the first.
+    complete: Mutex<Vec<Id>>,
     first: Mutex<First>,
 }
 
@@ -95,6 +97,7 @@ impl ArchiveSet {
             jobs,
             compress: plan.compress,
             begun: Mutex::default(),
+            complete: Mutex::default(),
             first: Mutex::default(),
         };
         if let Place::Directory { path, .. } = &archives.place {
@@ -110,11 +113,27 @@ impl ArchiveSet {
             Part::Tablespace(oid) => oid.to_string(),
         };
         let suffix = self.compress.compression.method.suffix();
-        if self.jobs == 1 {
+        if self.jobs == 1 && id.worker == 0 {
             format!("{part}.tar{suffix}")
         } else {
             format!("{part}.{}.tar{suffix}", id.worker)
         }
+    }
+
+    /// The archive of a tablespace for what comes after the workers. One that is whole is not begun
+    /// anew.
+    pub fn late(&self, part: Part) -> Id {
+        let own = Id { part, worker: 0 };
+        if self.jobs == 1 && !self.lock_complete().contains(&own) {
+            return own;
+        }
+        let worker = self.jobs;
+        Id { part, worker }
+    }
+
+    /// An archive other than the first is whole.
+    pub fn complete(&self, id: Id) {
+        self.lock_complete().push(id);
     }
 
     /// Whether what the server sends is what is to be written.
@@ -197,6 +216,10 @@ impl ArchiveSet {
 
     fn begun(&self) -> MutexGuard<'_, Vec<Id>> {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_complete(&self) -> MutexGuard<'_, Vec<Id>> {
+        self.complete.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn first(&self) -> MutexGuard<'_, First> {

@@ -5,7 +5,7 @@ use anyhow::{Error, Result};
 use backup_format::archive;
 use backup_format::member::{Kind, Member, Receiver};
 
-use crate::manifest::received_files::Files;
+use crate::manifest::received_files::Contents;
 use crate::output::archive_set::{ArchiveSet, Id};
 use crate::output::archive_writer::Writer;
 use crate::output::withheld_end::WithheldEnd;
@@ -100,16 +100,17 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// Where it has not, and where a command fails.
-    pub fn finish(self) -> Result<Files> {
+    pub fn finish(self) -> Result<Contents> {
         self.input.finish()?;
         match self.output {
             Output::First(writer, _) => self.archives.leave_first(writer),
             Output::Other(Some(writer), _) if !self.check.is_empty() => {
                 writer.finish(self.stop)?;
+                self.archives.complete(self.id);
             }
             Output::Other(_, nothing) => self.archives.empty(self.id, &nothing, self.stop)?,
         }
-        Ok(self.check.into_files().0)
+        Ok(self.check.into_contents().0)
     }
 }
 
@@ -139,7 +140,7 @@ impl Output {
     }
 }
 
-/// The closing stream on its way to the end of the first archive.
+/// The closing stream on its way to the end of the first archive, or another whose members go there.
 pub struct Closing<'a> {
     archives: &'a ArchiveSet,
     input: Input,
@@ -195,12 +196,12 @@ impl<'a> Closing<'a> {
     ///
     /// # Errors
     /// Where it has not.
-    pub fn finish(self) -> Result<Files> {
+    pub fn finish(self) -> Result<Contents> {
         self.input.finish()?;
-        let (files, manifest) = self.members.check.into_files();
+        let (contents, manifest) = self.members.check.into_contents();
         self.archives.leave_first(self.members.writer);
         self.archives.leave_manifest(manifest);
-        Ok(files)
+        Ok(contents)
     }
 }
 

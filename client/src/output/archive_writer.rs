@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use rustix::fs::OFlags;
 
 use crate::cli::configuration::Compress;
 use crate::output::compressor::Compressor;
@@ -35,6 +36,9 @@ impl Destination {
         let name = format!("file \"{}\"", path.display());
         let mut options = File::options();
         options.write(true).create(true).truncate(true).mode(mode);
+        // What has that name is the archive of a stream that failed, and nothing else.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        options.custom_flags(flags.bits().cast_signed());
         let file = options
             .open(path)
             .with_context(|| format!("could not create {name}"))?;

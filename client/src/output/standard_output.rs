@@ -56,7 +56,8 @@ pub fn pass_on(
     })?;
     input.finish()?;
     counters.enter(Phase::Comparing);
-    let (files, manifest) = check.into_files();
+    let (contents, manifest) = check.into_contents();
+    let files = contents.files;
     ensure!(
         files.contains_key(CONTROL_FILE),
         "the server did not send global/pg_control"

@@ -11,6 +11,7 @@ use crate::console::progress::Counters;
 use crate::output::cleanup::CleanupList;
 use crate::runtime::cancellation::Cancellation;
 use crate::runtime::parallel;
+use crate::stream::regular_file;
 
 /// Completes what was made: it is on disk before its directories lose their claims and `finish` gives
 /// the last files their names, which are on disk afterwards. They are in the directories `last`.
@@ -59,9 +60,9 @@ fn sync(made: &CleanupList, method: SyncMethod, jobs: usize, stop: &Cancellation
                 walk(path, &mut files, &mut directories)
                     .with_context(|| format!("could not read directory {}", quoted()))?;
                 // Directories after what they hold.
-                sync_each(&files, jobs, stop)?;
+                sync_each(&files, regular_file::open, jobs, stop)?;
                 directories.reverse();
-                sync_each(&directories, 1, stop)?;
+                sync_each(&directories, |path| File::open(path), 1, stop)?;
             }
         }
     }
@@ -77,7 +78,11 @@ fn sync(made: &CleanupList, method: SyncMethod, jobs: usize, stop: &Cancellation
 /// # Errors
 /// The operating system's.
 fn sync_one(path: &Path) -> Result<()> {
-    File::open(path)
+    sync_opened(path, File::open(path))
+}
+
+fn sync_opened(path: &Path, opened: io::Result<File>) -> Result<()> {
+    opened
         .and_then(|file| file.sync_all())
         .with_context(|| format!("could not fsync file \"{}\"", path.display()))
 }
@@ -103,8 +108,15 @@ fn walk(path: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>) -
     Ok(())
 }
 
-fn sync_each(paths: &[PathBuf], jobs: usize, stop: &Cancellation) -> Result<()> {
+fn sync_each(
+    paths: &[PathBuf],
+    open: impl Fn(&Path) -> io::Result<File> + Sync,
+    jobs: usize,
+    stop: &Cancellation,
+) -> Result<()> {
     // Nobody looks at these.
     let counters = Counters::new(jobs);
-    parallel::for_each(paths, counters.workers(), stop, |_, path| sync_one(path))
+    parallel::for_each(paths, counters.workers(), stop, |_, path| {
+        sync_opened(path, open(path))
+    })
 }

@@ -6,7 +6,7 @@ use backup_format::compression::Method;
 
 use crate::cli::configuration::{BackupConfig, Format};
 use crate::console::progress::Counter;
-use crate::manifest::received_files::{Files, IncomingFiles};
+use crate::manifest::received_files::{Contents, IncomingFiles};
 use crate::output::archive_set::{ArchiveSet, Id};
 use crate::output::archive_stream::{Archive, Closing};
 use crate::output::cleanup::CleanupList;
@@ -123,6 +123,40 @@ impl Target {
         })
     }
 
+    /// Which request is for an entry of the backup.
+    pub fn request_for(&self, path: &[u8]) -> Request {
+        match self {
+            Self::Plain(_) => Request::All,
+            Self::Tar(_, parts) => {
+                let holds = |part: &&Part| **part != Part::Base && path.starts_with(&part.prefix());
+                Request::Part(parts.iter().find(holds).copied().unwrap_or(Part::Base))
+            }
+        }
+    }
+
+    /// For what is asked for again when the workers are done.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn late_sink<'a>(&'a self, request: Request, streams: Streams<'a>) -> Result<Sink<'a>> {
+        match (self, request) {
+            (Self::Tar(archives, _), Request::Part(Part::Base)) => {
+                let check = Check::new(Vec::new(), streams.algorithm, streams.counter);
+                let input = Input::new(streams.method)?;
+                Ok(Sink::Closing(Closing::new(
+                    archives,
+                    input,
+                    check,
+                    streams.stop,
+                )?))
+            }
+            (Self::Tar(archives, _), Request::Part(part)) => {
+                self.sink(request, archives.late(part).worker, streams)
+            }
+            _ => self.sink(request, 0, streams),
+        }
+    }
+
     /// The content of the manifest.
     ///
     /// # Errors
@@ -203,7 +237,7 @@ impl Sink<'_> {
     ///
     /// # Errors
     /// Where it has not.
-    pub fn finish(self) -> Result<Files> {
+    pub fn finish(self) -> Result<Contents> {
         match self {
             Self::Unpacker(unpacker) => unpacker.finish(),
             Self::Archive(archive) => archive.finish(),

@@ -9,7 +9,7 @@ use cap_std::fs::File;
 
 use crate::manifest;
 use crate::manifest::backup_path::{MANIFEST, display};
-use crate::manifest::received_files::{Files, IncomingFiles};
+use crate::manifest::received_files::{Contents, IncomingFiles};
 use crate::output::data_directory::DataDirectory;
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::file_ownership::Stream;
@@ -102,13 +102,13 @@ impl<'a> Unpacker<'a> {
     ///
     /// # Errors
     /// Where it has not.
-    pub fn finish(self) -> Result<Files> {
+    pub fn finish(self) -> Result<Contents> {
         self.input.finish()?;
         let members = self.members;
         for path in &members.aside {
             members.folder.settle(path, members.stream)?;
         }
-        Ok(members.arriving.into_files())
+        Ok(members.arriving.into_contents())
     }
 
     /// The stream has failed, and what it held comes again in another.
@@ -161,8 +161,15 @@ impl Receiver for Members<'_> {
         let name = name.strip_prefix(self.surplus).unwrap_or(name);
         let path = [&self.prefix, name].concat();
         match member.kind {
-            Kind::Directory => self.folder.make_directory(&path, mode),
-            Kind::Link if self.folder.has_link(&path) => Ok(()),
+            Kind::Directory => {
+                self.folder.make_directory(&path, mode)?;
+                self.arriving.begin_directory(path);
+                Ok(())
+            }
+            Kind::Link if self.folder.has_link(&path) => {
+                self.arriving.begin_directory(path);
+                Ok(())
+            }
             Kind::Link => bail!(
                 "the backup has a symbolic link \"{}\", which is refused",
                 display(&path)

@@ -167,6 +167,28 @@ fn parameters(address: &Address) -> Result<HashMap<String, String>> {
     Ok(parameters)
 }
 
+/// The database that the user named, and no default: in the connection string, or else in the
+/// environment. As GetDbnameFromConnectionOptions() of pg_basebackup, which looks into a service file
+/// only for a service of the environment.
+///
+/// # Errors
+/// Where the connection string cannot be read.
+pub fn named_database(address: &Address) -> Result<Option<String>> {
+    let in_string = match &address.dbname {
+        Some(text) if is_connection_string(text) => named_in(Info::from(text)?),
+        name => name.clone().filter(|name| !name.is_empty()),
+    };
+    match in_string {
+        Some(name) => Ok(Some(name)),
+        None => Ok(named_in(Info::defaults()?)),
+    }
+}
+
+fn named_in(settings: Vec<Info>) -> Option<String> {
+    let setting = settings.into_iter().find(|info| info.keyword == "dbname")?;
+    setting.val.filter(|name| !name.is_empty())
+}
+
 /// As recognized_connection_string() in fe-connect.c.
 fn is_connection_string(text: &str) -> bool {
     text.starts_with("postgresql://") || text.starts_with("postgres://") || text.contains('=')
@@ -243,6 +265,11 @@ impl Session {
             .collect();
         parameters.sort();
         Ok(parameters)
+    }
+
+    /// The version of its server, as libpq has it: 150020 is 15.20.
+    pub fn server_version(&self) -> i32 {
+        self.connection.server_version()
     }
 
     fn failure(&self, result: &PQResult) -> Failure {

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use backup_format::checksum::Algorithm;
 use backup_format::compression::Method;
+use backup_format::path;
 
 use crate::cli::configuration::{BackupConfig, Format};
 use crate::cli::option_values::{default_jobs, own_processors};
@@ -60,6 +61,15 @@ pub struct ListedFile {
     pub path: Vec<u8>,
     /// Bytes.
     pub size: u64,
+}
+
+/// A directory or a link of a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory {
+    /// By which the server knows it.
+    pub name: String,
+    /// Its path in the backup.
+    pub path: Vec<u8>,
 }
 
 /// What the server says after a stream in which pages were bad.
@@ -190,16 +200,66 @@ impl Extension {
 
     /// The stream of a worker.
     pub fn worker_copy(&self, started: &Started, request: Request, plan: &BackupConfig) -> String {
+        self.files_copy(started, request, "", plan)
+    }
+
+    /// A stream of what is asked for by name.
+    pub fn named_copy(
+        &self,
+        started: &Started,
+        request: Request,
+        names: &[&str],
+        plan: &BackupConfig,
+    ) -> String {
+        let names: Vec<_> = names.iter().map(|name| name.as_bytes()).collect();
+        let names = String::from_utf8_lossy(&array(&names)).replace('\'', "''");
+        self.files_copy(started, request, &format!(", files => '{names}'"), plan)
+    }
+
+    fn files_copy(
+        &self,
+        started: &Started,
+        request: Request,
+        files: &str,
+        plan: &BackupConfig,
+    ) -> String {
         let tablespace = match request {
             Request::All => String::new(),
             Request::Part(part) => format!(", tablespace => {}::oid", part.oid()),
         };
         format!(
-            "COPY (SELECT {}send_backup_files({}{tablespace}{})) TO STDOUT",
+            "COPY (SELECT {}send_backup_files({}{files}{tablespace}{})) TO STDOUT",
             self.schema,
             started.backup_id,
             compression_argument(plan)
         )
+    }
+
+    /// The directories and links of the backup.
+    ///
+    /// # Errors
+    /// The server's, and where it says what no server says.
+    pub fn directories(&self, session: &Session) -> Result<Vec<Directory>> {
+        let statement = format!(
+            "SELECT path, encode(convert_to(path, getdatabaseencoding()), 'hex')
+             FROM {}backup_filelist() WHERE type IN ('d', 'l')",
+            self.schema
+        );
+        let rows = session.rows(&statement, &[])?;
+        rows.iter()
+            .map(|row| {
+                let name = text(row, 0)?;
+                let listed = unhex(&text(row, 1)?).context("a path is not hexadecimal")?;
+                // What is no text is listed as it is escaped, and so is a backslash.
+                let path = if listed.contains(&b'\\') {
+                    path::unescape(&listed)
+                        .with_context(|| format!("the server listed \"{name}\""))?
+                } else {
+                    listed
+                };
+                Ok(Directory { name, path })
+            })
+            .collect()
     }
 
     /// The stream that ends the backup.

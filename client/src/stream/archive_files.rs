@@ -14,6 +14,7 @@ use crate::console::messages::reason;
 use crate::manifest::backup_path::parse_oid;
 use crate::stream::input::Input;
 use crate::stream::part::Part;
+use crate::stream::regular_file;
 
 /// Bytes that are read at once.
 pub const PIECE: usize = 256 * 1024;
@@ -94,7 +95,7 @@ impl ArchiveFile {
     /// # Errors
     /// The operating system's.
     pub fn open(&self) -> Result<File> {
-        File::open(&self.path).map_err(|error| failed("open", &self.name, &error))
+        regular_file::open(&self.path).map_err(|error| failed("open", &self.name, &error))
     }
 
     /// Reads the next piece; returns how long it is, zero at the end.

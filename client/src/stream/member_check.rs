@@ -8,7 +8,7 @@ use backup_format::member::{Kind, Member, Receiver};
 use crate::console::progress::Counter;
 use crate::manifest;
 use crate::manifest::backup_path::{MANIFEST, check_name, display};
-use crate::manifest::received_files::{Files, IncomingFiles};
+use crate::manifest::received_files::{Contents, IncomingFiles};
 
 /// Computes the checksums of members that pass by, and keeps the manifest.
 pub struct Check<'a> {
@@ -57,8 +57,8 @@ impl<'a> Check<'a> {
     }
 
     /// All have passed, and count; with them the content of the manifest, if it was kept.
-    pub fn into_files(self) -> (Files, Vec<u8>) {
-        (self.arriving.into_files(), self.manifest)
+    pub fn into_contents(self) -> (Contents, Vec<u8>) {
+        (self.arriving.into_contents(), self.manifest)
     }
 }
 
@@ -74,14 +74,16 @@ impl Receiver for Check<'_> {
             "the backup has a symbolic link \"{}\", which is refused",
             display(&member.path)
         );
+        let path = [&self.prefix, member.path.as_slice()].concat();
         if member.kind == Kind::File {
-            let path = [&self.prefix, member.path.as_slice()].concat();
             self.in_manifest = self.keeps_manifest && path == MANIFEST;
             if self.in_manifest {
                 manifest::check_size(member.size)?;
                 self.manifest.clear();
             }
             self.arriving.begin(path, member.size);
+        } else {
+            self.arriving.begin_directory(path);
         }
         Ok(())
     }

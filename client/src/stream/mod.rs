@@ -9,3 +9,4 @@ pub mod file_ownership;
 pub mod input;
 pub mod member_check;
 pub mod part;
+pub mod regular_file;

@@ -17,6 +17,7 @@ use crate::cli::configuration::{ProgressFormat, RestoreConfig};
 use crate::console::messages;
 use crate::console::progress::{Activity, Expected, Phase, Worker};
 use crate::manifest::backup_path::CONTROL_FILE;
+use crate::manifest::exemption::is_exempt;
 use crate::manifest::received_files::{Files, IncomingFiles, ReceivedFiles};
 use crate::output::cleanup::{CleanupList, SharedCleanupList};
 use crate::output::data_directory::DataDirectory;
@@ -75,15 +76,18 @@ fn restore(plan: &RestoreConfig, shared: &Shared, made: &SharedCleanupList) -> R
     };
     // The server's own, until it is known whether a group may read.
     let folder = DataDirectory::create(layout, &source.tablespaces, 0o700, &mut made.lock())?;
-    let files = unpack(plan, shared, &source, &folder)?;
+    let mut files = unpack(plan, shared, &source, &folder)?;
     shared.counters.enter(Phase::Comparing);
     ensure!(
         files.contains_key(CONTROL_FILE),
         "the archives have no global/pg_control"
     );
     let has_manifest = source.manifest.is_some();
-    if let Some(listing) = source.manifest {
-        let count = listing.manifest.files.len();
+    if let Some(mut listing) = source.manifest {
+        let compared = &mut listing.manifest.files;
+        compared.retain(|file| !is_exempt(&file.path));
+        files.retain(|path, _| !is_exempt(path));
+        let count = compared.len();
         listing.manifest.compare(files, listing.algorithm)?;
         say(plan, &format!("{count} files are as the manifest says"));
         folder.write_manifest(&listing.restored()?)?;

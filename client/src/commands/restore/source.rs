@@ -18,6 +18,7 @@ use crate::runtime::cancellation::Cancellation;
 use crate::stream::archive_files::{ArchiveFile, Content};
 use crate::stream::part::Part;
 use crate::stream::part::Tablespace;
+use crate::stream::regular_file;
 
 /// Where the tablespaces of a backup were. A server that finds it makes the links to these places.
 const TABLESPACE_MAP: &[u8] = b"tablespace_map";
@@ -88,7 +89,7 @@ impl Source {
 impl Listing {
     fn beside(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(display(MANIFEST));
-        match fs::read(&path) {
+        match regular_file::read(&path, manifest::LARGEST) {
             Ok(text) => Self::parse(text).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => {

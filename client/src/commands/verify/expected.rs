@@ -8,15 +8,7 @@ use backup_format::checksum::Algorithm;
 
 use crate::manifest::Entry;
 use crate::manifest::backup_path::display;
-
-/// What need not be as the manifest says: it is not in there, or may change afterwards.
-const IGNORED: [&[u8]; 5] = [
-    b"backup_manifest",
-    b"pg_wal",
-    b"postgresql.auto.conf",
-    b"recovery.signal",
-    b"standby.signal",
-];
+use crate::manifest::exemption::{EXEMPT, is_within};
 
 /// The files that a backup has by its manifest.
 #[derive(Debug)]
@@ -61,7 +53,7 @@ impl Expected {
             );
             files.insert(entry.path, file);
         }
-        let always = IGNORED.into_iter().map(<[u8]>::to_vec);
+        let always = EXEMPT.into_iter().map(<[u8]>::to_vec);
         Ok(Self {
             files,
             ignored: always.chain(ignored.iter().cloned()).collect(),
@@ -75,11 +67,7 @@ impl Expected {
 
     /// Whether a path is not looked at.
     pub fn ignores(&self, path: &[u8]) -> bool {
-        let is_in = |ignored: &Vec<u8>| {
-            path.strip_prefix(ignored.as_slice())
-                .is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
-        };
-        self.ignored.iter().any(is_in)
+        self.ignored.iter().any(|ignored| is_within(path, ignored))
     }
 
     /// Leaves out a path from now on, and everything below.

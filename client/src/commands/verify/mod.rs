@@ -20,10 +20,11 @@ use anyhow::{Context, Result, anyhow};
 use crate::cli::configuration::{Format, ProgressFormat, VerifyConfig};
 use crate::console::messages::reason;
 use crate::console::progress::Phase;
-use crate::manifest::Manifest;
 use crate::manifest::backup_path::display;
+use crate::manifest::{LARGEST, Manifest};
 use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Shared, Watch};
+use crate::stream::regular_file;
 use expected::Expected;
 use findings::Findings;
 use wal::Programs;
@@ -31,6 +32,8 @@ use wal_folder::WalFolder;
 
 /// Where a data directory says which PostgreSQL it is of.
 const VERSION_FILE: &[u8] = b"PG_VERSION";
+/// Bytes of it that are read: more than any version has.
+const VERSION_LENGTH: u64 = 64;
 
 /// What all parts of a verification need.
 struct Verifier<'a> {
@@ -82,7 +85,7 @@ fn verify(plan: &VerifyConfig, shared: &Shared) -> Result<bool> {
     let version = match format {
         Format::Plain => {
             plain::verify(&verifier, &mut expected)?;
-            fs::read(verifier.full_path(VERSION_FILE)).ok()
+            regular_file::read_start(&verifier.full_path(VERSION_FILE), VERSION_LENGTH).ok()
         }
         Format::Tar => {
             if plan.parse_wal && plan.wal_directory.is_none() {
@@ -105,7 +108,7 @@ fn verify(plan: &VerifyConfig, shared: &Shared) -> Result<bool> {
 }
 
 fn read_manifest(plan: &VerifyConfig) -> Result<Manifest> {
-    let text = fs::read(&plan.manifest).map_err(|error| {
+    let text = regular_file::read(&plan.manifest, LARGEST).map_err(|error| {
         anyhow!(
             "could not open file \"{}\": {}",
             plan.manifest.display(),

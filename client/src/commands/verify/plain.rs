@@ -1,10 +1,11 @@
 //! A backup in plain format: a data directory.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 
 use anyhow::{Result, anyhow};
+use backup_format::control_file::CONTENT_SIZE;
 
 use super::expected::{self, Expected};
 use super::{Verifier, control};
@@ -14,6 +15,7 @@ use crate::manifest::backup_path::{CONTROL_FILE, display};
 use crate::manifest::digest::Digest;
 use crate::runtime::parallel;
 use crate::runtime::supervisor::Shared;
+use crate::stream::regular_file;
 
 /// Bytes that are read at once.
 const PIECE: usize = 256 * 1024;
@@ -120,13 +122,14 @@ impl Walk<'_> {
             file.spoil();
         }
         if let (Some(identifier), CONTROL_FILE) = (self.verifier.system_identifier, &path[..]) {
-            let content = fs::read(&full).map_err(|error| {
-                anyhow!(
-                    "could not open file \"{}\" for reading: {}",
-                    full.display(),
-                    reason(&error)
-                )
-            })?;
+            let content =
+                regular_file::read_start(&full, CONTENT_SIZE as u64).map_err(|error| {
+                    anyhow!(
+                        "could not open file \"{}\" for reading: {}",
+                        full.display(),
+                        reason(&error)
+                    )
+                })?;
             control::check(&content, identifier, full.display())?;
         }
         Ok(())
@@ -167,7 +170,7 @@ fn verify_checksum(
             reason(error)
         ))
     };
-    let mut open = match File::open(verifier.full_path(path)) {
+    let mut open = match regular_file::open(&verifier.full_path(path)) {
         Ok(open) => open,
         Err(error) => return failed("open", &error),
     };
@@ -176,7 +179,7 @@ fn verify_checksum(
     let room = usize::try_from(file.size).map_or(PIECE, |size| size.saturating_add(1));
     let mut piece = vec![0; room.min(PIECE)];
     let mut size = 0;
-    loop {
+    while size <= file.size {
         verifier.shared.stop.check()?;
         match open.read(&mut piece) {
             Ok(0) => break,

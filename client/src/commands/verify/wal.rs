@@ -1,12 +1,15 @@
 //! Whether the WAL that a backup needs is there and can be read: pg_waldump knows.
 
 use std::env;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use backup_format::timeline::WalRange;
+use backup_format::wal::SegmentName;
 
 use super::Verifier;
 use crate::runtime::cancellation::Cancellation;
@@ -121,6 +124,9 @@ pub fn verify(
     path: &Path,
     ranges: &[WalRange],
 ) -> Result<()> {
+    if !check_kinds(verifier, path)? {
+        return Ok(());
+    }
     for range in ranges {
         let child = program
             .command(path, range)
@@ -134,6 +140,27 @@ pub fn verify(
         }
     }
     Ok(())
+}
+
+/// Whether all that has the name of a segment is a file: pg_waldump would wait for ever for somebody
+/// to write into a FIFO. A directory that cannot be read it reports itself.
+fn check_kinds(verifier: &Verifier<'_>, path: &Path) -> Result<bool> {
+    let Ok(entries) = fs::read_dir(path) else {
+        return Ok(true);
+    };
+    let mut all_fit = true;
+    for entry in entries.flatten() {
+        let is_other = SegmentName::parse(entry.file_name().as_bytes()).is_some()
+            && fs::metadata(entry.path()).is_ok_and(|found| !found.is_file());
+        if is_other {
+            all_fit = false;
+            verifier.findings.add(format_args!(
+                "\"{}\" is not a regular file",
+                entry.path().display()
+            ))?;
+        }
+    }
+    Ok(all_fit)
 }
 
 /// Waits for its end, or ends it where that is not to be waited for.

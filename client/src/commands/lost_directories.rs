@@ -1,0 +1,91 @@
+//! Directories and links that got lost with a connection.
+//!
+//! A server takes a stream for received when all of it has left and the connection still stands. What
+//! was on its way may be lost with the connection nevertheless, and does not come again in another
+//! stream. For files the manifest tells. It does not name directories and links, and a tablespace
+//! without relations is nothing but a directory. So after a loss what the workers have received is
+//! counted. Where that is less than the server has listed, directories and links are compared with the
+//! listing, and the missing ones are asked for by name. Without a loss there is nothing to look for: what
+//! the server takes for received came in streams that ended well here. The listing of millions of files
+//! takes memory of the server.
+//!
+//! Some are missing with good reason: what is dropped while the backup runs is gone before a worker
+//! comes to it. The stream of names tells that apart. It holds all of them that exist, the server fails
+//! where it cannot read one, and the stream counts only when its end has arrived here. So a name that is
+//! not in a stream that ended well is gone on the server. Recovery needs it no more than it needs a file
+//! that vanished: what the server removes in a running backup is removed again by WAL that follows the
+//! backup's start.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Error, Result, anyhow};
+
+use crate::manifest::received_files::ReceivedFiles;
+use crate::output::target::Target;
+use crate::server::connection::Session;
+use crate::server::extension::{Directory, Extension, Started};
+use crate::stream::part::Request;
+
+/// At most so many are named.
+const EXAMPLES: usize = 10;
+
+/// Compares what has been received with the listing, and has missing directories and links come again:
+/// `ask_again` receives those of one request. Returns the number of those that are gone on the server.
+///
+/// # Errors
+/// The server's, and those of `ask_again`.
+pub fn complete(
+    (session, extension): (&Session, &Extension),
+    started: &Started,
+    target: &Target,
+    received: &ReceivedFiles,
+    ask_again: impl Fn(Request, &[&str]) -> Result<()>,
+) -> Result<usize> {
+    if !received.has_lost_streams() || received.count() == started.file_count {
+        return Ok(0);
+    }
+    let mut missing = extension
+        .directories(session)
+        .context("could not see whether directories got lost with a connection")?;
+    missing.retain(|directory| !received.has_directory(&directory.path));
+    for (request, names) in by_request(target, &missing) {
+        ask_again(request, &names).map_err(|error| did_not_arrive(&error, &names))?;
+    }
+    missing.retain(|directory| !received.has_directory(&directory.path));
+    Ok(missing.len())
+}
+
+fn by_request<'a>(target: &Target, missing: &'a [Directory]) -> Vec<(Request, Vec<&'a str>)> {
+    let mut requests: BTreeMap<u32, (Request, Vec<&str>)> = BTreeMap::new();
+    for directory in missing {
+        let request = target.request_for(&directory.path);
+        let key = match request {
+            Request::All => 0,
+            Request::Part(part) => part.oid(),
+        };
+        let (_, names) = requests.entry(key).or_insert((request, Vec::new()));
+        names.push(&directory.name);
+    }
+    requests.into_values().collect()
+}
+
+fn did_not_arrive(error: &Error, names: &[&str]) -> Error {
+    let examples: Vec<_> = names
+        .iter()
+        .take(EXAMPLES)
+        .map(|name| format!("\"{name}\""))
+        .collect();
+    anyhow!(
+        "{} did not arrive, and could not be sent again: {error:#}\nDETAIL:  Among them: {}.",
+        count(names.len()),
+        examples.join(", ")
+    )
+}
+
+/// So many directories.
+pub fn count(number: usize) -> String {
+    match number {
+        1 => "1 directory".to_owned(),
+        _ => format!("{number} directories"),
+    }
+}

@@ -1,0 +1,86 @@
+//! Files in a directory that others may have written.
+//!
+//! A file of a backup is a regular file. A FIFO would keep whoever opens it waiting for a writer, a
+//! device may do something when it is opened, and a file of any size can be made with no space. So the
+//! kind of a file is looked at before and after it is opened, and what is held in memory has a limit.
+
+use std::fs::{self, File, Metadata};
+use std::io::{Error, ErrorKind, Read as _, Result};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// Opens a file for reading. Links are followed, as those of tablespaces must be.
+///
+/// # Errors
+/// The operating system's, and where it is no regular file.
+pub fn open(path: &Path) -> Result<File> {
+    check(&fs::metadata(path)?)?;
+    // It may be another one by now.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = File::options();
+    let file = options
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    check(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Reads a whole file of less than `limit` bytes.
+///
+/// # Errors
+/// As [`open`], and where it is larger.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let content = read_start(path, limit)?;
+    if content.len() as u64 >= limit {
+        return Err(Error::new(ErrorKind::FileTooLarge, "File too large"));
+    }
+    Ok(content)
+}
+
+/// Reads the first bytes of a file, `count` of them where there are so many.
+///
+/// # Errors
+/// As [`open`].
+pub fn read_start(path: &Path, count: u64) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    open(path)?.take(count).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+fn check(found: &Metadata) -> Result<()> {
+    if found.is_file() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidInput, "Not a regular file"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::env;
+    use std::process;
+
+    use super::*;
+
+    #[test]
+    fn no_more_is_read_than_is_wanted() {
+        let path = env::temp_dir().join(format!("regular_file.{}", process::id()));
+        fs::write(&path, b"12345").unwrap();
+        assert_eq!(read_start(&path, 3).unwrap(), b"123");
+        assert_eq!(read(&path, 6).unwrap(), b"12345");
+        assert_eq!(read(&path, 5).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        // Nobody could hold that.
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        assert_eq!(read_start(&path, 5).unwrap(), b"12345");
+        fs::remove_file(&path).unwrap();
+        for other in ["/", "/dev/null"] {
+            let error = open(Path::new(other)).unwrap_err();
+            assert_eq!(error.to_string(), "Not a regular file");
+        }
+    }
+}
