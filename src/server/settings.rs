@@ -1,6 +1,6 @@
 //! Properties of the cluster that do not change while the server runs.
 
-use backup_format::relation_file::ChecksummedFiles;
+use backup_format::checksummed_files::ChecksummedFiles;
 use backup_format::wal::SegmentSize;
 use pgrx::pg_sys;
 

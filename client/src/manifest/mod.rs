@@ -8,7 +8,9 @@
 pub mod backup_path;
 pub mod digest;
 pub mod exemption;
+pub mod hex;
 pub mod received_files;
+pub mod shortened;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use backup_format::checksum::Algorithm;
@@ -18,6 +20,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny};
 
 use crate::manifest::backup_path::{MANIFEST, display};
 use crate::manifest::digest::Digest;
+use crate::manifest::hex::unhex;
 use crate::manifest::received_files::Files;
 
 /// It is held in memory, as the server holds it: below 1 GB.
@@ -202,47 +205,6 @@ pub fn compare(manifest: &[u8], received: Files, algorithm: Algorithm) -> Result
     Ok(manifest.files.len())
 }
 
-/// The manifest without one of its files, which has a line of its own.
-///
-/// # Errors
-/// Where it has none, or is not written as PostgreSQL writes it.
-pub fn without(manifest: &[u8], path: &[u8]) -> Result<Vec<u8>> {
-    let before = Manifest::parse(manifest)?;
-    let (mut head, mut tail) = (Vec::new(), Vec::new());
-    let mut found = false;
-    for line in covered_by_checksum(manifest)?.split_inclusive(|&byte| byte == b'\n') {
-        let object = line.trim_ascii_end();
-        let entry = object.strip_suffix(b",").unwrap_or(object);
-        let is_it =
-            !found && serde_json::from_slice::<Entry>(entry).is_ok_and(|entry| entry.path == path);
-        match (found, is_it) {
-            (false, true) => {
-                found = true;
-                // The last one of all is the one that no comma follows.
-                if entry.len() == object.len() && head.ends_with(b",\n") {
-                    head.truncate(head.len() - 2);
-                    head.push(b'\n');
-                }
-            }
-            (false, false) => head.extend_from_slice(line),
-            (true, _) => tail.extend_from_slice(line),
-        }
-    }
-    head.append(&mut tail);
-    let mut digest = Digest::new(Algorithm::Sha256);
-    digest.update(&head);
-    let checksum = hex(&digest.finish());
-    head.extend_from_slice(format!("\"Manifest-Checksum\": \"{checksum}\"}}\n").as_bytes());
-
-    let after = Manifest::parse(&head).context("could not shorten the backup manifest")?;
-    ensure!(
-        found && after.files.len() + 1 == before.files.len(),
-        "could not take file \"{}\" out of the backup manifest",
-        display(path)
-    );
-    Ok(head)
-}
-
 impl<'de> Deserialize<'de> for Entry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = RawEntry::deserialize(deserializer)?;
@@ -291,7 +253,7 @@ impl RawRange<'_> {
 }
 
 /// All lines but the last one.
-fn covered_by_checksum(text: &[u8]) -> Result<&[u8]> {
+pub(super) fn covered_by_checksum(text: &[u8]) -> Result<&[u8]> {
     let Some((b'\n', lines)) = text.split_last() else {
         bail!("last line not newline-terminated");
     };
@@ -312,20 +274,6 @@ fn check_own_checksum(covered: &[u8], expected: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Bytes in hexadecimal.
-pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let byte = |pair: &[u8]| match *pair {
-        [high, low] => Some(digit(high)? << 4 | digit(low)?),
-        _ => None,
-    };
-    text.as_bytes().chunks(2).map(byte).collect()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -333,6 +281,7 @@ mod tests {
     use backup_format::manifest::{File, PathStyle, Writer};
 
     use super::*;
+    use crate::manifest::shortened::without;
 
     fn written(style: PathStyle, paths: &[&[u8]]) -> Vec<u8> {
         let mut writer = Writer::new(Algorithm::Crc32c, style, Some(42));

@@ -1,23 +1,18 @@
 //! The directories that this program writes to: claimed before anything is in them, and removed after
 //! an error, they and nothing else.
 //!
-//! The first thing in a directory is its claim, a file that only one process can create. A directory is
-//! recorded, and so removed after an error, once it is claimed. Of two programs that are given the same
-//! directory one is refused, and removes nothing of the other's. The claim goes when the backup is
-//! complete, and after an error as the last thing in the directory.
+//! A directory is recorded, and so removed after an error, once it is claimed ([`claim`]).
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Error, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::console::messages;
-
-/// Claim of a directory that is being written to.
-pub const CLAIM: &str = "pg_parallel_backup.unfinished";
+use crate::output::claim::{self, CLAIM, no_access};
 
 /// What was made, where the threads that make it and the one that removes it find it.
 #[derive(Clone, Debug, Default)]
@@ -163,7 +158,7 @@ impl CleanupList {
         if !created {
             self.refuse_second_use(path)?;
         }
-        if let Err(error) = claim(path) {
+        if let Err(error) = claim::take(path) {
             if created {
                 // It stays where somebody else has claimed it meanwhile.
                 let _ = fs::remove_dir(path);
@@ -228,72 +223,6 @@ fn make(path: &Path, mode: u32) -> Result<bool> {
             Err(error).with_context(|| format!("could not create directory \"{}\"", path.display()))
         }
     }
-}
-
-/// Claims a directory, which must be empty, for this process.
-fn claim(path: &Path) -> Result<()> {
-    refuse_content(path, &[])?;
-    let claim = path.join(CLAIM);
-    let failed = || format!("could not create file \"{}\"", claim.display());
-    let mut options = File::options();
-    let file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&claim);
-    let mut file = match file {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(in_use(path)),
-        file => file.with_context(failed)?,
-    };
-    let text = format!(
-        "A backup is being written to this directory by pg_parallel_backup, process {}.\n\
-         Where that process is gone, the backup is incomplete and can be removed.\n",
-        std::process::id()
-    );
-    let claimed = file
-        .write_all(text.as_bytes())
-        .with_context(failed)
-        // Another process may have claimed the directory, and completed its backup, since it was
-        // found to be empty.
-        .and_then(|()| refuse_content(path, &[CLAIM]));
-    if claimed.is_err() {
-        let _ = fs::remove_file(&claim);
-    }
-    claimed
-}
-
-/// Refuses a directory that holds anything but what is expected.
-fn refuse_content(path: &Path, expected: &[&str]) -> Result<()> {
-    let mut is_empty = true;
-    for entry in fs::read_dir(path).map_err(|error| no_access(path, error))? {
-        let name = entry.map_err(|error| no_access(path, error))?.file_name();
-        if expected.iter().any(|expected| name == *expected) {
-            continue;
-        }
-        if name == CLAIM {
-            return Err(in_use(path));
-        }
-        is_empty = false;
-    }
-    ensure!(
-        is_empty,
-        "directory \"{}\" exists but is not empty",
-        path.display()
-    );
-    Ok(())
-}
-
-fn in_use(path: &Path) -> Error {
-    anyhow!(
-        "directory \"{}\" exists but is not empty\n\
-         DETAIL:  Another process writes a backup to it, or was killed while it did.\n\
-         HINT:  The file \"{CLAIM}\" in it names the process.",
-        path.display()
-    )
-}
-
-fn no_access(path: &Path, error: io::Error) -> Error {
-    Error::new(error).context(format!("could not access directory \"{}\"", path.display()))
 }
 
 /// Removes a directory, or what is in it where it was found empty. The claim is the last to go: nobody

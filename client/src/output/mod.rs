@@ -6,6 +6,7 @@
 pub mod archive_set;
 pub mod archive_stream;
 pub mod archive_writer;
+pub mod claim;
 pub mod cleanup;
 pub mod compressor;
 pub mod data_directory;

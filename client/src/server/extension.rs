@@ -7,9 +7,10 @@ use backup_format::path;
 
 use crate::cli::configuration::{BackupConfig, Format};
 use crate::cli::option_values::{default_jobs, own_processors};
-use crate::manifest::unhex;
+use crate::manifest::hex::unhex;
 use crate::server::connection::Session;
 use crate::server::session::{number, text, value};
+use crate::server::sql_text::array;
 use crate::stream::part::Request;
 use crate::stream::part::Tablespace;
 
@@ -375,37 +376,4 @@ fn compression_argument(plan: &BackupConfig) -> String {
 /// The algorithm whose checksums are compared with the manifest.
 pub fn algorithm(plan: &BackupConfig) -> Algorithm {
     plan.manifest.unwrap_or(Algorithm::None)
-}
-
-/// An array of text, as the server reads it.
-fn array(elements: &[&[u8]]) -> Vec<u8> {
-    let mut text = b"{".to_vec();
-    for (number, element) in elements.iter().enumerate() {
-        if number > 0 {
-            text.push(b',');
-        }
-        text.push(b'"');
-        for &byte in *element {
-            if matches!(byte, b'"' | b'\\') {
-                text.push(b'\\');
-            }
-            text.push(byte);
-        }
-        text.push(b'"');
-    }
-    text.push(b'}');
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn elements_of_an_array_are_what_they_were() {
-        assert_eq!(array(&[]), b"{}");
-        let elements: [&[u8]; 3] = [b"base/5/1", b"a \"b\", \\c}", b"\xe9"];
-        let expected = b"{\"base/5/1\",\"a \\\"b\\\", \\\\c}\",\"\xe9\"}";
-        assert_eq!(array(&elements), expected);
-    }
 }

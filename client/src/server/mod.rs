@@ -7,4 +7,5 @@ pub mod cancel_statement;
 pub mod connection;
 pub mod extension;
 pub mod session;
+pub mod sql_text;
 pub mod workers;

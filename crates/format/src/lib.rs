@@ -14,6 +14,7 @@
 //! | [`control_file`] | the system identifier in pg_control | `src/include/catalog/pg_control.h` |
 //! | [`checksum`] | names of checksum algorithms | `src/common/checksum_helper.c` |
 //! | [`compression`] | names and levels of compression methods | `src/common/compression.c` |
+//! | [`checksummed_files`] | files whose pages have checksums | `src/backend/backup/basebackup.c` |
 //! | [`relation_file`] | names of relation files | `src/backend/storage/file/reinit.c` |
 //! | [`exclusion`] | what a base backup leaves out | `src/backend/backup/basebackup.c` |
 //! | [`path`] | paths as SQL text | `src/backend/utils/adt/encode.c` |
@@ -25,6 +26,7 @@
 
 pub mod archive;
 pub mod checksum;
+pub mod checksummed_files;
 pub mod compression;
 pub mod control_file;
 pub mod exclusion;

@@ -1,5 +1,5 @@
 //! Names of relation files, as `parse_filename_for_nontemp_relation()` and
-//! `looks_like_temp_rel_name()` read them, and which files hold pages with checksums.
+//! `looks_like_temp_rel_name()` read them.
 
 use crate::exclusion;
 use crate::path::{self, file_name};
@@ -93,58 +93,6 @@ pub fn is_temporary_relation(name: &[u8]) -> bool {
     matches(name).unwrap_or(false)
 }
 
-/// Which files hold pages with checksums, in a cluster that has them, as core's base backup decides it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChecksummedFiles {
-    /// Up to version 16 (`is_checksummed_file()` in `basebackup.c`): all below `global`, `base` and a
-    /// tablespace's version directory, apart from a list of names.
-    AllButListed,
-    /// From version 17 on: those whose names are a relation's.
-    Relations,
-}
-
-impl ChecksummedFiles {
-    /// The segment that a file with pages holds, which says where its block numbers begin; `None` for
-    /// a file without. `path` is relative to the data directory.
-    ///
-    /// The segment is not checked against the largest block number: one beyond that calls for wrapping
-    /// arithmetic. A name with a suffix that is no segment number is no relation's, and its file holds
-    /// no pages. Up to version 16 core fails the whole backup there, and from 17 on it sends such files
-    /// as they are. The server itself makes them: `pg_filenode.map.tmp` from 16 on.
-    pub fn segment(self, path: &[u8]) -> Option<u32> {
-        match self {
-            Self::AllButListed if may_hold_pages(path) => segment_number(file_name(path)),
-            Self::AllButListed => None,
-            Self::Relations => relation_at(path).map(|file| file.segment),
-        }
-    }
-}
-
-fn may_hold_pages(path: &[u8]) -> bool {
-    const NAMES: [&[u8]; 3] = [b"pg_control", b"pg_filenode.map", b"PG_VERSION"];
-    const PREFIXES: [&[u8]; 2] = [b"pg_internal.init", b"config_exec_params"];
-
-    let in_tablespace = path.starts_with(b"global/")
-        || path.starts_with(b"base/")
-        || path::below_version_directory(path).is_some();
-    let name = file_name(path);
-    in_tablespace
-        && !name.is_empty()
-        && !NAMES.contains(&name)
-        && !PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-}
-
-/// The number after the first dot of a file name, whatever follows it, as core reads it up to version
-/// 16; 0 where there is no dot. `None` where there is no number after it, or it is 0, or too large.
-fn segment_number(name: &[u8]) -> Option<u32> {
-    let Some(dot) = name.iter().position(|&byte| byte == b'.') else {
-        return Some(0);
-    };
-    let (digits, _) = split_digits(&name[dot + 1..]);
-    let number = std::str::from_utf8(digits).ok()?.parse().ok();
-    number.filter(|&segment| segment > 0)
-}
-
 /// Whether a path, relative to the data directory, is that of a relation's file: one whose changes
 /// are in the WAL.
 pub fn is_relation(path: &[u8]) -> bool {
@@ -172,7 +120,7 @@ pub fn database_of(path: &[u8]) -> u32 {
 }
 
 /// Splits `bytes` behind its leading ASCII digits.
-fn split_digits(bytes: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split_digits(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = bytes
         .iter()
         .position(|byte| !byte.is_ascii_digit())
@@ -332,81 +280,5 @@ mod tests {
             assert!(!is_temporary_relation(name.as_bytes()), "{name}");
         }
         assert!(!is_temporary_relation(b"t1_1\xff"));
-    }
-
-    #[test]
-    fn only_files_of_pages_are_checksummed() {
-        let both = [
-            "global/1262",
-            "base/5/16384",
-            "base/5/16384_fsm.1",
-            "pg_tblspc/16400/PG_15_202209061/5/16384",
-        ];
-        let older = ["base/5/stray file", "base/5/pg_control2", "base/5/16384.4x"];
-        for (path, newer) in both
-            .map(|path| (path, true))
-            .into_iter()
-            .chain(older.map(|path| (path, false)))
-        {
-            let segment = |files: ChecksummedFiles| files.segment(path.as_bytes());
-            assert!(segment(ChecksummedFiles::AllButListed).is_some(), "{path}");
-            assert_eq!(
-                segment(ChecksummedFiles::Relations).is_some(),
-                newer,
-                "{path}"
-            );
-        }
-        for path in [
-            "",
-            "global",
-            "global/",
-            "global/pg_control",
-            "global/pg_filenode.map",
-            "global/pg_filenode.map.tmp",
-            "global/pg_internal.init",
-            "global/pg_internal.init.123",
-            "base/5/PG_VERSION",
-            "base/5/PG_VERSION.old",
-            "base/5/pg_internal.init",
-            "base/5/config_exec_params.new",
-            "base/5/16384.",
-            "base/5/16384.0",
-            "base/5/1.-1",
-            "base/5/1.4294967296",
-            "base/5/1.99999999999999999999",
-            "PG_VERSION",
-            "postgresql.conf",
-            "pg_xact/0000",
-            "./base/5/16384",
-            "globals/1",
-            "pg_tblspc/16400",
-            "pg_tblspc/16400/16384",
-            "pg_tblspc/x/PG_15_202209061/5/16384",
-            "pg_tblspc/16400/PG_15_202209061/5/PG_VERSION",
-        ] {
-            for files in [ChecksummedFiles::AllButListed, ChecksummedFiles::Relations] {
-                assert_eq!(files.segment(path.as_bytes()), None, "{path}");
-            }
-        }
-        let odd = b"base/5/\xe9.conf";
-        assert_eq!(ChecksummedFiles::AllButListed.segment(odd), None);
-    }
-
-    #[test]
-    fn segment_numbers_are_read_from_the_file_name() {
-        for (path, older, newer) in [
-            ("base/5/16384", Some(0), Some(0)),
-            ("base/5/16384.1", Some(1), Some(1)),
-            ("base/5/16384_vm.12", Some(12), Some(12)),
-            ("base/5.7/16384", Some(0), None),
-            ("base/5/16384.2.3", Some(2), None),
-            ("base/5/16384.4x", Some(4), None),
-            ("base/5/16384.007", Some(7), None),
-            ("global/16384.4294967295", Some(u32::MAX), Some(u32::MAX)),
-        ] {
-            let segment = |files: ChecksummedFiles| files.segment(path.as_bytes());
-            assert_eq!(segment(ChecksummedFiles::AllButListed), older, "{path}");
-            assert_eq!(segment(ChecksummedFiles::Relations), newer, "{path}");
-        }
     }
 }

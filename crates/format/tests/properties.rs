@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use backup_format::checksum::Algorithm;
+use backup_format::checksummed_files::ChecksummedFiles;
 use backup_format::compression::{Compression, InvalidCompression, Method};
 use backup_format::lsn::Lsn;
 use backup_format::manifest::{TimelineEntry, WalRange, wal_ranges};
 use backup_format::page::{PageHeader, is_all_zeros};
-use backup_format::relation_file::{ChecksummedFiles, Fork, RelationFile};
+use backup_format::relation_file::{Fork, RelationFile};
 use backup_format::wal::{SegmentName, SegmentSize, SequenceError, select_segments};
 use backup_format::{exclusion, path, relation_file, wal};
 use proptest::collection::vec;

@@ -13,7 +13,7 @@ use backup_format::tablespace_map;
 use super::wanted::Wanted;
 use crate::console::messages;
 use crate::manifest::backup_path::{MANIFEST, display};
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, shortened};
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::archive_files::{ArchiveFile, Content};
 use crate::stream::part::Part;
@@ -114,10 +114,10 @@ impl Listing {
     /// As it is to be written: the map of the tablespaces does not stay.
     ///
     /// # Errors
-    /// As [`manifest::without`].
+    /// As [`shortened::without`].
     pub fn restored(self) -> Result<Vec<u8>> {
         if self.has_map() {
-            manifest::without(&self.text, TABLESPACE_MAP)
+            shortened::without(&self.text, TABLESPACE_MAP)
         } else {
             Ok(self.text)
         }

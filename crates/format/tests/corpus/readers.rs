@@ -5,11 +5,12 @@ use std::process::{Command, Stdio};
 
 use backup_format::archive::{Attributes, END, file_header};
 use backup_format::checksum::Algorithm;
+use backup_format::checksummed_files::ChecksummedFiles;
 use backup_format::compression::Compression;
 use backup_format::lsn::Lsn;
 use backup_format::manifest::{File, PathStyle, Writer};
 use backup_format::page::{self, PageHeader};
-use backup_format::relation_file::{ChecksummedFiles, Fork, RelationFile};
+use backup_format::relation_file::{Fork, RelationFile};
 use backup_format::wal::SegmentName;
 use backup_format::{exclusion, path, relation_file, wal};
 use serde_json::Value;
