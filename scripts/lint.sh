@@ -51,6 +51,8 @@ fi
 # Without this, byte code would be left beside the sources.
 export PYTHONPYCACHEPREFIX=${CARGO_TARGET_DIR:-$ROOT/target}/pycache
 check python3 scripts/check_imports.py src client/src
+check cargo build --quiet -p pg_parallel_backup_client
+check python3 scripts/check_docs.py "${CARGO_TARGET_DIR:-$ROOT/target}/debug/pg_parallel_backup"
 check python3 -m py_compile "${python_scripts[@]}"
 
 if ((${#failed[@]})); then

@@ -7,7 +7,7 @@ use backup_tests::server::Cluster;
 use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 
-/// A schema of wrappers as the README shows them, and two roles: `operator` may call the wrappers,
+/// A schema of wrappers as docs/operations.md shows them, and two roles: `operator` may call the wrappers,
 /// `worker` may send files. Neither may call anything else of the extension.
 const WRAPPERS: &str = "
     CREATE SCHEMA ops;

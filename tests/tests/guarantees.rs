@@ -1,4 +1,4 @@
-//! The guarantees that the README gives, one test or more for each, named for it.
+//! The guarantees of docs/guarantees.md, one test or more for each, named for it.
 
 use std::collections::BTreeMap;
 use std::fs;

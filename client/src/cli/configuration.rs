@@ -32,7 +32,7 @@ pub enum Format {
     /// A directory that starts as it is.
     #[value(alias = "p")]
     Plain,
-    /// ArchiveSet.
+    /// Archives.
     #[value(alias = "t")]
     Tar,
 }
@@ -187,7 +187,7 @@ pub struct RestoreConfig {
     pub waldir: Option<PathBuf>,
     /// New places of tablespaces, by their old ones.
     pub mapping: BTreeMap<PathBuf, PathBuf>,
-    /// ArchiveSet that are unpacked at once.
+    /// Archives that are unpacked at once.
     pub jobs: usize,
     /// How it reaches the disk; `None` when nobody waits for it.
     pub sync: Option<SyncMethod>,

@@ -24,7 +24,7 @@ use crate::stream::part::{Part, Request};
 pub enum Target {
     /// A data directory.
     Plain(DataDirectory),
-    /// ArchiveSet, and which ones.
+    /// Archives, and which ones.
     Tar(Box<ArchiveSet>, Vec<Part>),
 }
 

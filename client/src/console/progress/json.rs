@@ -1,4 +1,4 @@
-//! The progress for programs: what the README promises them.
+//! The progress for programs: what docs/program-reference.md promises them.
 
 use serde::Serialize;
 
