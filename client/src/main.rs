@@ -62,12 +62,12 @@ fn run(command_line: CommandLine) -> ExitCode {
 fn work(command_line: CommandLine) -> Result<bool> {
     let done = |()| true;
     match command_line.command {
-        None => (command_line.backup.check()).and_then(|plan| backup::run(&plan).map(done)),
+        None => (command_line.backup.check()).and_then(|config| backup::run(&config).map(done)),
         Some(Command::Check(options)) => {
-            (options.check()).and_then(|plan| check::run(&plan).map(done))
+            (options.check()).and_then(|config| check::run(&config).map(done))
         }
         Some(Command::Restore(options)) => {
-            (options.check()).and_then(|plan| restore::run(plan).map(done))
+            (options.check()).and_then(|config| restore::run(config).map(done))
         }
         Some(Command::Verify(options)) => options.check().and_then(verify::run),
     }

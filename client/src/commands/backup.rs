@@ -28,10 +28,10 @@ use crate::stream::part::Request;
 
 /// What all threads share.
 struct Shared<'a> {
-    plan: &'a BackupConfig,
+    config: &'a BackupConfig,
     /// Connections for the files.
     jobs: usize,
-    stop: &'a Cancellation,
+    cancellation: &'a Cancellation,
     counters: &'a Counters,
     commands: Commands,
 }
@@ -39,9 +39,9 @@ struct Shared<'a> {
 impl<'a> Shared<'a> {
     fn streams(&self, counter: &'a Counter) -> Streams<'a> {
         Streams {
-            method: self.plan.compress.of_streams().method,
-            algorithm: extension::algorithm(self.plan),
-            stop: self.stop,
+            method: self.config.compress.of_streams().method,
+            algorithm: extension::algorithm(self.config),
+            cancellation: self.cancellation,
             counter,
         }
     }
@@ -51,49 +51,49 @@ impl<'a> Shared<'a> {
 ///
 /// # Errors
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
-pub fn run(plan: &BackupConfig) -> Result<()> {
+pub fn run(config: &BackupConfig) -> Result<()> {
     // May ask for a password, before anything else is on the terminal.
-    let (opener, mut session) = Opener::connect(&plan.address)?;
+    let (opener, mut session) = Opener::connect(&config.address)?;
     session::prepare(&session)?;
     let extension = Extension::find(&session)?;
-    if !plan.wal {
+    if !config.wal {
         session::show_notices(&session)?;
     }
-    if plan.manifest_force_encode {
+    if config.manifest_force_encode {
         extension.force_encode(&session)?;
     }
-    let jobs = if plan.to_stdout {
+    let jobs = if config.to_stdout {
         // The session that leads sends everything.
         0
     } else {
-        extension.jobs(&session, plan.jobs)?
+        extension.jobs(&session, config.jobs)?
     };
 
     let signals = Signals::watch()?;
     let watch = Watch {
         name: "backup",
-        progress: plan.progress,
+        progress: config.progress,
         first: Phase::Starting,
         workers: jobs,
     };
-    let (made, commands, owned) = (
+    let (cleanup, commands, owned) = (
         SharedCleanupList::default(),
         Commands::default(),
-        plan.clone(),
+        config.clone(),
     );
-    let (shelf, running) = (made.clone(), commands.clone());
+    let (shared_cleanup, running) = (cleanup.clone(), commands.clone());
     let kill = || commands.kill();
     let result = supervisor::run(watch, &signals, kill, move |shared| {
         let shared = Shared {
-            plan: &owned,
+            config: &owned,
             jobs,
-            stop: &shared.stop,
+            cancellation: &shared.cancellation,
             counters: &shared.counters,
             commands: running,
         };
-        lead(&shared, &opener, &mut session, &extension, &shelf)
+        lead(&shared, &opener, &mut session, &extension, &shared_cleanup)
     });
-    result.inspect_err(|_| made.clean_up(plan.clean, plan.verbose))
+    result.inspect_err(|_| cleanup.clean_up(config.clean, config.verbose))
 }
 
 fn lead(
@@ -101,37 +101,37 @@ fn lead(
     opener: &Opener,
     session: &mut Session,
     extension: &Extension,
-    made: &SharedCleanupList,
+    cleanup: &SharedCleanupList,
 ) -> Result<()> {
     let Shared {
-        plan,
-        stop,
+        config,
+        cancellation,
         counters,
         ..
     } = *shared;
-    if plan.progress.is_some() && session::archives(session)? {
+    if config.progress.is_some() && session::archives(session)? {
         counters.expect_archiving();
     }
-    say(plan, "waiting for the checkpoint of the backup's start");
-    if plan.to_stdout {
-        let statement = extension.whole_copy(plan);
-        let count = interruptible(session, opener, stop, |session| {
-            standard_output::pass_on(session, &statement, plan, stop, counters)
+    say(config, "waiting for the checkpoint of the backup's start");
+    if config.to_stdout {
+        let statement = extension.whole_copy(config);
+        let count = interruptible(session, opener, cancellation, |session| {
+            standard_output::pass_on(session, &statement, config, cancellation, counters)
         })?;
-        say(plan, &format!("base backup of {count} files completed"));
+        say(config, &format!("base backup of {count} files completed"));
         return Ok(());
     }
-    let started = interruptible(session, opener, stop, |session| {
-        extension.start(session, &plan.into())
+    let started = interruptible(session, opener, cancellation, |session| {
+        extension.start(session, &config.into())
     })?;
     let led = (|| {
-        stop.check()?;
+        cancellation.check()?;
         counters.expect(Expected {
             bytes: started.total_bytes,
             files: started.file_count,
         });
         say(
-            plan,
+            config,
             &format!(
                 "backup of {} files began at {} on timeline {}",
                 started.file_count, started.start_lsn, started.timeline
@@ -140,7 +140,7 @@ fn lead(
         let mode = extension.directory_mode(session)?;
         let tablespaces = extension.tablespaces(session)?;
         let archives = (shared.jobs, &shared.commands);
-        let target = Target::create(plan, &tablespaces, archives, mode, &mut made.lock())?;
+        let target = Target::create(config, &tablespaces, archives, mode, &mut cleanup.lock())?;
         let received = ReceivedFiles::default();
         counters.enter(Phase::Copying);
         run_workers(
@@ -152,34 +152,34 @@ fn lead(
             &received,
         )?;
         receive_missing(shared, (session, extension), &started, &target, &received)?;
-        say(plan, "all files are here; ending the backup");
+        say(config, "all files are here; ending the backup");
         Ok((target, received))
     })();
     let (target, received) = match led {
         Ok(led) => led,
-        Err(error) => return Err(give_up(extension, session, stop, error)),
+        Err(error) => return Err(give_up(extension, session, cancellation, error)),
     };
 
     counters.enter(Phase::Ending);
-    let statement = extension.closing_copy(plan);
-    let closed = interruptible(session, opener, stop, |session| {
+    let statement = extension.closing_copy(config);
+    let closed = interruptible(session, opener, cancellation, |session| {
         let sink = target.sink(Request::All, 0, shared.streams(counters.leader()))?;
         receive(session, &statement, sink, &received, None)
     });
     closed.context("could not end the backup")?;
-    let standby = if plan.standby {
+    let standby = if config.standby {
         Some(standby::settings(&Standby {
             server_version: session.server_version(),
             conninfo: &session.parameters()?,
-            database: connection::named_database(&plan.address)?.as_deref(),
-            slot: plan.slot.as_deref(),
+            database: connection::named_database(&config.address)?.as_deref(),
+            slot: config.slot.as_deref(),
         }))
     } else {
         None
     };
     // A lock that is held while the disk is waited for would keep the main thread from ending.
-    let made = made.lock().clone();
-    complete(shared, &target, received, standby, &made)
+    let cleanup = cleanup.lock().clone();
+    complete(shared, &target, received, standby, &cleanup)
 }
 
 /// Everything has arrived: compares it with the manifest, has it reach the disk, and removes the
@@ -189,11 +189,11 @@ fn complete(
     target: &Target,
     received: ReceivedFiles,
     standby: Option<String>,
-    made: &CleanupList,
+    cleanup: &CleanupList,
 ) -> Result<()> {
     let Shared {
-        plan,
-        stop,
+        config,
+        cancellation,
         counters,
         ..
     } = *shared;
@@ -202,26 +202,31 @@ fn complete(
     if !files.contains_key(CONTROL_FILE) {
         return Err(anyhow!("the server did not send global/pg_control"));
     }
-    if let Some(algorithm) = plan.manifest {
+    if let Some(algorithm) = config.manifest {
         let count = manifest::compare(&target.manifest()?, files, algorithm)?;
-        say(plan, &format!("{count} files are as the manifest says"));
+        say(config, &format!("{count} files are as the manifest says"));
     }
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
     }
-    target.end(plan.manifest.is_some(), stop)?;
-    if plan.sync.is_some() {
+    target.end(config.manifest.is_some(), cancellation)?;
+    if config.sync.is_some() {
         counters.enter(Phase::Syncing);
-        say(plan, "syncing data to disk");
+        say(config, "syncing data to disk");
     }
-    let mut last = vec![plan.target.clone()];
-    if plan.format == Format::Plain {
-        last.push(plan.target.join("global"));
+    let mut last = vec![config.target.clone()];
+    if config.format == Format::Plain {
+        last.push(config.target.join("global"));
     }
-    sync::complete(plan.sync, made, shared.jobs, stop, &last, || {
-        target.finish(plan.manifest.is_some())
-    })?;
-    say(plan, "base backup completed");
+    sync::complete(
+        config.sync,
+        cleanup,
+        shared.jobs,
+        cancellation,
+        &last,
+        || target.finish(config.manifest.is_some()),
+    )?;
+    say(config, "base backup completed");
     Ok(())
 }
 
@@ -234,21 +239,22 @@ fn run_workers(
     received: &ReceivedFiles,
 ) -> Result<()> {
     let Shared {
-        plan,
-        stop,
+        config,
+        cancellation,
         counters,
         ..
     } = *shared;
     let requests: Vec<_> = target
         .requests()
         .into_iter()
-        .map(|request| (request, extension.worker_copy(started, request, plan)))
+        .map(|request| (request, extension.worker_copy(started, request, config)))
         .collect();
     let work = |number: usize, worker: &Worker| {
-        let connections = Connections::new((opener, stop), (number, worker), plan.retries);
+        let connections =
+            Connections::new((opener, cancellation), (number, worker), config.retries);
         work(shared, &requests, connections, target, received)
     };
-    workers::run(counters, stop, &work, || {
+    workers::run(counters, cancellation, &work, || {
         let _ = extension.abort(leader);
     })
 }
@@ -261,9 +267,11 @@ fn receive_missing(
     target: &Target,
     received: &ReceivedFiles,
 ) -> Result<()> {
-    let Shared { plan, counters, .. } = *shared;
+    let Shared {
+        config, counters, ..
+    } = *shared;
     let ask_again = |request, names: &[&str]| {
-        let statement = extension.named_copy(started, request, names, plan);
+        let statement = extension.named_copy(started, request, names, config);
         let sink = target.late_sink(request, shared.streams(counters.leader()))?;
         receive(leader, &statement, sink, received, None)
     };
@@ -271,7 +279,7 @@ fn receive_missing(
     let gone = lost_directories::complete(parts, started, target, received, ask_again)?;
     if gone > 0 {
         say(
-            plan,
+            config,
             &format!(
                 "{} gone since the backup began",
                 lost_directories::count(gone)
@@ -290,13 +298,13 @@ fn work(
     received: &ReceivedFiles,
 ) -> Result<()> {
     let Connections { number, worker, .. } = connections;
-    let shown = shared.plan.progress.is_some().then_some(worker);
+    let shown = shared.config.progress.is_some().then_some(worker);
     for (request, statement) in requests {
         connections.run(|session| {
             worker.begins(Activity::Waiting);
             let sink = target.sink(*request, number, shared.streams(&worker.counter))?;
             receive(session, statement, sink, received, shown).map_err(|error| {
-                let may_go_on = shared.plan.manifest.is_some() || !is_lost(&error);
+                let may_go_on = shared.config.manifest.is_some() || !is_lost(&error);
                 if may_go_on {
                     error
                 } else {
@@ -346,8 +354,8 @@ fn receive(
     }
 }
 
-fn say(plan: &BackupConfig, text: &str) {
-    if plan.verbose {
+fn say(config: &BackupConfig, text: &str) {
+    if config.verbose {
         messages::say(text);
     }
 }

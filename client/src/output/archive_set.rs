@@ -77,17 +77,17 @@ impl ArchiveSet {
     /// # Errors
     /// Where it exists and is not empty, or cannot be made.
     pub fn create(
-        plan: &BackupConfig,
+        config: &BackupConfig,
         (jobs, commands): (usize, &Commands),
         mode: u32,
-        made: &mut CleanupList,
+        cleanup: &mut CleanupList,
     ) -> Result<Self> {
-        let place = if let Some(template) = &plan.pipe {
+        let place = if let Some(template) = &config.pipe {
             Place::Commands(commands.clone(), template.clone())
         } else {
-            made.directory(&plan.target, mode)?;
+            cleanup.directory(&config.target, mode)?;
             Place::Directory {
-                path: plan.target.clone(),
+                path: config.target.clone(),
                 // Who may enter the directory may read what is in it.
                 file_mode: mode & 0o640,
             }
@@ -95,14 +95,14 @@ impl ArchiveSet {
         let archives = Self {
             place,
             jobs,
-            compress: plan.compress,
+            compress: config.compress,
             begun: Mutex::default(),
             complete: Mutex::default(),
             first: Mutex::default(),
         };
         if let Place::Directory { path, .. } = &archives.place {
-            made.add_key_file(path.join(archives.name(Id::FIRST)));
-            made.add_key_file(path.join(manifest_name()));
+            cleanup.add_key_file(path.join(archives.name(Id::FIRST)));
+            cleanup.add_key_file(path.join(manifest_name()));
         }
         Ok(archives)
     }
@@ -172,14 +172,14 @@ impl ArchiveSet {
     ///
     /// # Errors
     /// The operating system's, and those of the command.
-    pub fn empty(&self, id: Id, bytes: &[u8], stop: &Cancellation) -> Result<()> {
+    pub fn empty(&self, id: Id, bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
         let Place::Directory { path, .. } = &self.place else {
             if !self.begun().contains(&id) {
                 return Ok(());
             }
             let mut writer = self.begin(id)?;
-            writer.write(bytes, stop)?;
-            return writer.finish(stop);
+            writer.write(bytes, cancellation)?;
+            return writer.finish(cancellation);
         };
         let path = path.join(self.name(id));
         match fs::remove_file(&path) {
@@ -230,14 +230,14 @@ impl ArchiveSet {
     ///
     /// # Errors
     /// The operating system's, those of commands, and where the backup is to stop.
-    pub fn end(&self, with_manifest: bool, stop: &Cancellation) -> Result<()> {
+    pub fn end(&self, with_manifest: bool, cancellation: &Cancellation) -> Result<()> {
         let mut writer = self.take_first()?;
-        writer.write(&END, stop)?;
-        writer.finish(stop)?;
+        writer.write(&END, cancellation)?;
+        writer.finish(cancellation)?;
         if with_manifest {
             let mut outlet = self.open(&manifest_name(), true)?;
-            outlet.write(&self.first().manifest, stop)?;
-            outlet.finish(stop)?;
+            outlet.write(&self.first().manifest, cancellation)?;
+            outlet.finish(cancellation)?;
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ pub struct Archive<'a> {
     id: Id,
     input: Input,
     check: Check<'a>,
-    stop: &'a Cancellation,
+    cancellation: &'a Cancellation,
     output: Output,
 }
 
@@ -45,7 +45,7 @@ impl<'a> Archive<'a> {
         id: Id,
         input: Input,
         check: Check<'a>,
-        stop: &'a Cancellation,
+        cancellation: &'a Cancellation,
     ) -> Result<Self> {
         let output = if id == Id::FIRST {
             Output::First(archives.begin(id)?, WithheldEnd::default())
@@ -57,7 +57,7 @@ impl<'a> Archive<'a> {
             id,
             input,
             check,
-            stop,
+            cancellation,
             output,
         })
     }
@@ -77,21 +77,21 @@ impl<'a> Archive<'a> {
             id,
             input,
             check,
-            stop,
+            cancellation,
             output,
         } = self;
         let begin = || archives.begin(*id);
         let as_sent = archives.is_kept_as_sent(*id);
-        stop.check()?;
+        cancellation.check()?;
         input.push(bytes, |reader, plain| {
             reader.push(plain, check)?;
             if as_sent {
                 return Ok(());
             }
-            output.write(plain, check.is_empty(), begin, stop)
+            output.write(plain, check.is_empty(), begin, cancellation)
         })?;
         if as_sent {
-            output.write(bytes, check.is_empty(), begin, stop)?;
+            output.write(bytes, check.is_empty(), begin, cancellation)?;
         }
         Ok(())
     }
@@ -105,10 +105,12 @@ impl<'a> Archive<'a> {
         match self.output {
             Output::First(writer, _) => self.archives.leave_first(writer),
             Output::Other(Some(writer), _) if !self.check.is_empty() => {
-                writer.finish(self.stop)?;
+                writer.finish(self.cancellation)?;
                 self.archives.complete(self.id);
             }
-            Output::Other(_, nothing) => self.archives.empty(self.id, &nothing, self.stop)?,
+            Output::Other(_, nothing) => {
+                self.archives.empty(self.id, &nothing, self.cancellation)?
+            }
         }
         Ok(self.check.into_contents().0)
     }
@@ -120,21 +122,21 @@ impl Output {
         bytes: &[u8],
         is_empty: bool,
         begin: impl FnOnce() -> Result<Writer>,
-        stop: &Cancellation,
+        cancellation: &Cancellation,
     ) -> Result<()> {
         match self {
             Self::First(writer, held_back) => {
-                held_back.push(bytes, |bytes| writer.write(bytes, stop))
+                held_back.push(bytes, |bytes| writer.write(bytes, cancellation))
             }
-            Self::Other(Some(writer), _) => writer.write(bytes, stop),
+            Self::Other(Some(writer), _) => writer.write(bytes, cancellation),
             Self::Other(None, waiting) if is_empty && waiting.len() < BEFORE_MEMBERS => {
                 waiting.extend_from_slice(bytes);
                 Ok(())
             }
             Self::Other(writer, waiting) => {
                 let writer = writer.insert(begin()?);
-                writer.write(&std::mem::take(waiting), stop)?;
-                writer.write(bytes, stop)
+                writer.write(&std::mem::take(waiting), cancellation)?;
+                writer.write(bytes, cancellation)
             }
         }
     }
@@ -151,7 +153,7 @@ struct Members<'a> {
     writer: Writer,
     left_to_pad: usize,
     check: Check<'a>,
-    stop: &'a Cancellation,
+    cancellation: &'a Cancellation,
 }
 
 impl<'a> Closing<'a> {
@@ -163,7 +165,7 @@ impl<'a> Closing<'a> {
         archives: &'a ArchiveSet,
         input: Input,
         check: Check<'a>,
-        stop: &'a Cancellation,
+        cancellation: &'a Cancellation,
     ) -> Result<Self> {
         Ok(Self {
             archives,
@@ -172,7 +174,7 @@ impl<'a> Closing<'a> {
                 writer: archives.take_first()?,
                 left_to_pad: 0,
                 check,
-                stop,
+                cancellation,
             },
         })
     }
@@ -188,7 +190,7 @@ impl<'a> Closing<'a> {
     /// As [`Archive::take`].
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
         let Self { input, members, .. } = self;
-        members.stop.check()?;
+        members.cancellation.check()?;
         input.push(bytes, |reader, plain| reader.push(plain, members))
     }
 
@@ -207,7 +209,7 @@ impl<'a> Closing<'a> {
 
 impl Members<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.writer.write(bytes, self.stop)
+        self.writer.write(bytes, self.cancellation)
     }
 }
 

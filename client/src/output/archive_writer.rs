@@ -49,12 +49,12 @@ impl Destination {
     ///
     /// # Errors
     /// The operating system's, and where the backup is to stop.
-    pub fn write(&mut self, bytes: &[u8], stop: &Cancellation) -> Result<()> {
+    pub fn write(&mut self, bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
         match self {
             Self::File(file, name) => file
                 .write_all(bytes)
                 .with_context(|| format!("could not write {name}")),
-            Self::Command(command) => command.write(bytes, stop),
+            Self::Command(command) => command.write(bytes, cancellation),
         }
     }
 
@@ -62,10 +62,10 @@ impl Destination {
     ///
     /// # Errors
     /// Those of the command.
-    pub fn finish(self, stop: &Cancellation) -> Result<()> {
+    pub fn finish(self, cancellation: &Cancellation) -> Result<()> {
         match self {
             Self::File(..) => Ok(()),
-            Self::Command(command) => command.finish(stop),
+            Self::Command(command) => command.finish(cancellation),
         }
     }
 }
@@ -86,19 +86,20 @@ impl Writer {
     ///
     /// # Errors
     /// As [`Destination::write`].
-    pub fn write(&mut self, bytes: &[u8], stop: &Cancellation) -> Result<()> {
+    pub fn write(&mut self, bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
         let outlet = &mut self.outlet;
         self.compressor
-            .write(bytes, |bytes| outlet.write(bytes, stop))
+            .write(bytes, |bytes| outlet.write(bytes, cancellation))
     }
 
     /// The archive is complete.
     ///
     /// # Errors
     /// As [`Destination::finish`].
-    pub fn finish(self, stop: &Cancellation) -> Result<()> {
+    pub fn finish(self, cancellation: &Cancellation) -> Result<()> {
         let mut outlet = self.outlet;
-        self.compressor.finish(|bytes| outlet.write(bytes, stop))?;
-        outlet.finish(stop)
+        self.compressor
+            .finish(|bytes| outlet.write(bytes, cancellation))?;
+        outlet.finish(cancellation)
     }
 }

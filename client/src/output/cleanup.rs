@@ -26,8 +26,8 @@ impl SharedCleanupList {
 
     /// After an error: removes what was made, or says that it is not to be used.
     pub fn clean_up(&self, clean: bool, verbose: bool) {
-        let made = self.lock();
-        for path in made.paths() {
+        let cleanup = self.lock();
+        for path in cleanup.paths() {
             if !clean {
                 messages::say(format_args!(
                     "\"{}\" is not removed at user's request, and holds no backup",
@@ -37,7 +37,7 @@ impl SharedCleanupList {
                 messages::say(format_args!("removing \"{}\"", path.display()));
             }
         }
-        if clean && let Err(error) = made.remove() {
+        if clean && let Err(error) = cleanup.remove() {
             messages::warn(format_args!("could not remove all that was made: {error}"));
         }
     }
@@ -287,20 +287,20 @@ mod tests {
         let scratch = Scratch(std::env::temp_dir().join(name));
         let target = scratch.0.join("backup");
         let control = target.join("global/pg_control");
-        let mut made = CleanupList::default();
-        made.directory(&target, 0o700).unwrap();
-        made.add_key_file(control.clone());
-        made.add_key_file(target.join("base"));
+        let mut cleanup = CleanupList::default();
+        cleanup.directory(&target, 0o700).unwrap();
+        cleanup.add_key_file(control.clone());
+        cleanup.add_key_file(target.join("base"));
         // No name is so long.
-        made.add_key_file(target.join("x".repeat(1000)));
+        cleanup.add_key_file(target.join("x".repeat(1000)));
         fs::create_dir_all(target.join("base")).unwrap();
         fs::create_dir_all(control.parent().unwrap()).unwrap();
         fs::write(&control, "").unwrap();
 
-        made.remove().unwrap_err();
+        cleanup.remove().unwrap_err();
         assert!(!control.exists() && target.join("base").exists());
-        made.key_files.pop();
-        made.remove().unwrap();
+        cleanup.key_files.pop();
+        cleanup.remove().unwrap();
         assert!(!scratch.0.exists());
     }
 

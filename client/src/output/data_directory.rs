@@ -22,7 +22,7 @@ use crate::manifest::backup_path::{CONTROL_FILE, MANIFEST, check_name, display, 
 use crate::manifest::received_files::twice;
 use crate::output::cleanup::CleanupList;
 use crate::output::layout::Layout;
-use crate::stream::file_ownership::{Claim, FileOwnership, Stream};
+use crate::stream::file_ownership::{FileOwnership, Ownership, Stream};
 use crate::stream::part::Tablespace;
 
 /// Behind the names of these two, and of the first archive, until the end.
@@ -41,7 +41,7 @@ pub struct DataDirectory {
     target: Place,
     tablespaces: BTreeMap<u32, Place>,
     waldir: Option<Place>,
-    claims: FileOwnership,
+    ownership: FileOwnership,
     /// Of its directories.
     mode: u32,
 }
@@ -66,7 +66,7 @@ impl DataDirectory {
         layout: Layout<'_>,
         tablespaces: &[Tablespace],
         mode: u32,
-        made: &mut CleanupList,
+        cleanup: &mut CleanupList,
     ) -> Result<Self> {
         let known: BTreeSet<_> = tablespaces
             .iter()
@@ -79,13 +79,13 @@ impl DataDirectory {
                 old.display()
             );
         }
-        let target = Place::create(layout.target, mode, made)?;
+        let target = Place::create(layout.target, mode, cleanup)?;
         for mark in [CONTROL_FILE, MANIFEST] {
-            made.add_key_file(target.path.join(as_path(mark)));
+            cleanup.add_key_file(target.path.join(as_path(mark)));
         }
         let waldir = match layout.waldir {
             Some(path) => {
-                let place = Place::create(path, mode, made)?;
+                let place = Place::create(path, mode, cleanup)?;
                 link(path, &target.path.join("pg_wal"))?;
                 Some(place)
             }
@@ -97,7 +97,7 @@ impl DataDirectory {
         }
         for Tablespace { oid, location } in tablespaces {
             let path = layout.mapping.get(location).unwrap_or(location);
-            let place = Place::create(path, mode, made).with_context(|| {
+            let place = Place::create(path, mode, cleanup).with_context(|| {
                 format!(
                     "no place for tablespace {oid}, which was in \"{}\" (-T puts it elsewhere)",
                     location.display()
@@ -110,7 +110,7 @@ impl DataDirectory {
             target,
             tablespaces: places,
             waldir,
-            claims: FileOwnership::default(),
+            ownership: FileOwnership::default(),
             mode,
         })
     }
@@ -129,7 +129,7 @@ impl DataDirectory {
 
     /// A number for a stream that is to write files.
     pub fn stream(&self) -> Stream {
-        self.claims.stream()
+        self.ownership.stream()
     }
 
     /// A stream has a file that is not written, which is there once all the same.
@@ -137,9 +137,9 @@ impl DataDirectory {
     /// # Errors
     /// Where the stream has had it before.
     pub fn leave_out(&self, path: &[u8], stream: Stream) -> Result<()> {
-        match self.claims.claim(path, stream) {
-            Claim::Twice => Err(twice(path)),
-            Claim::Own | Claim::Aside => Ok(()),
+        match self.ownership.begin(path, stream) {
+            Ownership::Twice => Err(twice(path)),
+            Ownership::Own | Ownership::Aside => Ok(()),
         }
     }
 
@@ -149,10 +149,10 @@ impl DataDirectory {
     /// As above, and where the stream has had the same file before.
     pub fn create_file(&self, path: &[u8], mode: u32, stream: Stream) -> Result<NewFile> {
         let name = unfinished_name(path);
-        let aside = match self.claims.claim(path, stream) {
-            Claim::Own => false,
-            Claim::Aside => true,
-            Claim::Twice => return Err(twice(path)),
+        let aside = match self.ownership.begin(path, stream) {
+            Ownership::Own => false,
+            Ownership::Aside => true,
+            Ownership::Twice => return Err(twice(path)),
         };
         let name = if aside {
             aside_name(&name, stream)
@@ -191,7 +191,7 @@ impl DataDirectory {
         let aside = aside_name(&name, stream);
         let (place, to) = self.locate_file(&name)?;
         let (_, from) = self.locate_file(&aside)?;
-        self.claims
+        self.ownership
             .take_over(path, stream, || place.dir.rename(from, &place.dir, to))
             .with_context(|| format!("could not rename file to \"{}\"", place.show(to)))
     }
@@ -208,7 +208,7 @@ impl DataDirectory {
         if aside {
             remove(&aside_name(&name, stream));
         } else {
-            self.claims.give_up(path, stream, || remove(&name));
+            self.ownership.give_up(path, stream, || remove(&name));
         }
     }
 
@@ -303,8 +303,8 @@ impl DataDirectory {
 }
 
 impl Place {
-    fn create(path: &Path, mode: u32, made: &mut CleanupList) -> Result<Self> {
-        made.directory(path, mode)?;
+    fn create(path: &Path, mode: u32, cleanup: &mut CleanupList) -> Result<Self> {
+        cleanup.directory(path, mode)?;
         let dir = Dir::open_ambient_dir(path, ambient_authority())
             .with_context(|| format!("could not open directory \"{}\"", path.display()))?;
         Ok(Self {

@@ -137,9 +137,9 @@ impl Piped {
     ///
     /// # Errors
     /// Where it does not read any more, and where the backup is to stop.
-    pub fn write(&mut self, mut bytes: &[u8], stop: &Cancellation) -> Result<()> {
+    pub fn write(&mut self, mut bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
         while !bytes.is_empty() {
-            stop.check()?;
+            cancellation.check()?;
             let Some(input) = &mut self.input else {
                 bail!("{} has no input any more", self.name);
             };
@@ -152,7 +152,7 @@ impl Piped {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-                    return Err(self.closed_its_input(stop));
+                    return Err(self.closed_its_input(cancellation));
                 }
                 Err(error) => {
                     return Err(error).with_context(|| format!("could not write to {}", self.name));
@@ -166,11 +166,11 @@ impl Piped {
     ///
     /// # Errors
     /// Where it fails, and where the backup is to stop.
-    pub fn finish(mut self, stop: &Cancellation) -> Result<()> {
-        self.wait_until_read(stop)?;
+    pub fn finish(mut self, cancellation: &Cancellation) -> Result<()> {
+        self.wait_until_read(cancellation)?;
         self.input = None;
         while !self.has_ended()? {
-            stop.check()?;
+            cancellation.check()?;
             self.check_not_stopped()?;
             thread::sleep(LOOK);
         }
@@ -182,16 +182,16 @@ impl Piped {
     }
 
     /// What it leaves in the pipe nobody would tell of otherwise.
-    fn wait_until_read(&mut self, stop: &Cancellation) -> Result<()> {
+    fn wait_until_read(&mut self, cancellation: &Cancellation) -> Result<()> {
         while let Some(input) = &self.input {
-            stop.check()?;
+            cancellation.check()?;
             // In this order: who has closed it reads no more.
             let look = || Ok::<_, Error>((is_closed(input)?, rustix::io::ioctl_fionread(input)?));
             let (closed, unread) =
                 look().with_context(|| format!("could not write to {}", self.name))?;
             match (unread, closed) {
                 (0, _) => break,
-                (_, true) => return Err(self.closed_its_input(stop)),
+                (_, true) => return Err(self.closed_its_input(cancellation)),
                 _ => {
                     self.check_not_stopped()?;
                     thread::sleep(LOOK);
@@ -201,9 +201,9 @@ impl Piped {
         Ok(())
     }
 
-    fn closed_its_input(&mut self, stop: &Cancellation) -> Error {
+    fn closed_its_input(&mut self, cancellation: &Cancellation) -> Error {
         let begin = Instant::now();
-        let is_patient = || begin.elapsed() < PATIENCE && !stop.is_requested();
+        let is_patient = || begin.elapsed() < PATIENCE && !cancellation.is_requested();
         loop {
             match self.has_ended() {
                 Ok(true) => break,

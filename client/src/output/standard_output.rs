@@ -28,26 +28,27 @@ use crate::stream::member_check::Check;
 pub fn pass_on(
     session: &Session,
     statement: &str,
-    plan: &BackupConfig,
-    stop: &Cancellation,
+    config: &BackupConfig,
+    cancellation: &Cancellation,
     counters: &Counters,
 ) -> Result<usize> {
     // What the server has compressed is passed on as it is.
-    let (compress, as_it_is) = match plan.compress.side {
-        Side::Client => (plan.compress, false),
+    let (compress, as_it_is) = match config.compress.side {
+        Side::Client => (config.compress, false),
         Side::Server => (Compress::NONE, true),
     };
     let mut writer = Writer::new(open()?, &compress)?;
-    let mut check = Check::with_manifest(extension::algorithm(plan), counters.leader());
-    let mut input = Input::new(plan.compress.of_streams().method)?;
+    let mut check = Check::with_manifest(extension::algorithm(config), counters.leader());
+    let mut input = Input::new(config.compress.of_streams().method)?;
     let mut held_back = WithheldEnd::default();
     let mut begun = false;
     session.copy(statement, |bytes| {
-        stop.check()?;
+        cancellation.check()?;
         if !std::mem::replace(&mut begun, true) {
             counters.enter(Phase::Copying);
         }
-        let mut pass = |bytes: &[u8]| held_back.push(bytes, |bytes| writer.write(bytes, stop));
+        let mut pass =
+            |bytes: &[u8]| held_back.push(bytes, |bytes| writer.write(bytes, cancellation));
         input.push(bytes, |reader, plain| {
             reader.push(plain, &mut check)?;
             if as_it_is { Ok(()) } else { pass(plain) }
@@ -62,12 +63,12 @@ pub fn pass_on(
         files.contains_key(CONTROL_FILE),
         "the server did not send global/pg_control"
     );
-    let count = match plan.manifest {
+    let count = match config.manifest {
         Some(algorithm) => manifest::compare(&manifest, files, algorithm)?,
         None => files.len(),
     };
-    writer.write(&held_back.into_inner(), stop)?;
-    writer.finish(stop)?;
+    writer.write(&held_back.into_inner(), cancellation)?;
+    writer.finish(cancellation)?;
     Ok(count)
 }
 

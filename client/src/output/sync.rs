@@ -21,22 +21,22 @@ use crate::stream::regular_file;
 /// As [`sync`], and those of `finish`.
 pub fn complete(
     method: Option<SyncMethod>,
-    made: &CleanupList,
+    cleanup: &CleanupList,
     jobs: usize,
-    stop: &Cancellation,
+    cancellation: &Cancellation,
     last: &[PathBuf],
     finish: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    stop.check()?;
+    cancellation.check()?;
     if let Some(method) = method {
-        sync(made, method, jobs, stop)?;
+        sync(cleanup, method, jobs, cancellation)?;
     }
-    stop.check()?;
-    made.remove_claims()?;
+    cancellation.check()?;
+    cleanup.remove_claims()?;
     finish()?;
     if method.is_some() {
         let last = last.iter().map(PathBuf::as_path);
-        made.paths().chain(last).try_for_each(sync_one)?;
+        cleanup.paths().chain(last).try_for_each(sync_one)?;
     }
     Ok(())
 }
@@ -45,8 +45,13 @@ pub fn complete(
 ///
 /// # Errors
 /// The operating system's: then nothing is certain. And where the backup is to stop.
-fn sync(made: &CleanupList, method: SyncMethod, jobs: usize, stop: &Cancellation) -> Result<()> {
-    for path in made.paths() {
+fn sync(
+    cleanup: &CleanupList,
+    method: SyncMethod,
+    jobs: usize,
+    cancellation: &Cancellation,
+) -> Result<()> {
+    for path in cleanup.paths() {
         let quoted = || format!("\"{}\"", path.display());
         match method {
             SyncMethod::Syncfs => {
@@ -60,14 +65,14 @@ fn sync(made: &CleanupList, method: SyncMethod, jobs: usize, stop: &Cancellation
                 walk(path, &mut files, &mut directories)
                     .with_context(|| format!("could not read directory {}", quoted()))?;
                 // Directories after what they hold.
-                sync_each(&files, regular_file::open, jobs, stop)?;
+                sync_each(&files, regular_file::open, jobs, cancellation)?;
                 directories.reverse();
-                sync_each(&directories, |path| File::open(path), 1, stop)?;
+                sync_each(&directories, |path| File::open(path), 1, cancellation)?;
             }
         }
     }
     // Their own entries are in the directories above them.
-    for path in made.paths().chain(made.above()) {
+    for path in cleanup.paths().chain(cleanup.above()) {
         sync_one(directory_above(path))?;
     }
     Ok(())
@@ -112,11 +117,11 @@ fn sync_each(
     paths: &[PathBuf],
     open: impl Fn(&Path) -> io::Result<File> + Sync,
     jobs: usize,
-    stop: &Cancellation,
+    cancellation: &Cancellation,
 ) -> Result<()> {
     // Nobody looks at these.
     let counters = Counters::new(jobs);
-    parallel::for_each(paths, counters.workers(), stop, |_, path| {
+    parallel::for_each(paths, counters.workers(), cancellation, |_, path| {
         sync_opened(path, open(path))
     })
 }

@@ -36,7 +36,7 @@ pub struct Streams<'a> {
     /// The manifest's checksums.
     pub algorithm: Algorithm,
     /// The word to stop.
-    pub stop: &'a Cancellation,
+    pub cancellation: &'a Cancellation,
     /// What has arrived.
     pub counter: &'a Counter,
 }
@@ -57,25 +57,25 @@ impl Target {
     /// # Errors
     /// As [`DataDirectory::create`].
     pub fn create(
-        plan: &BackupConfig,
+        config: &BackupConfig,
         tablespaces: &[Tablespace],
         (jobs, commands): (usize, &Commands),
         mode: u32,
-        made: &mut CleanupList,
+        cleanup: &mut CleanupList,
     ) -> Result<Self> {
-        Ok(match plan.format {
+        Ok(match config.format {
             Format::Plain => {
                 let layout = Layout {
-                    target: &plan.target,
-                    waldir: plan.waldir.as_deref(),
-                    mapping: &plan.mapping,
+                    target: &config.target,
+                    waldir: config.waldir.as_deref(),
+                    mapping: &config.mapping,
                 };
-                Self::Plain(DataDirectory::create(layout, tablespaces, mode, made)?)
+                Self::Plain(DataDirectory::create(layout, tablespaces, mode, cleanup)?)
             }
             Format::Tar => {
                 let mut parts = vec![Part::Base];
                 parts.extend(tablespaces.iter().map(|t| Part::Tablespace(t.oid)));
-                let archives = ArchiveSet::create(plan, (jobs, commands), mode, made)?;
+                let archives = ArchiveSet::create(config, (jobs, commands), mode, cleanup)?;
                 Self::Tar(Box::new(archives), parts)
             }
         })
@@ -102,7 +102,7 @@ impl Target {
         let Streams {
             method,
             algorithm,
-            stop,
+            cancellation,
             counter,
         } = streams;
         let input = Input::new(method)?;
@@ -110,15 +110,15 @@ impl Target {
             (Self::Tar(archives, _), Request::Part(part)) => {
                 let check = Check::new(part.prefix(), algorithm, counter);
                 let id = Id { part, worker };
-                Sink::Archive(Archive::new(archives, id, input, check, stop)?)
+                Sink::Archive(Archive::new(archives, id, input, check, cancellation)?)
             }
             (Self::Tar(archives, _), Request::All) => {
                 let check = Check::with_manifest(algorithm, counter);
-                Sink::Closing(Closing::new(archives, input, check, stop)?)
+                Sink::Closing(Closing::new(archives, input, check, cancellation)?)
             }
             (Self::Plain(folder), _) => {
                 let arriving = IncomingFiles::new(algorithm, counter);
-                Sink::Unpacker(Unpacker::new(folder, input, arriving, stop))
+                Sink::Unpacker(Unpacker::new(folder, input, arriving, cancellation))
             }
         })
     }
@@ -147,7 +147,7 @@ impl Target {
                     archives,
                     input,
                     check,
-                    streams.stop,
+                    streams.cancellation,
                 )?))
             }
             (Self::Tar(archives, _), Request::Part(part)) => {
@@ -183,10 +183,10 @@ impl Target {
     ///
     /// # Errors
     /// As [`ArchiveSet::end`].
-    pub fn end(&self, with_manifest: bool, stop: &Cancellation) -> Result<()> {
+    pub fn end(&self, with_manifest: bool, cancellation: &Cancellation) -> Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
-            Self::Tar(archives, _) => archives.end(with_manifest, stop),
+            Self::Tar(archives, _) => archives.end(with_manifest, cancellation),
         }
     }
 

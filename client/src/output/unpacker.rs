@@ -30,7 +30,7 @@ struct Members<'a> {
     surplus: &'static [u8],
     /// Files that are received, and not written.
     left_out: &'static [&'static [u8]],
-    stop: &'a Cancellation,
+    cancellation: &'a Cancellation,
     arriving: IncomingFiles<'a>,
     current: Option<Current>,
     /// Files that have not their own names yet.
@@ -52,7 +52,7 @@ impl<'a> Unpacker<'a> {
         folder: &'a DataDirectory,
         input: Input,
         arriving: IncomingFiles<'a>,
-        stop: &'a Cancellation,
+        cancellation: &'a Cancellation,
     ) -> Self {
         Self {
             input,
@@ -62,7 +62,7 @@ impl<'a> Unpacker<'a> {
                 prefix: Vec::new(),
                 surplus: b"",
                 left_out: &[],
-                stop,
+                cancellation,
                 arriving,
                 current: None,
                 aside: HashSet::new(),
@@ -93,7 +93,7 @@ impl<'a> Unpacker<'a> {
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
         let Self { input, members } = self;
         input.push(bytes, |reader, plain| {
-            members.stop.check()?;
+            members.cancellation.check()?;
             reader.push(plain, members)
         })
     }

@@ -14,17 +14,17 @@ use crate::runtime::cancellation::Cancellation;
 pub fn for_each<T: Sync>(
     things: &[T],
     workers: &[Worker],
-    stop: &Cancellation,
+    cancellation: &Cancellation,
     work: impl Fn(&Worker, &T) -> Result<()> + Sync,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
     let take = |worker: &Worker| {
         while let Some(thing) = things.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if stop.is_requested() {
+            if cancellation.is_requested() {
                 break;
             }
             if let Err(error) = work(worker, thing) {
-                stop.fail(error);
+                cancellation.fail(error);
             }
         }
         worker.begins(Activity::Ended);
@@ -37,5 +37,5 @@ pub fn for_each<T: Sync>(
             scope.spawn(|| take(worker));
         }
     });
-    stop.check()
+    cancellation.check()
 }

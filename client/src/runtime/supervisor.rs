@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Shared {
     /// The word to stop.
-    pub stop: Cancellation,
+    pub cancellation: Cancellation,
     /// The progress.
     pub counters: Counters,
 }
@@ -53,7 +53,7 @@ pub fn run<T: Send + 'static>(
 ) -> Result<T> {
     // Threads may outlive this function's patience with them.
     let shared: &'static Shared = Box::leak(Box::new(Shared {
-        stop: Cancellation::default(),
+        cancellation: Cancellation::default(),
         counters: Counters::new(watch.workers),
     }));
     shared.counters.enter(watch.first);
@@ -73,10 +73,10 @@ pub fn run<T: Send + 'static>(
         }
         if let Some(signal) = signals.received() {
             shared
-                .stop
+                .cancellation
                 .fail(anyhow!("received {signal}, and ended the {}", watch.name));
         }
-        if shared.stop.is_requested() {
+        if shared.cancellation.is_requested() {
             stop_others();
             if Instant::now() > *patience.get_or_insert_with(|| Instant::now() + PATIENCE) {
                 break Err(anyhow!(
@@ -93,6 +93,6 @@ pub fn run<T: Send + 'static>(
     line.finish(&shared.counters);
     result.map_err(|error| {
         stop_others();
-        shared.stop.reason().unwrap_or(error)
+        shared.cancellation.reason().unwrap_or(error)
     })
 }

@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub fn interruptible<T: Send>(
     session: &mut Session,
     opener: &Opener,
-    stop: &Cancellation,
+    cancellation: &Cancellation,
     work: impl FnOnce(&Session) -> Result<T> + Send,
 ) -> Result<T> {
     let backend = Backend::of(session)?;
@@ -35,7 +35,7 @@ pub fn interruptible<T: Send>(
             result
         });
         while ended.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
-            if stop.is_requested() {
+            if cancellation.is_requested() {
                 // Where that fails, the end of the program ends the session.
                 let _ = backend.cancel(opener);
                 break;

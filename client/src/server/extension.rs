@@ -200,8 +200,13 @@ impl Extension {
     }
 
     /// The stream of a worker.
-    pub fn worker_copy(&self, started: &Started, request: Request, plan: &BackupConfig) -> String {
-        self.files_copy(started, request, "", plan)
+    pub fn worker_copy(
+        &self,
+        started: &Started,
+        request: Request,
+        config: &BackupConfig,
+    ) -> String {
+        self.files_copy(started, request, "", config)
     }
 
     /// A stream of what is asked for by name.
@@ -210,11 +215,11 @@ impl Extension {
         started: &Started,
         request: Request,
         names: &[&str],
-        plan: &BackupConfig,
+        config: &BackupConfig,
     ) -> String {
         let names: Vec<_> = names.iter().map(|name| name.as_bytes()).collect();
         let names = String::from_utf8_lossy(&array(&names)).replace('\'', "''");
-        self.files_copy(started, request, &format!(", files => '{names}'"), plan)
+        self.files_copy(started, request, &format!(", files => '{names}'"), config)
     }
 
     fn files_copy(
@@ -222,7 +227,7 @@ impl Extension {
         started: &Started,
         request: Request,
         files: &str,
-        plan: &BackupConfig,
+        config: &BackupConfig,
     ) -> String {
         let tablespace = match request {
             Request::All => String::new(),
@@ -232,7 +237,7 @@ impl Extension {
             "COPY (SELECT {}send_backup_files({}{files}{tablespace}{})) TO STDOUT",
             self.schema,
             started.backup_id,
-            compression_argument(plan)
+            compression_argument(config)
         )
     }
 
@@ -264,24 +269,24 @@ impl Extension {
     }
 
     /// The stream that ends the backup.
-    pub fn closing_copy(&self, plan: &BackupConfig) -> String {
+    pub fn closing_copy(&self, config: &BackupConfig) -> String {
         format!(
             "COPY (SELECT {}send_stop_backup(wal => {}{})) TO STDOUT",
             self.schema,
-            plan.wal,
-            compression_argument(plan)
+            config.wal,
+            compression_argument(config)
         )
     }
 
     /// Everything in one stream.
-    pub fn whole_copy(&self, plan: &BackupConfig) -> String {
+    pub fn whole_copy(&self, config: &BackupConfig) -> String {
         format!(
             "COPY (SELECT {}base_backup(label => '{}', {}, wal => {}{})) TO STDOUT",
             self.schema,
-            plan.label.replace('\'', "''"),
-            Start::from(plan).arguments(),
-            plan.wal,
-            compression_argument(plan),
+            config.label.replace('\'', "''"),
+            Start::from(config).arguments(),
+            config.wal,
+            compression_argument(config),
         )
     }
 
@@ -330,16 +335,16 @@ impl Extension {
 }
 
 impl<'a> From<&'a BackupConfig> for Start<'a> {
-    fn from(plan: &'a BackupConfig) -> Self {
+    fn from(config: &'a BackupConfig) -> Self {
         Self {
-            label: &plan.label,
-            fast: plan.fast,
+            label: &config.label,
+            fast: config.fast,
             // In a directory the links are made here.
-            tablespace_map: plan.format == Format::Tar,
-            max_rate: plan.max_rate,
-            verify_checksums: plan.verify_checksums,
-            manifest: plan.manifest,
-            retain_wal: plan.wal,
+            tablespace_map: config.format == Format::Tar,
+            max_rate: config.max_rate,
+            verify_checksums: config.verify_checksums,
+            manifest: config.manifest,
+            retain_wal: config.wal,
         }
     }
 }
@@ -365,8 +370,8 @@ impl Start<'_> {
 }
 
 /// The last argument of what sends a stream.
-fn compression_argument(plan: &BackupConfig) -> String {
-    let compression = plan.compress.of_streams();
+fn compression_argument(config: &BackupConfig) -> String {
+    let compression = config.compress.of_streams();
     match compression.method {
         Method::None => String::new(),
         _ => format!(", compression => '{compression}'"),
@@ -374,6 +379,6 @@ fn compression_argument(plan: &BackupConfig) -> String {
 }
 
 /// The algorithm whose checksums are compared with the manifest.
-pub fn algorithm(plan: &BackupConfig) -> Algorithm {
-    plan.manifest.unwrap_or(Algorithm::None)
+pub fn algorithm(config: &BackupConfig) -> Algorithm {
+    config.manifest.unwrap_or(Algorithm::None)
 }

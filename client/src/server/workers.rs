@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Where it was to stop.
 pub fn run(
     counters: &Counters,
-    stop: &Cancellation,
+    cancellation: &Cancellation,
     work: &(impl Fn(usize, &Worker) -> Result<()> + Sync),
     end: impl FnOnce(),
 ) -> Result<()> {
@@ -33,7 +33,7 @@ pub fn run(
         worker.begins(Activity::Ended);
         if let Err(error) = result {
             // The others have nothing to work for.
-            stop.fail(error.context(format!("worker {number} failed")));
+            cancellation.fail(error.context(format!("worker {number} failed")));
         }
     };
     let work = &work;
@@ -44,19 +44,19 @@ pub fn run(
             .collect();
         while !workers.iter().all(|worker| worker.is_finished()) {
             thread::sleep(LOOK);
-            if stop.is_requested() {
+            if cancellation.is_requested() {
                 end();
                 break;
             }
         }
     });
-    stop.check()
+    cancellation.check()
 }
 
 /// The connections of one worker: one after the other, as they get lost.
 pub struct Connections<'a> {
     opener: &'a Opener,
-    stop: &'a Cancellation,
+    cancellation: &'a Cancellation,
     /// The worker's number.
     pub number: usize,
     /// The worker, as others see it.
@@ -68,13 +68,13 @@ pub struct Connections<'a> {
 impl<'a> Connections<'a> {
     /// For a worker that may lose as many as `retries`.
     pub fn new(
-        (opener, stop): (&'a Opener, &'a Cancellation),
+        (opener, cancellation): (&'a Opener, &'a Cancellation),
         (number, worker): (usize, &'a Worker),
         retries: u32,
     ) -> Self {
         Self {
             opener,
-            stop,
+            cancellation,
             number,
             worker,
             retries,
@@ -88,9 +88,11 @@ impl<'a> Connections<'a> {
     /// Those of the work, where it was not the connection that was lost, or it was once too often.
     pub fn run<T>(&mut self, mut work: impl FnMut(&mut Session) -> Result<T>) -> Result<T> {
         loop {
-            self.stop.check()?;
+            self.cancellation.check()?;
             match self.try_once(&mut work) {
-                Err(error) if self.retries > 0 && is_lost(&error) && !self.stop.is_requested() => {
+                Err(error)
+                    if self.retries > 0 && is_lost(&error) && !self.cancellation.is_requested() =>
+                {
                     self.retries -= 1;
                     self.worker.begins(Activity::Lost);
                     messages::warn(format_args!(
@@ -98,7 +100,7 @@ impl<'a> Connections<'a> {
                         self.number
                     ));
                     // What ended it may last a moment.
-                    self.stop.wait(PAUSE);
+                    self.cancellation.wait(PAUSE);
                 }
                 result => return result,
             }
@@ -132,13 +134,13 @@ pub fn is_lost(error: &Error) -> bool {
 pub fn give_up(
     extension: &Extension,
     leader: &Session,
-    stop: &Cancellation,
+    cancellation: &Cancellation,
     error: Error,
 ) -> Error {
     match extension.abort(leader) {
         // That is why the workers failed.
         Err(lost) if is_lost(&lost) => {
-            drop(stop.reason());
+            drop(cancellation.reason());
             lost.context("the connection that leads the backup was lost")
         }
         _ => error,

@@ -24,7 +24,7 @@ struct State {
 
 /// Under which name a stream writes a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum Ownership {
     /// Its own.
     Own,
     /// One that is only for this stream, until it ends.
@@ -43,14 +43,14 @@ impl FileOwnership {
     }
 
     /// A stream begins a file.
-    pub fn claim(&self, path: &[u8], stream: Stream) -> Claim {
+    pub fn begin(&self, path: &[u8], stream: Stream) -> Ownership {
         self.with(|state| match state.owners.get(path) {
             None => {
                 state.owners.insert(path.to_owned(), stream);
-                Claim::Own
+                Ownership::Own
             }
-            Some(&owner) if owner == stream => Claim::Twice,
-            Some(_) => Claim::Aside,
+            Some(&owner) if owner == stream => Ownership::Twice,
+            Some(_) => Ownership::Aside,
         })
     }
 
@@ -84,24 +84,24 @@ mod tests {
 
     #[test]
     fn the_stream_that_ends_well_has_the_file() {
-        let claims = FileOwnership::default();
-        let (lost, other) = (claims.stream(), claims.stream());
-        assert_eq!(claims.claim(b"a", lost), Claim::Own);
-        assert_eq!(claims.claim(b"a", lost), Claim::Twice);
-        assert_eq!(claims.claim(b"a", other), Claim::Aside);
-        claims.take_over(b"a", other, || ());
-        claims.give_up(b"a", lost, || panic!("the file is another stream's"));
-        assert_eq!(claims.claim(b"a", other), Claim::Twice);
+        let ownership = FileOwnership::default();
+        let (lost, other) = (ownership.stream(), ownership.stream());
+        assert_eq!(ownership.begin(b"a", lost), Ownership::Own);
+        assert_eq!(ownership.begin(b"a", lost), Ownership::Twice);
+        assert_eq!(ownership.begin(b"a", other), Ownership::Aside);
+        ownership.take_over(b"a", other, || ());
+        ownership.give_up(b"a", lost, || panic!("the file is another stream's"));
+        assert_eq!(ownership.begin(b"a", other), Ownership::Twice);
     }
 
     #[test]
     fn a_failed_stream_removes_what_nobody_took() {
-        let claims = FileOwnership::default();
-        let (lost, other) = (claims.stream(), claims.stream());
-        assert_eq!(claims.claim(b"a", lost), Claim::Own);
+        let ownership = FileOwnership::default();
+        let (lost, other) = (ownership.stream(), ownership.stream());
+        assert_eq!(ownership.begin(b"a", lost), Ownership::Own);
         let mut removed = false;
-        claims.give_up(b"a", lost, || removed = true);
+        ownership.give_up(b"a", lost, || removed = true);
         assert!(removed);
-        assert_eq!(claims.claim(b"a", other), Claim::Own);
+        assert_eq!(ownership.begin(b"a", other), Ownership::Own);
     }
 }

@@ -34,8 +34,8 @@ use relations::Named;
 
 /// What all threads share.
 struct Shared<'a> {
-    plan: &'a CheckConfig,
-    stop: &'a Cancellation,
+    config: &'a CheckConfig,
+    cancellation: &'a Cancellation,
     counters: &'a Counters,
     findings: &'a Mutex<Findings>,
     /// What the server has said of the files that are being looked at.
@@ -63,9 +63,9 @@ struct Checked {
 ///
 /// # Errors
 /// Where something is, and whatever keeps a file from being looked at.
-pub fn run(plan: &CheckConfig) -> Result<()> {
+pub fn run(config: &CheckConfig) -> Result<()> {
     // May ask for a password, before anything else is on the terminal.
-    let (opener, mut session) = Opener::connect(&plan.address)?;
+    let (opener, mut session) = Opener::connect(&config.address)?;
     session::prepare(&session)?;
     let extension = Extension::find(&session)?;
     ensure!(
@@ -76,24 +76,24 @@ pub fn run(plan: &CheckConfig) -> Result<()> {
 
     let watch = Watch {
         name: "check",
-        progress: plan.progress,
+        progress: config.progress,
         first: Phase::Starting,
-        workers: extension.jobs(&session, plan.jobs)?,
+        workers: extension.jobs(&session, config.jobs)?,
     };
     let signals = Signals::watch()?;
     let findings: Arc<Mutex<Findings>> = Arc::default();
     let heard: Arc<Mutex<Findings>> = Arc::default();
     let hearing = heard.clone();
     messages::listen(move |line| damage::hear(&mut locked(&hearing), line));
-    let (kept, plan) = (findings.clone(), plan.clone());
+    let (kept, config) = (findings.clone(), config.clone());
     let result = supervisor::run(
         watch,
         &signals,
         || {},
         move |shared| {
             let shared = Shared {
-                plan: &plan,
-                stop: &shared.stop,
+                config: &config,
+                cancellation: &shared.cancellation,
                 counters: &shared.counters,
                 findings: &kept,
                 heard: &heard,
@@ -116,35 +116,35 @@ fn lead(
     session: &mut Session,
     extension: &Extension,
 ) -> Result<Checked> {
-    let plan = shared.plan;
-    say(plan, "waiting for the checkpoint of the check's start");
+    let config = shared.config;
+    say(config, "waiting for the checkpoint of the check's start");
     let start = Start {
         label: "pg_parallel_backup check",
-        fast: plan.fast,
+        fast: config.fast,
         tablespace_map: false,
-        max_rate: plan.max_rate,
+        max_rate: config.max_rate,
         verify_checksums: true,
         manifest: None,
         retain_wal: false,
     };
-    let started = interruptible(session, opener, shared.stop, |session| {
+    let started = interruptible(session, opener, shared.cancellation, |session| {
         extension.start(session, &start)
     })?;
     let led = (|| {
-        shared.stop.check()?;
+        shared.cancellation.check()?;
         let queue = Queue::new(extension.files(session)?);
         shared.counters.expect(Expected {
             bytes: queue.bytes(),
             files: queue.files() as u64,
         });
         shared.counters.enter(Phase::Copying);
-        say(plan, &format!("checking {} files", queue.files()));
+        say(config, &format!("checking {} files", queue.files()));
         run_workers(shared, opener, session, extension, &started, &queue)?;
         Ok(queue)
     })();
     let queue = match led {
         Ok(queue) => queue,
-        Err(error) => return Err(give_up(extension, session, shared.stop, error)),
+        Err(error) => return Err(give_up(extension, session, shared.cancellation, error)),
     };
     if let Err(error) = extension.abort(session) {
         // All has been looked at, and the backup ends with the session.
@@ -156,7 +156,7 @@ fn lead(
     Ok(Checked {
         files: queue.files(),
         bytes: queue.bytes(),
-        damaged: relations::name(findings, opener, session, shared.stop)?,
+        damaged: relations::name(findings, opener, session, shared.cancellation)?,
     })
 }
 
@@ -169,8 +169,8 @@ fn run_workers(
     queue: &Queue,
 ) -> Result<()> {
     let Shared {
-        plan,
-        stop,
+        config,
+        cancellation,
         counters,
         ..
     } = *shared;
@@ -179,14 +179,14 @@ fn run_workers(
             shared,
             extension,
             backup_id: started.backup_id,
-            connections: Connections::new((opener, stop), (number, worker), plan.retries),
+            connections: Connections::new((opener, cancellation), (number, worker), config.retries),
         };
         while let Some(batch) = queue.next() {
             eye.check(batch)?;
         }
         Ok(())
     };
-    workers::run(counters, stop, &work, || {
+    workers::run(counters, cancellation, &work, || {
         // Where this fails, so it does when it is tried again.
         let _ = extension.abort(leader);
     })
@@ -308,8 +308,8 @@ fn take(heard: &Mutex<Findings>, paths: &[&[u8]]) -> Findings {
         .collect()
 }
 
-fn say(plan: &CheckConfig, text: &str) {
-    if plan.verbose {
+fn say(config: &CheckConfig, text: &str) {
+    if config.verbose {
         messages::say(text);
     }
 }

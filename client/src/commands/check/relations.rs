@@ -71,7 +71,7 @@ pub fn name(
     findings: Findings,
     opener: &Opener,
     leader: &Session,
-    stop: &Cancellation,
+    cancellation: &Cancellation,
 ) -> Result<Vec<Named>> {
     let mut named: Vec<_> = findings.into_iter().map(Named::without_name).collect();
     let mut by_database: BTreeMap<u32, Vec<&mut Named>> = BTreeMap::new();
@@ -90,7 +90,7 @@ pub fn name(
         BTreeMap::new()
     });
     for (oid, mut files) in by_database {
-        stop.check()?;
+        cancellation.check()?;
         let Some(database) = databases.get(&oid) else {
             messages::warn(format_args!("there is no database with OID {oid}"));
             continue;

@@ -35,28 +35,28 @@ use source::{LEFT_OUT, Source};
 ///
 /// # Errors
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
-pub fn run(plan: RestoreConfig) -> Result<()> {
+pub fn run(config: RestoreConfig) -> Result<()> {
     let signals = Signals::watch()?;
     let watch = Watch {
         name: "restore",
-        progress: plan.progress.then_some(ProgressFormat::Text),
+        progress: config.progress.then_some(ProgressFormat::Text),
         first: Phase::Copying,
-        workers: plan.jobs,
+        workers: config.jobs,
     };
-    let made = SharedCleanupList::default();
-    let (clean, verbose) = (plan.clean, plan.verbose);
-    let shelf = made.clone();
+    let cleanup = SharedCleanupList::default();
+    let (clean, verbose) = (config.clean, config.verbose);
+    let shared_cleanup = cleanup.clone();
     supervisor::run(
         watch,
         &signals,
         || (),
-        move |shared| restore(&plan, shared, &shelf),
+        move |shared| restore(&config, shared, &shared_cleanup),
     )
-    .inspect_err(|_| made.clean_up(clean, verbose))
+    .inspect_err(|_| cleanup.clean_up(clean, verbose))
 }
 
-fn restore(plan: &RestoreConfig, shared: &Shared, made: &SharedCleanupList) -> Result<()> {
-    let source = Source::open(&plan.archives, &shared.stop)?;
+fn restore(config: &RestoreConfig, shared: &Shared, cleanup: &SharedCleanupList) -> Result<()> {
+    let source = Source::open(&config.archives, &shared.cancellation)?;
     if let Some(listing) = &source.manifest {
         let files = &listing.manifest.files;
         shared.counters.expect(Expected {
@@ -70,13 +70,13 @@ fn restore(plan: &RestoreConfig, shared: &Shared, made: &SharedCleanupList) -> R
         messages::warn("there is no backup manifest, with which the files could be compared");
     }
     let layout = Layout {
-        target: &plan.target,
-        waldir: plan.waldir.as_deref(),
-        mapping: &plan.mapping,
+        target: &config.target,
+        waldir: config.waldir.as_deref(),
+        mapping: &config.mapping,
     };
     // The server's own, until it is known whether a group may read.
-    let folder = DataDirectory::create(layout, &source.tablespaces, 0o700, &mut made.lock())?;
-    let mut files = unpack(plan, shared, &source, &folder)?;
+    let folder = DataDirectory::create(layout, &source.tablespaces, 0o700, &mut cleanup.lock())?;
+    let mut files = unpack(config, shared, &source, &folder)?;
     shared.counters.enter(Phase::Comparing);
     ensure!(
         files.contains_key(CONTROL_FILE),
@@ -89,27 +89,32 @@ fn restore(plan: &RestoreConfig, shared: &Shared, made: &SharedCleanupList) -> R
         files.retain(|path, _| !is_exempt(path));
         let count = compared.len();
         listing.manifest.compare(files, listing.algorithm)?;
-        say(plan, &format!("{count} files are as the manifest says"));
+        say(config, &format!("{count} files are as the manifest says"));
         folder.write_manifest(&listing.restored()?)?;
     }
     // A lock that is held while the disk is waited for would keep the main thread from ending.
-    let made = made.lock().clone();
-    adopt_mode(plan, &made)?;
-    if plan.sync.is_some() {
+    let cleanup = cleanup.lock().clone();
+    adopt_mode(config, &cleanup)?;
+    if config.sync.is_some() {
         shared.counters.enter(Phase::Syncing);
-        say(plan, "syncing data to disk");
+        say(config, "syncing data to disk");
     }
-    let last = [plan.target.clone(), plan.target.join("global")];
-    sync::complete(plan.sync, &made, plan.jobs, &shared.stop, &last, || {
-        folder.finish(has_manifest)
-    })?;
-    say(plan, "restore completed");
+    let last = [config.target.clone(), config.target.join("global")];
+    sync::complete(
+        config.sync,
+        &cleanup,
+        config.jobs,
+        &shared.cancellation,
+        &last,
+        || folder.finish(has_manifest),
+    )?;
+    say(config, "restore completed");
     Ok(())
 }
 
 /// Unpacks all archives, and returns what was in them.
 fn unpack(
-    plan: &RestoreConfig,
+    config: &RestoreConfig,
     shared: &Shared,
     source: &Source,
     folder: &DataDirectory,
@@ -119,31 +124,29 @@ fn unpack(
     // No file is in two of them, as it can be with streams that are lost.
     let stream = folder.stream();
     let workers = shared.counters.workers();
-    let unpack_one = |worker: &Worker, archive: &ArchiveFile| {
-        say(plan, &format!("unpacking \"{}\"", archive.name));
-        worker.begins(Activity::Receiving(archive.name.clone()));
-        let arriving = IncomingFiles::new(algorithm, &worker.counter);
-        let input = Input::new(archive.method)?;
-        let mut unpacker = Unpacker::new(folder, input, arriving, &shared.stop).of_archive(
-            stream,
-            archive.content.prefix(),
-            LEFT_OUT,
-        );
-        archive.read(|bytes| unpacker.take(bytes))?;
-        received.add(unpacker.finish().with_context(|| archive.place())?)
-    };
-    parallel::for_each(&source.archives, workers, &shared.stop, unpack_one)?;
+    let unpack_one =
+        |worker: &Worker, archive: &ArchiveFile| {
+            say(config, &format!("unpacking \"{}\"", archive.name));
+            worker.begins(Activity::Receiving(archive.name.clone()));
+            let arriving = IncomingFiles::new(algorithm, &worker.counter);
+            let input = Input::new(archive.method)?;
+            let mut unpacker = Unpacker::new(folder, input, arriving, &shared.cancellation)
+                .of_archive(stream, archive.content.prefix(), LEFT_OUT);
+            archive.read(|bytes| unpacker.take(bytes))?;
+            received.add(unpacker.finish().with_context(|| archive.place())?)
+        };
+    parallel::for_each(&source.archives, workers, &shared.cancellation, unpack_one)?;
     Ok(received.into_files())
 }
 
 /// Whether a group may read is a property of the whole cluster, which the mode of its directories
 /// tells.
-fn adopt_mode(plan: &RestoreConfig, made: &CleanupList) -> Result<()> {
-    let path = plan.target.join("global");
+fn adopt_mode(config: &RestoreConfig, cleanup: &CleanupList) -> Result<()> {
+    let path = config.target.join("global");
     let found = fs::metadata(&path)
         .with_context(|| format!("could not stat directory \"{}\"", path.display()))?;
     let mode = found.permissions().mode() & 0o050 | 0o700;
-    for path in made.new_paths() {
+    for path in cleanup.new_paths() {
         fs::set_permissions(path, Permissions::from_mode(mode)).with_context(|| {
             format!(
                 "could not set permissions of directory \"{}\"",
@@ -154,8 +157,8 @@ fn adopt_mode(plan: &RestoreConfig, made: &CleanupList) -> Result<()> {
     Ok(())
 }
 
-fn say(plan: &RestoreConfig, text: &str) {
-    if plan.verbose {
+fn say(config: &RestoreConfig, text: &str) {
+    if config.verbose {
         messages::say(text);
     }
 }

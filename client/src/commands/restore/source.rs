@@ -52,7 +52,7 @@ impl Source {
     ///
     /// # Errors
     /// Where they are no backup, or cannot be read.
-    pub fn open(folder: &Path, stop: &Cancellation) -> Result<Self> {
+    pub fn open(folder: &Path, cancellation: &Cancellation) -> Result<Self> {
         let archives = list(folder)?;
         let base = |archive: &&ArchiveFile| archive.content == Content::Part(Part::Base);
         let mut bases: Vec<_> = archives.iter().filter(base).collect();
@@ -70,7 +70,7 @@ impl Source {
             Some(listing) if listing.has_map() => vec![TABLESPACE_MAP],
             Some(_) => Vec::new(),
         };
-        let mut found = Wanted::find(wanted, bases.into_iter(), stop)?;
+        let mut found = Wanted::find(wanted, bases.into_iter(), cancellation)?;
         let inside = found.take(MANIFEST).map(Listing::parse).transpose()?;
         let manifest = beside.or(inside);
         let map = found.take(TABLESPACE_MAP);

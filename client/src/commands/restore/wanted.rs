@@ -33,7 +33,7 @@ impl Wanted {
     pub fn find<'a>(
         names: Vec<&'static [u8]>,
         archives: impl Iterator<Item = &'a ArchiveFile>,
-        stop: &Cancellation,
+        cancellation: &Cancellation,
     ) -> Result<Self> {
         let mut wanted = Self {
             names,
@@ -42,7 +42,7 @@ impl Wanted {
         for archive in archives {
             if !wanted.is_complete() {
                 wanted
-                    .look_into(archive, stop)
+                    .look_into(archive, cancellation)
                     .with_context(|| archive.place())?;
             }
         }
@@ -58,12 +58,12 @@ impl Wanted {
         self.found.len() == self.names.len()
     }
 
-    fn look_into(&mut self, archive: &ArchiveFile, stop: &Cancellation) -> Result<()> {
+    fn look_into(&mut self, archive: &ArchiveFile, cancellation: &Cancellation) -> Result<()> {
         let mut file = archive.open()?;
         let mut input = Input::new(archive.method)?;
         let mut piece = vec![0; PIECE];
         while !self.is_complete() {
-            stop.check()?;
+            cancellation.check()?;
             let length = archive.read_piece(&mut file, &mut piece)?;
             if length == 0 {
                 return input.finish();

@@ -37,7 +37,7 @@ const VERSION_LENGTH: u64 = 64;
 
 /// What all parts of a verification need.
 struct Verifier<'a> {
-    plan: &'a VerifyConfig,
+    config: &'a VerifyConfig,
     findings: Findings,
     /// Where the manifest names it.
     system_identifier: Option<u64>,
@@ -48,16 +48,21 @@ struct Verifier<'a> {
 ///
 /// # Errors
 /// What makes it useless to go on. Everything else is said where it is found.
-pub fn run(plan: VerifyConfig) -> Result<bool> {
+pub fn run(config: VerifyConfig) -> Result<bool> {
     let signals = Signals::watch()?;
     let watch = Watch {
         name: "verification",
-        progress: plan.progress.then_some(ProgressFormat::Text),
+        progress: config.progress.then_some(ProgressFormat::Text),
         first: Phase::Copying,
-        workers: plan.jobs,
+        workers: config.jobs,
     };
-    let quiet = plan.quiet;
-    let verified = supervisor::run(watch, &signals, || (), move |shared| verify(&plan, shared))?;
+    let quiet = config.quiet;
+    let verified = supervisor::run(
+        watch,
+        &signals,
+        || (),
+        move |shared| verify(&config, shared),
+    )?;
     if verified && !quiet {
         writeln!(std::io::stdout(), "backup successfully verified")
             .context("could not write to standard output")?;
@@ -65,18 +70,18 @@ pub fn run(plan: VerifyConfig) -> Result<bool> {
     Ok(verified)
 }
 
-fn verify(plan: &VerifyConfig, shared: &Shared) -> Result<bool> {
+fn verify(config: &VerifyConfig, shared: &Shared) -> Result<bool> {
     // Before the work of hours.
-    let programs = plan.parse_wal.then(Programs::find).transpose()?;
-    let manifest = read_manifest(plan)?;
-    let mut expected = Expected::new(manifest.files, &plan.ignore)?;
+    let programs = config.parse_wal.then(Programs::find).transpose()?;
+    let manifest = read_manifest(config)?;
+    let mut expected = Expected::new(manifest.files, &config.ignore)?;
     let verifier = Verifier {
-        plan,
-        findings: Findings::new(plan.exit_on_error),
+        config,
+        findings: Findings::new(config.exit_on_error),
         system_identifier: manifest.system_identifier,
         shared,
     };
-    let format = match plan.format {
+    let format = match config.format {
         Some(format) => format,
         None => verifier.guess_format()?,
     };
@@ -88,15 +93,15 @@ fn verify(plan: &VerifyConfig, shared: &Shared) -> Result<bool> {
             regular_file::read_start(&verifier.full_path(VERSION_FILE), VERSION_LENGTH).ok()
         }
         Format::Tar => {
-            if plan.parse_wal && plan.wal_directory.is_none() {
+            if config.parse_wal && config.wal_directory.is_none() {
                 unpacked = Some(WalFolder::create(ranges)?);
             }
             tar::verify(&verifier, &expected, unpacked.as_ref())?
         }
     };
     if let Some(programs) = programs {
-        let in_backup = plan.directory.join("pg_wal");
-        let path = match (&plan.wal_directory, &unpacked) {
+        let in_backup = config.directory.join("pg_wal");
+        let path = match (&config.wal_directory, &unpacked) {
             (Some(path), _) => path,
             (None, Some(folder)) => folder.path(),
             (None, None) => &in_backup,
@@ -107,11 +112,11 @@ fn verify(plan: &VerifyConfig, shared: &Shared) -> Result<bool> {
     Ok(!verifier.findings.any())
 }
 
-fn read_manifest(plan: &VerifyConfig) -> Result<Manifest> {
-    let text = regular_file::read(&plan.manifest, LARGEST).map_err(|error| {
+fn read_manifest(config: &VerifyConfig) -> Result<Manifest> {
+    let text = regular_file::read(&config.manifest, LARGEST).map_err(|error| {
         anyhow!(
             "could not open file \"{}\": {}",
-            plan.manifest.display(),
+            config.manifest.display(),
             reason(&error)
         )
     })?;
@@ -134,7 +139,7 @@ impl Verifier<'_> {
     }
 
     fn full_path(&self, path: &[u8]) -> PathBuf {
-        self.plan.directory.join(OsStr::from_bytes(path))
+        self.config.directory.join(OsStr::from_bytes(path))
     }
 
     fn report_missing(&self, expected: &Expected) -> Result<()> {

@@ -26,7 +26,7 @@ const PIECE: usize = 256 * 1024;
 /// # Errors
 /// What ends the verification.
 pub fn verify(verifier: &Verifier<'_>, expected: &mut Expected) -> Result<()> {
-    let root = &verifier.plan.directory;
+    let root = &verifier.config.directory;
     fs::read_dir(root).map_err(|error| {
         anyhow!(
             "could not open directory \"{}\": {}",
@@ -37,7 +37,7 @@ pub fn verify(verifier: &Verifier<'_>, expected: &mut Expected) -> Result<()> {
     let walk = Walk { verifier };
     walk.directory(expected, &[])?;
     verifier.report_missing(expected)?;
-    if verifier.plan.checksums {
+    if verifier.config.checksums {
         verify_checksums(verifier, expected)?;
     }
     Ok(())
@@ -52,7 +52,7 @@ impl Walk<'_> {
     /// Everything in a directory; the backup's own one has an empty path. Links are followed, since
     /// tablespaces are behind them.
     fn directory(&self, expected: &mut Expected, path: &[u8]) -> Result<()> {
-        self.verifier.shared.stop.check()?;
+        self.verifier.shared.cancellation.check()?;
         let full = self.verifier.full_path(path);
         let failed = |expected: &mut Expected, error: &io::Error| {
             expected.ignore(path.to_vec());
@@ -138,7 +138,10 @@ impl Walk<'_> {
 
 fn verify_checksums(verifier: &Verifier<'_>, expected: &Expected) -> Result<()> {
     let files = expected.unchecked();
-    let Shared { stop, counters } = verifier.shared;
+    let Shared {
+        cancellation,
+        counters,
+    } = verifier.shared;
     counters.expect(progress::Expected {
         bytes: files
             .iter()
@@ -146,14 +149,19 @@ fn verify_checksums(verifier: &Verifier<'_>, expected: &Expected) -> Result<()> 
             .fold(0, u64::saturating_add),
         files: files.len() as u64,
     });
-    parallel::for_each(&files, counters.workers(), stop, |worker, &(path, file)| {
-        worker.begins(Activity::Receiving(display(path)));
-        let mut tally = Tally::new(&worker.counter);
-        verify_checksum(verifier, path, file, &mut tally)?;
-        tally.add_file();
-        tally.keep();
-        Ok(())
-    })
+    parallel::for_each(
+        &files,
+        counters.workers(),
+        cancellation,
+        |worker, &(path, file)| {
+            worker.begins(Activity::Receiving(display(path)));
+            let mut tally = Tally::new(&worker.counter);
+            verify_checksum(verifier, path, file, &mut tally)?;
+            tally.add_file();
+            tally.keep();
+            Ok(())
+        },
+    )
 }
 
 fn verify_checksum(
@@ -180,7 +188,7 @@ fn verify_checksum(
     let mut piece = vec![0; room.min(PIECE)];
     let mut size = 0;
     while size <= file.size {
-        verifier.shared.stop.check()?;
+        verifier.shared.cancellation.check()?;
         match open.read(&mut piece) {
             Ok(0) => break,
             Ok(length) => {

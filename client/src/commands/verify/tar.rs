@@ -53,7 +53,10 @@ pub fn verify(
     // Of this one the manifest knows nothing.
     files.retain(|file| wal.is_some() || file.content != Content::Wal);
     files.sort_by_key(|file| std::cmp::Reverse(file.size));
-    let Shared { stop, counters } = verifier.shared;
+    let Shared {
+        cancellation,
+        counters,
+    } = verifier.shared;
     counters.expect(progress::Expected {
         bytes: files
             .iter()
@@ -68,7 +71,7 @@ pub fn verify(
         broken: AtomicBool::new(false),
         version: Mutex::new(None),
     };
-    parallel::for_each(&files, counters.workers(), stop, |worker, file| {
+    parallel::for_each(&files, counters.workers(), cancellation, |worker, file| {
         worker.begins(Activity::Receiving(file.name.clone()));
         let mut tally = Tally::new(&worker.counter);
         archives.verify(file, &mut tally)?;
@@ -86,7 +89,7 @@ pub fn verify(
 
 /// The archives in the folder of the backup. What is none is a finding.
 fn list(verifier: &Verifier<'_>, expected: &Expected) -> Result<Vec<ArchiveFile>> {
-    let folder = &verifier.plan.directory;
+    let folder = &verifier.config.directory;
     let failed = |error| {
         let folder = folder.display();
         anyhow!("could not open directory \"{folder}\": {}", reason(&error))
@@ -139,12 +142,12 @@ impl ArchiveSet<'_> {
         };
         let result = archive.unpack(&mut members, |length| {
             tally.add_bytes(length as u64);
-            shared.stop.check()
+            shared.cancellation.check()
         });
         match (result, members.fatal) {
             (Ok(()), _) => Ok(()),
             (Err(_), Some(fatal)) => Err(fatal),
-            (Err(error), None) if shared.stop.is_requested() => Err(error),
+            (Err(error), None) if shared.cancellation.is_requested() => Err(error),
             (Err(error), None) => {
                 self.broken.store(true, Ordering::Relaxed);
                 self.verifier.findings.add(format_args!("{error:#}"))
@@ -226,7 +229,7 @@ impl<'a> Members<'a> {
                 member.size, file.size
             ));
         }
-        if verifier.plan.checksums && file.algorithm != Algorithm::None {
+        if verifier.config.checksums && file.algorithm != Algorithm::None {
             current.expected = Some((file, Digest::new(file.algorithm)));
         }
         let is_control = current.path == CONTROL_FILE && verifier.system_identifier.is_some();

@@ -132,7 +132,7 @@ pub fn verify(
             .command(path, range)
             .spawn()
             .with_context(|| format!("could not execute \"{}\"", program.path.display()))?;
-        if !wait(child, &verifier.shared.stop)?.success() {
+        if !wait(child, &verifier.shared.cancellation)?.success() {
             verifier.findings.add(format_args!(
                 "WAL parsing failed for timeline {}",
                 range.timeline
@@ -164,16 +164,16 @@ fn check_kinds(verifier: &Verifier<'_>, path: &Path) -> Result<bool> {
 }
 
 /// Waits for its end, or ends it where that is not to be waited for.
-fn wait(mut child: Child, stop: &Cancellation) -> Result<ExitStatus> {
+fn wait(mut child: Child, cancellation: &Cancellation) -> Result<ExitStatus> {
     loop {
         if let Some(status) = child.try_wait().context("could not wait for pg_waldump")? {
             return Ok(status);
         }
-        if let Err(error) = stop.check() {
+        if let Err(error) = cancellation.check() {
             let _ = child.kill();
             let _ = child.wait();
             bail!(error);
         }
-        stop.wait(LOOK);
+        cancellation.wait(LOOK);
     }
 }
