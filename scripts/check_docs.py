@@ -4,6 +4,7 @@
 - Every relative link in Markdown leads to a file, and every anchor to a heading.
 - The options in docs/program-reference.md are those of each command's --help.
 - The functions in docs/sql-reference.md, with their arguments, are those of sql/functions.sql.
+- The tests in docs/tested-properties.md are there.
 
 usage: check_docs.py PROGRAM    the built pg_parallel_backup
 """
@@ -31,6 +32,7 @@ def main():
         check_links(ROOT / document)
     check_options(sys.argv[1])
     check_functions()
+    check_tests()
     for finding in findings:
         print(finding)
     sys.exit(1 if findings else 0)
@@ -107,6 +109,23 @@ def check_functions():
         # Those of two other functions, say: not written out again.
         elif told[1].strip() != "…" and words(told[1]) != words(arguments):
             say(reference, f"{name} has other arguments")
+
+
+# ---- tests -------------------------------------------------------------------------------------
+
+
+def check_tests():
+    properties = ROOT / "docs/tested-properties.md"
+    named = r"`((?:[\w.-]+/)+[\w-]+\.(?:rs|sh)): (\w+)`((?:, `\w+`)*)"
+    for file, first, more in re.findall(named, properties.read_text()):
+        path = ROOT / file
+        if not path.exists():
+            say(properties, f"there is no {file}")
+            continue
+        text = path.read_text()
+        for test in [first, *re.findall(r"`(\w+)`", more)]:
+            if not re.search(rf"\b{test}\b", text):
+                say(properties, f"{file} has no {test}")
 
 
 def words(text):

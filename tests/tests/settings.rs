@@ -82,3 +82,18 @@ fn the_processors_are_those_of_the_operating_system_and_cannot_be_set() {
         "parameter \"pg_parallel_backup.server_processors\" cannot be changed",
     );
 }
+
+/// A name that is misspelt is no setting that nobody reads.
+#[test]
+fn no_other_setting_has_the_prefix() {
+    let cluster = Cluster::new();
+    let mut client = cluster.connect();
+    client
+        .batch_execute("SELECT FROM backup_progress()")
+        .expect("backup_progress()");
+    let set = "SET pg_parallel_backup.manifest_force_encoding = on";
+    expect_failure(set, client.batch_execute(set)).assert(
+        "42602",
+        "invalid configuration parameter name \"pg_parallel_backup.manifest_force_encoding\"",
+    );
+}
