@@ -88,7 +88,7 @@ pub fn start(options: &StartOptions) -> Result<StartSummary> {
     leader.enter_backup_mode(options)?;
     leader.share_files(options.tablespace_map)?;
     let summary = leader.summary();
-    keep(running);
+    resume(running);
     Ok(summary)
 }
 
@@ -114,7 +114,7 @@ pub fn own_backup() -> Result<SharedBackup> {
     with_leader(|leader| leader.backup.clone()).ok_or_else(not_in_progress)
 }
 
-/// Takes the backup out of the session: it ends unless it is given back with [`keep`].
+/// Takes the backup out of the session: it ends unless it is given back with [`resume`].
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state` where this session leads no backup.
@@ -134,7 +134,7 @@ pub fn take() -> Result<BackupGuard> {
 }
 
 /// Leaves the backup to the session.
-pub fn keep(mut running: BackupGuard) {
+pub fn resume(mut running: BackupGuard) {
     LEADER.set(running.0.take());
 }
 
@@ -230,7 +230,7 @@ impl Leader {
     }
 }
 
-const TAKEN_AT_ITS_END: &str = "a backup is taken out of its guard only when the guard ends";
+const GUARD_HOLDS_LEADER: &str = "a backup is taken out of its guard only when the guard ends";
 
 /// A backup that ends when this value is dropped, by whatever way.
 pub struct BackupGuard(Option<Leader>);
@@ -241,14 +241,14 @@ impl BackupGuard {
     pub fn leader(&self) -> &Leader {
         match &self.0 {
             Some(leader) => leader,
-            None => unreachable!("{TAKEN_AT_ITS_END}"),
+            None => unreachable!("{GUARD_HOLDS_LEADER}"),
         }
     }
 
     fn leader_mut(&mut self) -> &mut Leader {
         match &mut self.0 {
             Some(leader) => leader,
-            None => unreachable!("{TAKEN_AT_ITS_END}"),
+            None => unreachable!("{GUARD_HOLDS_LEADER}"),
         }
     }
 

@@ -60,7 +60,7 @@ pub fn stop(
     let init_forks = match closed {
         Ok(init_forks) => init_forks,
         Err(failure) => {
-            leader::keep(running);
+            leader::resume(running);
             return Err(failure);
         }
     };
@@ -173,7 +173,7 @@ fn close_to_workers<T>(
     let table = files.as_ref().map(SharedFiles::table);
     let gate = table.map(|table| table.header().gate.close());
     while gate.as_ref().is_some_and(|gate| !gate.is_empty()) {
-        // What is done inside takes a moment. A cancel opens the gate again.
+        // Passages are short. A cancel ends the backup, as everywhere in a stop.
         interrupt::wait(Duration::from_millis(1), WaitEvent::Extension);
     }
     check_complete()?;

@@ -139,8 +139,8 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// As [`Archive::file`].
-    pub fn keep(&mut self, length: usize) -> Result<()> {
-        self.message.keep(length);
+    pub fn commit(&mut self, length: usize) -> Result<()> {
+        self.message.commit(length);
         if self.message.room() == 0 {
             self.flush()
         } else {

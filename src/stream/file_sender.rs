@@ -199,7 +199,7 @@ impl Content<'_> {
         missing.fill(0);
         self.digest.update(part)?;
         let length = part.len();
-        archive.keep(length)?;
+        archive.commit(length)?;
         Ok(length as u64)
     }
 }

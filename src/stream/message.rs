@@ -62,7 +62,7 @@ impl Message {
     }
 
     /// The part that comes next, `length` bytes or as many as there is room for, to be filled by
-    /// the caller and then kept with [`Message::keep`].
+    /// the caller and then kept with [`Message::commit`].
     pub fn next_part(&mut self, length: usize) -> &mut [u8] {
         let from = self.start + self.filled;
         let length = length.min(self.room());
@@ -70,7 +70,7 @@ impl Message {
     }
 
     /// Makes the first `length` bytes of the next part part of the message.
-    pub fn keep(&mut self, length: usize) {
+    pub fn commit(&mut self, length: usize) {
         self.filled += length.min(self.room());
     }
 
@@ -79,7 +79,7 @@ impl Message {
     pub fn push<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let (now, rest) = bytes.split_at(bytes.len().min(self.room()));
         self.next_part(now.len()).copy_from_slice(now);
-        self.keep(now.len());
+        self.commit(now.len());
         rest
     }
 

@@ -51,7 +51,7 @@ fn send_segment(segment: &Segment, size: u64, archive: &mut Archive<'_>) -> Resu
         if count < length {
             return Err(unexpected_size(segment));
         }
-        archive.keep(length)?;
+        archive.commit(length)?;
         offset += length as u64;
     }
     archive.pad(size)
