@@ -116,23 +116,23 @@ REVOKE ALL ON FUNCTION base_backup(
 REVOKE ALL ON FUNCTION abort_backup() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backup_progress() FROM PUBLIC;
 
-COMMENT ON FUNCTION start_backup(text, boolean, boolean, integer, boolean, text, boolean) IS
+-- Without argument types, so that the installation fails beside another function of one of these names:
+-- calls that leave arguments out could mean either.
+COMMENT ON FUNCTION start_backup IS
     'starts a backup that this session leads';
-COMMENT ON FUNCTION backup_tablespaces(bigint) IS
+COMMENT ON FUNCTION backup_tablespaces IS
     'tablespaces of a backup with their sizes';
-COMMENT ON FUNCTION backup_filelist(bigint, oid) IS
+COMMENT ON FUNCTION backup_filelist IS
     'files, directories and links of a backup';
-COMMENT ON FUNCTION send_backup_files(bigint, text[], oid, integer, boolean, pg_lsn, text, text) IS
+COMMENT ON FUNCTION send_backup_files IS
     'sends files of a backup as a tar archive, in COPY (SELECT ...) TO STDOUT';
-COMMENT ON FUNCTION stop_backup(boolean, boolean) IS
+COMMENT ON FUNCTION stop_backup IS
     'stops the backup of this session and returns its last files';
-COMMENT ON FUNCTION send_stop_backup(boolean, boolean, boolean, text) IS
+COMMENT ON FUNCTION send_stop_backup IS
     'stops the backup of this session and sends its last files, in COPY (SELECT ...) TO STDOUT';
-COMMENT ON FUNCTION base_backup(
-    text, boolean, boolean, integer, boolean, text, boolean, boolean, boolean, boolean, text
-) IS
+COMMENT ON FUNCTION base_backup IS
     'takes a whole backup in one statement, in COPY (SELECT ...) TO STDOUT';
-COMMENT ON FUNCTION abort_backup() IS
+COMMENT ON FUNCTION abort_backup IS
     'ends the backup of this session without a result';
-COMMENT ON FUNCTION backup_progress() IS
+COMMENT ON FUNCTION backup_progress IS
     'backups that run on this server';
