@@ -1,8 +1,8 @@
-//! Shell commands with a place for the name of a file.
+//! Template of a shell command with a placeholder for a file name.
 
 use anyhow::{Result, anyhow};
 
-/// A shell command with a place for the name of a file.
+/// Shell command with a placeholder for a file name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandTemplate(Vec<Piece>);
 
@@ -13,10 +13,10 @@ enum Piece {
 }
 
 impl CommandTemplate {
-    /// Reads one: `%f` is the name of the file, `%%` a percent sign.
+    /// Parses a template: `%f` is the file name, `%%` a percent sign.
     ///
     /// # Errors
-    /// Where there is another letter behind a percent sign, or no name.
+    /// An error if the template has another placeholder or no `%f`.
     pub fn parse(text: &str) -> Result<Self> {
         let invalid = |detail: String| {
             anyhow!("invalid value for option \"--pipe\": \"{text}\"\nDETAIL:  {detail}")

@@ -1,4 +1,4 @@
-//! What is to be done, with everything checked that can be without a server.
+//! Validated configuration of each command.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use clap::ValueEnum;
 
 use crate::cli::command_template::CommandTemplate;
 
-/// Where to connect to.
+/// Server and role to connect to.
 #[derive(Clone, Debug)]
 pub struct Address {
     /// A connection string, or the name of a database.
@@ -26,7 +26,7 @@ pub struct Address {
     pub may_ask: bool,
 }
 
-/// What a backup looks like.
+/// Format of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// A directory that starts as it is.
@@ -37,7 +37,7 @@ pub enum Format {
     Tar,
 }
 
-/// How files reach the disk.
+/// Method of synchronizing files to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SyncMethod {
     /// Each file and directory by itself.
@@ -46,7 +46,7 @@ pub enum SyncMethod {
     Syncfs,
 }
 
-/// For whom the progress is shown.
+/// Format of the progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProgressFormat {
     /// For people.
@@ -55,30 +55,30 @@ pub enum ProgressFormat {
     Json,
 }
 
-/// Who compresses.
+/// Side that compresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// This program.
     Client,
-    /// The server, so that less is sent.
+    /// The server, which reduces the bytes sent.
     Server,
 }
 
 /// How a backup is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compress {
-    /// Who does it.
+    /// Side that compresses.
     pub side: Side,
-    /// By which method.
+    /// Method and level.
     pub compression: Compression,
-    /// Threads that zstd has for each archive; 0 for none of its own.
+    /// Threads of zstd for each archive; 0 for none.
     pub workers: u32,
-    /// Whether zstd looks for repetitions far back.
+    /// Whether zstd uses long-distance matching.
     pub long: bool,
 }
 
 impl Compress {
-    /// Not at all.
+    /// No compression.
     pub const NONE: Self = Self {
         side: Side::Client,
         compression: Compression {
@@ -89,7 +89,7 @@ impl Compress {
         long: false,
     };
 
-    /// What the server's streams are compressed by.
+    /// Compression of the server's streams.
     pub fn of_streams(&self) -> Compression {
         match self.side {
             Side::Client => Self::NONE.compression,
@@ -98,36 +98,36 @@ impl Compress {
     }
 }
 
-/// What is to be done, with everything checked that can be without a server.
+/// Validated configuration of each command.
 #[derive(Clone, Debug)]
 pub struct BackupConfig {
-    /// Where to connect to.
+    /// Server and role to connect to.
     pub address: Address,
-    /// Where the backup goes.
+    /// Directory of the backup.
     pub target: PathBuf,
-    /// It goes to standard output instead.
+    /// Whether the backup goes to standard output.
     pub to_stdout: bool,
-    /// Its archives go to commands instead.
+    /// Command that each archive is piped to.
     pub pipe: Option<CommandTemplate>,
-    /// How its archives, or the streams of the server, are compressed.
+    /// Compression of archives or of the server's streams.
     pub compress: Compress,
-    /// What it looks like there.
+    /// Format of the backup.
     pub format: Format,
-    /// Where its WAL goes, if not into the target.
+    /// Directory for WAL, if not in the target.
     pub waldir: Option<PathBuf>,
-    /// New places of tablespaces, by their places on the server.
+    /// New locations of tablespaces by their locations on the server.
     pub mapping: BTreeMap<PathBuf, PathBuf>,
-    /// Connections for the files; `None` for as many as suit the server.
+    /// Number of connections for files; `None` to choose by the server's processors.
     pub jobs: Option<usize>,
     /// kB/s of all together.
     pub max_rate: Option<u32>,
-    /// Whether it is to become a standby.
+    /// Whether to configure a standby.
     pub standby: bool,
     /// The replication slot of the standby.
     pub slot: Option<String>,
     /// Whether the WAL is part of the backup.
     pub wal: bool,
-    /// Whether the checkpoint hurries.
+    /// Whether the checkpoint is immediate.
     pub fast: bool,
     /// The label.
     pub label: String,
@@ -137,83 +137,83 @@ pub struct BackupConfig {
     pub manifest_force_encode: bool,
     /// Whether pages are verified.
     pub verify_checksums: bool,
-    /// How the backup reaches the disk; `None` when nobody waits for it.
+    /// Method of synchronization; `None` for none.
     pub sync: Option<SyncMethod>,
-    /// Whether to remove what was made after an error.
+    /// Whether to remove created files after an error.
     pub clean: bool,
-    /// How to show the progress; `None` not to.
+    /// Format of the progress; `None` for no progress.
     pub progress: Option<ProgressFormat>,
-    /// Whether to say what happens.
+    /// Whether to report each step.
     pub verbose: bool,
-    /// How often a lost connection is replaced.
+    /// Number of lost connections that are replaced.
     pub retries: u32,
 }
 
-/// What is to be checked, and how.
+/// Configuration of `verify`.
 #[derive(Clone, Debug)]
 pub struct VerifyConfig {
-    /// Where the backup is.
+    /// Directory of the backup.
     pub directory: PathBuf,
-    /// What it looks like; `None` to find out.
+    /// Format of the backup; `None` to detect it.
     pub format: Option<Format>,
-    /// Where its manifest is.
+    /// Path of the manifest.
     pub manifest: PathBuf,
-    /// Paths of the backup that are not looked at.
+    /// Paths that are ignored.
     pub ignore: Vec<Vec<u8>>,
-    /// Files that are read at once.
+    /// Number of files read concurrently.
     pub jobs: usize,
-    /// Whether the WAL is read.
+    /// Whether WAL is parsed.
     pub parse_wal: bool,
-    /// Where the WAL is, if not in the backup.
+    /// Directory of the WAL, if not in the backup.
     pub wal_directory: Option<PathBuf>,
     /// Whether checksums are computed.
     pub checksums: bool,
-    /// Whether the first finding ends it.
+    /// Whether the first finding ends the verification.
     pub exit_on_error: bool,
     /// Whether to show the progress.
     pub progress: bool,
-    /// Whether to be silent about success.
+    /// Whether to print nothing on success.
     pub quiet: bool,
 }
 
-/// What is to be restored, and how.
+/// Configuration of `restore`.
 #[derive(Clone, Debug)]
 pub struct RestoreConfig {
-    /// Where the archives are.
+    /// Directory of the archives.
     pub archives: PathBuf,
-    /// Where the data directory goes.
+    /// Directory to restore into.
     pub target: PathBuf,
-    /// Where its WAL goes, if not into the target.
+    /// Directory for WAL, if not in the target.
     pub waldir: Option<PathBuf>,
-    /// New places of tablespaces, by their old ones.
+    /// New locations of tablespaces by their old ones.
     pub mapping: BTreeMap<PathBuf, PathBuf>,
-    /// Archives that are unpacked at once.
+    /// Number of archives unpacked concurrently.
     pub jobs: usize,
-    /// How it reaches the disk; `None` when nobody waits for it.
+    /// Method of synchronization; `None` for none.
     pub sync: Option<SyncMethod>,
-    /// Whether to remove what was made after an error.
+    /// Whether to remove created files after an error.
     pub clean: bool,
     /// Whether to show the progress.
     pub progress: bool,
-    /// Whether to say what happens.
+    /// Whether to report each step.
     pub verbose: bool,
 }
 
-/// How the pages of a cluster are checked.
+/// Configuration of `check`.
 #[derive(Clone, Debug)]
 pub struct CheckConfig {
-    /// Where to connect to.
+    /// Server and role to connect to.
     pub address: Address,
-    /// Connections for the files; `None` for as many as suit the server.
+    /// Number of connections for files; `None` to choose by the server's processors.
     pub jobs: Option<usize>,
     /// kB/s of all together.
     pub max_rate: Option<u32>,
-    /// Whether the checkpoint hurries.
+    /// Whether the checkpoint is immediate.
     pub fast: bool,
-    /// How to show the progress; `None` not to.
+    /// Format of the progress; `None` for no progress.
     pub progress: Option<ProgressFormat>,
-    /// Whether to say what happens.
+    /// Whether to report each step.
     pub verbose: bool,
-    /// How often a lost connection is replaced.
+    /// Number of lost connections that are replaced.
     pub retries: u32,
 }

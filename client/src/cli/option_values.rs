@@ -1,30 +1,30 @@
-//! Values of options that are more than a word.
+//! Parsers of option values.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// Whether a replication slot may have this name, by the server's rules.
+/// Whether a name is valid for a replication slot, by the server's rules.
 pub fn is_slot_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     (1..64).contains(&name.len()) && name.bytes().all(fits)
 }
 
-/// How much is done at once where nobody says it.
+/// Default number of jobs for a number of processors.
 pub fn default_jobs(processors: usize) -> usize {
     processors.clamp(1, 4)
 }
 
-/// The processors that this machine has for this program.
+/// Number of processors available to this program.
 pub fn own_processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A rate in kB/s, from a number with or without the suffix k or M.
+/// Parses a rate in kB/s: a number with an optional suffix k or M.
 ///
 /// # Errors
-/// Where it is none, or out of the server's range.
+/// An error if the rate is malformed or out of the server's range.
 pub fn parse_rate(text: &str) -> Result<u32> {
     let (digits, factor) = match text.as_bytes() {
         [.., b'k'] => (&text[..text.len() - 1], 1.0),
@@ -46,10 +46,10 @@ pub fn parse_rate(text: &str) -> Result<u32> {
     Ok(rate as u32)
 }
 
-/// `OLD=NEW`, where `\=` is a = in a path.
+/// Parses a mapping `OLD=NEW`; `\=` is an equals sign in a path.
 ///
 /// # Errors
-/// Where it is not so, or a path is not absolute.
+/// An error if the mapping is malformed or a path is not absolute.
 pub fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf)> {
     let mut parts = Vec::new();
     let mut part = String::new();
@@ -87,8 +87,8 @@ pub fn parse_mapping(text: &str) -> Result<(PathBuf, PathBuf)> {
     Ok((old.components().collect(), new.components().collect()))
 }
 
-/// A name without what does not change its meaning: empty parts, `.`, and `..` behind another part.
-/// An absolute one stays so. As bytes, in the way of `canonicalize_path()`.
+/// Canonical form of a path: without empty parts, `.`, and `..` after another part. An absolute
+/// path stays absolute. Works on bytes, as `canonicalize_path()` does.
 pub fn canonical(path: &Path) -> Vec<u8> {
     let path = path.as_os_str().as_bytes();
     let mut parts: Vec<&[u8]> = Vec::new();

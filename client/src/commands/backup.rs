@@ -26,7 +26,7 @@ use crate::server::session;
 use crate::server::workers::{self, Connections, give_up, is_lost};
 use crate::stream::part::Request;
 
-/// What all threads share.
+/// State shared by all threads.
 struct Shared<'a> {
     config: &'a BackupConfig,
     /// Connections for the files.

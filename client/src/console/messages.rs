@@ -1,5 +1,5 @@
-//! What the program says, on standard error: as text, around the lines of the progress on a
-//! terminal, or as JSON for programs. That nobody reads it is no reason to fail.
+//! Messages of the program on standard error: text, above the progress lines of a terminal, or one
+//! JSON object a line.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -19,10 +19,10 @@ static OUTPUT: Mutex<Output> = Mutex::new(Output {
     stderr: None,
 });
 
-/// Who is told of what others write to standard error, before it is passed on.
+/// Listener for lines that other code writes to standard error.
 static LISTENER: Mutex<Option<Listener>> = Mutex::new(None);
 
-/// Whether it was for nobody else.
+/// Returns true if the line is consumed.
 type Listener = Box<dyn FnMut(&str) -> bool + Send>;
 
 struct Output {
@@ -57,7 +57,7 @@ struct Message<'a> {
 /// and wherever it would drive a terminal.
 ///
 /// # Errors
-/// The operating system's.
+/// Errors of the operating system.
 pub fn begin(progress: Option<ProgressFormat>, for_listener: bool) -> io::Result<Option<Capture>> {
     let style = match progress {
         Some(ProgressFormat::Json) => Style::Json,
@@ -73,18 +73,18 @@ pub fn begin(progress: Option<ProgressFormat>, for_listener: bool) -> io::Result
     Ok(Some(capture))
 }
 
-/// Lines can be written anew on it.
+/// A terminal, whose last lines are redrawn.
 fn is_terminal() -> bool {
     io::stderr().is_terminal()
         && std::env::var_os("TERM").is_some_and(|name| !name.is_empty() && name != "dumb")
 }
 
-/// Writes one message, with the name of the program before it.
+/// Writes an informational message, prefixed with the program's name.
 pub fn say(text: impl Display) {
     output().message(Severity::Info, &text.to_string());
 }
 
-/// Why the operating system did not do something, without the number, as PostgreSQL says it.
+/// Text of an operating system error as `%m` gives it, without Rust's error number.
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     match text.split_once(" (os error ") {
@@ -98,7 +98,7 @@ pub fn warn(text: impl Display) {
     output().message(Severity::Warning, &text.to_string());
 }
 
-/// Writes what the program failed by.
+/// Writes the error that the program fails with.
 pub fn error(text: impl Display) {
     output().message(Severity::Error, &text.to_string());
 }
@@ -145,12 +145,12 @@ pub fn write_line(line: &str) {
     output().line(line);
 }
 
-/// Whether the progress is drawn on a terminal.
+/// Whether progress is drawn on a terminal.
 pub fn on_terminal() -> bool {
     matches!(output().style, Style::Terminal(_))
 }
 
-/// Whether the terminal has another size than when the progress was last drawn.
+/// Whether the terminal was resized since the last drawing.
 pub fn is_resized() -> bool {
     let output = output();
     match (&output.style, &output.stderr) {
@@ -159,12 +159,12 @@ pub fn is_resized() -> bool {
     }
 }
 
-/// Draws the lines of the progress over those before, at a width and a height of the terminal.
+/// Redraws the progress lines for the current width and height of the terminal.
 pub fn show_lines(lines: impl FnOnce(usize, usize) -> Vec<String>) {
     output().on_screen(|screen, terminal| screen.draw(terminal, lines));
 }
 
-/// Takes the lines of the progress away.
+/// Erases the progress lines.
 pub fn clear_lines() {
     output().on_screen(|screen, terminal| screen.clear(terminal));
 }

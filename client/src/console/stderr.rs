@@ -65,7 +65,7 @@ impl Capture {
     /// Begins, and returns standard error itself.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn begin(take: impl Fn(&str) + Send + 'static) -> io::Result<(Self, File)> {
         let own = File::from(rustix::io::fcntl_dupfd_cloexec(stderr(), 3)?);
         let own_too = own.try_clone()?;

@@ -13,11 +13,11 @@ const USUAL_SIZE: (usize, usize) = (80, 24);
 /// Columns that are left free behind a line: what is typed appears there, such as `^C`.
 const MARGIN: usize = 3;
 
-/// The lines that are drawn.
+/// Lines that are displayed.
 #[derive(Debug, Default)]
 pub struct TerminalLines {
     lines: Vec<String>,
-    /// Columns and rows when they were.
+    /// Columns and rows at that time.
     size: (usize, usize),
 }
 
@@ -27,7 +27,7 @@ impl TerminalLines {
         !self.lines.is_empty() && self.size != size(terminal)
     }
 
-    /// Draws lines over those before, as they are for a width and a height.
+    /// Replaces the displayed lines by those for the current width and height.
     pub fn draw(
         &mut self,
         terminal: &File,
@@ -37,7 +37,7 @@ impl TerminalLines {
         self.redraw(lines)
     }
 
-    /// Takes the lines away.
+    /// Erases the lines.
     pub fn clear(&mut self, terminal: &File) -> String {
         self.size = size(terminal);
         let text = format!("{}\x1b[J", self.to_first());

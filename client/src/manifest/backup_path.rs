@@ -2,15 +2,15 @@
 
 use anyhow::{Result, bail};
 
-/// What has to be missing in a data directory for no server to start on it.
+/// Control file, without which no server starts on a data directory.
 pub const CONTROL_FILE: &[u8] = b"global/pg_control";
 /// The manifest.
 pub const MANIFEST: &[u8] = b"backup_manifest";
 
-/// Names are relative, and have no parts that mean something else.
+/// Checks a path of a backup: relative, without empty parts, `.`, `..` and zero bytes.
 ///
 /// # Errors
-/// Where a name is not so.
+/// An error if the path is invalid.
 pub fn check_name(path: &[u8]) -> Result<()> {
     let fits = path
         .split(|&byte| byte == b'/')
@@ -24,12 +24,12 @@ pub fn check_name(path: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A name for messages.
+/// Path for messages.
 pub fn display(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
-/// An OID, in the one way that the server writes it.
+/// Parses an OID in its canonical form.
 pub fn parse_oid(text: &[u8]) -> Option<u32> {
     let oid: u32 = std::str::from_utf8(text).ok()?.parse().ok()?;
     (oid.to_string().as_bytes() == text).then_some(oid)

@@ -1,12 +1,12 @@
-//! Checksums of files as the manifest has them, of bytes as they arrive.
+//! Checksums of files, computed while their bytes arrive.
 
 use backup_format::checksum::Algorithm;
 use crc_fast::CrcAlgorithm;
 use sha2::Digest as _;
 
-/// A checksum that is being computed.
+/// Checksum in progress.
 pub enum Digest {
-    /// None is wanted.
+    /// No checksum.
     None,
     /// CRC-32C.
     Crc32c(crc_fast::Digest),
@@ -21,7 +21,7 @@ pub enum Digest {
 }
 
 impl Digest {
-    /// Begins.
+    /// Creates it.
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::None => Self::None,
@@ -45,7 +45,7 @@ impl Digest {
         }
     }
 
-    /// The checksum, in the order of bytes that the manifest has.
+    /// The checksum in the manifest's byte order.
     pub fn finish(self) -> Vec<u8> {
         match self {
             Self::None => Vec::new(),

@@ -1,12 +1,11 @@
-//! What need not be as the manifest says, in pg_verifybackup's list (`pg_verifybackup.c`). Some is in no
-//! manifest, and the rest may be changed when the backup is complete: `pg_basebackup -R` adds to
-//! `postgresql.auto.conf` and makes `standby.signal`, and who recovers to a point in time makes
-//! `recovery.signal`.
+//! Paths that may differ from the manifest, as in `pg_verifybackup.c`. Some are in no manifest.
+//! Others change after the backup: `pg_basebackup -R` appends to `postgresql.auto.conf` and creates
+//! `standby.signal`, and point-in-time recovery creates `recovery.signal`.
 //!
-//! It is for backups that somebody may have had in hand. One that is just arriving has to be as the
-//! server sent it.
+//! The list applies to backups at rest. A backup that is being received must match its manifest
+//! exactly.
 
-/// These paths, and everything below.
+/// Exempt paths, including everything below them.
 pub const EXEMPT: [&[u8]; 5] = [
     b"backup_manifest",
     b"pg_wal",

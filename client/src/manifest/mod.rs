@@ -1,7 +1,7 @@
-//! The backup manifest: read, and held against what was received, so that nobody has to read that
+//! The backup manifest: parser, and comparison with received files, which spares reading them
 //! again.
 //!
-//! What it says is read as pg_verifybackup reads it (`parse_manifest.c`), with its messages.
+//! Follows `parse_manifest.c`, with its messages.
 //!
 //! Imports: `runtime`, `console`, `cli`.
 
@@ -23,20 +23,20 @@ use crate::manifest::digest::Digest;
 use crate::manifest::hex::unhex;
 use crate::manifest::received_files::Files;
 
-/// It is held in memory, as the server holds it: below 1 GB.
+/// Size limit of a manifest, which is held in memory: 1 GB, as in the server.
 pub const LARGEST: u64 = 1 << 30;
 
-/// At most so many differences are named.
+/// Maximum number of differences in a message.
 const EXAMPLES: usize = 10;
 
-/// What a manifest says.
+/// Content of a manifest.
 #[derive(Debug)]
 pub struct Manifest {
-    /// The cluster that the backup is of, from version 2 on.
+    /// System identifier of the cluster, from version 2 on.
     pub system_identifier: Option<u64>,
     /// The files.
     pub files: Vec<Entry>,
-    /// The WAL that a server needs to start.
+    /// WAL ranges that recovery needs.
     pub wal_ranges: Vec<WalRange>,
 }
 
@@ -47,7 +47,7 @@ pub struct Entry {
     pub path: Vec<u8>,
     /// Its size in bytes.
     pub size: u64,
-    /// What its checksum is computed by.
+    /// Checksum algorithm.
     pub algorithm: Algorithm,
     /// Its checksum.
     pub checksum: Vec<u8>,
@@ -97,10 +97,10 @@ struct RawRange<'a> {
 }
 
 impl Manifest {
-    /// Reads a manifest, whose own checksum has to be right.
+    /// Parses a manifest and verifies its own checksum.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// An error that names the defect.
     pub fn parse(text: &[u8]) -> Result<Self> {
         const FAILED: &str = "could not parse backup manifest";
         let raw: Raw<'_> = serde_json::from_slice(text).context(FAILED)?;
@@ -120,10 +120,10 @@ impl Manifest {
         })
     }
 
-    /// The algorithm of all its checksums.
+    /// The single algorithm of all its checksums.
     ///
     /// # Errors
-    /// Where there are several, as no server has it.
+    /// An error if there are several algorithms.
     pub fn algorithm(&self) -> Result<Algorithm> {
         let algorithm = self
             .files
@@ -136,15 +136,15 @@ impl Manifest {
         Ok(algorithm)
     }
 
-    /// Whether it has a file.
+    /// Whether a file is listed.
     pub fn has(&self, path: &[u8]) -> bool {
         self.files.iter().any(|file| file.path == path)
     }
 
-    /// Compares.
+    /// Compares the manifest with received files.
     ///
     /// # Errors
-    /// Where a file is missing, differs, or is in the backup and not in the manifest.
+    /// An error if a file is missing, differs, or is not in the manifest.
     pub fn compare(&self, mut received: Files, algorithm: Algorithm) -> Result<()> {
         let mut wrong = Vec::new();
         for entry in &self.files {
@@ -186,10 +186,10 @@ impl Manifest {
     }
 }
 
-/// Whether a file of that size may be a manifest.
+/// Checks the size of a manifest.
 ///
 /// # Errors
-/// Where it is too large.
+/// An error if it is too large.
 pub fn check_size(size: u64) -> Result<()> {
     ensure!(size < LARGEST, "the manifest is too large");
     Ok(())
@@ -252,7 +252,7 @@ impl RawRange<'_> {
     }
 }
 
-/// All lines but the last one.
+/// The lines that the manifest checksum covers: all but the last.
 pub(super) fn covered_by_checksum(text: &[u8]) -> Result<&[u8]> {
     let Some((b'\n', lines)) = text.split_last() else {
         bail!("last line not newline-terminated");

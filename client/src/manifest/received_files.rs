@@ -1,4 +1,4 @@
-//! What has arrived, as it was written.
+//! Files received, as written.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -12,7 +12,7 @@ use crate::console::progress::{Counter, Tally};
 use crate::manifest::backup_path::display;
 use crate::manifest::digest::Digest;
 
-/// A file as it was written.
+/// File as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceivedFile {
     /// Bytes.
@@ -24,7 +24,7 @@ pub struct ReceivedFile {
 /// Files, by their paths in the backup.
 pub type Files = HashMap<Vec<u8>, ReceivedFile>;
 
-/// What one stream held, by paths in the backup.
+/// Content of one stream, by paths in the backup.
 #[derive(Debug, Default)]
 pub struct Contents {
     /// Its files.
@@ -33,7 +33,7 @@ pub struct Contents {
     pub directories: HashSet<Vec<u8>>,
 }
 
-/// What all streams that ended well held.
+/// Content of all streams that ended well.
 #[derive(Debug, Default)]
 pub struct ReceivedFiles {
     contents: Mutex<Contents>,
@@ -41,10 +41,11 @@ pub struct ReceivedFiles {
 }
 
 impl ReceivedFiles {
-    /// Adds what a stream held that has ended well.
+    /// Adds the content of a stream that ended well.
     ///
     /// # Errors
-    /// Where another one had the same file: a server sends it again only after a stream that failed.
+    /// An error if another stream had the same file: a server sends a file again only after a
+    /// failed stream.
     pub fn add(&self, contents: Contents) -> Result<()> {
         let mut all = self.lock();
         all.directories.extend(contents.directories);
@@ -52,12 +53,12 @@ impl ReceivedFiles {
         files.try_for_each(|file| add(&mut all.files, file))
     }
 
-    /// A stream got lost with its connection, whatever the server makes of that.
+    /// Records that a stream was lost with its connection.
     pub fn lose_stream(&self) {
         self.has_lost.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a stream got lost.
+    /// Whether a stream was lost.
     pub fn has_lost_streams(&self) -> bool {
         self.has_lost.load(Ordering::Relaxed)
     }
@@ -97,12 +98,12 @@ fn add(files: &mut Files, (path, written): (Vec<u8>, ReceivedFile)) -> Result<()
     }
 }
 
-/// Whoever unpacks a backup that has a file twice gets one or the other.
+/// Error for a file that occurs twice: unpacking would keep one of the two.
 pub fn twice(path: &[u8]) -> Error {
     anyhow!("the backup has file \"{}\" twice", display(path))
 }
 
-/// What a stream holds, while it arrives: checksums of files are computed, and their bytes counted.
+/// Content of a stream in progress: computes checksums and counts bytes.
 pub struct IncomingFiles<'a> {
     algorithm: Algorithm,
     tally: Tally<'a>,
@@ -117,7 +118,7 @@ struct Current {
 }
 
 impl<'a> IncomingFiles<'a> {
-    /// None so far.
+    /// Creates an empty content.
     pub fn new(algorithm: Algorithm, counter: &'a Counter) -> Self {
         Self {
             algorithm,
@@ -127,7 +128,7 @@ impl<'a> IncomingFiles<'a> {
         }
     }
 
-    /// A file begins, which has a path in the backup.
+    /// Begins a file.
     pub fn begin(&mut self, path: Vec<u8>, size: u64) {
         self.current = Some(Current {
             path,
@@ -136,12 +137,12 @@ impl<'a> IncomingFiles<'a> {
         });
     }
 
-    /// A directory or a link begins.
+    /// Begins a directory or a link.
     pub fn begin_directory(&mut self, path: Vec<u8>) {
         self.contents.directories.insert(path);
     }
 
-    /// Some of its content.
+    /// Adds content of the current file.
     pub fn content(&mut self, bytes: &[u8]) {
         if let Some(current) = &mut self.current {
             current.digest.update(bytes);
@@ -149,10 +150,10 @@ impl<'a> IncomingFiles<'a> {
         self.tally.add_bytes(bytes.len() as u64);
     }
 
-    /// All of its content has been there; or it was a directory or a link, which has none.
+    /// Ends the current file, directory or link.
     ///
     /// # Errors
-    /// Where the stream has had the same file before.
+    /// An error if the stream had the same file before.
     pub fn end(&mut self) -> Result<()> {
         self.tally.add_file();
         match self.current.take() {
@@ -167,17 +168,17 @@ impl<'a> IncomingFiles<'a> {
         }
     }
 
-    /// The file that is arriving.
+    /// Path of the current file.
     pub fn current(&self) -> Option<String> {
         self.current.as_ref().map(|file| display(&file.path))
     }
 
-    /// The paths of the files that are here.
+    /// Paths of the complete files.
     pub fn paths(&self) -> impl Iterator<Item = &Vec<u8>> {
         self.contents.files.keys()
     }
 
-    /// The stream has ended well, and all of it counts.
+    /// Returns the content of a stream that ended well.
     pub fn into_contents(mut self) -> Contents {
         self.tally.keep();
         self.contents

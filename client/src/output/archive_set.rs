@@ -1,14 +1,12 @@
-//! A backup in tar archives: `base.tar` and one for each tablespace, as pg_basebackup names them.
-//! With several workers each has archives of its own, `base.0.tar`, `base.1.tar` and so on, and all
-//! of them unpacked into one directory are the backup. They go to files of a directory, or each to
-//! a command.
+//! Backup in tar archives: `base.tar` and one for each tablespace, as pg_basebackup names them.
+//! With several workers each has its own archives (`base.0.tar`, `base.1.tar`), which unpack into
+//! one directory. They go to files of a directory, or each to a command.
 //!
-//! The archives are what the server sends, byte for byte, checked on the way; where the server has
-//! compressed them they are kept as they are. Only the first is continued: the closing stream goes
-//! to its end, but for the manifest, which is a file beside them. Until then a file has another
-//! name, and a command goes on waiting. So that it is one frame nevertheless, and the end of the
-//! archive is nowhere but at its end, the first is never kept as the server has compressed it: it
-//! is decompressed, and compressed here in the same way.
+//! Archives are what the server sends, byte for byte, also if compressed by the server. The
+//! exception is the first: the closing stream is appended to it, except for the manifest, which is
+//! a file of its own. Until then its file has another name, and its command waits. The first
+//! archive is decompressed and compressed again by the client, so that it is one frame and its end
+//! is the end of the archive.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -33,28 +31,28 @@ pub struct ArchiveSet {
     place: Place,
     jobs: usize,
     compress: Compress,
-    /// The archives that were begun, also those that failed.
+    /// Archives that were begun, including failed ones.
     begun: Mutex<Vec<Id>>,
-    /// The archives that are whole, but for the first.
+    /// Complete archives, except for the first.
     complete: Mutex<Vec<Id>>,
     first: Mutex<First>,
 }
 
-/// Where archives go.
+/// Destination of archives.
 enum Place {
     Directory { path: PathBuf, file_mode: u32 },
     Commands(Commands, CommandTemplate),
 }
 
-/// What one stream leaves to a later one.
+/// State that the first worker's stream leaves to the closing stream.
 #[derive(Default)]
 struct First {
-    /// The first archive without its end.
+    /// Writer of the first archive, without its end.
     writer: Option<Writer>,
     manifest: Vec<u8>,
 }
 
-/// An archive: what it holds, and whose it is.
+/// Identity of an archive: its part of the backup and its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id {
     /// What it holds.
@@ -64,7 +62,7 @@ pub struct Id {
 }
 
 impl Id {
-    /// The one that is continued.
+    /// The first archive, which the closing stream continues.
     pub const FIRST: Self = Self {
         part: Part::Base,
         worker: 0,
@@ -72,10 +70,10 @@ impl Id {
 }
 
 impl ArchiveSet {
-    /// Makes the directory, unless there are commands.
+    /// Creates the directory, unless archives go to commands.
     ///
     /// # Errors
-    /// Where it exists and is not empty, or cannot be made.
+    /// An error if it exists and is not empty, or cannot be created.
     pub fn create(
         config: &BackupConfig,
         (jobs, commands): (usize, &Commands),
@@ -136,15 +134,15 @@ impl ArchiveSet {
         self.lock_complete().push(id);
     }
 
-    /// Whether what the server sends is what is to be written.
+    /// Whether the bytes of the server are written unchanged.
     pub fn is_kept_as_sent(&self, id: Id) -> bool {
         id != Id::FIRST && self.compress.side == Side::Server
     }
 
-    /// Begins an archive, anew where it has failed before.
+    /// Begins an archive, again if it failed before.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn begin(&self, id: Id) -> Result<Writer> {
         self.begun().push(id);
         let outlet = self.open(&self.name(id), id == Id::FIRST)?;
@@ -167,11 +165,11 @@ impl ArchiveSet {
         }
     }
 
-    /// There is nothing in an archive: of one that was begun before nothing stays. What a command may
-    /// have written is not known, and so it gets the bytes of the empty archive in place of that.
+    /// Removes an empty archive. A command that was started for it receives the bytes of the empty
+    /// archive instead.
     ///
     /// # Errors
-    /// The operating system's, and those of the command.
+    /// Errors of the operating system and of the command.
     pub fn empty(&self, id: Id, bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
         let Place::Directory { path, .. } = &self.place else {
             if !self.begun().contains(&id) {
@@ -190,21 +188,21 @@ impl ArchiveSet {
         }
     }
 
-    /// The first archive is there but for its end.
+    /// Stores the writer of the first archive.
     pub fn leave_first(&self, writer: Writer) {
         self.first().writer = Some(writer);
     }
 
-    /// For the one who continues it.
+    /// Takes the writer of the first archive.
     ///
     /// # Errors
-    /// Where it is not there.
+    /// An error if it is not installed.
     pub fn take_first(&self) -> Result<Writer> {
         let writer = self.first().writer.take();
         writer.context("the first archive is missing")
     }
 
-    /// The manifest is there.
+    /// Stores the manifest.
     pub fn leave_manifest(&self, manifest: Vec<u8>) {
         self.first().manifest = manifest;
     }
@@ -226,10 +224,10 @@ impl ArchiveSet {
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All is as the manifest says: ends the first archive, and then writes the manifest.
+    /// Ends the first archive and writes the manifest, after the comparison succeeded.
     ///
     /// # Errors
-    /// The operating system's, those of commands, and where the backup is to stop.
+    /// Errors of the operating system and of commands, and cancellation.
     pub fn end(&self, with_manifest: bool, cancellation: &Cancellation) -> Result<()> {
         let mut writer = self.take_first()?;
         writer.write(&END, cancellation)?;
@@ -242,10 +240,10 @@ impl ArchiveSet {
         Ok(())
     }
 
-    /// Everything is there, and on disk: gives the first archive and the manifest their names.
+    /// Gives the first archive and the manifest their names, after everything is on disk.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn finish(&self, with_manifest: bool) -> Result<()> {
         let Place::Directory { path, .. } = &self.place else {
             return Ok(());

@@ -13,11 +13,11 @@ use crate::runtime::cancellation::Cancellation;
 use crate::stream::input::Input;
 use crate::stream::member_check::Check;
 
-/// The first member comes before so many bytes, whatever they are compressed into. A server that
-/// thinks otherwise gets its archive begun.
+/// Bytes to buffer while waiting for the first member. An archive without a member by then is begun
+/// anyway.
 const BEFORE_MEMBERS: usize = 64 * 1024;
 
-/// The archive of a worker.
+/// Archive of a worker.
 pub struct Archive<'a> {
     archives: &'a ArchiveSet,
     id: Id,
@@ -30,8 +30,8 @@ pub struct Archive<'a> {
 enum Output {
     /// It goes on after the end of the stream, which is held back.
     First(Writer, WithheldEnd),
-    /// It begins with its first member, since one without any is not to be there. Until then its
-    /// bytes wait here.
+    /// Created with its first member, because an empty archive is not written. Bytes wait here
+    /// until then.
     Other(Option<Writer>, Vec<u8>),
 }
 
@@ -39,7 +39,7 @@ impl<'a> Archive<'a> {
     /// Begins, anew where it has failed before.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn new(
         archives: &'a ArchiveSet,
         id: Id,
@@ -62,15 +62,15 @@ impl<'a> Archive<'a> {
         })
     }
 
-    /// The file that is being received.
+    /// Path of the current file.
     pub fn current(&self) -> Option<String> {
         self.check.current()
     }
 
-    /// Takes the next bytes of the stream.
+    /// Processes the next bytes of the stream.
     ///
     /// # Errors
-    /// What is wrong with them, and where they cannot be written.
+    /// An error for invalid bytes, and errors of the output.
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
         let Self {
             archives,
@@ -96,10 +96,10 @@ impl<'a> Archive<'a> {
         Ok(())
     }
 
-    /// The stream has ended well; returns what it held. An archive of nothing is not there.
+    /// Ends a stream that ended well, and returns its content. An empty archive is removed.
     ///
     /// # Errors
-    /// Where it has not, and where a command fails.
+    /// An error if the stream is incomplete, and errors of the command.
     pub fn finish(self) -> Result<Contents> {
         self.input.finish()?;
         match self.output {
@@ -157,7 +157,7 @@ struct Members<'a> {
 }
 
 impl<'a> Closing<'a> {
-    /// Begins.
+    /// Creates it.
     ///
     /// # Errors
     /// Where there is no first archive.
@@ -179,12 +179,12 @@ impl<'a> Closing<'a> {
         })
     }
 
-    /// The file that is being received.
+    /// Path of the current file.
     pub fn current(&self) -> Option<String> {
         self.members.check.current()
     }
 
-    /// Takes the next bytes of the stream.
+    /// Processes the next bytes of the stream.
     ///
     /// # Errors
     /// As [`Archive::take`].
@@ -197,7 +197,7 @@ impl<'a> Closing<'a> {
     /// The stream has ended well; returns what it held. The end of the archive is not there yet.
     ///
     /// # Errors
-    /// Where it has not.
+    /// An error if the stream or its archive is incomplete.
     pub fn finish(self) -> Result<Contents> {
         self.input.finish()?;
         let (contents, manifest) = self.members.check.into_contents();

@@ -1,4 +1,4 @@
-//! What an archive is written to, compressed on its way there if that is wanted.
+//! Writer of an archive to its destination, with optional compression.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -13,25 +13,25 @@ use crate::output::compressor::Compressor;
 use crate::output::pipe::Piped;
 use crate::runtime::cancellation::Cancellation;
 
-/// Where bytes go.
+/// Destination of bytes.
 pub enum Destination {
-    /// A file that is open, and what messages call it.
+    /// Open file with its name for messages.
     File(File, String),
     /// The standard input of a command.
     Command(Piped),
 }
 
-/// An archive that is being written.
+/// Writer of an archive.
 pub struct Writer {
     compressor: Compressor,
     outlet: Destination,
 }
 
 impl Destination {
-    /// A new file, or an old one of which nothing is left.
+    /// Creates or truncates a file.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn create_file(path: &Path, mode: u32) -> Result<Self> {
         let name = format!("file \"{}\"", path.display());
         let mut options = File::options();
@@ -45,10 +45,10 @@ impl Destination {
         Ok(Self::File(file, name))
     }
 
-    /// Writes.
+    /// Writes bytes.
     ///
     /// # Errors
-    /// The operating system's, and where the backup is to stop.
+    /// Errors of the operating system, and cancellation.
     pub fn write(&mut self, bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
         match self {
             Self::File(file, name) => file
@@ -58,10 +58,10 @@ impl Destination {
         }
     }
 
-    /// All has been written. Waits for a command to end.
+    /// Ends the output, and waits for a command to exit.
     ///
     /// # Errors
-    /// Those of the command.
+    /// Errors of the command.
     pub fn finish(self, cancellation: &Cancellation) -> Result<()> {
         match self {
             Self::File(..) => Ok(()),
@@ -82,7 +82,7 @@ impl Writer {
         })
     }
 
-    /// Writes.
+    /// Writes bytes.
     ///
     /// # Errors
     /// As [`Destination::write`].

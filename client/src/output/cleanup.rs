@@ -1,5 +1,5 @@
-//! The directories that this program writes to: claimed before anything is in them, and removed after
-//! an error, they and nothing else.
+//! Directories that this program writes to. They are claimed before anything is written, and
+//! removed after an error, with nothing else.
 //!
 //! A directory is recorded, and so removed after an error, once it is claimed ([`claim`]).
 
@@ -14,17 +14,17 @@ use anyhow::{Context, Result, ensure};
 use crate::console::messages;
 use crate::output::claim::{self, CLAIM, no_access};
 
-/// What was made, where the threads that make it and the one that removes it find it.
+/// Cleanup list shared by threads.
 #[derive(Clone, Debug, Default)]
 pub struct SharedCleanupList(Arc<Mutex<CleanupList>>);
 
 impl SharedCleanupList {
-    /// What was made until now, for this thread alone.
+    /// Locks the list.
     pub fn lock(&self) -> MutexGuard<'_, CleanupList> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// After an error: removes what was made, or says that it is not to be used.
+    /// Cleans up after an error: removes created directories, or warns that they hold no backup.
     pub fn clean_up(&self, clean: bool, verbose: bool) {
         let cleanup = self.lock();
         for path in cleanup.paths() {
@@ -43,11 +43,11 @@ impl SharedCleanupList {
     }
 }
 
-/// What was made, to be removed after an error.
+/// Directories to remove after an error.
 #[derive(Clone, Debug, Default)]
 pub struct CleanupList {
     directories: Vec<Directory>,
-    /// Files that a server or a tool would know a backup by.
+    /// Files that identify a backup to a server or a tool.
     key_files: Vec<PathBuf>,
 }
 
@@ -59,26 +59,26 @@ struct Directory {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
-    /// It was there, and empty; what is in it now is the backup.
+    /// It existed and was empty; its content is the backup.
     Found,
-    /// It was made, with all that is in it.
+    /// It was created, with its content.
     Created,
-    /// It was made only because something in it was to be made. Others may use it since, and it holds
-    /// no claim.
+    /// It was created as the parent of another directory. Others may use it since, and it has no
+    /// claim.
     Above,
 }
 
 impl CleanupList {
-    /// Records a file in one of the directories by which they would be taken for a backup.
+    /// Records a file that identifies the backup.
     pub fn add_key_file(&mut self, path: PathBuf) {
         self.key_files.push(path);
     }
 
-    /// Removes the directories with what is in them, and nothing else. Directories that were there
-    /// are empty again. What is left by an interruption looks like no backup.
+    /// Removes the created directories with their content, and the content of those that existed.
+    /// After an interruption the rest is not recognized as a backup.
     ///
     /// # Errors
-    /// The first of the operating system's; it goes on after one.
+    /// The first error of the operating system; later steps still run.
     pub fn remove(&self) -> io::Result<()> {
         self.remove_key_files()?;
         let mut outcome = Ok(());
@@ -88,7 +88,7 @@ impl CleanupList {
         outcome
     }
 
-    /// They are gone for certain before anything else is.
+    /// Removes the identifying files before anything else, and synchronizes that.
     fn remove_key_files(&self) -> io::Result<()> {
         let mut folders = Vec::new();
         for file in &self.key_files {
@@ -109,7 +109,7 @@ impl CleanupList {
     /// files.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn remove_claims(&self) -> Result<()> {
         for path in self.paths() {
             let claim = path.join(CLAIM);

@@ -27,7 +27,7 @@ impl Compressor {
     /// Compresses bytes, and hands what has come out by now to `take`.
     ///
     /// # Errors
-    /// The library's, and those of `take`.
+    /// Errors of the library and of `take`.
     pub fn write(&mut self, bytes: &[u8], take: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
         match &mut self.0 {
             None => take(bytes),

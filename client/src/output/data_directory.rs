@@ -1,8 +1,8 @@
-//! The directories that the backup is written to.
+//! Data directory of a backup, with its tablespaces and WAL directory.
 //!
-//! Nothing that the server says makes this program write anywhere else: names are checked, and
-//! every file is opened relative to its directory and beneath it ([`cap_std`] has the kernel see to
-//! that). The links of tablespaces are made here, and never those that the stream brings.
+//! The server cannot make this program write elsewhere: names are checked, and every file is opened
+//! relative to its directory and beneath it ([`cap_std`]). Tablespace links are created here; a
+//! link in a stream is never followed or created.
 //!
 //! `global/pg_control` and the manifest have other names until everything is there: no server
 //! starts without the first.
@@ -25,7 +25,7 @@ use crate::output::layout::Layout;
 use crate::stream::file_ownership::{FileOwnership, Ownership, Stream};
 use crate::stream::part::Tablespace;
 
-/// Behind the names of these two, and of the first archive, until the end.
+/// Suffix of these two names, and of the first archive, until the backup is complete.
 pub const UNFINISHED: &str = ".unfinished";
 
 /// An open directory.
@@ -42,7 +42,7 @@ pub struct DataDirectory {
     tablespaces: BTreeMap<u32, Place>,
     waldir: Option<Place>,
     ownership: FileOwnership,
-    /// Of its directories.
+    /// Mode of its directories.
     mode: u32,
 }
 
@@ -51,13 +51,13 @@ pub struct DataDirectory {
 pub struct NewFile {
     /// Open for writing.
     pub file: File,
-    /// It has not its own name yet: see [`DataDirectory::settle`].
+    /// Whether it has a temporary name: see [`DataDirectory::settle`].
     pub aside: bool,
 }
 
 impl DataDirectory {
-    /// Makes the directories, and the links among them. What was made is in `made` also when it
-    /// fails.
+    /// Creates the directories and the tablespace links. Created directories are recorded in
+    /// `cleanup` also on failure.
     ///
     /// # Errors
     /// Where a directory exists and is not empty, or cannot be made; where a mapping is for no
@@ -115,10 +115,10 @@ impl DataDirectory {
         })
     }
 
-    /// Makes a directory of the backup; it may be there.
+    /// Creates a directory of the backup, which may exist.
     ///
     /// # Errors
-    /// Where the name is none of a backup, or the operating system refuses.
+    /// An error for an invalid name, and errors of the operating system.
     pub fn make_directory(&self, path: &[u8], mode: u32) -> Result<()> {
         let Some((place, path)) = self.locate(path)? else {
             return Ok(());
@@ -127,15 +127,15 @@ impl DataDirectory {
         set_mode(&place.dir, path, mode)
     }
 
-    /// A number for a stream that is to write files.
+    /// Allocates the number of a stream.
     pub fn stream(&self) -> Stream {
         self.ownership.stream()
     }
 
-    /// A stream has a file that is not written, which is there once all the same.
+    /// Registers a file of a stream that is not written.
     ///
     /// # Errors
-    /// Where the stream has had it before.
+    /// An error if the stream had the file before.
     pub fn leave_out(&self, path: &[u8], stream: Stream) -> Result<()> {
         match self.ownership.begin(path, stream) {
             Ownership::Twice => Err(twice(path)),
@@ -143,7 +143,7 @@ impl DataDirectory {
         }
     }
 
-    /// Makes a file for a stream to write.
+    /// Creates a file for a stream.
     ///
     /// # Errors
     /// As above, and where the stream has had the same file before.
@@ -181,11 +181,11 @@ impl DataDirectory {
         Ok(NewFile { file, aside })
     }
 
-    /// A stream has ended well: a file that it wrote aside takes the place of the one that a failed
+    /// Renames a file of a stream that ended well from its temporary name, over what a failed
     /// stream may have left.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn settle(&self, path: &[u8], stream: Stream) -> Result<()> {
         let name = unfinished_name(path);
         let aside = aside_name(&name, stream);
@@ -196,8 +196,8 @@ impl DataDirectory {
             .with_context(|| format!("could not rename file to \"{}\"", place.show(to)))
     }
 
-    /// A stream has failed, and its files come again: takes away one that it wrote. Where that
-    /// cannot be removed the manifest's comparison is not deceived, because nobody counts it.
+    /// Removes a file of a failed stream. A file that cannot be removed does not count in the
+    /// comparison with the manifest.
     pub fn discard(&self, path: &[u8], aside: bool, stream: Stream) {
         let name = unfinished_name(path);
         let remove = |name: &[u8]| {
@@ -212,7 +212,7 @@ impl DataDirectory {
         }
     }
 
-    /// Whether a link of the stream is one of a tablespace, which is there already.
+    /// Whether a link in the stream is that of a known tablespace.
     pub fn has_link(&self, path: &[u8]) -> bool {
         let oid = path.strip_prefix(b"pg_tblspc/").and_then(parse_oid);
         oid.is_some_and(|oid| self.tablespaces.contains_key(&oid))
@@ -221,7 +221,7 @@ impl DataDirectory {
     /// The content of the manifest.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn manifest(&self) -> Result<Vec<u8>> {
         self.target
             .dir
@@ -232,7 +232,7 @@ impl DataDirectory {
     /// Writes the manifest.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn write_manifest(&self, content: &[u8]) -> Result<()> {
         let name = format!("backup_manifest{UNFINISHED}");
         let mut options = OpenOptions::new();
@@ -245,10 +245,10 @@ impl DataDirectory {
             .with_context(|| format!("could not write file \"{name}\""))
     }
 
-    /// Makes a standby of the backup: `settings` are lines of its configuration.
+    /// Configures a standby: appends `settings` to postgresql.auto.conf and creates standby.signal.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn make_standby(&self, settings: &str) -> Result<()> {
         let mode = self.mode & 0o640;
         for (name, content) in [("postgresql.auto.conf", settings), ("standby.signal", "")] {
@@ -263,11 +263,10 @@ impl DataDirectory {
         Ok(())
     }
 
-    /// Everything is there: the last files get their names, the one that lets a server start at
-    /// the very end.
+    /// Completes the backup: gives the last files their names, the control file last.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn finish(&self, with_manifest: bool) -> Result<()> {
         let dir = &self.target.dir;
         for name in [MANIFEST, CONTROL_FILE] {
@@ -287,7 +286,7 @@ impl DataDirectory {
             .with_context(|| format!("\"{}\" is no place for a file", display(path)))
     }
 
-    /// Where a name of the backup belongs; `None` for a directory that is made beforehand.
+    /// Directory and relative path of a name; `None` for a directory that exists already.
     fn locate<'a>(&self, path: &'a [u8]) -> Result<Option<(&Place, &'a Path)>> {
         check_name(path)?;
         if let Some((oid, rest)) = path.strip_prefix(b"pg_tblspc/").map(split_first)
@@ -318,7 +317,7 @@ impl Place {
     }
 }
 
-/// What a file is called until the backup is complete.
+/// Name of a file until the backup is complete.
 fn unfinished_name(path: &[u8]) -> Vec<u8> {
     if path == CONTROL_FILE || path == MANIFEST {
         [path, UNFINISHED.as_bytes()].concat()

@@ -1,9 +1,8 @@
-//! Commands that archives go to, each to the standard input of one.
+//! Commands that receive archives on their standard input.
 //!
-//! The end of its input tells a command that it has everything. So a command gets that only when
-//! this is true, and is killed in any other case, with all processes of its group, before its input
-//! is closed. A command may be slow to read, or not read at all: nobody waits for it without looking
-//! for the word to stop.
+//! End of input tells a command that the archive is complete. So its input is closed only then;
+//! otherwise the command and its process group are killed first. A command may read slowly or not
+//! at all: every wait checks for cancellation.
 
 use std::fmt;
 use std::io::{ErrorKind, Write as _};
@@ -21,9 +20,9 @@ use crate::cli::command_template::CommandTemplate;
 use crate::console::messages;
 use crate::runtime::cancellation::Cancellation;
 
-/// How often one who waits for a command looks around.
+/// Polling interval of a wait for a command.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a command that has closed its input may take to end and say why.
+/// Time limit for a command to exit after it closed its input.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// In a pipeline the first programs can fail as well, where the shell has a way to notice.
 const PRELUDE: &str = "if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi\n";
@@ -34,7 +33,7 @@ pub struct Commands(Arc<Mutex<Groups>>);
 
 #[derive(Debug, Default)]
 struct Groups {
-    /// No other may start.
+    /// Whether no command may start any more.
     over: bool,
     running: Vec<Pid>,
 }
@@ -43,7 +42,7 @@ impl Commands {
     /// Starts a command for a file.
     ///
     /// # Errors
-    /// The operating system's, and where all of them have been killed.
+    /// Errors of the operating system, and an error after all commands were killed.
     pub fn start(&self, template: &CommandTemplate, file_name: &str) -> Result<Piped> {
         let text = template.for_file(file_name);
         let mut groups = self.lock();
@@ -83,7 +82,7 @@ impl Commands {
         Ok(piped)
     }
 
-    /// Kills all of them, for good.
+    /// Kills all commands and starts no more.
     pub fn kill(&self) {
         let mut groups = self.lock();
         groups.over = true;
@@ -122,7 +121,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// A command that runs. Unless it is finished it is killed in the end.
+/// Running command, killed on drop unless finished.
 pub struct Piped {
     commands: Commands,
     name: Name,
@@ -136,7 +135,7 @@ impl Piped {
     /// Writes to its standard input.
     ///
     /// # Errors
-    /// Where it does not read any more, and where the backup is to stop.
+    /// An error if the command stops reading, and cancellation.
     pub fn write(&mut self, mut bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
         while !bytes.is_empty() {
             cancellation.check()?;
@@ -162,10 +161,10 @@ impl Piped {
         Ok(())
     }
 
-    /// It has everything: closes its input, and waits for its end.
+    /// Closes its input and waits until it exits.
     ///
     /// # Errors
-    /// Where it fails, and where the backup is to stop.
+    /// An error if the command fails, and cancellation.
     pub fn finish(mut self, cancellation: &Cancellation) -> Result<()> {
         self.wait_until_read(cancellation)?;
         self.input = None;
@@ -235,7 +234,7 @@ impl Piped {
     /// its process group is not the one in the foreground. Nothing would wake it up.
     ///
     /// # Errors
-    /// Where it is stopped.
+    /// An error if the command is stopped.
     fn check_not_stopped(&self) -> Result<()> {
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let signal = match waitid(WaitId::Pid(self.group), options) {
@@ -256,7 +255,7 @@ impl Piped {
         )
     }
 
-    /// How it ended, once it has. What is left of its group may be killed.
+    /// Exit status of a command that has exited. `kill` kills the rest of its group.
     fn status(&mut self, kill: bool) -> Result<ExitStatus> {
         self.is_over = true;
         self.commands.forget(self.group, kill);
@@ -297,7 +296,7 @@ fn watch(input: &ChildStdin, time: Duration) -> Result<PollFlags> {
     }
 }
 
-/// As wait_result_to_str() says it.
+/// Follows wait_result_to_str().
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(127), _) => "command not found".to_owned(),

@@ -1,7 +1,7 @@
-//! One archive with everything, on standard output.
+//! Backup as one archive on standard output.
 //!
-//! It ends when the backup has been held against its manifest: without its last two blocks, or the
-//! end of what it is compressed into, it is recognizably incomplete.
+//! The archive is ended after the comparison with the manifest. Without its last two blocks, or the
+//! end of its compressed frame, it is recognizably incomplete.
 
 use std::fs::File;
 use std::io::{IsTerminal as _, stdout};
@@ -21,10 +21,10 @@ use crate::server::extension;
 use crate::stream::input::Input;
 use crate::stream::member_check::Check;
 
-/// Passes a whole backup on, and returns the number of its files.
+/// Writes a whole backup to standard output, and returns the number of its files.
 ///
 /// # Errors
-/// The server's, those of standard output, and where the backup is not what its manifest says.
+/// Errors of the server and of standard output, and differences from the manifest.
 pub fn pass_on(
     session: &Session,
     statement: &str,

@@ -1,4 +1,4 @@
-//! Has everything reach the disk.
+//! Synchronization of created files to disk.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,9 +13,9 @@ use crate::runtime::cancellation::Cancellation;
 use crate::runtime::parallel;
 use crate::stream::regular_file;
 
-/// Completes what was made: it is on disk before its directories lose their claims and `finish` gives
-/// the last files their names, which are on disk afterwards. They are in the directories `last`.
-/// Nobody waits for the disk without a method.
+/// Completes the output. Everything is on disk before the claims are removed and `finish` renames
+/// the last files, whose directories `last` are synchronized afterwards. Without a method nothing
+/// is synchronized.
 ///
 /// # Errors
 /// As [`sync`], and those of `finish`.
@@ -41,10 +41,10 @@ pub fn complete(
     Ok(())
 }
 
-/// Waits until all that was made is on disk, with several threads.
+/// Synchronizes all created directories with several threads.
 ///
 /// # Errors
-/// The operating system's: then nothing is certain. And where the backup is to stop.
+/// Errors of the operating system, and cancellation.
 fn sync(
     cleanup: &CleanupList,
     method: SyncMethod,
@@ -78,10 +78,10 @@ fn sync(
     Ok(())
 }
 
-/// Waits for one file or directory.
+/// Synchronizes one file or directory.
 ///
 /// # Errors
-/// The operating system's.
+/// Errors of the operating system.
 fn sync_one(path: &Path) -> Result<()> {
     sync_opened(path, File::open(path))
 }

@@ -35,7 +35,7 @@ pub struct Streams<'a> {
     pub method: Method,
     /// The manifest's checksums.
     pub algorithm: Algorithm,
-    /// The word to stop.
+    /// Cancellation flag.
     pub cancellation: &'a Cancellation,
     /// What has arrived.
     pub counter: &'a Counter,
@@ -92,7 +92,7 @@ impl Target {
     /// For what a worker has asked for.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn sink<'a>(
         &'a self,
         request: Request,
@@ -137,7 +137,7 @@ impl Target {
     /// For what is asked for again when the workers are done.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn late_sink<'a>(&'a self, request: Request, streams: Streams<'a>) -> Result<Sink<'a>> {
         match (self, request) {
             (Self::Tar(archives, _), Request::Part(Part::Base)) => {
@@ -160,7 +160,7 @@ impl Target {
     /// The content of the manifest.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn manifest(&self) -> Result<Vec<u8>> {
         match self {
             Self::Plain(folder) => folder.manifest(),
@@ -171,7 +171,7 @@ impl Target {
     /// Makes a standby of the backup, where it is a data directory.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn make_standby(&self, settings: &str) -> Result<()> {
         match self {
             Self::Plain(folder) => folder.make_standby(settings),
@@ -193,7 +193,7 @@ impl Target {
     /// Everything is there, and on disk: takes away the mark.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn finish(&self, with_manifest: bool) -> Result<()> {
         match self {
             Self::Plain(folder) => folder.finish(with_manifest),
@@ -203,10 +203,10 @@ impl Target {
 }
 
 impl Sink<'_> {
-    /// Takes the next bytes of the stream.
+    /// Processes the next bytes of the stream.
     ///
     /// # Errors
-    /// What is wrong with them, and where they cannot be written.
+    /// An error for invalid bytes, and errors of the output.
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
         match self {
             Self::Unpacker(unpacker) => unpacker.take(bytes),
@@ -224,7 +224,7 @@ impl Sink<'_> {
         }
     }
 
-    /// The file that is being received.
+    /// Path of the current file.
     pub fn current(&self) -> Option<String> {
         match self {
             Self::Unpacker(unpacker) => unpacker.current(),
@@ -236,7 +236,7 @@ impl Sink<'_> {
     /// The stream has ended well; returns what it held.
     ///
     /// # Errors
-    /// Where it has not.
+    /// An error if the stream or its archive is incomplete.
     pub fn finish(self) -> Result<Contents> {
         match self {
             Self::Unpacker(unpacker) => unpacker.finish(),

@@ -24,7 +24,7 @@ pub struct Unpacker<'a> {
 struct Members<'a> {
     folder: &'a DataDirectory,
     stream: Stream,
-    /// What precedes the names of its members in the backup.
+    /// Prefix of its member names in the backup.
     prefix: Vec<u8>,
     /// What may precede them in the stream.
     surplus: &'static [u8],
@@ -47,7 +47,7 @@ struct Current {
 }
 
 impl<'a> Unpacker<'a> {
-    /// Begins.
+    /// Creates it.
     pub fn new(
         folder: &'a DataDirectory,
         input: Input,
@@ -86,10 +86,10 @@ impl<'a> Unpacker<'a> {
         self
     }
 
-    /// Takes the next bytes of the stream.
+    /// Processes the next bytes of the stream.
     ///
     /// # Errors
-    /// What is wrong with them, and where they cannot be written.
+    /// An error for invalid bytes, and errors of the output.
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
         let Self { input, members } = self;
         input.push(bytes, |reader, plain| {
@@ -101,7 +101,7 @@ impl<'a> Unpacker<'a> {
     /// The stream has ended well, as the server says; returns what it held.
     ///
     /// # Errors
-    /// Where it has not.
+    /// An error if the stream or its archive is incomplete.
     pub fn finish(self) -> Result<Contents> {
         self.input.finish()?;
         let members = self.members;
@@ -124,7 +124,7 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// The file that is being received.
+    /// Path of the current file.
     pub fn current(&self) -> Option<String> {
         self.members.arriving.current()
     }

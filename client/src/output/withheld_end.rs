@@ -1,17 +1,17 @@
-//! The end of an archive, which is held back: without it the archive is recognizably incomplete.
+//! Withheld end of an archive, without which it is recognizably incomplete.
 
 use anyhow::Result;
 use backup_format::archive::END;
 
-/// Passes bytes on, but for as many as the last two blocks of an archive have.
+/// Passes bytes on except for the last two blocks.
 #[derive(Debug, Default)]
 pub struct WithheldEnd(Vec<u8>);
 
 impl WithheldEnd {
-    /// Takes more bytes; `pass` gets those that are not the last for certain.
+    /// Adds bytes; `pass` receives those that cannot belong to the end.
     ///
     /// # Errors
-    /// Those of `pass`.
+    /// Errors of `pass`.
     pub fn push(&mut self, bytes: &[u8], mut pass: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         // A piece is larger than the end, but for the last one.
         let all = self.0.len() + bytes.len();
@@ -29,7 +29,7 @@ impl WithheldEnd {
         Ok(())
     }
 
-    /// What is held back.
+    /// The withheld bytes.
     pub fn into_inner(self) -> Vec<u8> {
         self.0
     }

@@ -1,4 +1,4 @@
-//! The word to stop, which every thread looks for between two pieces of work.
+//! Cancellation flag, checked by every thread between units of work.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, bail};
 
-/// How often one who waits looks around.
+/// Polling interval of a wait.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Whether the backup is over before its time, and why.
+/// Cancellation flag with its reason.
 #[derive(Debug, Default)]
 pub struct Cancellation {
     requested: AtomicBool,
@@ -17,7 +17,7 @@ pub struct Cancellation {
 }
 
 impl Cancellation {
-    /// Has all threads stop. The first reason is the one that counts.
+    /// Requests cancellation. The first reason is kept.
     pub fn fail(&self, reason: Error) {
         let mut first = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.requested.swap(true, Ordering::Relaxed) {
@@ -25,12 +25,12 @@ impl Cancellation {
         }
     }
 
-    /// Whether threads are to stop.
+    /// Whether cancellation was requested.
     pub fn is_requested(&self) -> bool {
         self.requested.load(Ordering::Relaxed)
     }
 
-    /// Why they are.
+    /// Takes the reason of the cancellation.
     pub fn reason(&self) -> Option<Error> {
         self.reason
             .lock()
@@ -38,10 +38,10 @@ impl Cancellation {
             .take()
     }
 
-    /// To be called before each piece of work.
+    /// Checks the flag; called before each unit of work.
     ///
     /// # Errors
-    /// Where it is not to be done any more.
+    /// An error if cancellation was requested.
     pub fn check(&self) -> Result<()> {
         if self.is_requested() {
             bail!("the backup was ended");
@@ -49,7 +49,7 @@ impl Cancellation {
         Ok(())
     }
 
-    /// Waits for a time, or until it is to stop.
+    /// Sleeps for a time, or until cancellation is requested.
     pub fn wait(&self, time: Duration) {
         let begin = Instant::now();
         while begin.elapsed() < time && !self.is_requested() {

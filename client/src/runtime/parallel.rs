@@ -1,4 +1,4 @@
-//! Work on many things with several threads.
+//! Parallel processing of a list.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,10 +7,11 @@ use anyhow::Result;
 use crate::console::progress::{Activity, Worker};
 use crate::runtime::cancellation::Cancellation;
 
-/// Does the same with each of many things, by a thread for each worker. They are begun in their order.
+/// Processes the elements of a list in order, with one thread for each worker.
 ///
 /// # Errors
-/// The first one ends all, and the reason is with `stop`; so it is where that was requested before.
+/// The first error cancels the rest and is kept as the reason in `cancellation`; an earlier
+/// cancellation is an error as well.
 pub fn for_each<T: Sync>(
     things: &[T],
     workers: &[Worker],

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// Notes signals from now on.
+/// Record of received signals.
 #[derive(Clone, Debug)]
 pub struct Signals(Arc<AtomicUsize>);
 
@@ -20,7 +20,7 @@ impl Signals {
     /// has to be ended in order, and not before something that may wait without looking.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn watch() -> Result<Self> {
         let received = Arc::new(AtomicUsize::new(0));
         let ignored = ignored_signals();
@@ -35,7 +35,7 @@ impl Signals {
         Ok(Self(received))
     }
 
-    /// The name of one that has come.
+    /// Name of a signal that was received.
     pub fn received(&self) -> Option<&'static str> {
         match i32::try_from(self.0.load(Ordering::Relaxed)) {
             Ok(SIGINT) => Some("SIGINT"),

@@ -1,4 +1,4 @@
-//! The main thread while others work: it looks after signals and shows the progress.
+//! Main thread: watches for signals and displays the progress while other threads work.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -11,31 +11,31 @@ use crate::console::progress::{Counters, Line, Phase};
 use crate::runtime::cancellation::Cancellation;
 use crate::runtime::signals::Signals;
 
-/// How often the main thread looks around.
+/// Polling interval of the main thread.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long threads may take to stop. One that waits for a server or a disk is left to the end of the
-/// program, which closes its connection.
+/// Time limit for threads to stop after a cancellation. A thread that waits for a server or a disk
+/// is left behind; the end of the process closes its connection.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What all threads share.
+/// State shared by all threads.
 #[derive(Debug)]
 pub struct Shared {
-    /// The word to stop.
+    /// Cancellation flag.
     pub cancellation: Cancellation,
     /// The progress.
     pub counters: Counters,
 }
 
-/// How to watch over some work.
+/// Parameters of the supervision.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
-    /// What it is, for messages.
+    /// Name of the work, for messages.
     pub name: &'static str,
-    /// How to show the progress; `None` not to.
+    /// Format of the progress; `None` for no progress.
     pub progress: Option<ProgressFormat>,
-    /// Its first phase.
+    /// First phase.
     pub first: Phase,
-    /// How many workers it shows.
+    /// Number of workers displayed.
     pub workers: usize,
 }
 
@@ -44,7 +44,7 @@ pub struct Watch {
 /// than once, for those who do not look for the word to stop.
 ///
 /// # Errors
-/// The first reason to stop: an error of any thread, or a signal.
+/// The first reason for a cancellation: an error of any thread, or a signal.
 pub fn run<T: Send + 'static>(
     watch: Watch,
     signals: &Signals,

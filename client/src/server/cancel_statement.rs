@@ -1,4 +1,4 @@
-//! Has the server give up a statement that may last, when the backup is to stop.
+//! Cancellation of a long statement on the server.
 
 use std::panic::resume_unwind;
 use std::sync::mpsc;
@@ -14,11 +14,11 @@ use crate::server::session::Backend;
 /// How often to look whether the backup is to stop.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Runs statements in a session. When the backup is to stop meanwhile, another session has the server
-/// cancel them, and they fail.
+/// Runs statements in a session. On cancellation another session cancels them on the server, and
+/// they fail.
 ///
 /// # Errors
-/// Those of the work.
+/// Errors of the work.
 pub fn interruptible<T: Send>(
     session: &mut Session,
     opener: &Opener,

@@ -1,4 +1,4 @@
-//! Sessions, by libpq: whatever psql understands as an address does here as well.
+//! Sessions through libpq, with the connection options of psql.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,13 @@ use libpq::{Connection, PQResult, Status};
 use crate::cli::configuration::Address;
 use crate::console::escape;
 
-/// A database that every cluster has.
+/// Default database, which every cluster has.
 const DEFAULT_DATABASE: &str = "postgres";
 
-/// What libpq says when the server wants a password and there is none.
+/// Message of libpq for a missing password.
 const NO_PASSWORD: &str = "no password supplied";
 
-/// How to open sessions, all alike.
+/// Connection parameters, for sessions to the same server.
 #[derive(Clone, Debug)]
 pub struct Opener {
     parameters: HashMap<String, String>,
@@ -31,12 +31,12 @@ pub struct Session {
 /// Values in text form, as the server sent them; `None` is NULL.
 pub type Row = Vec<Option<Vec<u8>>>;
 
-/// Why a statement failed.
+/// Error of a statement.
 #[derive(Debug)]
 pub struct Failure {
-    /// What the server or libpq said, with detail and hint.
+    /// Message of the server or libpq, with DETAIL and HINT.
     pub message: String,
-    /// The connection is gone, so that another may fare better.
+    /// Whether the connection was lost, so that a new one may succeed.
     pub connection_lost: bool,
 }
 
@@ -49,7 +49,8 @@ impl std::fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Opener {
-    /// From options, connection string and environment; may ask for a password.
+    /// Opens the first session from options, connection string and environment. May prompt for a
+    /// password.
     ///
     /// # Errors
     /// Where the connection string cannot be read, or no session can be opened.
@@ -75,8 +76,7 @@ impl Opener {
         Ok((opener, session))
     }
 
-    /// Of several hosts, or addresses of one, all other sessions are to have the same: no other
-    /// knows of the backup.
+    /// Pins the host that the first session found: no other server knows the backup.
     fn stay_with(&mut self, session: &Session) -> Result<()> {
         let connection = &session.connection;
         let place = [
@@ -95,7 +95,7 @@ impl Opener {
     /// Opens one more session.
     ///
     /// # Errors
-    /// libpq's.
+    /// Errors of libpq.
     pub fn open(&self) -> Result<Session> {
         let parameters = self.parameters.iter();
         let parameters = parameters.map(|(key, value)| (key.as_str(), value.as_str()));
@@ -107,7 +107,7 @@ impl Opener {
         Ok(Session { connection })
     }
 
-    /// The same way into another database.
+    /// Parameters for another database of the same server.
     pub fn of_database(&self, name: &str) -> Self {
         let mut opener = self.clone();
         opener
@@ -198,7 +198,7 @@ impl Session {
     /// Runs a statement and returns its rows.
     ///
     /// # Errors
-    /// The server's.
+    /// Errors of the server.
     pub fn rows(&self, statement: &str, values: &[&[u8]]) -> Result<Vec<Row>> {
         let values: Vec<_> = values.iter().map(|v| [*v, b"\0"].concat()).collect();
         let values: Vec<_> = values.iter().map(|value| Some(value.as_slice())).collect();
@@ -222,7 +222,7 @@ impl Session {
     /// of no more use.
     ///
     /// # Errors
-    /// The server's, as [`Failure`], and those of `take`.
+    /// Errors of the server, as [`Failure`], and those of `take`.
     pub fn copy(&self, statement: &str, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let result = self.connection.exec(statement);
         if result.status() != Status::CopyOut {
@@ -252,7 +252,7 @@ impl Session {
     /// string and their values.
     ///
     /// # Errors
-    /// libpq's.
+    /// Errors of libpq.
     pub fn parameters(&self) -> Result<Vec<(String, String)>> {
         const NOT_FOR_OTHERS: [&str; 3] = ["replication", "dbname", "fallback_application_name"];
         let settings = self.connection.info()?;

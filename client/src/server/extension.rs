@@ -1,4 +1,4 @@
-//! What is asked of the extension: its functions, and nothing else of it.
+//! Calls of the extension's functions.
 
 use anyhow::{Context, Result, bail};
 use backup_format::checksum::Algorithm;
@@ -14,21 +14,21 @@ use crate::server::sql_text::array;
 use crate::stream::part::Request;
 use crate::stream::part::Tablespace;
 
-/// The extension, from the sight of one session.
+/// The extension as installed in the database of a session.
 #[derive(Clone, Debug)]
 pub struct Extension {
-    /// Quoted, with a dot behind it.
+    /// Quoted schema name with a trailing dot.
     schema: String,
 }
 
-/// What start_backup() is told.
+/// Arguments of start_backup().
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
     /// The label.
     pub label: &'a str,
-    /// Whether the checkpoint hurries.
+    /// Whether the checkpoint is immediate.
     pub fast: bool,
-    /// Whether links of tablespaces become a file.
+    /// Whether tablespace links are sent as the file tablespace_map.
     pub tablespace_map: bool,
     /// kB/s of all streams together.
     pub max_rate: Option<u32>,
@@ -43,7 +43,7 @@ pub struct Start<'a> {
 /// A backup that has begun.
 #[derive(Clone, Debug)]
 pub struct Started {
-    /// What workers say to join.
+    /// Number by which workers join.
     pub backup_id: i64,
     /// Where recovery begins, as text.
     pub start_lsn: String,
@@ -67,20 +67,20 @@ pub struct ListedFile {
 /// A directory or a link of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
-    /// By which the server knows it.
+    /// Name in the server's listing.
     pub name: String,
     /// Its path in the backup.
     pub path: Vec<u8>,
 }
 
-/// What the server says after a stream in which pages were bad.
+/// Message of the server after a stream with bad pages.
 pub const DAMAGE: &str = "checksum verification failure during base backup";
 
 impl Extension {
     /// Finds the extension in the database of a session.
     ///
     /// # Errors
-    /// Where it is not there.
+    /// An error if it is not installed.
     pub fn find(session: &Session) -> Result<Self> {
         let rows = session.rows(
             "SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
@@ -101,11 +101,11 @@ impl Extension {
         })
     }
 
-    /// How many connections there are to be for the files: what was asked for, or else what suits the
-    /// server's processors. A server with an older version of the extension does not tell.
+    /// Number of connections for files: the given one, or a default by the server's processors,
+    /// which older versions of the extension do not tell.
     ///
     /// # Errors
-    /// The server's.
+    /// Errors of the server.
     pub fn jobs(&self, session: &Session, wanted: Option<usize>) -> Result<usize> {
         if let Some(jobs) = wanted {
             return Ok(jobs);
@@ -119,18 +119,18 @@ impl Extension {
         Ok(default_jobs(told.unwrap_or_else(own_processors)))
     }
 
-    /// Settings of the extension are there once its library is. No row is asked for, so that nothing
-    /// is done.
+    /// Loads the extension's library, which defines its settings. LIMIT 0 keeps the function from
+    /// running.
     fn load_library(&self, session: &Session) -> Result<()> {
         let statement = format!("SELECT FROM {}send_backup_files() LIMIT 0", self.schema);
         session.rows(&statement, &[])?;
         Ok(())
     }
 
-    /// Has the manifest of the session's backup name all files in hexadecimal.
+    /// Encodes all file names in the manifest of this session's backup.
     ///
     /// # Errors
-    /// The server's.
+    /// Errors of the server.
     pub fn force_encode(&self, session: &Session) -> Result<()> {
         self.load_library(session)?;
         session.rows("SET pg_parallel_backup.manifest_force_encode = on", &[])?;
@@ -140,7 +140,7 @@ impl Extension {
     /// Starts a backup that this session leads.
     ///
     /// # Errors
-    /// The server's.
+    /// Errors of the server.
     pub fn start(&self, session: &Session, start: &Start<'_>) -> Result<Started> {
         let statement = format!(
             "SELECT backup_id, start_lsn, timeline, total_bytes, file_count
@@ -163,7 +163,7 @@ impl Extension {
     /// bytes that the server's file system has.
     ///
     /// # Errors
-    /// The server's, and where it says what no server says.
+    /// Errors of the server, and an answer that no server gives.
     pub fn tablespaces(&self, session: &Session) -> Result<Vec<Tablespace>> {
         let statement = format!(
             "SELECT spcoid, encode(convert_to(spclocation, getdatabaseencoding()), 'hex')
@@ -185,7 +185,7 @@ impl Extension {
     /// The mode of the server's directories: 0700, or 0750 for a group that may read.
     ///
     /// # Errors
-    /// The server's.
+    /// Errors of the server.
     pub fn directory_mode(&self, session: &Session) -> Result<u32> {
         let rows = session.rows("SHOW data_directory_mode", &[])?;
         let row = rows
@@ -199,7 +199,7 @@ impl Extension {
         }
     }
 
-    /// The stream of a worker.
+    /// COPY statement of a worker.
     pub fn worker_copy(
         &self,
         started: &Started,
@@ -209,7 +209,7 @@ impl Extension {
         self.files_copy(started, request, "", config)
     }
 
-    /// A stream of what is asked for by name.
+    /// COPY statement for named entries.
     pub fn named_copy(
         &self,
         started: &Started,
@@ -244,7 +244,7 @@ impl Extension {
     /// The directories and links of the backup.
     ///
     /// # Errors
-    /// The server's, and where it says what no server says.
+    /// Errors of the server, and an answer that no server gives.
     pub fn directories(&self, session: &Session) -> Result<Vec<Directory>> {
         let statement = format!(
             "SELECT path, encode(convert_to(path, getdatabaseencoding()), 'hex')
@@ -268,7 +268,7 @@ impl Extension {
             .collect()
     }
 
-    /// The stream that ends the backup.
+    /// COPY statement that stops the backup.
     pub fn closing_copy(&self, config: &BackupConfig) -> String {
         format!(
             "COPY (SELECT {}send_stop_backup(wal => {}{})) TO STDOUT",
@@ -278,7 +278,7 @@ impl Extension {
         )
     }
 
-    /// Everything in one stream.
+    /// COPY statement of a whole backup.
     pub fn whole_copy(&self, config: &BackupConfig) -> String {
         format!(
             "COPY (SELECT {}base_backup(label => '{}', {}, wal => {}{})) TO STDOUT",
@@ -293,7 +293,7 @@ impl Extension {
     /// The files of the backup and their sizes, the largest first.
     ///
     /// # Errors
-    /// The server's.
+    /// Errors of the server.
     pub fn files(&self, session: &Session) -> Result<Vec<ListedFile>> {
         let statement = format!(
             "SELECT path, size FROM {}backup_filelist() WHERE type = 'f' ORDER BY size DESC",
@@ -309,8 +309,7 @@ impl Extension {
             .collect()
     }
 
-    /// Has the server read and verify files of a backup, and send nothing. Bad pages are notices
-    /// of the session.
+    /// Verifies files on the server without sending them. Bad pages are reported as WARNINGs.
     ///
     /// # Errors
     /// The server's: [`DAMAGE`] after all of the files, others in the middle of them.
@@ -327,7 +326,7 @@ impl Extension {
     /// Ends the backup without a result.
     ///
     /// # Errors
-    /// The server's.
+    /// Errors of the server.
     pub fn abort(&self, session: &Session) -> Result<()> {
         session.rows(&format!("SELECT {}abort_backup()", self.schema), &[])?;
         Ok(())
@@ -369,7 +368,7 @@ impl Start<'_> {
     }
 }
 
-/// The last argument of what sends a stream.
+/// Argument `compression` of a streaming function.
 fn compression_argument(config: &BackupConfig) -> String {
     let compression = config.compress.of_streams();
     match compression.method {

@@ -1,14 +1,14 @@
-//! Sessions of the server: how they are prepared, and what is asked of the server itself.
+//! Set-up of sessions, and queries that need only the server.
 
 use anyhow::{Context, Error, Result};
 
 use crate::server::connection::{Opener, Row, Session};
 
-/// Settings that every session gets, whatever a role or a database has: names mean what they say, no
-/// time limit and no error ends a session, and nothing holds up a statement (a deferrable transaction
-/// waits for others, JIT compiles each of thousands of small statements). A NOTICE that the WAL must be
-/// copied is for those who do not have it sent. A server that works on something notices soon when
-/// this program is gone.
+/// Settings of every session, which override those of role and database. Names are resolved in
+/// pg_catalog. No timeout and no error ends a session. Nothing delays a statement: a deferrable
+/// transaction waits for others, and JIT compiles each of thousands of small statements. The NOTICE
+/// about WAL that must be copied is shown only for -X none. The server checks the connection while
+/// it works.
 const SETTINGS: [(&str, &str); 12] = [
     ("search_path", "pg_catalog"),
     ("statement_timeout", "0"),
@@ -24,14 +24,14 @@ const SETTINGS: [(&str, &str); 12] = [
     ("client_connection_check_interval", "'1s'"),
 ];
 
-/// Time limits that only some versions have: transaction_timeout came with 17.
+/// Resets timeouts that only some versions have: transaction_timeout since 17.
 const LATER_TIMEOUTS: &str = "SELECT set_config(name, '0', false) FROM pg_settings
      WHERE name = 'transaction_timeout'";
 
-/// Opens one more session, prepared as all are.
+/// Opens and prepares a session.
 ///
 /// # Errors
-/// libpq's and the server's.
+/// Errors of libpq and of the server.
 pub fn open(opener: &Opener) -> Result<Session> {
     let session = opener.open()?;
     prepare(&session)?;
@@ -41,7 +41,7 @@ pub fn open(opener: &Opener) -> Result<Session> {
 /// Prepares a session.
 ///
 /// # Errors
-/// The server's.
+/// Errors of the server.
 pub fn prepare(session: &Session) -> Result<()> {
     for (name, value) in SETTINGS {
         session.rows(&format!("SET {name} = {value}"), &[])?;
@@ -56,10 +56,10 @@ pub fn prepare(session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// Has text come in the bytes that the server has for it, where it cannot be converted.
+/// Sets client_encoding to the server's encoding, for text that cannot be converted.
 ///
 /// # Errors
-/// The server's.
+/// Errors of the server.
 pub fn take_text_as_it_is(session: &Session) -> Result<()> {
     session.rows(
         "SELECT set_config('client_encoding', current_setting('server_encoding'), false)",
@@ -68,19 +68,19 @@ pub fn take_text_as_it_is(session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// Has the leader told that somebody else has to copy the WAL.
+/// Enables NOTICEs, for the one about WAL that must be copied.
 ///
 /// # Errors
-/// The server's.
+/// Errors of the server.
 pub fn show_notices(session: &Session) -> Result<()> {
     session.rows("SET client_min_messages = notice", &[])?;
     Ok(())
 }
 
-/// Whether the server's pages have checksums.
+/// Whether the cluster has data checksums.
 ///
 /// # Errors
-/// The server's.
+/// Errors of the server.
 pub fn has_data_checksums(session: &Session) -> Result<bool> {
     let rows = session.rows("SHOW data_checksums", &[])?;
     Ok(rows.first().map(|row| value(row, 0)).transpose()? == Some(b"on"))
@@ -89,7 +89,7 @@ pub fn has_data_checksums(session: &Session) -> Result<bool> {
 /// Whether the end of a backup waits for the WAL to be archived, as do_pg_backup_stop() decides it.
 ///
 /// # Errors
-/// The server's.
+/// Errors of the server.
 pub fn archives(session: &Session) -> Result<bool> {
     let rows = session.rows(
         "SELECT current_setting('archive_mode') = 'always'
@@ -99,16 +99,16 @@ pub fn archives(session: &Session) -> Result<bool> {
     Ok(rows.first().map(|row| value(row, 0)).transpose()? == Some(b"t"))
 }
 
-/// The process of the server that a session has. A number alone could be another's by now, or that
-/// of another server, where there are several.
+/// Backend of a session, identified by its pid and start time: a pid alone may have been reused, or
+/// belong to another of several servers.
 #[derive(Clone, Debug)]
 pub struct Backend(Option<(String, String)>);
 
 impl Backend {
-    /// Of a session.
+    /// Identifies the backend of a session.
     ///
     /// # Errors
-    /// The server's.
+    /// Errors of the server.
     pub fn of(session: &Session) -> Result<Self> {
         let rows = session.rows(
             "SELECT pid, extract(epoch FROM backend_start) FROM pg_stat_activity
@@ -119,10 +119,10 @@ impl Backend {
         Ok(Self(rows.first().map(identity).transpose()?))
     }
 
-    /// Has another session of the same role cancel what it does.
+    /// Cancels the statement of this backend from another session of the same role.
     ///
     /// # Errors
-    /// libpq's and the server's.
+    /// Errors of libpq and of the server.
     pub fn cancel(&self, opener: &Opener) -> Result<()> {
         if let Some((pid, start)) = &self.0 {
             open(opener)?.rows(
@@ -135,10 +135,10 @@ impl Backend {
     }
 }
 
-/// A value that is never NULL.
+/// Value of a column that is never NULL.
 ///
 /// # Errors
-/// Where it is.
+/// An error if it is NULL.
 pub fn value(row: &Row, column: usize) -> Result<&[u8]> {
     row.get(column)
         .and_then(Option::as_deref)
@@ -149,10 +149,10 @@ pub fn text(row: &Row, column: usize) -> Result<String> {
     Ok(String::from_utf8_lossy(value(row, column)?).into_owned())
 }
 
-/// A number that is never NULL.
+/// Number in a column that is never NULL.
 ///
 /// # Errors
-/// Where it is, or no number.
+/// An error if it is NULL or no number.
 pub fn number<T: std::str::FromStr>(row: &Row, column: usize) -> Result<T> {
     let text = text(row, column)?;
     text.parse()

@@ -1,4 +1,4 @@
-//! The threads that work beside each other, each with a connection of its own.
+//! Worker threads, each with its own connection.
 
 use std::thread;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use crate::server::connection::{Failure, Opener, Session};
 use crate::server::extension::Extension;
 use crate::server::session;
 
-/// How often to look whether the workers are to stop.
+/// Polling interval for cancellation.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long to wait before a connection that was lost is replaced.
+/// Delay before a lost connection is replaced.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Has all workers do their work, each with its number. When one fails, or the work is to stop for
-/// another reason, `end` is called at once: workers that wait for the server must hear of it there.
+/// Runs all workers. After an error or a cancellation `end` is called at once, because workers that
+/// wait for the server must be ended there.
 ///
 /// # Errors
-/// Where it was to stop.
+/// An error if cancellation was requested.
 pub fn run(
     counters: &Counters,
     cancellation: &Cancellation,
@@ -53,7 +53,7 @@ pub fn run(
     cancellation.check()
 }
 
-/// The connections of one worker: one after the other, as they get lost.
+/// Successive connections of one worker.
 pub struct Connections<'a> {
     opener: &'a Opener,
     cancellation: &'a Cancellation,
@@ -66,7 +66,7 @@ pub struct Connections<'a> {
 }
 
 impl<'a> Connections<'a> {
-    /// For a worker that may lose as many as `retries`.
+    /// Creates them for a worker that may lose `retries` connections.
     pub fn new(
         (opener, cancellation): (&'a Opener, &'a Cancellation),
         (number, worker): (usize, &'a Worker),
@@ -82,10 +82,11 @@ impl<'a> Connections<'a> {
         }
     }
 
-    /// Does a piece of work in a session, from its beginning with each one.
+    /// Runs a unit of work in a session, and again from its beginning in a new session after a
+    /// loss.
     ///
     /// # Errors
-    /// Those of the work, where it was not the connection that was lost, or it was once too often.
+    /// Errors of the work, unless the connection was lost and may be replaced.
     pub fn run<T>(&mut self, mut work: impl FnMut(&mut Session) -> Result<T>) -> Result<T> {
         loop {
             self.cancellation.check()?;
@@ -107,7 +108,7 @@ impl<'a> Connections<'a> {
         }
     }
 
-    /// A session in which the work has failed is used no more.
+    /// Runs the work once. A session in which it failed is dropped.
     fn try_once<T>(&mut self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
         let mut session = match self.session.take() {
             Some(session) => session,
@@ -122,15 +123,15 @@ impl<'a> Connections<'a> {
     }
 }
 
-/// Whether a connection is gone, so that another may fare better.
+/// Whether the connection was lost, so that a new one may succeed.
 pub fn is_lost(error: &Error) -> bool {
     error
         .downcast_ref::<Failure>()
         .is_some_and(|failure| failure.connection_lost)
 }
 
-/// Ends the backup of its leader after an error, at once: the end of the session would end it too.
-/// Returns the error, or the one that lies behind it.
+/// Aborts the backup after an error, before the end of the session would. Returns the error, or the
+/// loss of the leader's connection that caused it.
 pub fn give_up(
     extension: &Extension,
     leader: &Session,

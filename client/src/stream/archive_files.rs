@@ -1,6 +1,5 @@
-//! The archives of a backup as files in a folder: `base.tar` and one for each tablespace, or several
-//! of each from several workers, compressed or not; and `pg_wal.tar`, where pg_basebackup streamed
-//! the WAL beside the rest.
+//! Archive files of a backup: `base.tar` and one for each tablespace, or several of each from
+//! several workers, optionally compressed; and `pg_wal.tar` of pg_basebackup.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
@@ -16,7 +15,7 @@ use crate::stream::input::Input;
 use crate::stream::part::Part;
 use crate::stream::regular_file;
 
-/// Bytes that are read at once.
+/// Size of a read in bytes.
 pub const PIECE: usize = 256 * 1024;
 
 /// An archive.
@@ -24,7 +23,7 @@ pub const PIECE: usize = 256 * 1024;
 pub struct ArchiveFile {
     /// Its name in the folder.
     pub name: String,
-    /// Where it is.
+    /// An error if it is NULL.
     pub path: PathBuf,
     /// What it holds.
     pub content: Content,
@@ -44,7 +43,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// What precedes the names of its members in the backup.
+    /// Prefix of its member names in the backup.
     pub fn prefix(self) -> Vec<u8> {
         match self {
             Self::Part(part) => part.prefix(),
@@ -54,7 +53,7 @@ impl Content {
 }
 
 impl ArchiveFile {
-    /// Knows an archive by its name. Its size is not known yet.
+    /// Recognizes an archive by its name. The size is set later.
     pub fn by_name(folder: &Path, name: &str) -> Option<Self> {
         let (stem, method) = [
             (".tar", Method::None),
@@ -93,7 +92,7 @@ impl ArchiveFile {
     /// Opens it.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn open(&self) -> Result<File> {
         regular_file::open(&self.path).map_err(|error| failed("open", &self.name, &error))
     }
@@ -101,7 +100,7 @@ impl ArchiveFile {
     /// Reads the next piece; returns how long it is, zero at the end.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn read_piece(&self, file: &mut File, piece: &mut [u8]) -> Result<usize> {
         loop {
             match file.read(piece) {
@@ -143,7 +142,7 @@ impl ArchiveFile {
         }
     }
 
-    /// For messages about what is in it.
+    /// Context for messages about its members.
     pub fn place(&self) -> String {
         format!("archive \"{}\"", self.name)
     }

@@ -13,7 +13,7 @@ use backup_format::compression::Method;
 use flate2::{Decompress, FlushDecompress, Status};
 use zstd::stream::raw::{self, DParameter, Operation as _};
 
-/// Bytes that are handed on at once.
+/// Size of an output portion in bytes.
 const PORTION: usize = 128 * 1024;
 /// Bytes that a decoder of LZ4 is given at once: as many as it reads.
 const FEED: usize = 32 * 1024;
@@ -22,7 +22,7 @@ const LARGEST_ZSTD_WINDOW_LOG: u32 = 27;
 /// All of RFC 1951.
 const GZIP_WINDOW_BITS: u8 = 15;
 
-/// A stream that is being decompressed.
+/// Decompressor of a stream.
 pub struct Decompressor {
     method: Method,
     /// `None` where bytes pass as they are.
@@ -63,7 +63,7 @@ impl Decompressor {
     /// Begins; with [`Method::None`] bytes pass as they are.
     ///
     /// # Errors
-    /// Where the library has no memory.
+    /// An error if the library cannot allocate memory.
     pub fn new(method: Method) -> Result<Self> {
         Ok(Self {
             method,
@@ -118,7 +118,7 @@ impl Decompressor {
         Ok(())
     }
 
-    /// The stream has ended.
+    /// Ends the stream.
     ///
     /// # Errors
     /// Where its last frame has not.

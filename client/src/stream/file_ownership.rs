@@ -1,4 +1,4 @@
-//! Which stream has which file, while several may have the same one.
+//! Ownership of files among streams that may carry the same file.
 //!
 //! When a worker's session ends, the server gives its files to others at once. What the worker had
 //! been sent by then still arrives here, beside the same files from another worker, in any order.
@@ -9,10 +9,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-/// A number for each stream.
+/// Number of a stream.
 pub type Stream = u64;
 
-/// The files of all streams, by their paths in the backup.
+/// Owners of files by their paths in the backup.
 #[derive(Debug, Default)]
 pub struct FileOwnership(Mutex<State>);
 
@@ -22,7 +22,7 @@ struct State {
     owners: HashMap<Vec<u8>, Stream>,
 }
 
-/// Under which name a stream writes a file.
+/// Name under which a stream writes a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ownership {
     /// Its own.
@@ -34,7 +34,7 @@ pub enum Ownership {
 }
 
 impl FileOwnership {
-    /// A number for another stream.
+    /// Allocates the number of a stream.
     pub fn stream(&self) -> Stream {
         self.with(|state| {
             state.streams += 1;
@@ -54,8 +54,8 @@ impl FileOwnership {
         })
     }
 
-    /// A stream has ended well, and `rename` gives a file that it wrote aside its name. Nobody else
-    /// owns it afterwards.
+    /// Transfers a file to a stream that ended well; `rename` gives the file its name. No other
+    /// stream owns it afterwards.
     pub fn take_over<T>(&self, path: &[u8], stream: Stream, rename: impl FnOnce() -> T) -> T {
         self.with(|state| {
             state.owners.insert(path.to_owned(), stream);
@@ -63,7 +63,7 @@ impl FileOwnership {
         })
     }
 
-    /// A stream has failed: `remove` takes away a file, if the stream still owns it.
+    /// Gives up a file of a failed stream; `remove` is called if the stream still owns it.
     pub fn give_up(&self, path: &[u8], stream: Stream, remove: impl FnOnce()) {
         self.with(|state| {
             if state.owners.get(path) == Some(&stream) {

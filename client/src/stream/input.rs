@@ -1,4 +1,4 @@
-//! A stream as the server sends it: one archive, which may be compressed.
+//! Stream of one archive, optionally compressed.
 
 use anyhow::Result;
 use backup_format::compression::Method;
@@ -6,17 +6,17 @@ use backup_format::member::Reader;
 
 use crate::stream::decompressor::Decompressor;
 
-/// A stream that is being read.
+/// Reader of a stream.
 pub struct Input {
     decompressor: Decompressor,
     reader: Reader,
 }
 
 impl Input {
-    /// Begins.
+    /// Creates it.
     ///
     /// # Errors
-    /// Where the library has no memory.
+    /// An error if the library cannot allocate memory.
     pub fn new(method: Method) -> Result<Self> {
         Ok(Self {
             decompressor: Decompressor::new(method)?,
@@ -24,11 +24,10 @@ impl Input {
         })
     }
 
-    /// Takes the next bytes, and hands what they become, the archive's, to `take`, with the reader
-    /// that knows the place in it.
+    /// Decompresses the next bytes and passes the archive's bytes to `take`, with the tar reader.
     ///
     /// # Errors
-    /// Where they are not of that format, and those of `take`.
+    /// An error if the bytes are not in that format, and errors of `take`.
     pub fn push(
         &mut self,
         bytes: &[u8],
@@ -41,10 +40,10 @@ impl Input {
         decompressor.push(bytes, &mut |plain| take(reader, plain))
     }
 
-    /// The stream has ended.
+    /// Ends the stream.
     ///
     /// # Errors
-    /// Where the archive has not, or what it is compressed into.
+    /// An error if the archive or its compressed frame is incomplete.
     pub fn finish(&self) -> Result<()> {
         self.decompressor.finish()?;
         Ok(self.reader.finish()?)

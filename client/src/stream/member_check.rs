@@ -1,5 +1,5 @@
-//! Members of an archive that is kept as it is: their names are looked at, and their checksums
-//! computed, while they pass by.
+//! Check of an archive that is kept unchanged: checks names and computes checksums of passing
+//! members.
 
 use anyhow::{Error, Result, ensure};
 use backup_format::checksum::Algorithm;
@@ -10,7 +10,7 @@ use crate::manifest;
 use crate::manifest::backup_path::{MANIFEST, check_name, display};
 use crate::manifest::received_files::{Contents, IncomingFiles};
 
-/// Computes the checksums of members that pass by, and keeps the manifest.
+/// Checks passing members and keeps the manifest.
 pub struct Check<'a> {
     prefix: Vec<u8>,
     arriving: IncomingFiles<'a>,
@@ -21,7 +21,7 @@ pub struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    /// For an archive whose names in the manifest have a prefix.
+    /// Creates a check for an archive whose member names lack a prefix of the manifest's paths.
     pub fn new(prefix: Vec<u8>, algorithm: Algorithm, counter: &'a Counter) -> Self {
         Self {
             prefix,
@@ -33,7 +33,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// For an archive that is to have the manifest, which is kept.
+    /// Creates a check for the archive that contains the manifest.
     pub fn with_manifest(algorithm: Algorithm, counter: &'a Counter) -> Self {
         Self {
             keeps_manifest: true,
@@ -41,22 +41,22 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// The file that is passing.
+    /// Path of the current file.
     pub fn current(&self) -> Option<String> {
         self.arriving.current()
     }
 
-    /// Whether nothing has passed.
+    /// Whether the archive has no member yet.
     pub fn is_empty(&self) -> bool {
         self.members == 0
     }
 
-    /// Whether the member that is passing is the manifest.
+    /// Whether the current member is the manifest.
     pub fn is_in_manifest(&self) -> bool {
         self.in_manifest
     }
 
-    /// All have passed, and count; with them the content of the manifest, if it was kept.
+    /// Returns the content of the archive, and the manifest if there was one.
     pub fn into_contents(self) -> (Contents, Vec<u8>) {
         (self.arriving.into_contents(), self.manifest)
     }

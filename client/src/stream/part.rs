@@ -6,7 +6,7 @@ use std::path::{Component, PathBuf};
 
 use anyhow::{Result, ensure};
 
-/// What one archive holds.
+/// Content of one archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The data directory without tablespaces.
@@ -16,7 +16,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// As the server's function wants it.
+    /// OID argument of send_backup_files().
     pub fn oid(self) -> u32 {
         match self {
             Self::Base => 0,
@@ -24,7 +24,7 @@ impl Part {
         }
     }
 
-    /// What precedes the names of its members in the manifest.
+    /// Prefix of its member names in the manifest.
     pub fn prefix(self) -> Vec<u8> {
         match self {
             Self::Base => Vec::new(),
@@ -33,12 +33,12 @@ impl Part {
     }
 }
 
-/// What a worker asks for at once.
+/// Request of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Everything.
     All,
-    /// What one archive holds.
+    /// Content of one archive.
     Part(Part),
 }
 
@@ -52,10 +52,10 @@ pub struct Tablespace {
 }
 
 impl Tablespace {
-    /// Checks what is told by somebody who may be wrong.
+    /// Validates a tablespace from an untrusted source.
     ///
     /// # Errors
-    /// Where no tablespace can be so.
+    /// An error if OID or location is invalid.
     pub fn check(teller: &str, oid: u32, location: &[u8]) -> Result<Self> {
         ensure!(oid > 0, "{teller} has a tablespace with OID 0");
         let location = PathBuf::from(OsStr::from_bytes(location));

@@ -1,8 +1,8 @@
-//! Files in a directory that others may have written.
+//! Reading of files in a directory that is not trusted.
 //!
-//! A file of a backup is a regular file. A FIFO would keep whoever opens it waiting for a writer, a
-//! device may do something when it is opened, and a file of any size can be made with no space. So the
-//! kind of a file is looked at before and after it is opened, and what is held in memory has a limit.
+//! A file of a backup is a regular file. Opening a FIFO would block until there is a writer,
+//! opening a device may have side effects, and a sparse file can have any size. So the file type is
+//! checked before and after opening, and the bytes held in memory are limited.
 
 use std::fs::{self, File, Metadata};
 use std::io::{Error, ErrorKind, Read as _, Result};
@@ -11,10 +11,10 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Opens a file for reading. Links are followed, as those of tablespaces must be.
+/// Opens a regular file for reading. Follows symbolic links, which tablespaces need.
 ///
 /// # Errors
-/// The operating system's, and where it is no regular file.
+/// Errors of the operating system, and an error for another file type.
 pub fn open(path: &Path) -> Result<File> {
     check(&fs::metadata(path)?)?;
     // It may be another one by now.

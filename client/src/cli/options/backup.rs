@@ -129,15 +129,15 @@ pub(super) enum Checkpoint {
 }
 
 impl BackupOptions {
-    /// How to show the progress; `None` not to.
+    /// Format of the progress; `None` for no progress.
     pub fn progress(&self) -> Option<ProgressFormat> {
         self.progress
     }
 
-    /// Checks everything that can be checked without a server or a file.
+    /// Validates the options, as far as that needs no server and no file.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first invalid option or value.
     pub fn check(self) -> Result<BackupConfig> {
         let jobs = jobs(self.jobs)?;
         let max_rate = self.max_rate.as_deref().map(parse_rate).transpose()?;

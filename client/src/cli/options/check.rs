@@ -40,15 +40,15 @@ pub struct CheckOptions {
 }
 
 impl CheckOptions {
-    /// How to show the progress; `None` not to.
+    /// Format of the progress; `None` for no progress.
     pub fn progress(&self) -> Option<ProgressFormat> {
         self.progress
     }
 
-    /// Checks everything that can be checked without a server.
+    /// Validates the options, as far as that needs no server.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first invalid option or value.
     pub fn check(self) -> Result<CheckConfig> {
         Ok(CheckConfig {
             address: self.connection.into(),

@@ -1,17 +1,17 @@
-//! What `-Z` says, in pg_basebackup's own grammar.
+//! Parser of `-Z`, with pg_basebackup's grammar.
 
 use anyhow::{Result, anyhow, bail, ensure};
 use backup_format::compression::{Compression, InvalidCompression, Method};
 
 use crate::cli::configuration::{Compress, Side};
 
-/// The most threads that zstd has for a frame.
+/// Maximum number of threads of zstd for a frame.
 const MOST_WORKERS: i32 = 256;
 
 /// `[{client|server}-]METHOD[:DETAIL]`, or only a level, which is gzip's.
 ///
 /// # Errors
-/// Where it is not so, or is what no method does.
+/// An error if the specification is malformed or the method does not support it.
 pub fn parse_compress(text: &str) -> Result<Compress> {
     // As parse_compress_options() has it.
     match text.parse() {
@@ -50,7 +50,7 @@ fn checked(side: Side, method: Method, detail: &str) -> Result<Compress> {
         .map_err(|error| anyhow!("invalid compression specification: {error}"))
 }
 
-/// As parse_compress_specification() and validate_compress_specification() have it.
+/// Follows parse_compress_specification() and validate_compress_specification().
 fn parse_detail(side: Side, method: Method, detail: &str) -> Result<Compress> {
     let name = method.name();
     let mut compress = Compress {

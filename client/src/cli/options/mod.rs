@@ -58,7 +58,7 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// How to show the progress; `None` not to.
+    /// Format of the progress; `None` for no progress.
     pub fn progress(&self) -> Option<ProgressFormat> {
         let wanted = match &self.command {
             None => return self.backup.progress(),
@@ -82,7 +82,7 @@ pub enum Command {
     Restore(RestoreOptions),
 }
 
-/// How much is to be done at once, if that was said.
+/// Validates a number of jobs; `None` if it was not given.
 fn jobs(wanted: Option<usize>) -> Result<Option<usize>> {
     ensure!(
         wanted.is_none_or(|jobs| (1..=1000).contains(&jobs)),
@@ -91,12 +91,12 @@ fn jobs(wanted: Option<usize>) -> Result<Option<usize>> {
     Ok(wanted)
 }
 
-/// The same, by threads of this machine.
+/// Number of threads: the given one, or the default of this machine.
 fn threads(wanted: Option<usize>) -> Result<usize> {
     Ok(jobs(wanted)?.unwrap_or_else(|| default_jobs(own_processors())))
 }
 
-/// New places of tablespaces, by their old ones.
+/// New locations of tablespaces by their old ones.
 fn mapping(texts: &[String]) -> Result<BTreeMap<PathBuf, PathBuf>> {
     let mut mapping = BTreeMap::new();
     for text in texts {
@@ -108,7 +108,7 @@ fn mapping(texts: &[String]) -> Result<BTreeMap<PathBuf, PathBuf>> {
     Ok(mapping)
 }
 
-/// The WAL is elsewhere in a place that does not depend on where anybody stands.
+/// Validates `--waldir`, which must be an absolute path.
 fn check_waldir(waldir: Option<PathBuf>) -> Result<Option<PathBuf>> {
     if let Some(waldir) = &waldir {
         ensure!(

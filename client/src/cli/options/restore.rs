@@ -54,10 +54,10 @@ pub struct RestoreOptions {
 }
 
 impl RestoreOptions {
-    /// Checks everything that can be checked without a file.
+    /// Validates the options, as far as that needs no file.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first invalid option or value.
     pub fn check(self) -> Result<RestoreConfig> {
         Ok(RestoreConfig {
             archives: self.archives,

@@ -59,10 +59,10 @@ pub struct VerifyOptions {
 }
 
 impl VerifyOptions {
-    /// Checks everything that can be checked without a file.
+    /// Validates the options, as far as that needs no file.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first invalid option or value.
     pub fn check(self) -> Result<VerifyConfig> {
         Ok(VerifyConfig {
             format: self.format,

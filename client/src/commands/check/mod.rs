@@ -32,7 +32,7 @@ use damage::Findings;
 use queue::Queue;
 use relations::Named;
 
-/// What all threads share.
+/// State shared by all threads.
 struct Shared<'a> {
     config: &'a CheckConfig,
     cancellation: &'a Cancellation,

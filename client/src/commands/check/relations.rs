@@ -28,7 +28,7 @@ pub struct Named {
     path: Vec<u8>,
     database: Option<String>,
     relation: Option<Relation>,
-    /// What is wrong with it.
+    /// An error that names the defect.
     pub damage: Damage,
 }
 

@@ -23,7 +23,7 @@ pub struct Expected {
 pub struct File {
     /// Its size in bytes.
     pub size: u64,
-    /// What its checksum is computed by.
+    /// Checksum algorithm.
     pub algorithm: Algorithm,
     /// Its checksum.
     pub checksum: Vec<u8>,

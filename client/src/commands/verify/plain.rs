@@ -17,7 +17,7 @@ use crate::runtime::parallel;
 use crate::runtime::supervisor::Shared;
 use crate::stream::regular_file;
 
-/// Bytes that are read at once.
+/// Size of a read in bytes.
 const PIECE: usize = 256 * 1024;
 
 /// Compares the files of a data directory with the manifest: first which ones there are, then what

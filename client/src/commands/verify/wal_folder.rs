@@ -33,7 +33,7 @@ impl WalFolder {
     /// Makes it where the environment wants temporary files, for nobody else.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn create(ranges: &[WalRange]) -> Result<Self> {
         let parent = env::temp_dir();
         let mut number = 0;
@@ -58,7 +58,7 @@ impl WalFolder {
         }
     }
 
-    /// Where it is.
+    /// An error if it is NULL.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -66,7 +66,7 @@ impl WalFolder {
     /// Makes a file for a member of an archive, where that is a segment that is needed.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn file(&self, path: &[u8], size: u64) -> Result<Segment> {
         let Some(name) = path.strip_prefix(b"pg_wal/").and_then(SegmentName::parse) else {
             return Ok(Segment::NotNeeded);

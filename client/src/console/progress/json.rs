@@ -1,4 +1,4 @@
-//! The progress for programs: what docs/program-reference.md promises them.
+//! Progress as JSON, as documented in docs/program-reference.md.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! When the progress is shown, and how.
+//! Schedule of the progress display.
 
 use std::time::{Duration, Instant};
 
@@ -7,14 +7,14 @@ use super::{Counters, Phase, json, text};
 use crate::cli::configuration::ProgressFormat;
 use crate::console::messages;
 
-/// How often it is written anew on a terminal.
+/// Interval on a terminal.
 const ON_TERMINAL: Duration = Duration::from_millis(500);
-/// How often a line is written where there is no terminal.
+/// Interval without a terminal.
 const WITHOUT_TERMINAL: Duration = Duration::from_secs(5);
-/// How often a line is written for a program.
+/// Interval of JSON lines.
 const FOR_PROGRAMS: Duration = Duration::from_secs(1);
 
-/// Shows the progress from time to time.
+/// Periodic progress display.
 #[derive(Debug)]
 pub struct Line {
     format: Option<ProgressFormat>,
@@ -24,7 +24,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Begins, with the clock; without a format it shows nothing.
+    /// Starts the clock. Without a format nothing is displayed.
     pub fn begin(format: Option<ProgressFormat>) -> Self {
         Self {
             format,
@@ -34,7 +34,7 @@ impl Line {
         }
     }
 
-    /// Looks at the counters, and shows what they say if it is time.
+    /// Takes a snapshot and displays it if the interval has elapsed.
     pub fn show(&mut self, counters: &Counters) {
         let Some(format) = self.format else { return };
         let view = self.observer.look(counters, self.began.elapsed());
@@ -52,7 +52,8 @@ impl Line {
         }
     }
 
-    /// Shows the end. On a terminal the line of a complete backup stays, and nothing of another.
+    /// Displays the end. On a terminal the line of a complete backup remains, and nothing of a
+    /// failed one.
     pub fn finish(mut self, counters: &Counters) {
         let Some(format) = self.format else { return };
         let view = self.observer.look(counters, self.began.elapsed());

@@ -1,4 +1,4 @@
-//! How far a backup has come: the numbers that all threads keep, and how they are shown.
+//! Progress of a backup: counters that all threads update, and their display.
 
 mod json;
 mod line;
@@ -14,24 +14,24 @@ use serde::Serialize;
 
 pub use line::Line;
 
-/// What a backup does, in this order.
+/// Phases of a backup, in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// The server makes a checkpoint and lists the files.
+    /// The server performs a checkpoint and lists the files.
     #[default]
     Starting,
-    /// Files arrive.
+    /// Files are received.
     Copying,
-    /// The server ends the backup, and sends what is left: the WAL and the manifest.
+    /// The server stops the backup and sends WAL and manifest.
     Ending,
-    /// What was written is compared with the manifest.
+    /// Received files are compared with the manifest.
     Comparing,
-    /// Everything is on its way to the disk.
+    /// Files are synchronized to disk.
     Syncing,
     /// The backup is complete.
     Done,
-    /// There will be none.
+    /// The backup failed.
     Failed,
 }
 
@@ -41,17 +41,17 @@ pub enum Activity {
     /// Opens its connection.
     #[default]
     Connecting,
-    /// Waits for what the server has for it.
+    /// Waits for the server.
     Waiting,
     /// Receives a file.
     Receiving(String),
-    /// Has lost its connection, and soon opens another.
+    /// Lost its connection and will open another.
     Lost,
     /// Has nothing left to do.
     Ended,
 }
 
-/// Numbers that all threads keep.
+/// Counters shared by all threads.
 #[derive(Debug, Default)]
 pub struct Counters {
     state: Mutex<State>,
@@ -66,7 +66,7 @@ struct State {
     archives: bool,
 }
 
-/// What the files of a backup come to. Those that are sent at its end are not among them.
+/// Expected totals of a backup, without the files sent at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
     /// Bytes.
@@ -75,22 +75,22 @@ pub struct Expected {
     pub files: u64,
 }
 
-/// What has arrived by one connection.
+/// Counter of one connection.
 #[derive(Debug, Default)]
 pub struct Counter {
     bytes: AtomicU64,
     files: AtomicU64,
 }
 
-/// A worker, as others see it.
+/// Worker, as seen by other threads.
 #[derive(Debug, Default)]
 pub struct Worker {
-    /// What has arrived by its connections.
+    /// Counter of its connections.
     pub counter: Counter,
     doing: Mutex<Activity>,
 }
 
-/// What one stream adds to a counter. It is taken off again, unless the stream ends well.
+/// Contribution of one stream to a counter, subtracted again unless the stream ends well.
 #[derive(Debug)]
 pub struct Tally<'a> {
     counter: &'a Counter,
@@ -113,7 +113,7 @@ impl Counters {
         state.phase = state.phase.max(phase);
     }
 
-    /// It is known how much there is to come.
+    /// Sets the expected totals.
     pub fn expect(&self, expected: Expected) {
         lock(&self.state).expected = Some(expected);
     }
@@ -135,14 +135,14 @@ impl Counters {
 }
 
 impl Worker {
-    /// It begins to do something else.
+    /// Sets the current activity.
     pub fn begins(&self, doing: Activity) {
         *lock(&self.doing) = doing;
     }
 }
 
 impl<'a> Tally<'a> {
-    /// Begins.
+    /// Creates it.
     pub fn new(counter: &'a Counter) -> Self {
         Self {
             counter,
@@ -151,13 +151,13 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// So many bytes of a file have come.
+    /// Adds received bytes.
     pub fn add_bytes(&mut self, count: u64) {
         self.bytes += count;
         self.counter.bytes.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// A file, directory or link is there.
+    /// Adds a complete file, directory or link.
     pub fn add_file(&mut self) {
         self.files += 1;
         self.counter.files.fetch_add(1, Ordering::Relaxed);

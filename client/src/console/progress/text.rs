@@ -1,4 +1,4 @@
-//! The progress for people: a line for the whole, and one for each worker.
+//! Progress as text: a line for the whole backup, and one for each worker.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const LEAST_WITH_BAR: usize = 36;
 /// What is added to the time that is left, so that it is never 0 s.
 const ROUNDED_UP: Duration = Duration::from_millis(999);
 
-/// One line, for those who have no terminal.
+/// Line for a log.
 pub fn plain(view: &View) -> String {
     let working = |worker: &&WorkerView| worker.doing != Activity::Ended;
     let workers = view.workers.iter().filter(working).count();
@@ -147,7 +147,7 @@ fn tail(name: &str, columns: usize) -> String {
         .collect()
 }
 
-/// What has arrived. Files that are sent at the end are beyond what was expected.
+/// Bytes received. Files sent at the end exceed the expectation.
 fn amount(view: &View) -> Option<String> {
     match view.expected {
         Some(expected) => Some(format!("{} of {}", size(view.bytes), size(expected.bytes))),
@@ -170,7 +170,7 @@ fn speed(view: &View) -> Option<String> {
     (arrives && view.rate > 0.0).then(|| rate(view.rate))
 }
 
-/// What is still to be done.
+/// Remaining time, or what the backup waits for.
 fn remainder(view: &View) -> Option<String> {
     match view.phase {
         Phase::Starting => Some("waiting for checkpoint".to_owned()),

@@ -1,4 +1,4 @@
-//! A backup at one moment, as it is shown.
+//! Snapshot of a backup for display.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -6,20 +6,20 @@ use std::time::Duration;
 use super::rate::Rate;
 use super::{Activity, Counter, Counters, Expected, Phase, State, lock};
 
-/// A backup at one moment.
+/// Snapshot of a backup.
 #[derive(Clone, Debug)]
 pub struct View {
     /// What it does.
     pub phase: Phase,
     /// Since the beginning.
     pub elapsed: Duration,
-    /// Bytes that have arrived.
+    /// Bytes received.
     pub bytes: u64,
-    /// Files, directories and links that have.
+    /// Files, directories and links received.
     pub files: u64,
-    /// All that is to arrive, where that is known; never less than what has.
+    /// Expected total, if known; never less than what was received.
     pub expected: Option<Expected>,
-    /// Bytes per second: of the last seconds, and of all at the end.
+    /// Bytes per second: over the last seconds, and over the whole backup at its end.
     pub rate: f64,
     /// Whether the server still archives the WAL, before it sends the last files.
     pub waits_for_archive: bool,
@@ -27,28 +27,28 @@ pub struct View {
     pub workers: Vec<WorkerView>,
 }
 
-/// A worker at that moment.
+/// Snapshot of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerView {
     /// What it does.
     pub doing: Activity,
-    /// Bytes that have arrived by its connections.
+    /// Bytes received over its connections.
     pub bytes: u64,
     /// Bytes per second.
     pub rate: f64,
 }
 
-/// What is remembered from one moment to the next.
+/// State between snapshots.
 #[derive(Debug, Default)]
 pub struct Observer {
     whole: Rate,
     workers: Vec<Rate>,
-    /// When files began to arrive.
+    /// Time of the first file.
     copying: Option<Duration>,
 }
 
 impl View {
-    /// Of what there is to come, in percent.
+    /// Percentage of the expected bytes.
     pub fn percent(&self) -> Option<f64> {
         let bytes = self.expected?.bytes;
         Some(if bytes == 0 {
@@ -58,7 +58,7 @@ impl View {
         })
     }
 
-    /// How long it takes until everything is here, at the present rate.
+    /// Estimated time left at the current rate.
     pub fn left(&self) -> Option<Duration> {
         let bytes = self.expected?.bytes.saturating_sub(self.bytes);
         if self.phase != Phase::Copying || bytes == 0 || self.rate < 1.0 {
@@ -69,7 +69,7 @@ impl View {
 }
 
 impl Observer {
-    /// Looks at the counters, at a time since the beginning.
+    /// Takes a snapshot of the counters.
     pub fn look(&mut self, counters: &Counters, elapsed: Duration) -> View {
         let State {
             phase,
