@@ -1,4 +1,4 @@
-//! What the functions have in common: arguments that may not be null, and the COPY that a stream
+//! Common parts of the functions: arguments that must not be NULL, and the COPY that a stream
 //! needs.
 
 use crate::server::copy_query::{self, Call};

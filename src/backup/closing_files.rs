@@ -1,13 +1,13 @@
-//! The files that the end of a backup adds to what workers have sent.
+//! Files added by the stop of a backup.
 
 use std::borrow::Cow;
 
 use backup_format::archive::Attributes;
 
-/// What the end of a backup adds, in the order in which it leaves: a server starts on a directory that
-/// has `pg_control`, so everything that recovery needs comes before that.
+/// Files of the stop, in sending order. A server starts on a directory that has `pg_control`, so
+/// everything that recovery needs precedes it.
 pub struct ClosingFiles {
-    /// `backup_label`, where there are tablespaces `tablespace_map`, and init forks. The WAL follows them.
+    /// `backup_label`, `tablespace_map` if there are tablespaces, and init forks. WAL follows them.
     pub before_wal: Vec<ClosingFile>,
     /// `global/pg_control`, which only the manifest follows.
     pub control_file: ClosingFile,
@@ -20,7 +20,7 @@ impl ClosingFiles {
     }
 }
 
-/// A file that the end of a backup adds to what workers have sent.
+/// File added by the stop.
 pub struct ClosingFile {
     /// Relative to the data directory.
     pub path: Cow<'static, [u8]>,

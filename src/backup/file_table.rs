@@ -1,12 +1,12 @@
-//! The segment with the files of a backup: one slot for each, and what workers count together.
+//! Segment of a backup's files: one slot for each, and counters shared by the workers.
 //!
 //! ```text
 //! Header | Slot × n, in the order of the queue | u32 × n, slots by path | digests | paths | tablespaces
 //! ```
 //!
 //! Paths, sizes and order are written once, before the segment's handle is published in the
-//! backup's segment; everything that changes afterwards is atomic. What the atomics mean, and
-//! who may change which, is the business of [`super::queue`].
+//! backup's segment. Everything that changes afterwards is atomic. [`super::queue`] defines the
+//! meaning of the atomics and who may change them.
 
 use core::mem::{offset_of, size_of};
 use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -34,7 +34,7 @@ pub(super) const MAGIC: u64 = segment::magic(
     ],
 );
 
-/// What an entry of the listing is.
+/// Type of an entry of the listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Kind {
@@ -60,13 +60,13 @@ pub struct Slot {
     pub tablespace: u32,
     /// A [`Kind`].
     pub(super) kind: u8,
-    /// Who has it: see `backup::queue`.
+    /// Owner: see `backup::queue`.
     pub owner: AtomicU32,
     /// Bad pages found in it by the stream that carried it.
     pub failures: AtomicU32,
-    /// Whether a member, or nothing because it had vanished, went out: see `backup::queue`.
+    /// State of sending: see `backup::queue`.
     pub carried: AtomicU32,
-    /// Bytes of it that are part of the backup's count of bytes sent.
+    /// Bytes of it included in the backup's counter of bytes sent.
     pub counted: AtomicU64,
     /// Size in the archive.
     pub sent_size: AtomicU64,
@@ -91,7 +91,7 @@ const _: () = assert!(
     "a slot takes about 100 bytes with its digest"
 );
 
-/// The head of the segment: what its workers count together.
+/// Header of the segment, with counters shared by the workers.
 #[derive(FromBytes)]
 #[repr(C)]
 pub struct Header {
@@ -103,21 +103,21 @@ pub struct Header {
     pub(super) digest_length: u32,
     /// Bytes of the regular files in the listing.
     pub bytes_total: u64,
-    /// Sessions that stream.
+    /// Number of streaming sessions.
     pub workers: AtomicU32,
-    /// The last number given to a worker.
+    /// Last number allocated to a worker.
     pub last_owner: AtomicU32,
-    /// What keeps a stop and the owners of sent files apart: see `backup::gate`.
+    /// Gate between a stop and the owners of sent files: see `backup::gate`.
     pub gate: Gate,
-    /// Grows when files return to the queue, so that workers look from its start again.
+    /// Incremented when files return to the queue, so that workers search from its start again.
     pub generation: AtomicU64,
-    /// Entries carried so far.
+    /// Entries sent so far.
     pub files_sent: AtomicU64,
-    /// Bytes of regular files carried so far.
+    /// Bytes of regular files sent so far.
     pub bytes_sent: AtomicU64,
     /// Bad pages found so far.
     pub checksum_failures: AtomicU64,
-    /// Streams of one tablespace that clients have asked for.
+    /// Streams of a single tablespace, which have relative member names.
     pub relative_streams: AtomicU64,
 }
 
@@ -129,7 +129,7 @@ impl Header {
     }
 }
 
-/// Where the parts of the segment begin, in bytes.
+/// Offsets of the parts of the segment, in bytes.
 pub(super) struct Layout {
     pub(super) by_path: usize,
     digests: usize,
@@ -139,7 +139,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// `None` where it does not fit into any memory.
+    /// `None` if the size overflows.
     pub(super) fn new(
         slots: usize,
         digest_length: usize,
@@ -177,7 +177,7 @@ pub struct FileTable<'a> {
 }
 
 impl<'a> FileTable<'a> {
-    /// The common counts.
+    /// Header with the shared counters.
     #[must_use]
     pub fn header(&self) -> &'a Header {
         self.header
@@ -235,7 +235,7 @@ impl<'a> FileTable<'a> {
         &self.digests[start..start + length]
     }
 
-    /// `None` where what is mapped holds no files of the backup with this nonce.
+    /// Views a mapped segment; `None` if it does not hold the files of the backup with this nonce.
     #[must_use]
     pub fn at(memory: Memory<'a>, nonce: u32) -> Option<Self> {
         let header: &Header = memory.value(0)?;

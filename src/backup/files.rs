@@ -1,4 +1,4 @@
-//! The segment with the files of a backup, from a listing to its [`FileTable`].
+//! Creation and mapping of the segment of a backup's files.
 
 use core::cmp::Reverse;
 use core::mem::size_of;
@@ -14,7 +14,7 @@ use super::gate::Gate;
 use super::listing::Listing;
 use super::tablespace;
 
-/// A segment with the files of a backup, mapped. Clones stand for the same mapping.
+/// Mapped segment of a backup's files. Clones share the mapping.
 #[derive(Clone, Debug)]
 pub struct SharedFiles {
     segment: Segment,
@@ -22,11 +22,11 @@ pub struct SharedFiles {
 }
 
 impl SharedFiles {
-    /// Shares a listing with the workers of the backup that has the nonce.
+    /// Shares a listing with the workers of the backup with this nonce.
     ///
-    /// The queue hands out directories and links first, in the order of their paths, so that nothing is
-    /// unpacked before the directory or link it lies in; then the largest files, so that no worker is
-    /// left alone with a large one at the end.
+    /// Queue order: directories and links by path, so that a directory or link precedes what lies
+    /// in it; then files from the largest to the smallest, so that no worker is left with a large
+    /// file at the end.
     ///
     /// # Errors
     /// Where the listing has 2^32 entries or more, or the server has no memory left.
@@ -60,8 +60,8 @@ impl SharedFiles {
         )
     }
 
-    /// The same with orders that are known: the indexes of all entries as the queue hands them out, and
-    /// as their paths are sorted.
+    /// Creates the segment for given orders: indexes of all entries in queue order and in path
+    /// order.
     fn create(
         listing: &Listing,
         queue_order: &[u32],
@@ -166,19 +166,18 @@ impl SharedFiles {
         self.segment.handle()
     }
 
-    /// Has the files of worker `owner` returned to the queue when this mapping ends, whatever
-    /// ends it.
+    /// Returns the unsettled files of worker `owner` to the queue when this mapping ends.
     pub fn release_on_detach(&self, owner: u32) {
         self.segment.on_detach::<WorkerDetaches>(owner);
     }
 
-    /// Ends the leader's mapping, with the last value that stands for it.
+    /// Unpins the leader's mapping, which ends with the last clone.
     pub fn detach(self) {
         self.segment.unpin();
     }
 }
 
-/// A part of a segment that was made large enough for all of them.
+/// Part of a new segment that has room for all parts.
 fn part<T: FromBytes>(segment: &mut NewSegment, offset: usize, count: usize) -> &mut [T] {
     match segment.slice_mut(offset, count) {
         Some(part) => part,
@@ -193,7 +192,8 @@ fn too_many(files: usize) -> Error {
     )
 }
 
-/// A worker's mapping ends: with its statement, by an ERROR, or with its session.
+/// Handler for the end of a worker's mapping: by the end of its statement, an ERROR, or the end of
+/// its session.
 struct WorkerDetaches;
 
 impl DetachHandler for WorkerDetaches {

@@ -1,18 +1,18 @@
-//! The gate between a stop and the owners of sent files.
+//! Gate between a stop and the owners of sent files.
 //!
-//! A stop counts the settled files, and reads their sizes and checksums into the manifest. Two things
-//! would change what it counts: a worker that takes a settled file by name, to send it again, and a
-//! worker that settles its files. Both pass the gate, and do nothing between entering and leaving that
-//! could wait or be interrupted. A stop closes the gate, waits until it is empty, and counts then. While
-//! it is closed nobody enters: whoever finds it closed fails, also when the stop is refused afterwards
-//! and the gate opens again. When the backup stops it stays closed. So a settled slot belongs to the
-//! manifest from the count on, and a stop never sees a slot that is about to be given back.
+//! A stop counts settled files and reads their sizes and checksums into the manifest. Two
+//! operations would change what it counts: a worker takes a settled file by name, to send it again,
+//! or a worker settles its files. Both pass the gate, and neither waits nor serves interrupts
+//! inside. A stop closes the gate, waits until it is empty, and then counts. A worker that finds
+//! the gate closed fails, even if the stop is refused afterwards and the gate opens again. When the
+//! backup stops, the gate stays closed. So a settled slot belongs to the manifest from the count
+//! on, and a stop never sees a slot that is about to be given back.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::server::segment::FromBytes;
 
-/// The bit that a stop sets. The others count who is inside.
+/// Bit that a stop sets. The other bits count the workers inside.
 const CLOSED: u32 = 1 << 31;
 
 /// The gate, in shared memory.
@@ -27,7 +27,7 @@ impl Gate {
         Self(AtomicU32::new(0))
     }
 
-    /// Enters; `None` where a stop has closed the gate.
+    /// Enters the gate; `None` if a stop has closed it.
     #[must_use]
     pub fn enter(&self) -> Option<Passage<'_>> {
         let mut before = self.0.load(Ordering::Relaxed);
@@ -54,7 +54,7 @@ impl Gate {
     }
 }
 
-/// The passage of a worker, which leaves when the value goes.
+/// Passage of a worker, which leaves the gate on drop.
 #[derive(Debug)]
 pub struct Passage<'a>(&'a Gate);
 
@@ -65,18 +65,18 @@ impl Drop for Passage<'_> {
     }
 }
 
-/// The gate while a stop has closed it. It opens again when the value goes, unless it is kept closed.
+/// Closed gate. It opens again on drop, unless it is kept closed.
 #[derive(Debug)]
 pub struct ClosedGate<'a>(&'a Gate);
 
 impl ClosedGate<'_> {
-    /// Whether nobody is inside any more.
+    /// Whether no worker is inside.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.0.load(Ordering::Acquire) & !CLOSED == 0
     }
 
-    /// Nobody enters any more.
+    /// Keeps the gate closed for good.
     pub fn keep_closed(self) {
         core::mem::forget(self);
     }

@@ -1,8 +1,8 @@
-//! The leader: the session that starts a backup, keeps it, and stops it.
+//! Leader: the session that starts, holds and stops a backup.
 //!
-//! A session leads at most one backup. Whatever ends the session ends the backup: the server's
-//! own exit handler takes the cluster out of backup mode, the detach callback of the backup's
-//! segment tells the workers, and the lock that announces the backup goes with the session.
+//! A session leads at most one backup, which ends with the session in any case: the server's exit
+//! handler takes the cluster out of backup mode, the detach handler of the backup's segment tells
+//! the workers, and the lock that announces the backup is released.
 
 use core::cell::RefCell;
 
@@ -27,7 +27,7 @@ pub struct Leader {
     /// The shared files, once they are listed.
     files: Option<SharedFiles>,
     retention: RefCell<Option<RetentionWorker>>,
-    /// What the start gave.
+    /// Result of the start.
     pub started: StartedBackup,
     /// The manifest's algorithm; `None` for no manifest.
     pub manifest: Option<backup_format::checksum::Algorithm>,
@@ -37,13 +37,13 @@ thread_local! {
     static LEADER: RefCell<Option<Leader>> = const { RefCell::new(None) };
 }
 
-/// What start_backup() tells its caller.
+/// Result row of start_backup().
 pub struct StartSummary {
     /// The number by which workers join.
     pub backup_id: i64,
-    /// Where the backup starts.
+    /// Start position.
     pub start_lsn: u64,
-    /// On which timeline.
+    /// Timeline of the start position.
     pub timeline: u32,
     /// The content of backup_label.
     pub backup_label: Vec<u8>,
@@ -106,7 +106,7 @@ pub fn with_leader<T>(look: impl FnOnce(&Leader) -> T) -> Option<T> {
     LEADER.with_borrow(|leader| leader.as_ref().map(look))
 }
 
-/// The shared state of the backup that this session leads, for as long as it leads it.
+/// Shared state of the backup that this session leads.
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state` where this session leads no backup.
@@ -114,7 +114,8 @@ pub fn own_backup() -> Result<SharedBackup> {
     with_leader(|leader| leader.backup.clone()).ok_or_else(not_in_progress)
 }
 
-/// Takes the backup out of the session: it ends unless it is given back with [`resume`].
+/// Takes the backup out of the session. The backup ends with the guard, unless it is given back
+/// with [`resume`].
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state` where this session leads no backup.
@@ -133,7 +134,7 @@ pub fn take() -> Result<BackupGuard> {
     })
 }
 
-/// Leaves the backup to the session.
+/// Gives the backup back to the session, which goes on with it.
 pub fn resume(mut running: BackupGuard) {
     LEADER.set(running.0.take());
 }
@@ -168,7 +169,7 @@ impl Leader {
         self.files.clone()
     }
 
-    /// Whether WAL was to be retained, and no longer is.
+    /// Whether WAL retention has ended early.
     #[must_use]
     pub fn has_lost_retention(&self) -> bool {
         self.retention
@@ -177,7 +178,7 @@ impl Leader {
             .is_some_and(RetentionWorker::has_stopped)
     }
 
-    /// Lets the WAL go that was retained, and waits until nothing holds it.
+    /// Releases the retained WAL, and waits for the end of the retention worker.
     pub fn release_wal(&self) {
         if let Some(retention) = self.retention.take() {
             retention.release(&self.backup);
@@ -232,7 +233,7 @@ impl Leader {
 
 const GUARD_HOLDS_LEADER: &str = "a backup is taken out of its guard only when the guard ends";
 
-/// A backup that ends when this value is dropped, by whatever way.
+/// Guard of a backup, which ends on drop.
 pub struct BackupGuard(Option<Leader>);
 
 impl BackupGuard {
@@ -252,7 +253,7 @@ impl BackupGuard {
         }
     }
 
-    /// Ends the backup, and returns when nothing of it is left.
+    /// Ends the backup, and waits until nothing of it is left.
     pub fn end(self, phase: Phase) {
         let leader = self.leader();
         leader.backup.enter(phase);
@@ -268,7 +269,7 @@ impl Drop for BackupGuard {
     }
 }
 
-/// Takes the server out of backup mode and lets go of everything shared. Does not raise.
+/// Leaves backup mode and releases everything shared. Does not raise.
 fn close(leader: Leader) {
     backup_control::abort();
     if !leader.backup.phase().has_ended() {
@@ -281,8 +282,7 @@ fn close(leader: Leader) {
     leader.backup.detach();
 }
 
-/// Ends the backup that this session still leads when the value goes: for statements that start a
-/// backup and do not leave one.
+/// Ends the session's backup on drop: for statements that start a backup and do not leave one.
 pub struct EndBackupOnDrop;
 
 impl Drop for EndBackupOnDrop {

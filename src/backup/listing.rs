@@ -5,7 +5,7 @@ use crate::server::report::Result;
 
 use super::file_table::Kind;
 
-/// An entry of the listing, whose path is beside it.
+/// Entry of the listing, without its path.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// File, directory or link.
@@ -18,7 +18,7 @@ pub struct Entry {
     pub tablespace: u32,
 }
 
-/// What a backup holds, in no particular order.
+/// Entries of a backup with their paths, in no particular order.
 #[derive(Debug, Default)]
 pub struct Listing {
     entries: Vec<Entry>,
@@ -26,7 +26,7 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Adds an entry, whose path is put together from parts. It is relative to the data directory.
+    /// Adds an entry. Its path, relative to the data directory, is concatenated from parts.
     ///
     /// # Errors
     /// `out_of_memory`.

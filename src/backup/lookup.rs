@@ -1,4 +1,4 @@
-//! Backups by their number.
+//! Look-up of backups by `backup_id`.
 
 use core::cell::Cell;
 
@@ -11,13 +11,14 @@ use super::leader;
 
 /// A backup whose files are listed, mapped for one statement.
 ///
-/// The files come first: mappings end in this order, and the state must outlive the files.
+/// The files are declared first: mappings end in declaration order, and the state must outlive the
+/// files.
 pub struct Found {
     /// Its files.
     pub files: SharedFiles,
     /// Its state.
     pub backup: SharedBackup,
-    /// The number by which it is known.
+    /// Its `backup_id`.
     pub backup_id: i64,
     /// Whether this session leads it.
     pub is_own: bool,
@@ -51,13 +52,13 @@ pub fn find(backup_id: Option<i64>) -> Result<Found> {
 }
 
 thread_local! {
-    /// The backup of another session that this one has found last.
+    /// The last backup of another session that was found.
     static KNOWN: Cell<Option<Registration>> = const { Cell::new(None) };
 }
 
-/// Only what the lock table has announced is ever attached to: a number made up by a user cannot make
-/// this session read a segment that is no backup. The lock table is read once for a backup, since that
-/// takes all of its locks; whether the backup still runs is seen from its segment.
+/// Attaches only to what the lock table has announced: a number made up by a user cannot make this
+/// session read a segment that is no backup. The lock table is read once for a backup, because that
+/// takes all of its locks. The segment tells whether the backup still runs.
 fn find_foreign(backup_id: i64) -> Result<Found> {
     let registration =
         Registration::from_backup_id(backup_id).ok_or_else(|| does_not_exist(backup_id))?;
@@ -95,7 +96,7 @@ fn not_started(backup_id: i64) -> Error {
     .hint("Wait until start_backup() has returned.")
 }
 
-/// A backup that runs, in whatever phase, mapped for one statement.
+/// Running backup in any phase, mapped for one statement.
 ///
 /// The files come first, as in [`Found`].
 pub struct RunningBackup {
@@ -103,11 +104,11 @@ pub struct RunningBackup {
     pub files: Option<SharedFiles>,
     /// Its state.
     pub backup: SharedBackup,
-    /// The number by which it is known.
+    /// Its `backup_id`.
     pub backup_id: i64,
 }
 
-/// Every backup that runs on this server, oldest first. One that ends meanwhile is left out.
+/// All backups that run on this server, oldest first. A backup that ends meanwhile is left out.
 #[must_use]
 pub fn running_backups() -> Vec<RunningBackup> {
     let own = leader::with_leader(|leader| RunningBackup {

@@ -1,7 +1,7 @@
-//! The manifest of a backup, from what its workers have noted in shared memory.
+//! Manifest of a backup, from what its workers noted in shared memory.
 //!
-//! An archive has to know its size beforehand, so it is written twice, once to be measured. It is
-//! never held as a whole: what a leader needs for it is four bytes for each file.
+//! Its size precedes it in an archive, so it is written twice: once to be measured, once to be
+//! sent. It is never held as a whole. It takes four bytes of memory for each file.
 
 use core::sync::atomic::Ordering;
 use std::borrow::Cow;
@@ -25,13 +25,13 @@ use crate::server::settings;
 use super::closing_files::{ClosingFile, ClosingFiles};
 use super::leader::Leader;
 
-/// The manifest's own name in a backup.
+/// Name of the manifest in a backup.
 pub const FILE_NAME: &[u8] = b"backup_manifest";
 
-/// Pieces are at least so many bytes, but for the last.
+/// Minimum size of a piece in bytes, except for the last.
 const PIECE: usize = 128 * 1024;
 
-/// The manifest of a backup that is closed to workers. Which files it is about does not change any more.
+/// Manifest of a backup whose gate is closed, so that its files do not change any more.
 pub struct Manifest {
     files: SharedFiles,
     /// The slots of the files that were sent, in the order of their paths.
@@ -42,7 +42,7 @@ pub struct Manifest {
     path_style: PathStyle,
 }
 
-/// A file that the end of the backup adds.
+/// Manifest entry of a file added by the stop.
 struct ClosingEntry {
     path: Cow<'static, [u8]>,
     size: u64,
@@ -51,8 +51,8 @@ struct ClosingEntry {
 }
 
 impl Manifest {
-    /// Of the files that were sent; `None` where the backup was started without a manifest. Paths are as
-    /// the caller needs them, unless this session wants all of them encoded.
+    /// Creates the manifest of sent files; `None` if the backup has no manifest. A session setting
+    /// can have all paths encoded, whatever `path_style` says.
     ///
     /// # Errors
     /// `out_of_memory`.
@@ -78,7 +78,7 @@ impl Manifest {
         }))
     }
 
-    /// Adds what the end of the backup adds: the closing files and the WAL that recovery needs.
+    /// Adds the closing files and the WAL ranges.
     ///
     /// # Errors
     /// Where the timeline history does not lead from the backup's start to its end.
@@ -103,7 +103,7 @@ impl Manifest {
         Ok(self)
     }
 
-    /// Its bytes.
+    /// Its size in bytes.
     ///
     /// # Errors
     /// As [`Manifest::write`].
@@ -137,7 +137,7 @@ impl Manifest {
         sink(&end)
     }
 
-    /// All but the last line, which protects what comes before it.
+    /// Writes everything except the last line, the checksum of the rest.
     fn write_protected(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Writer> {
         let mut writer = Writer::new(
             self.algorithm,

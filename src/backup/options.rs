@@ -1,4 +1,4 @@
-//! What a backup is started with, checked.
+//! Validated options of a backup.
 
 use backup_format::checksum::Algorithm;
 use backup_format::compression::{Compression, InvalidCompression};
@@ -6,17 +6,18 @@ use backup_format::compression::{Compression, InvalidCompression};
 use crate::server::encoding;
 use crate::server::report::{Error, Result, Sqlstate};
 
-/// kB/s that a rate limit can have (MAX_RATE_LOWER and MAX_RATE_UPPER in backup/basebackup.h).
+/// Valid rates in kB/s (MAX_RATE_LOWER and MAX_RATE_UPPER in backup/basebackup.h).
 const RATES: core::ops::RangeInclusive<i32> = 32..=1_048_576;
 
-/// The arguments of start_backup(), checked.
+/// Validated arguments of start_backup().
 #[derive(Clone, Debug)]
 pub struct StartOptions {
     /// In the encoding of the database.
     pub label: Vec<u8>,
-    /// Whether the checkpoint is to be fast.
+    /// Whether the checkpoint is fast.
     pub fast: bool,
-    /// Whether links travel in the file tablespace_map; otherwise they are entries of the listing.
+    /// Whether tablespace links are sent as the file tablespace_map; otherwise they are entries of
+    /// the listing.
     pub tablespace_map: bool,
     /// kB/s of all workers together.
     pub max_rate: Option<u32>,
@@ -24,14 +25,14 @@ pub struct StartOptions {
     pub verify_checksums: bool,
     /// The manifest's algorithm; `None` for no manifest.
     pub manifest: Option<Algorithm>,
-    /// Whether the backup's WAL is held.
+    /// Whether the backup's WAL is retained.
     pub retain_wal: bool,
 }
 
-/// Where the bytes of an archive go.
+/// Destination of an archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Target {
-    /// Into the stream of the running COPY.
+    /// The stream of the running COPY.
     #[default]
     Client,
     /// Nowhere.

@@ -1,22 +1,21 @@
-//! The queue: which worker has which file, and which files have been sent.
+//! Queue: ownership of files by workers, and which files were sent.
 //!
-//! The slot of a file says who owns it. [`FREE`] files wait to be taken. A worker takes a file by
-//! writing its own number with a compare-and-exchange, and alone changes the slot from then on.
-//! When its stream has ended well its files become [`SETTLED`]; when the stream fails, for whatever
-//! reason, the callback on the end of the worker's mapping makes them free again. Workers never wait for
-//! each other.
+//! The slot of a file names its owner. [`FREE`] files wait to be taken. A worker takes a file by a
+//! compare-and-exchange to its own number, and alone changes the slot from then on. Its files
+//! become [`SETTLED`] when its stream has ended well. After any failure the detach handler of the
+//! worker's mapping makes them free again. Workers never wait for each other.
 //!
-//! Slots lie in the order in which they are handed out: directories and links, then the largest
-//! file first. A worker walks them once, skipping what others have; when files return, the
-//! generation changes and it walks again.
+//! Slots are in the order in which they are handed out: directories and links, then files from the
+//! largest. A worker walks them once and skips those of others. When files return, the generation
+//! changes and it walks again.
 //!
-//! A [`gate`](super::gate) keeps settled slots as they are while a stop counts them.
+//! A [`gate`](super::gate) keeps settled slots unchanged while a stop counts them.
 //!
 //! # Named files
 //!
-//! Files that are named are taken all or none. They are taken in the order of their slots, so that of two
-//! workers that name the same files in different orders one gets them; the other gives back what it has taken
-//! with what was noted there, since nothing is changed in a slot before all of them are taken.
+//! Named files are taken all or none, in the order of their slots, so that one of two workers with
+//! the same names gets them. The other gives back what it has taken with everything noted there,
+//! because slots are changed only after all files are taken.
 //!
 use core::sync::atomic::Ordering;
 
@@ -36,19 +35,19 @@ const DISCARDED: u32 = 2;
 /// The first number that a worker can have.
 pub(super) const FIRST_WORKER: u32 = 3;
 
-/// Nothing of this file has been finished.
+/// The file was not sent.
 const NOT_CARRIED: u32 = 0;
 /// The archive holds the file.
 const SENT: u32 = 1;
-/// The file was gone; the archive holds nothing of it.
+/// The file had vanished; the archive holds nothing of it.
 const VANISHED: u32 = 2;
 
-/// A worker takes this many files at once, at most.
+/// Maximum number of files in a batch.
 pub(super) const BATCH_FILES: usize = 64;
-/// A worker takes no more files once they hold so many bytes.
+/// A batch ends with the file that brings it to this many bytes.
 const BATCH_BYTES: u64 = 1024 * 1024;
 
-/// What a worker has found out about a file that it is done with.
+/// Outcome of sending a file.
 pub enum SendOutcome<'a> {
     /// The archive holds the file.
     Sent {
@@ -58,14 +57,14 @@ pub enum SendOutcome<'a> {
         mtime: i64,
         /// The checksum of what went out.
         digest: &'a [u8],
-        /// Bad pages; `None` where nobody looked.
+        /// Bad pages; `None` if pages were not verified.
         failures: Option<u32>,
     },
-    /// The file was gone.
+    /// The file had vanished.
     Vanished,
 }
 
-/// Where a worker stands in the queue.
+/// Position of a worker in the queue.
 #[derive(Default)]
 pub struct QueueCursor {
     generation: u64,
@@ -81,7 +80,7 @@ impl QueueCursor {
     }
 }
 
-/// A file that is named and that another worker has.
+/// Error for a named file that another worker owns.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InUse {
     /// Its index in the order of the queue.
@@ -106,8 +105,8 @@ impl<'a> FileTable<'a> {
         FIRST_WORKER + header.last_owner.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes the next files of the queue, at least one while there is one that `wanted` accepts; also
-    /// such as have been discarded, if asked to.
+    /// Takes the next files of the queue: at least one, if there is one that `wanted` accepts.
+    /// Includes discarded files on request.
     pub fn take(
         &self,
         worker: u32,
@@ -146,10 +145,10 @@ impl<'a> FileTable<'a> {
         }
     }
 
-    /// Takes files by name, also such as have been sent before: all of them, or none where another
-    /// worker has one. The passage shows that no stop counts meanwhile.
+    /// Takes named files, including files that were sent before: all of them, or none if another
+    /// worker owns one. The passage proves that no stop counts meanwhile.
     ///
-    /// The failures of what was sent before stay counted until the file is sent again.
+    /// Failures of an earlier sending stay counted until the file is sent again.
     ///
     /// # Errors
     /// `out_of_memory`, before anything is taken.
@@ -185,7 +184,7 @@ impl<'a> FileTable<'a> {
         Ok(Ok(()))
     }
 
-    /// Gives slots back to those who had them, with everything that is noted there.
+    /// Gives slots back to their former owners, with everything noted there.
     fn give_back<'i>(&self, taken: impl Iterator<Item = (&'i usize, &'i u32)>) {
         let mut returned = false;
         for (index, owner_before) in taken {
@@ -199,8 +198,8 @@ impl<'a> FileTable<'a> {
         }
     }
 
-    /// Adds bytes of a file that have gone out to the backup's count. A file counts for as many
-    /// bytes as the listing gives it, whatever has become of it.
+    /// Adds sent bytes of a file to the backup's counter. A file counts for the size in the
+    /// listing, whatever its size is now.
     pub fn count_bytes(&self, slot: &Slot, bytes: u64) {
         let counted = slot.counted.load(Ordering::Relaxed);
         let bytes = bytes.min(slot.size - counted.min(slot.size));
@@ -208,7 +207,7 @@ impl<'a> FileTable<'a> {
         self.header().bytes_sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that the worker which owns a file is done with it.
+    /// Notes the outcome for a file. Called by its owner.
     pub fn carried(&self, slot: &Slot, outcome: &SendOutcome<'_>) {
         let header = self.header();
         self.count_bytes(slot, slot.size);
@@ -240,8 +239,8 @@ impl<'a> FileTable<'a> {
         }
     }
 
-    /// The stream of this worker has ended well: its files are sent. The passage shows that no stop counts
-    /// meanwhile.
+    /// Settles the files of a worker whose stream has ended well. The passage proves that no stop
+    /// counts meanwhile.
     pub fn settle(&self, worker: u32, _passage: &Passage<'_>) {
         for slot in self.owned_by(worker) {
             // Release: whoever sees the file settled sees its size and checksum too.
@@ -249,8 +248,8 @@ impl<'a> FileTable<'a> {
         }
     }
 
-    /// The stream of this worker has ended well, and went nowhere. Its files are not sent, but need
-    /// not be read again for the same purpose.
+    /// Discards the files of a worker whose stream went into the blackhole: they are not sent, but
+    /// need not be verified again.
     pub fn discard(&self, worker: u32) {
         let mut discarded = false;
         for slot in self.owned_by(worker) {
@@ -263,8 +262,8 @@ impl<'a> FileTable<'a> {
         }
     }
 
-    /// The worker has gone. What it has not settled returns to the queue. Does not raise, and may
-    /// run while the process exits.
+    /// Returns the unsettled files of a worker to the queue. Does not raise, and may run while the
+    /// process exits.
     pub fn release_worker(&self, worker: u32) {
         let mut returned = false;
         for slot in self.owned_by(worker) {
@@ -279,7 +278,7 @@ impl<'a> FileTable<'a> {
         self.header().workers.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// What has not been sent, with the paths of at most `examples`.
+    /// Counts unsent entries, with at most `examples` paths.
     #[must_use]
     pub fn unsent(&self, examples: usize) -> Unsent<'a> {
         let mut unsent = Unsent::default();
@@ -295,8 +294,7 @@ impl<'a> FileTable<'a> {
         unsent
     }
 
-    /// The files that streams which ended well have carried, in the order of their paths. They stay the
-    /// same while the gate is closed.
+    /// Settled regular files in the order of their paths. Stable while the gate is closed.
     pub fn sent_files(&self) -> impl Iterator<Item = &'a Slot> + use<'a> {
         self.by_path().filter(|slot| {
             slot.kind() == Kind::File
@@ -305,13 +303,13 @@ impl<'a> FileTable<'a> {
         })
     }
 
-    /// Notes that a stream has members whose names are relative to a tablespace.
+    /// Notes a stream with member names relative to a tablespace.
     pub fn note_relative_stream(&self) {
         let streams = &self.header().relative_streams;
         streams.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether a stream had members whose names are relative to a tablespace.
+    /// Whether any stream had member names relative to a tablespace.
     #[must_use]
     pub fn has_relative_streams(&self) -> bool {
         self.header().relative_streams.load(Ordering::Relaxed) > 0
@@ -324,12 +322,12 @@ impl<'a> FileTable<'a> {
             .filter(move |slot| slot.owner.load(Ordering::Relaxed) == worker)
     }
 
-    /// Has workers look from the start of the queue again.
+    /// Has workers search from the start of the queue again.
     fn begin_new_generation(&self) {
         self.header().generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Takes a file out of the common counts. Its owner alone calls it.
+    /// Subtracts a file from the shared counters. Called by its owner.
     fn uncount(&self, slot: &Slot) {
         let failures = slot.failures.swap(0, Ordering::Relaxed);
         self.header()

@@ -18,7 +18,7 @@ use crate::server::segment::{DetachHandler, Memory};
 use super::retention_state::State;
 use super::state::{BackupState, SharedBackup};
 
-/// How long each side waits before it looks again, should it not be woken.
+/// Interval at which each side looks without being woken.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The worker, as the leader knows it.
@@ -52,7 +52,7 @@ impl RetentionWorker {
         }
     }
 
-    /// Lets the WAL go, and waits until the worker is gone and the slot with it.
+    /// Releases the WAL, and waits until worker and slot are gone.
     pub fn release(self, backup: &SharedBackup) {
         backup.retention.set(State::Released);
         backup.retention.wake_worker();
@@ -75,7 +75,7 @@ fn cannot_retain(detail: &str) -> Error {
     .hint("Free or add a replication slot (max_replication_slots), or use retain_wal => false.")
 }
 
-/// What the worker does: holds the slot until the backup has ended.
+/// Main function of the worker: holds the slot until the backup ends.
 pub fn hold_wal(Arguments { handle, nonce }: Arguments) {
     let Some(backup) = SharedBackup::attach(handle, nonce) else {
         return;
@@ -98,7 +98,7 @@ pub fn hold_wal(Arguments { handle, nonce }: Arguments) {
     }
 }
 
-/// The worker's mapping ends: nobody is to be woken under its number any more.
+/// Handler for the end of the worker's mapping: its process must not be woken any more.
 struct WorkerDetaches;
 
 impl DetachHandler for WorkerDetaches {

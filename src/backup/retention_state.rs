@@ -1,4 +1,4 @@
-//! The part of a backup's segment that tells of the background worker which holds its WAL.
+//! State of WAL retention in a backup's segment.
 
 use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
 
@@ -8,7 +8,7 @@ use crate::server::segment::FromBytes;
 
 const MESSAGE_SIZE: usize = 256;
 
-/// The state of a worker. There is none while it starts.
+/// State of the retention worker. There is none while it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum State {
@@ -44,7 +44,7 @@ impl Default for Retention {
 }
 
 impl Retention {
-    /// Has the worker look at the backup's phase. Does not raise, and may run at process exit.
+    /// Wakes the worker. Does not raise, and may run at process exit.
     pub fn wake_worker(&self) {
         process::wake(self.worker_pid.load(Ordering::Acquire));
     }
@@ -68,7 +68,7 @@ impl Retention {
         self.state.store(state as u32, Ordering::Release);
     }
 
-    /// Notes why the worker could not create its slot. What is too long is cut.
+    /// Notes why the worker could not create its slot. A long message is truncated.
     pub fn fail(&self, message: &str) {
         let bytes = message.as_bytes();
         let length = bytes.len().min(MESSAGE_SIZE);

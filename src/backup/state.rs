@@ -1,11 +1,11 @@
-//! The segment that stands for one backup: who leads it, with which options, and how far it is.
+//! Segment of one backup: leader, options and phase.
 //!
 //! The leader creates it before the backup starts, so that other sessions can see it wait for
 //! its checkpoint. The list of files has a segment of its own ([`super::files`]), made when the number
 //! of files is known.
 //!
-//! What is not atomic is written once, before the backup is announced in the lock registry, and
-//! never again. No lock is held anywhere.
+//! Fields that are not atomic are written once, before the backup is announced in the lock
+//! registry. There are no locks.
 
 use core::mem::{offset_of, size_of};
 use core::ops::Deref;
@@ -37,7 +37,7 @@ const MAGIC: u64 = segment::magic(
 /// The longest label, in bytes (MAXPGPATH, the limit of do_pg_backup_start).
 pub const LABEL_SIZE: usize = 1024;
 
-/// The steps of a backup, in their order, and the ways in which it ends.
+/// Phases of a backup in order, and the ways in which it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Phase {
@@ -97,7 +97,7 @@ impl Phase {
     }
 }
 
-/// What is fixed when the backup starts.
+/// Options fixed at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// kB/s of all workers together.
@@ -110,7 +110,7 @@ pub struct Options {
     pub started_in_recovery: bool,
 }
 
-/// The options as they lie in the segment.
+/// Options as stored in the segment.
 #[derive(FromBytes)]
 #[repr(C)]
 struct SharedOptions {
@@ -195,7 +195,7 @@ impl BackupState {
         &self.label[..length]
     }
 
-    /// The current step.
+    /// Current phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         let code = self.phase.load(Ordering::Acquire);
@@ -205,7 +205,7 @@ impl BackupState {
             .unwrap_or(Phase::Abandoned)
     }
 
-    /// Goes on to another step. The leader alone calls it.
+    /// Enters a phase. Called by the leader.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u32, Ordering::Release);
     }
@@ -222,19 +222,19 @@ impl BackupState {
         self.files_handle.load(Ordering::Acquire)
     }
 
-    /// Opens the backup to workers.
+    /// Publishes the files, which opens the backup to workers.
     pub fn publish_files(&self, handle: u32) {
         self.files_handle.store(handle, Ordering::Release);
         self.enter(Phase::Streaming);
     }
 
-    /// Notes where the backup starts.
+    /// Sets the start position.
     pub fn set_start_lsn(&self, lsn: u64) {
         self.start_lsn.store(lsn, Ordering::Release);
     }
 }
 
-/// A backup's segment, mapped. Clones stand for the same mapping.
+/// Mapped segment of a backup. Clones share the mapping.
 #[derive(Clone, Debug)]
 pub struct SharedBackup {
     segment: Segment,
@@ -278,8 +278,8 @@ impl SharedBackup {
 
     /// Attaches to a backup that the lock registry has announced.
     ///
-    /// `None` where it has ended meanwhile. The handle may have gone to a segment of somebody else then,
-    /// of which nothing but the magic number and the nonce is looked at.
+    /// `None` if it has ended meanwhile. The handle may denote a foreign segment by then, of which
+    /// only magic number and nonce are read.
     #[must_use]
     pub fn attach(handle: u32, nonce: u32) -> Option<Self> {
         let segment = Segment::attach(handle)?;
@@ -304,12 +304,12 @@ impl SharedBackup {
         self.nonce
     }
 
-    /// Has a handler called when this mapping ends.
+    /// Registers a handler for the end of this mapping.
     pub fn on_detach<H: DetachHandler>(&self) {
         self.segment.on_detach::<H>(0);
     }
 
-    /// Ends the leader's mapping, with the last value that stands for it.
+    /// Unpins the leader's mapping, which ends with the last clone.
     pub fn detach(self) {
         self.segment.unpin();
     }
@@ -326,7 +326,8 @@ impl Deref for SharedBackup {
     }
 }
 
-/// The leader's mapping ends: with abort_backup() and the stops, or with its session.
+/// Handler for the end of the leader's mapping: by abort_backup(), a stop, or the end of its
+/// session.
 struct LeaderDetaches;
 
 impl DetachHandler for LeaderDetaches {

@@ -1,5 +1,5 @@
-//! The stop of a backup: the proof that nothing is missing, then core's own stop, then the files
-//! that only the end of a backup can write.
+//! Stop of a backup: proof of completeness, core's stop, and the files that only the end of a
+//! backup can write.
 
 use core::sync::atomic::Ordering;
 use std::collections::BTreeSet;
@@ -22,14 +22,14 @@ use super::leader::{self, BackupGuard, Leader};
 use super::manifest::Manifest;
 use super::{damage, unlogged};
 
-/// The paths that an error about an incomplete backup names.
+/// Number of paths in an error about an incomplete backup.
 const EXAMPLES: usize = 5;
 
-/// A backup that is out of backup mode; its closing files remain to be handed over.
+/// Backup that has left backup mode; its closing files remain to be handed over.
 pub struct Stopped {
-    /// Ends with the value.
+    /// Guard of the backup.
     pub running: BackupGuard,
-    /// Where the backup ended.
+    /// Stop position.
     pub end: StoppedBackup,
     /// pg_control as it was before the stop, after everything else.
     pub control_file: ControlFile,
@@ -37,9 +37,9 @@ pub struct Stopped {
     init_forks: Vec<Vec<u8>>,
 }
 
-/// Stops the backup that this session leads. `check_handover` says whether the last files can be handed
-/// over, and is told the init forks among them: it is asked when no more files are sent and the backup can
-/// still go on.
+/// Stops the backup that this session leads. `check_handover` decides whether the last files can be
+/// handed over, given the init forks among them. It is called while the gate is closed and the
+/// backup can still go on.
 ///
 /// # Errors
 /// `object_not_in_prerequisite_state` where this session leads no backup, or where files have not
@@ -87,7 +87,7 @@ pub fn stop(
 }
 
 impl Stopped {
-    /// The files that end the backup, but for the WAL and the manifest.
+    /// Closing files, without WAL and manifest.
     #[must_use]
     pub fn closing_files(&self) -> ClosingFiles {
         let started = &self.running.leader().started;
@@ -114,7 +114,7 @@ impl Stopped {
         }
     }
 
-    /// Those of a stream, which has room for init forks as well.
+    /// Closing files of a stream, which include init forks.
     ///
     /// # Errors
     /// As [`unlogged::missing_init_forks`].
@@ -146,18 +146,18 @@ impl Stopped {
             .transpose()
     }
 
-    /// Lets the WAL go that was retained, once it has been sent.
+    /// Releases the retained WAL after it was sent.
     pub fn release_wal(&self) {
         self.running.leader().release_wal();
     }
 
-    /// Ends the backup, once everything has been handed over.
+    /// Ends the backup after everything was handed over.
     pub fn finish(self) {
         self.running.end(Phase::Stopped);
     }
 }
 
-/// Has workers fail from now on, unless files are missing or `check` fails: then they go on.
+/// Closes the backup to workers, unless files are missing or `check` fails.
 fn close_to_workers<T>(
     leader: &Leader,
     allow_incomplete: bool,

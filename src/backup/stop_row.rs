@@ -1,4 +1,4 @@
-//! The last files of a backup as a row of `stop_backup()`: text, and no more than a row can hold.
+//! Last files of a backup as a row of `stop_backup()`, within the limits of text and of a row.
 //!
 //! What does not fit is found before the backup ends, so that `send_stop_backup()` can still end it.
 

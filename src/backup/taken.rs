@@ -1,6 +1,6 @@
-//! Between which slots the workers of this process have taken some.
+//! Ranges of slots that the workers of this process have taken.
 //!
-//! What a worker owns is looked for there and nowhere else: a statement that takes nothing walks over
+//! Slots of a worker are searched only in its range: a statement that takes nothing searches
 //! nothing, however large the backup is.
 
 use core::cell::RefCell;

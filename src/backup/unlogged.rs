@@ -1,4 +1,4 @@
-//! Relations that turn out to be unlogged while the backup runs.
+//! Relations that become unlogged while the backup runs.
 //!
 //! An unlogged relation is known by its init fork, and a backup holds no other fork of it. Recovery
 //! relies on that (storage/file/reinit.c): when it begins it removes all other forks of relations that

@@ -1,4 +1,4 @@
-//! The walk over the data directory and the tablespaces: which files a base backup holds.
+//! Walk over data directory and tablespaces: the files of a base backup.
 //!
 //! Follows sendDir() and sendTablespace() in backup/basebackup.c. What is left out is decided by
 //! `backup_format::exclusion` and here, where the surroundings count.

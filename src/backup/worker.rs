@@ -1,4 +1,4 @@
-//! A worker: a session that streams files of a backup.
+//! Worker: a session that streams files of a backup.
 
 use crate::backup::file_table::{FileTable, Slot};
 use crate::backup::state::{BackupState, Phase};
@@ -11,14 +11,14 @@ use super::lookup::{self, Found};
 use super::options::Target;
 use super::queue::{InUse, QueueCursor};
 
-/// The look of a stream at whether its backup still runs.
+/// Check of a stream whether its backup still runs.
 #[derive(Clone, Copy)]
 pub enum RunningCheck<'a> {
     /// A worker's stream ends with the backup.
     Worker {
         /// The backup.
         backup: &'a BackupState,
-        /// The number by which it is known.
+        /// Its `backup_id`.
         backup_id: i64,
     },
     /// The backup ends with the leader's stream.
@@ -26,7 +26,7 @@ pub enum RunningCheck<'a> {
 }
 
 impl RunningCheck<'_> {
-    /// Looks.
+    /// Checks.
     ///
     /// # Errors
     /// As [`Worker::check_running`].
@@ -38,8 +38,7 @@ impl RunningCheck<'_> {
     }
 }
 
-/// A session's part in a backup. When the value goes, by whatever way, files that are not settled
-/// return to the queue.
+/// Membership of a session in a backup. On drop its unsettled files return to the queue.
 pub struct Worker {
     found: Found,
     number: u32,
@@ -101,7 +100,7 @@ impl Worker {
         taken.map_err(|InUse { index }| self.in_use(&table.slots()[index]))
     }
 
-    /// Changes what a stop counts.
+    /// Enters the gate.
     fn enter_gate(&self) -> Result<Passage<'_>> {
         let passage = self.table().header().gate.enter();
         self.check_running()?;
@@ -132,7 +131,7 @@ impl Worker {
         check_running(self.backup(), self.found.backup_id)
     }
 
-    /// The same for the stages of a stream.
+    /// The check for the stages of a stream.
     #[must_use]
     pub fn running_check(&self) -> RunningCheck<'_> {
         RunningCheck::Worker {
@@ -149,7 +148,7 @@ impl Worker {
         check_not_promoted(self.backup())
     }
 
-    /// The stream has ended well: its files are sent, or have gone nowhere.
+    /// Settles or discards the files of a stream that has ended well.
     ///
     /// # Errors
     /// Where the backup has ended meanwhile, or is being stopped.

@@ -1,4 +1,4 @@
-//! A tar archive whose blocks leave in messages through the [`sink`](super::sink)s of a stream.
+//! Tar archive whose blocks leave in messages through the [`sink`](super::sink)s of a stream.
 
 use backup_compression::Encoder;
 use backup_format::archive::{self, Attributes};
@@ -14,17 +14,17 @@ use super::message::{FULL_PAYLOAD, HEADER_ROOM, Message};
 use super::sink::{BlackholeSink, ClientSink, Sink};
 use super::throttle::{Throttle, ThrottleSink};
 
-/// What is read at once: as much as the page cache gives fastest, and as stays in the processor's cache
-/// until it has been verified.
+/// Size of a read: fast from the page cache, and small enough to stay in the processor's cache
+/// until it is verified.
 const LARGEST_PART: usize = 128 * 1024;
 
-/// An archive that is being sent.
+/// Archive in progress.
 pub struct Archive<'a> {
-    /// What leaves next.
+    /// Message that is being filled.
     message: Message,
     sink: Box<dyn Sink + 'a>,
     check: RunningCheck<'a>,
-    /// Headers of one member, before they go into the message.
+    /// Header buffer of one member.
     headers: Vec<u8>,
 }
 
@@ -106,7 +106,7 @@ impl<'a> Archive<'a> {
         self.pad(size)
     }
 
-    /// The zeros that complete the last block of a file of `size` bytes.
+    /// Pads the last block of a file of `size` bytes with zeros.
     ///
     /// # Errors
     /// As [`Archive::file`].

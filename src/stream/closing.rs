@@ -1,4 +1,4 @@
-//! The stream that ends a backup: what was not to be sent before everything else.
+//! Stream that ends a backup.
 //!
 //! Follows the end of perform_base_backup() in backup/basebackup.c. `global/pg_control` comes after
 //! everything that recovery needs, the WAL among it, which core sends behind it: a server starts on a
@@ -21,7 +21,7 @@ use crate::server::report::Result;
 use super::archive::Archive;
 use super::{compress, wal_files};
 
-/// What the end of a backup is asked to do.
+/// Arguments of send_stop_backup().
 pub struct Request {
     /// Whether the WAL from start to stop is sent.
     pub wal: bool,

@@ -20,7 +20,7 @@ use super::compress;
 use super::file_sender::FileSender;
 use super::throttle::Throttle;
 
-/// What a worker is asked to send, and how.
+/// Arguments of send_backup_files().
 #[derive(Default)]
 pub struct Request {
     /// Which backup; `None` stands for the one that this session leads.

@@ -25,7 +25,7 @@ use super::page_verifier::PageVerifier;
 /// Smaller files are read at once, or nearly, and take little of the system's cache.
 const FOOTPRINT_FROM: u64 = 1024 * 1024;
 
-/// How a stream sends its files.
+/// Sender of a stream's files.
 pub struct FileSender<'a> {
     /// The files of the backup.
     pub table: FileTable<'a>,

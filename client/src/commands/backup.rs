@@ -1,5 +1,5 @@
-//! A backup from its start to its end: one thread leads, each worker has its own, and the main
-//! thread looks after signals and the progress.
+//! Backup from start to end: one thread leads, each worker has its own, and the main thread watches
+//! for signals and displays the progress.
 
 use anyhow::{Context, Error, Result, anyhow};
 
@@ -29,7 +29,7 @@ use crate::stream::part::Request;
 /// State shared by all threads.
 struct Shared<'a> {
     config: &'a BackupConfig,
-    /// Connections for the files.
+    /// Number of connections for files.
     jobs: usize,
     cancellation: &'a Cancellation,
     counters: &'a Counters,
@@ -47,7 +47,7 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// Takes the backup that the options ask for.
+/// Takes a backup.
 ///
 /// # Errors
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
@@ -182,8 +182,8 @@ fn lead(
     complete(shared, &target, received, standby, &cleanup)
 }
 
-/// Everything has arrived: compares it with the manifest, has it reach the disk, and removes the
-/// mark that keeps a server from starting on it.
+/// Completes a backup that was received: compares it with the manifest, synchronizes it, and
+/// removes the marks that keep a server from starting on it.
 fn complete(
     shared: &Shared<'_>,
     target: &Target,
@@ -259,7 +259,7 @@ fn run_workers(
     })
 }
 
-/// What got lost with a connection and is in no manifest.
+/// Requests directories and links that were lost with a connection.
 fn receive_missing(
     shared: &Shared<'_>,
     (leader, extension): (&Session, &Extension),
@@ -289,7 +289,7 @@ fn receive_missing(
     Ok(())
 }
 
-/// One worker, with as many connections as it loses.
+/// Runs one worker, with a new connection after each loss.
 fn work(
     shared: &Shared<'_>,
     requests: &[(Request, String)],
@@ -316,15 +316,15 @@ fn work(
     Ok(())
 }
 
-/// The server may have sent all of a stream that is lost, and taken it for received: then its files do
-/// not come again. The manifest tells, where there is one.
+/// Error for a lost stream without a manifest. The server may have taken the stream for received,
+/// so that its files do not come again, and only a manifest would tell.
 fn cannot_go_on(lost: &Error) -> Error {
     anyhow!(
         "{lost:#}\nDETAIL:  Without a manifest nothing tells whether all files that were lost have come again."
     )
 }
 
-/// Receives one stream, and shows what a worker receives. Its files count when it has ended well.
+/// Receives one stream, and reports the current file of a worker. Its files count if it ends well.
 fn receive(
     session: &Session,
     statement: &str,

@@ -1,4 +1,4 @@
-//! Directories and links that got lost with a connection.
+//! Directories and links that were lost with a connection.
 //!
 //! A server takes a stream for received when all of it has left and the connection still stands. What
 //! was on its way may be lost with the connection nevertheless, and does not come again in another
@@ -26,7 +26,7 @@ use crate::server::connection::Session;
 use crate::server::extension::{Directory, Extension, Started};
 use crate::stream::part::Request;
 
-/// At most so many are named.
+/// Maximum number of names in a message.
 const EXAMPLES: usize = 10;
 
 /// Compares what has been received with the listing, and has missing directories and links come again:

@@ -1,9 +1,9 @@
-//! What makes a standby of a backup: `-R`, as pg_basebackup writes it (`fe_utils/recovery_gen.c`).
+//! Configuration of a standby (`-R`), as pg_basebackup writes it (`fe_utils/recovery_gen.c`).
 
 /// The first version, as libpq has it, whose pg_basebackup writes the name of a database.
 const WITH_DATABASE: i32 = 170_000;
 
-/// What a standby is told.
+/// Settings of a standby.
 #[derive(Clone, Copy, Debug)]
 pub struct Standby<'a> {
     /// Version of its server.

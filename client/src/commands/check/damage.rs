@@ -1,9 +1,9 @@
-//! What is wrong with files, as the server's warnings tell it.
+//! Damage of files, parsed from the server's WARNINGs.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What is wrong with a file.
+/// Damage of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Damage {
     /// The first bad pages, counted from the beginning of the file.
@@ -14,11 +14,11 @@ pub struct Damage {
     pub unreadable: Option<String>,
 }
 
-/// What is wrong with which file, by the name that the server has for it.
+/// Damage by the server's file names.
 pub type Findings = BTreeMap<Vec<u8>, Damage>;
 
 impl Damage {
-    /// How many pages are bad.
+    /// Number of bad pages.
     pub fn pages(&self) -> u64 {
         self.total.max(self.blocks.len() as u64)
     }
@@ -46,8 +46,7 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Adds what a line says that libpq has written, the severity before the message. Whether it is about
-/// bad pages.
+/// Parses a line written by libpq, severity first. Returns whether it is about bad pages.
 pub fn hear(findings: &mut Findings, line: &str) -> bool {
     let Some((_, message)) = line.split_once(":  ") else {
         return false;

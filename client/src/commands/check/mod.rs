@@ -1,9 +1,9 @@
 //! `check`: reads and verifies every file of a running cluster, by several connections at once, and
 //! names what is damaged.
 //!
-//! The server does it, as for a backup, which goes nowhere and is never finished. Each worker has
-//! the files looked at in batches. A batch that ends in the middle, because one of its files cannot
-//! be read, is gone through file by file: no file keeps others from being looked at.
+//! The server reads and verifies the files as for a backup, into the blackhole. Each worker names
+//! files in batches. A batch that ends early, because a file cannot be read, is repeated file by
+//! file, so that no file hides another.
 
 mod damage;
 mod queue;
@@ -38,7 +38,7 @@ struct Shared<'a> {
     cancellation: &'a Cancellation,
     counters: &'a Counters,
     findings: &'a Mutex<Findings>,
-    /// What the server has said of the files that are being looked at.
+    /// Damage reported for the current files.
     heard: &'a Mutex<Findings>,
 }
 
@@ -52,14 +52,14 @@ fn locked(findings: &Mutex<Findings>) -> MutexGuard<'_, Findings> {
     findings.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What came of it.
+/// Result of the check.
 struct Checked {
     files: usize,
     bytes: u64,
     damaged: Vec<Named>,
 }
 
-/// Checks the cluster that the options name, and reports what is damaged.
+/// Checks a cluster and reports damage.
 ///
 /// # Errors
 /// Where something is, and whatever keeps a file from being looked at.
@@ -192,7 +192,7 @@ fn run_workers(
     })
 }
 
-/// Who looks: one thread, with its connection.
+/// Worker thread with its connection.
 struct Eye<'a> {
     shared: &'a Shared<'a>,
     extension: &'a Extension,
@@ -200,16 +200,16 @@ struct Eye<'a> {
     connections: Connections<'a>,
 }
 
-/// What became of some files.
+/// Outcome of a batch.
 enum Looked {
-    /// All of them were read, and this is what is wrong with them.
+    /// All files were read, with this damage.
     Completely(Findings),
-    /// It ended in the middle. What had been found by then, and why.
+    /// The batch ended early: damage so far, and the error.
     Partly(Findings, Failure),
 }
 
 impl Eye<'_> {
-    /// Has the files of a batch looked at, all together if that goes well.
+    /// Verifies the files of a batch, together if possible.
     fn check(&mut self, batch: &[ListedFile]) -> Result<()> {
         match self.look_at(batch)? {
             Looked::Completely(mut findings) => {
@@ -248,7 +248,7 @@ impl Eye<'_> {
         }
     }
 
-    /// Has the server look at files. What a connection that got lost has said is forgotten.
+    /// Has the server verify files. Damage reported over a lost connection is dropped.
     fn look_at(&mut self, files: &[ListedFile]) -> Result<Looked> {
         let paths: Vec<_> = files.iter().map(|file| file.path.as_slice()).collect();
         let (extension, backup_id, worker) =
@@ -294,12 +294,12 @@ impl Eye<'_> {
     }
 }
 
-/// Waits until all has been heard that was said until now.
+/// Waits until all lines written so far are parsed.
 fn settle() -> Result<()> {
     stderr::settle().context("could not read the server's warnings")
 }
 
-/// What was heard of some files, and is forgotten now.
+/// Takes the damage reported for some files.
 fn take(heard: &Mutex<Findings>, paths: &[&[u8]]) -> Findings {
     let mut heard = locked(heard);
     paths

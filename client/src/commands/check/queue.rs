@@ -1,16 +1,16 @@
-//! The files that are to be looked at, in batches for the workers.
+//! Queue of files to verify, in batches.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::server::extension::ListedFile;
 
-/// A batch has as many files, at most.
+/// Maximum number of files in a batch.
 const BATCH_FILES: usize = 64;
-/// A batch has no more files once they hold so many bytes.
+/// A batch ends with the file that brings it to this many bytes.
 const BATCH_BYTES: u64 = 16 * 1024 * 1024;
 
-/// All files, each of which is handed out once.
+/// Queue that hands out each file once.
 #[derive(Debug)]
 pub struct Queue {
     files: Vec<ListedFile>,
@@ -38,7 +38,7 @@ impl Queue {
         }
     }
 
-    /// The next batch for whoever asks.
+    /// Takes the next batch.
     pub fn next(&self) -> Option<&[ListedFile]> {
         let batch = self
             .batches

@@ -1,4 +1,4 @@
-//! To which relation of which database a damaged file belongs.
+//! Database and relation of a damaged file.
 //!
 //! The relations of a database can only be looked up in a session of that database. Where there can
 //! be none, or the catalogs themselves are damaged, a file is reported without them.
@@ -22,7 +22,7 @@ const DEFAULT_TABLESPACE: u32 = 1663;
 /// OID of the tablespace `pg_global`.
 const GLOBAL_TABLESPACE: u32 = 1664;
 
-/// A damaged file with what is known of it.
+/// Damaged file with its database and relation, as far as known.
 #[derive(Clone, Debug)]
 pub struct Named {
     path: Vec<u8>,
@@ -63,7 +63,7 @@ impl Named {
     }
 }
 
-/// Finds out what the damaged files belong to.
+/// Looks up databases and relations of damaged files.
 ///
 /// # Errors
 /// Where it is to stop.

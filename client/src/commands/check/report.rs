@@ -1,4 +1,4 @@
-//! What is said in the end: a line for each damaged file on standard output, and the sum.
+//! Report of a check: a line for each damaged file on standard output, and the total.
 
 use std::io::{Write as _, stdout};
 
@@ -9,7 +9,7 @@ use super::damage::Findings;
 use super::relations::Named;
 use crate::console::messages;
 
-/// Reports a check that has looked at everything.
+/// Reports a complete check.
 ///
 /// # Errors
 /// Where something is damaged.
@@ -47,7 +47,7 @@ pub fn conclude(checked: &Checked) -> Result<()> {
     bail!("{}", found.join(", and "));
 }
 
-/// Reports what had been found when a check failed, for which there is another reason.
+/// Reports the damage found before a check failed.
 pub fn leave_off(findings: Findings) {
     if findings.is_empty() {
         return;

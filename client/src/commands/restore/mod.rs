@@ -1,8 +1,7 @@
 //! Unpacks a backup in tar format into a directory that starts, with several threads.
 //!
-//! It is written as a backup is: names are refused or stay beneath their directories, no server
-//! starts on the directory until all of it is there and as the manifest says, and what was made is
-//! removed after an error.
+//! The same rules hold as for a backup: names are checked, no server starts on the directory before
+//! it is complete and matches the manifest, and created files are removed after an error.
 
 mod source;
 mod wanted;
@@ -31,7 +30,7 @@ use crate::stream::archive_files::ArchiveFile;
 use crate::stream::input::Input;
 use source::{LEFT_OUT, Source};
 
-/// Restores the backup that the options name.
+/// Restores a backup.
 ///
 /// # Errors
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
@@ -112,7 +111,7 @@ fn restore(config: &RestoreConfig, shared: &Shared, cleanup: &SharedCleanupList)
     Ok(())
 }
 
-/// Unpacks all archives, and returns what was in them.
+/// Unpacks all archives, and returns their content.
 fn unpack(
     config: &RestoreConfig,
     shared: &Shared,
@@ -139,8 +138,8 @@ fn unpack(
     Ok(received.into_files())
 }
 
-/// Whether a group may read is a property of the whole cluster, which the mode of its directories
-/// tells.
+/// Applies the cluster's group access, known by the mode of its directories, to created
+/// directories.
 fn adopt_mode(config: &RestoreConfig, cleanup: &CleanupList) -> Result<()> {
     let path = config.target.join("global");
     let found = fs::metadata(&path)

@@ -1,4 +1,4 @@
-//! The archives of a backup, and what has to be known of it before they are unpacked.
+//! Archives of a backup, with its manifest and tablespaces.
 
 use std::cmp::Reverse;
 use std::fs;
@@ -20,10 +20,10 @@ use crate::stream::part::Part;
 use crate::stream::part::Tablespace;
 use crate::stream::regular_file;
 
-/// Where the tablespaces of a backup were. A server that finds it makes the links to these places.
+/// File with the locations of tablespaces, from which a server creates the links.
 const TABLESPACE_MAP: &[u8] = b"tablespace_map";
 
-/// Members that do not go into the directory as they are.
+/// Members that are not written to the directory.
 pub const LEFT_OUT: &[&[u8]] = &[TABLESPACE_MAP, MANIFEST];
 
 /// A backup in archives.
@@ -37,7 +37,7 @@ pub struct Source {
     pub manifest: Option<Listing>,
 }
 
-/// A manifest, as it is written and what it says.
+/// Manifest as text and parsed.
 #[derive(Debug)]
 pub struct Listing {
     text: Vec<u8>,
@@ -48,7 +48,7 @@ pub struct Listing {
 }
 
 impl Source {
-    /// Looks at the archives in a folder.
+    /// Opens the archives in a directory.
     ///
     /// # Errors
     /// Where they are no backup, or cannot be read.
@@ -111,7 +111,7 @@ impl Listing {
         self.manifest.has(TABLESPACE_MAP)
     }
 
-    /// As it is to be written: the map of the tablespaces does not stay.
+    /// Manifest to write, without tablespace_map.
     ///
     /// # Errors
     /// As [`shortened::without`].
@@ -145,7 +145,7 @@ fn list(folder: &Path) -> Result<Vec<ArchiveFile>> {
     Ok(archives)
 }
 
-/// What the map says. Each archive of a tablespace has to be in it.
+/// Parses the map, which must contain the tablespace of each archive.
 fn tablespaces(map: &[u8], archives: &[ArchiveFile]) -> Result<Vec<Tablespace>> {
     let tablespaces = tablespace_map::parse(map)?
         .into_iter()

@@ -1,4 +1,4 @@
-//! A few small files out of the archives, before anything is unpacked.
+//! Extraction of small files from the archives, before anything is unpacked.
 //!
 //! Where an archive is not compressed, content of other files is not read. A compressed one has to be
 //! read up to what is looked for: from pg_basebackup that is its beginning, from a parallel backup
@@ -26,7 +26,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Looks for files in archives, one after the other, until all of them are found.
+    /// Searches the archives for files until all are found.
     ///
     /// # Errors
     /// Where an archive cannot be read.

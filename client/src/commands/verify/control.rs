@@ -1,4 +1,4 @@
-//! Whether pg_control is that of the cluster that the manifest is of.
+//! Check of the system identifier in pg_control.
 
 use std::fmt::Display;
 

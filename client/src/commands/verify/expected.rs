@@ -1,4 +1,4 @@
-//! The files that a backup has by its manifest, and which of them were there.
+//! Expected files of a backup, and which of them were found.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,11 +10,11 @@ use crate::manifest::Entry;
 use crate::manifest::backup_path::display;
 use crate::manifest::exemption::{EXEMPT, is_within};
 
-/// The files that a backup has by its manifest.
+/// Files in the manifest.
 #[derive(Debug)]
 pub struct Expected {
     files: HashMap<Vec<u8>, File>,
-    /// Paths that are not looked at, nor anything below.
+    /// Ignored paths, including everything below them.
     ignored: Vec<Vec<u8>>,
 }
 
@@ -65,17 +65,17 @@ impl Expected {
         self.files.get(path)
     }
 
-    /// Whether a path is not looked at.
+    /// Whether a path is ignored.
     pub fn ignores(&self, path: &[u8]) -> bool {
         self.ignored.iter().any(|ignored| is_within(path, ignored))
     }
 
-    /// Leaves out a path from now on, and everything below.
+    /// Ignores a path and everything below it.
     pub fn ignore(&mut self, path: Vec<u8>) {
         self.ignored.push(path);
     }
 
-    /// The files that were not there, by their paths.
+    /// Missing files by their paths.
     pub fn missing(&self) -> Vec<&[u8]> {
         let missing = self.looked_at().filter(|(_, file)| !file.is_found());
         let mut paths: Vec<_> = missing.map(|(path, _)| path).collect();
@@ -105,7 +105,7 @@ impl Expected {
 }
 
 impl File {
-    /// It was there; returns whether it was so before.
+    /// Marks the file as found; returns whether it was found before.
     pub fn find(&self) -> bool {
         self.found.swap(true, Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! What is wrong with a backup, as it is found.
+//! Findings about a backup, reported as they are found.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow};
 
 use crate::console::messages;
 
-/// What is wrong with a backup.
+/// Findings about a backup.
 #[derive(Debug)]
 pub struct Findings {
     exit_on_error: bool,
@@ -15,7 +15,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// There is nothing yet; the first thing may be the last.
+    /// Creates an empty record; `exit_on_error` ends with the first finding.
     pub fn new(exit_on_error: bool) -> Self {
         Self {
             exit_on_error,
@@ -23,7 +23,7 @@ impl Findings {
         }
     }
 
-    /// Says what was found.
+    /// Reports a finding.
     ///
     /// # Errors
     /// It is the error itself where the first one ends the program.
@@ -36,7 +36,7 @@ impl Findings {
         Ok(())
     }
 
-    /// Whether there was anything.
+    /// Whether there was a finding.
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)
     }

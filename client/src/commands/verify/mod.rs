@@ -1,5 +1,5 @@
-//! Checks a backup against its manifest, with several threads. What is looked at, what is found and
-//! how that is said is pg_verifybackup's, so that one can stand for the other.
+//! Verification of a backup against its manifest, with several threads. Checks and messages are
+//! those of pg_verifybackup.
 
 mod control;
 mod expected;
@@ -30,12 +30,12 @@ use findings::Findings;
 use wal::Programs;
 use wal_folder::WalFolder;
 
-/// Where a data directory says which PostgreSQL it is of.
+/// Version file of a data directory.
 const VERSION_FILE: &[u8] = b"PG_VERSION";
 /// Bytes of it that are read: more than any version has.
 const VERSION_LENGTH: u64 = 64;
 
-/// What all parts of a verification need.
+/// State shared by the parts of a verification.
 struct Verifier<'a> {
     config: &'a VerifyConfig,
     findings: Findings,
@@ -44,7 +44,7 @@ struct Verifier<'a> {
     shared: &'a Shared,
 }
 
-/// Checks the backup that the options name; whether it is as it should be.
+/// Verifies a backup; returns whether it is intact.
 ///
 /// # Errors
 /// What makes it useless to go on. Everything else is said where it is found.

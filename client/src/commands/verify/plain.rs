@@ -1,4 +1,4 @@
-//! A backup in plain format: a data directory.
+//! Verification of a data directory.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read as _};
@@ -20,8 +20,7 @@ use crate::stream::regular_file;
 /// Size of a read in bytes.
 const PIECE: usize = 256 * 1024;
 
-/// Compares the files of a data directory with the manifest: first which ones there are, then what
-/// is in them.
+/// Compares the files of a data directory with the manifest: first names and sizes, then checksums.
 ///
 /// # Errors
 /// What ends the verification.

@@ -1,4 +1,4 @@
-//! A backup in tar format: archives, any number of them for each part of the backup.
+//! Verification of archives, any number for each part of the backup.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -162,13 +162,13 @@ fn is_safe(path: &[u8]) -> bool {
     !path.starts_with(b"/") && path.split(|&byte| byte == b'/').all(|part| part != b"..")
 }
 
-/// Who gets the members of one archive.
+/// Receiver of the members of one archive.
 struct Members<'a> {
     archives: &'a ArchiveSet<'a>,
     name: &'a str,
     prefix: Vec<u8>,
     current: Option<Current<'a>>,
-    /// What ends the verification, as opposed to what is wrong with the archive.
+    /// Error that ends the verification, as opposed to a finding.
     fatal: Option<Error>,
 }
 

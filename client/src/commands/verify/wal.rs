@@ -1,4 +1,4 @@
-//! Whether the WAL that a backup needs is there and can be read: pg_waldump knows.
+//! Verification of WAL by pg_waldump.
 
 use std::env;
 use std::fs;
@@ -113,8 +113,7 @@ impl Program {
     }
 }
 
-/// Has the WAL in a directory read, as far as the backup needs it. What is wrong with it
-/// pg_waldump says itself.
+/// Has pg_waldump read the WAL ranges of the manifest. pg_waldump reports defects itself.
 ///
 /// # Errors
 /// What ends the verification.

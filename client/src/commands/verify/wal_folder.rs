@@ -1,5 +1,5 @@
-//! Where WAL goes that is in an archive, since pg_waldump reads files. A folder with no more than the
-//! segments that the backup needs, which is gone when this program is.
+//! Temporary directory for WAL from archives, because pg_waldump reads files. It holds the segments
+//! that the backup needs, and is removed with the program.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
