@@ -1,8 +1,8 @@
-//! Memory whose size a user or a cluster chooses: running out of it is an ERROR, and not the end of the
-//! process, which is what Rust's own allocations come to.
+//! Allocation of memory whose size a user or a cluster chooses. Running out of it raises an ERROR;
+//! Rust's own allocations would abort the process.
 //!
-//! What is large lies in few allocations that double. When one of them fails there is room left for the
-//! small ones that the error takes.
+//! Large data uses few allocations that double. When one of them fails, there is room left for the
+//! small ones of the error.
 
 use super::report::{Error, Result, Sqlstate};
 
@@ -50,7 +50,7 @@ pub fn collect<T>(elements: impl IntoIterator<Item = T>) -> Result<Vec<T>> {
     Ok(vec)
 }
 
-/// Many byte strings, one behind another.
+/// Byte strings in one contiguous allocation.
 #[derive(Debug, Default)]
 pub struct ByteStrings {
     bytes: Vec<u8>,
@@ -58,7 +58,7 @@ pub struct ByteStrings {
 }
 
 impl ByteStrings {
-    /// Adds one that is put together from parts.
+    /// Adds a string that is concatenated from parts.
     ///
     /// # Errors
     /// `out_of_memory`.
@@ -78,7 +78,7 @@ impl ByteStrings {
         self.ends.len()
     }
 
-    /// The one of an index.
+    /// The string at an index.
     ///
     /// # Panics
     /// Where there is none.
@@ -93,7 +93,7 @@ impl ByteStrings {
         (0..self.len()).map(|index| self.get(index))
     }
 
-    /// Their indexes in the order of the strings, byte by byte.
+    /// Indexes of the strings in byte order.
     ///
     /// # Errors
     /// `out_of_memory`.

@@ -1,6 +1,7 @@
 //! The background worker of the extension (postmaster/bgworker.h).
 //!
-//! It connects to no database. What it does is set by [`define`], in each process that loads the library.
+//! It connects to no database. [`define`] sets its main function in each process that loads the
+//! library.
 
 use core::cell::Cell;
 use core::ffi::{CStr, c_char, c_int};
@@ -9,7 +10,7 @@ use pgrx::pg_sys;
 
 use super::report::{Error, Result, Sqlstate};
 
-/// What a worker is started with.
+/// Arguments of a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Arguments {
     /// The handle of a segment.
@@ -24,12 +25,12 @@ thread_local! {
     static MAIN: Cell<Option<Main>> = const { Cell::new(None) };
 }
 
-/// Sets what a worker does. To be called once, when the library loads.
+/// Sets the main function. Called once, when the library loads.
 pub fn define(main: Main) {
     MAIN.set(Some(main));
 }
 
-/// A worker, as the session that started it knows it.
+/// Handle of a worker in the session that started it.
 pub struct BackgroundWorker {
     handle: *mut pg_sys::BackgroundWorkerHandle,
 }

@@ -32,7 +32,7 @@ pub struct Tablespace {
     pub inside_data_directory: Option<Vec<u8>>,
 }
 
-/// What the start of a backup gives.
+/// Result of the start.
 #[derive(Default)]
 pub struct StartedBackup {
     /// The checkpoint's redo position.
@@ -45,12 +45,12 @@ pub struct StartedBackup {
     pub tablespace_map: Vec<u8>,
     /// The tablespaces at that time.
     pub tablespaces: Vec<Tablespace>,
-    /// What core wants to have back at the stop.
+    /// State that core needs at the stop.
     #[cfg(pg16_or_newer)]
     state: Box<pg_sys::BackupState>,
 }
 
-/// Where a backup ended.
+/// Result of the stop.
 #[derive(Clone, Copy)]
 pub struct StoppedBackup {
     /// The position up to which WAL is needed.

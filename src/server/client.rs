@@ -122,14 +122,14 @@ pub fn enlarge_local_buffer() {
 
 /// Serves interrupts between two messages.
 ///
-/// The last words of a session that is terminated would wait until a client that does not read has
-/// made room for them. There they are left out, as ProcessClientWriteInterrupt() does it.
+/// The final message of a terminated session would wait for a client that does not read. It is
+/// skipped then, as ProcessClientWriteInterrupt() does.
 pub fn check_interrupts() {
     leave_out_last_words();
     interrupt::check();
 }
 
-/// Has a termination that is pending say nothing to a client that would have to make room for it.
+/// Has a pending termination send no message to a client that would have to make room for it.
 pub(super) fn leave_out_last_words() {
     // SAFETY: plain variables of this process; the server's own code sets them in the same way.
     unsafe {
@@ -139,7 +139,7 @@ pub(super) fn leave_out_last_words() {
     }
 }
 
-/// Whether the socket takes more without waiting, or there is none.
+/// Whether the socket accepts bytes without waiting, or there is no socket.
 fn has_room() -> bool {
     // SAFETY: null in a process without a client, such as a background worker that reads into the
     // blackhole; else the connection of this session, which begins with its socket.
@@ -155,8 +155,8 @@ fn has_room() -> bool {
     unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
 }
 
-/// Makes sure that the client is still there, so far as the operating system knows. Where it has
-/// gone, the session ends.
+/// Checks that the client is still there, as far as the operating system knows. If it has gone, the
+/// session ends.
 pub fn check_connection() {
     flush_server_buffer();
     // SAFETY: guarded; looks at the socket without waiting.

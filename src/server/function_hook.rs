@@ -1,4 +1,4 @@
-//! A look at every SQL function before it runs (catalog/objectaccess.h).
+//! Hook that is called before an SQL function runs (catalog/objectaccess.h).
 
 use core::cell::Cell;
 use core::ffi::{c_int, c_void};
@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use super::report::Result;
 
-/// Which of the server's functions is about to run.
+/// Server function that is about to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerFunction {
     /// pg_backup_stop().
@@ -21,7 +21,8 @@ thread_local! {
     static PREVIOUS: Cell<pg_sys::object_access_hook_type> = const { Cell::new(None) };
 }
 
-/// Has `check` decide whether a server function may run. To be called once, when the library loads.
+/// Installs `check`, which decides whether a server function may run. Called once, when the library
+/// loads.
 pub fn install(check: Check) {
     CHECK.set(Some(check));
     // SAFETY: the library is never unloaded, so the hook stays valid; this process has one thread.

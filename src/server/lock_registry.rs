@@ -1,4 +1,4 @@
-//! Which backups run on this server: a registry in the server's own lock table (storage/lock.h).
+//! Registry of running backups in the server's lock table (storage/lock.h).
 //!
 //! The leader of a backup holds a session-level lock whose tag carries the handle and the nonce of
 //! the backup's segment. The lock table is visible from every session, and the server cleans it
@@ -14,7 +14,7 @@ use pgrx::pg_sys;
 /// The advisory lock functions use 1 and 2.
 const TAG_CLASS: u16 = 0x5042;
 
-/// A backup as the registry knows it.
+/// Entry of the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registration {
     /// The handle of the backup's segment.
@@ -24,7 +24,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// The number that users know the backup by.
+    /// The `backup_id`.
     #[must_use]
     pub fn backup_id(self) -> i64 {
         (i64::from(self.nonce) << 32) | i64::from(self.handle)
@@ -76,7 +76,7 @@ pub fn announce(registration: Registration) {
     ANNOUNCED.set(Some(registration));
 }
 
-/// Takes the announcement back. Does not raise, and may be called when there is none.
+/// Withdraws the announcement, if any. Does not raise.
 pub fn withdraw() {
     let Some(registration) = ANNOUNCED.take() else {
         return;
@@ -88,7 +88,7 @@ pub fn withdraw() {
     }
 }
 
-/// Every backup that runs on this server.
+/// All backups that run on this server.
 #[must_use]
 pub fn running_backups() -> Vec<Registration> {
     // SAFETY: guarded by pgrx. The result is a copy in this session's memory, with `nelements`

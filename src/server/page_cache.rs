@@ -1,32 +1,31 @@
-//! The operating system's cache of a file (fcntl.h, sys/mman.h): a backup leaves in it what it
-//! found there.
+//! Page cache footprint of a backup (fcntl.h, sys/mman.h): a backup leaves the cache as it found
+//! it.
 //!
-//! A backup reads everything once, and what it reads would push out of the cache what the server
-//! needs there. So a stream looks beforehand which parts of a file are cached, and has the system
-//! forget the others behind it.
+//! A backup reads everything once and would evict what the server needs. So a stream looks
+//! beforehand which parts of a file are cached, and has the system drop the others behind it.
 //!
-//! All of it is advice. Where the system knows no such thing, nothing is forgotten.
+//! All calls are advice. On systems without them nothing is dropped.
 
 use core::ptr;
 
 use super::file::TransientFile;
 
-/// What is cached or not as a whole.
+/// Unit of bookkeeping in bytes.
 const PART: u64 = 1024 * 1024;
 
-/// As often is something forgotten: seldom enough to cost nothing, and more than the largest unit
-/// in which the system keeps a file, of which it forgets none that is needed in part.
+/// Bytes between two calls that drop parts: cheap, and larger than the largest unit in which the
+/// system keeps a file, which it drops only as a whole.
 const STRIDE: u64 = 16 * PART;
 
-/// A file that is being read from its start to its end.
+/// Page cache footprint of a file that is read once.
 #[derive(Debug)]
 pub struct CacheFootprint<'f> {
     file: &'f TransientFile,
     /// For each part whether any of it was cached before.
     cached: Vec<bool>,
-    /// All before is as it is to stay.
+    /// Offset up to which the cache is settled.
     done: u64,
-    /// What was read since then, and belongs to parts that were not cached.
+    /// Offset read so far.
     passed: u64,
 }
 

@@ -63,7 +63,7 @@ pub fn timeline_history(timeline: u32) -> Vec<TimelineEntry> {
     history
 }
 
-/// Raises an ERROR where a WAL segment has been removed or recycled: `undefined_file`.
+/// Raises `undefined_file` if a WAL segment has been removed or recycled.
 pub fn check_not_removed(segment: u64, timeline: u32) {
     // SAFETY: guarded by pgrx; reads shared state. Its callers in the server have failed to open the
     // segment, and it takes the SQLSTATE from what the system said then.

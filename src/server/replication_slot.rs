@@ -5,14 +5,14 @@ use std::ffi::CString;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
-/// Makes sure that the server can have slots at all. Raises where it cannot.
+/// Checks that the server supports replication slots. Raises otherwise.
 pub fn check_requirements() {
     // SAFETY: guarded by pgrx.
     unsafe { pg_sys::CheckSlotRequirements() };
 }
 
-/// Creates a temporary physical slot, which this process owns and which ends with it, and has it hold the
-/// WAL from the last checkpoint on. After an error the process must end.
+/// Creates a temporary physical slot owned by this process, and reserves WAL from the last
+/// checkpoint on. After an error the process must end.
 ///
 /// # Errors
 /// The server's message.

@@ -18,11 +18,11 @@ pub use pgrx::pg_sys::errcodes::PgSqlErrorCode as Sqlstate;
 #[derive(Debug)]
 pub struct Error(Box<ErrorReport>);
 
-/// What every fallible function here returns.
+/// Result of all fallible functions.
 pub type Result<T, E = Error> = core::result::Result<T, E>;
 
 impl Error {
-    /// A failure with its SQLSTATE and primary message.
+    /// Creates an error with its SQLSTATE and primary message.
     #[track_caller]
     pub fn new(sqlstate: Sqlstate, message: impl Into<String>) -> Self {
         Self(Box::new(ErrorReport::new(sqlstate, message.into(), "")))

@@ -114,9 +114,8 @@ impl<'a> Archive<'a> {
         self.append(&[0; archive::BLOCK_SIZE][..archive::padding(size)])
     }
 
-    /// The part of the message that file content goes to next: `wanted` bytes, or fewer where
-    /// the message has no room for all. Those are a multiple of `unit`, as long as a message can
-    /// hold one.
+    /// Part of the message for file content: `wanted` bytes, or fewer if the message lacks room.
+    /// Fewer bytes are a multiple of `unit`, as long as a message can hold one.
     ///
     /// # Errors
     /// As [`Archive::file`].
@@ -135,7 +134,7 @@ impl<'a> Archive<'a> {
         Ok(self.message.next_part(length))
     }
 
-    /// Keeps the first `length` bytes of the part that [`Archive::next_part`] gave.
+    /// Commits the first `length` bytes of the part from [`Archive::next_part`].
     ///
     /// # Errors
     /// As [`Archive::file`].
@@ -162,8 +161,7 @@ impl<'a> Archive<'a> {
         Ok(())
     }
 
-    /// Ends the archive, sends its last bytes, and makes sure that there still is somebody to receive
-    /// them.
+    /// Ends the archive, sends its last bytes, and checks that the client is still there.
     ///
     /// # Errors
     /// As [`Archive::file`].

@@ -27,7 +27,7 @@ pub struct Request {
     pub wal: bool,
     /// Whether to wait for the WAL to be archived.
     pub wait: bool,
-    /// Whether files may have been left out.
+    /// Whether unsent files are allowed.
     pub allow_incomplete: bool,
     /// How the archive is compressed.
     pub compression: Compression,

@@ -23,17 +23,17 @@ use super::throttle::Throttle;
 /// Arguments of send_backup_files().
 #[derive(Default)]
 pub struct Request {
-    /// Which backup; `None` stands for the one that this session leads.
+    /// `backup_id`; `None` for the backup of this session.
     pub backup_id: Option<i64>,
-    /// Exactly these, in this order; `None` takes from the queue.
+    /// Named files, in sending order; `None` to take files from the queue.
     pub files: Option<ByteStrings>,
-    /// One tablespace, or 0 for the data directory without tablespaces.
+    /// Tablespace to send; 0 for the data directory without tablespaces.
     pub tablespace: Option<u32>,
     /// kB/s of this stream.
     pub max_rate: Option<u32>,
-    /// Overrides the backup's setting.
+    /// Override of the backup's setting.
     pub verify_checksums: Option<bool>,
-    /// Overrides the position from which a page counts as changed since the start.
+    /// Override of the position from which a page counts as changed.
     pub start_lsn: Option<u64>,
     /// How the archive is compressed.
     pub compression: Compression,
@@ -140,8 +140,8 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
 }
 
 impl Request {
-    /// Whether files become the worker's own. What is read by name and sent nowhere stays as it is:
-    /// it may have been sent, or be on its way in another stream.
+    /// Whether the request takes ownership of files. Named files for the blackhole keep their
+    /// owner: they may have been sent, or be on their way in another stream.
     fn claims(&self) -> bool {
         self.target == Target::Client || self.files.is_none()
     }
@@ -162,7 +162,7 @@ fn find_listed<'a>(
     Ok(slots)
 }
 
-/// Names are those of the listing.
+/// Finds an entry by its name in the listing.
 fn find<'a>(table: &FileTable<'a>, name: &[u8]) -> Option<&'a Slot> {
     let path = encoding::listed_path(path::strip_current_directory(name))?;
     table.find(&path)
@@ -183,7 +183,7 @@ fn not_in_backup(name: &[u8], filter: &Filter) -> Error {
     }
 }
 
-/// Which part of the listing a stream is for.
+/// Part of the listing that a stream covers.
 struct Filter {
     tablespace: Option<u32>,
 }
@@ -213,7 +213,7 @@ impl Filter {
     }
 }
 
-/// The total, and the error for a stream with bad pages.
+/// Reports the total of bad pages, and returns the error for the stream.
 #[must_use]
 pub fn report_damage(failures: u64) -> Error {
     if failures > 1 {

@@ -1,4 +1,4 @@
-//! One entry of the listing on its way into the archive.
+//! Sending of one entry of the listing.
 //!
 //! Follows sendFile() and _tarWriteDir() in backup/basebackup.c.
 
@@ -22,7 +22,7 @@ use crate::server::settings::{self, PAGE_SIZE};
 use super::archive::Archive;
 use super::page_verifier::PageVerifier;
 
-/// Smaller files are read at once, or nearly, and take little of the system's cache.
+/// Minimum size of a file whose page cache footprint is managed.
 const FOOTPRINT_FROM: u64 = 1024 * 1024;
 
 /// Sender of a stream's files.
@@ -33,20 +33,20 @@ pub struct FileSender<'a> {
     pub algorithm: Algorithm,
     /// The position from which a page counts as changed; `None` verifies nothing.
     pub verify_from: Option<u64>,
-    /// Whether the entries are the worker's own, so that what becomes of them is noted.
+    /// Whether the worker owns the entries, so that outcomes are noted.
     pub claimed: bool,
-    /// What precedes a member's name in the listing and not in the archive.
+    /// Prefix of listed paths that member names lack.
     pub prefix: Vec<u8>,
     /// This session's progress.
     pub progress: ProgressRow,
-    /// Bytes of files that this stream has sent.
+    /// Bytes of files sent by this stream.
     pub bytes_sent: u64,
-    /// Bad pages that this stream has found.
+    /// Bad pages found by this stream.
     pub failures: u64,
 }
 
 impl FileSender<'_> {
-    /// Sends an entry that this worker owns, and notes what has become of it.
+    /// Sends an entry and notes the outcome.
     ///
     /// # Errors
     /// The operating system's, the connection's and the check's of the archive.
@@ -176,7 +176,7 @@ fn sent_without_content(attributes: &Attributes) -> SendOutcome<'static> {
     }
 }
 
-/// The bytes of a file, as many as its header says.
+/// Content of a file, of the size in its header.
 struct Content<'a> {
     file: &'a TransientFile,
     path: &'a [u8],
@@ -186,8 +186,8 @@ struct Content<'a> {
 }
 
 impl Content<'_> {
-    /// Sends the part that begins at `offset` and returns its length. Behind the end of a file
-    /// that has become shorter there are zeros.
+    /// Sends the part at `offset` and returns its length. A file that has become shorter is filled
+    /// with zeros.
     fn send_part(&mut self, archive: &mut Archive<'_>, offset: u64) -> Result<u64> {
         let part = archive.next_part(self.size - offset, PAGE_SIZE)?;
         let failure = |error: io::Error| Error::of_file("read file", self.path, &error);

@@ -1,4 +1,4 @@
-//! The buffer of a stream: one CopyData message, filled in place and sent from where it lies.
+//! Buffer of a stream: one CopyData message, filled in place and sent without a copy.
 
 use crate::server::allocation;
 use crate::server::client::{self, HEADROOM};
@@ -9,7 +9,7 @@ use crate::server::settings::PAGE_SIZE;
 /// faster than it is filled: few large ones cost less than many small ones.
 pub const FULL_PAYLOAD: usize = 1024 * 1024 + HEADER_ROOM;
 
-/// What a member's header takes, unless its name is long.
+/// Size of a member header, unless the name is long.
 pub const HEADER_ROOM: usize = 512;
 
 /// A message that is being filled.
@@ -38,43 +38,43 @@ impl Message {
         })
     }
 
-    /// The bytes that it still takes.
+    /// Room left, in bytes.
     #[must_use]
     pub fn room(&self) -> usize {
         self.capacity - self.filled
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the message is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.filled == 0
     }
 
-    /// What is in it so far.
+    /// Payload so far.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         &self.storage[self.start..self.start + self.filled]
     }
 
-    /// Forgets what is in it.
+    /// Empties the message.
     pub fn clear(&mut self) {
         self.filled = 0;
     }
 
-    /// The part that comes next, `length` bytes or as many as there is room for, to be filled by
-    /// the caller and then kept with [`Message::commit`].
+    /// Next part of the payload, `length` bytes or as many as there is room for. The caller fills
+    /// it and calls [`Message::commit`].
     pub fn next_part(&mut self, length: usize) -> &mut [u8] {
         let from = self.start + self.filled;
         let length = length.min(self.room());
         &mut self.storage[from..from + length]
     }
 
-    /// Makes the first `length` bytes of the next part part of the message.
+    /// Adds the first `length` bytes of the next part to the payload.
     pub fn commit(&mut self, length: usize) {
         self.filled += length.min(self.room());
     }
 
-    /// Adds as many of the bytes as there is room for, and returns the rest.
+    /// Adds as many bytes as there is room for, and returns the rest.
     #[must_use]
     pub fn push<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let (now, rest) = bytes.split_at(bytes.len().min(self.room()));
@@ -83,7 +83,7 @@ impl Message {
         rest
     }
 
-    /// Sends what is in it, and is empty again.
+    /// Sends the message and empties it.
     pub fn send(&mut self) {
         let from = self.start - HEADROOM;
         client::send_copy_data(&mut self.storage[from..self.start + self.filled]);

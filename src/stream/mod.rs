@@ -1,4 +1,4 @@
-//! What a file passes through on its way out of the server.
+//! Stages that a file passes on its way out of the server.
 //!
 //! ```text
 //! file_sender ──> page_verifier ──> checksum ──> archive ──> sinks: compress ──> throttle ──> client

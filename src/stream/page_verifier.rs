@@ -1,4 +1,4 @@
-//! Verification of the pages of one file while they pass through.
+//! Verification of the pages of one file while it is sent.
 //!
 //! Follows verify_page_checksum() in backup/basebackup.c, with two differences. A page's LSN
 //! excuses a mismatch only up to where the server has written WAL; beyond that it is damage as
@@ -17,22 +17,22 @@ use crate::server::recovery;
 use crate::server::report::{Error, Result, Sqlstate, warning};
 use crate::server::settings::{self, PAGE_SIZE, PAGES_PER_SEGMENT};
 
-/// The failures of a file that are reported one by one.
+/// Number of failures of a file that are reported one by one.
 const REPORTED: u32 = 5;
 
-/// How long a page that may be in the middle of being written is left alone before it is read
-/// again: the writer may have lost its processor between two halves.
+/// Delay before a page is read again that may be half written: the writer may have lost its
+/// processor.
 const SECOND_LOOK: Duration = Duration::from_millis(1);
 
-/// What is wrong with a page.
+/// Damage of a page.
 enum Damage {
-    /// Its checksum is another.
+    /// Checksum mismatch.
     Mismatch { calculated: u16, expected: u16 },
-    /// It is marked new, but holds something.
+    /// Marked new, but not all zeros.
     NewWithContent,
 }
 
-/// The pages of one file.
+/// Verifier of the pages of one file.
 pub struct PageVerifier<'a> {
     path: &'a [u8],
     /// The position from which a page counts as changed since the start of the backup.
@@ -135,7 +135,7 @@ impl<'a> PageVerifier<'a> {
         self.failures
     }
 
-    /// What is wrong with a page and not excused.
+    /// Damage of a page that its LSN does not excuse.
     fn look_at(&mut self, page: &mut [u8], block: u32) -> Option<Damage> {
         let header = PageHeader::read(page);
         if header.is_new() {

@@ -1,4 +1,4 @@
-//! Sinks: the stages that the bytes of an archive pass on their way out, one on top of another.
+//! Sinks: stages that the bytes of an archive pass, one on top of another.
 //!
 //! ```text
 //! Archive ──> CompressSink ──> ThrottleSink ──> ClientSink, or BlackholeSink
@@ -13,7 +13,7 @@ use crate::server::report::Result;
 
 use super::message::Message;
 
-/// A stage.
+/// Stage of a stream.
 pub trait Sink {
     /// Takes the payload of a message, which is empty afterwards. A message without payload may be
     /// given, and does nothing.
@@ -57,7 +57,7 @@ impl Sink for ClientSink {
     }
 }
 
-/// Drops everything: for streams that only read and verify.
+/// Sink that drops everything, for streams that only verify.
 pub struct BlackholeSink;
 
 impl Sink for BlackholeSink {

@@ -1,7 +1,7 @@
 //! Rate limits of a stream: the backup's, shared by all its workers, and the stream's own.
 //!
-//! Follows backup/basebackup_throttle.c where it waits: in a loop over the time that has passed,
-//! since the latch can be set for any reason.
+//! Waits as backup/basebackup_throttle.c does: in a loop over the elapsed time, because the latch
+//! can be set for any reason.
 
 use core::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use super::message::Message;
 use super::rate::{self, Rate};
 use super::sink::Sink;
 
-/// Time unused that can be made up for, in microseconds: what a loaded machine may wake up late.
+/// Unused time that can be made up for, in microseconds: a late wake-up on a loaded machine.
 const BURST_MICROS: u64 = 50_000;
 
-/// The longest time without a look at whether the backup still runs.
+/// Maximum time between two checks whether the backup still runs.
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// A limit and the clock on which its senders reserve their time.
@@ -66,7 +66,7 @@ impl<'a> Throttle<'a> {
         Self { limits }
     }
 
-    /// How many bytes to send at a time, at most `most`, so that the stream flows evenly.
+    /// Bytes to send at a time, at most `most`.
     #[must_use]
     pub fn chunk(&self, most: usize) -> usize {
         let chunks = self

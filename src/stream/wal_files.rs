@@ -1,4 +1,4 @@
-//! WAL segments and timeline histories on their way into an archive, each with its `.done` file.
+//! Sending of WAL segments and timeline histories, each with its `.done` file.
 //!
 //! Follows the end of perform_base_backup() in backup/basebackup.c. Histories come first, and segments
 //! in their order.
@@ -13,7 +13,7 @@ use crate::server::settings::PAGE_SIZE;
 
 use super::archive::Archive;
 
-/// Sends a range of WAL, and what leads there.
+/// Sends timeline histories and WAL segments.
 ///
 /// # Errors
 /// `undefined_file` where a segment has been removed, and those of the stream.

@@ -32,8 +32,7 @@ pub fn send(options: &StartOptions, end: &closing::Request) -> Result<()> {
     Ok(())
 }
 
-/// The worker's part; the number of bad pages. It leaves the backup's memory before the stop takes
-/// that away.
+/// Sends the data files, and returns the number of bad pages. Its mappings end before the stop.
 fn send_data_files(archive: &mut Archive<'_>) -> Result<u64> {
     let worker = Worker::join(None)?;
     let failures = data_files::send_files(&worker, &data_files::Request::default(), archive)?;
