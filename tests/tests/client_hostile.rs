@@ -101,7 +101,7 @@ fn a_link_in_the_target_is_not_followed() {
     for (name, word) in [
         ("pg_tblspc/016384/evil", "base/1"),
         ("pg_tblspc/16384/../../evil", "which is refused"),
-        ("pg_tblspc/16384", "no place for a file"),
+        ("pg_tblspc/16384", "not a valid place for a file"),
     ] {
         let server = StandIn::start(Script {
             tablespaces: vec![("16384".to_owned(), place.display().to_string())],
@@ -262,7 +262,7 @@ fn a_file_that_comes_twice_is_refused() {
             assert_refused(
                 script.clone(),
                 &args,
-                "the backup has file \"base/1\" twice",
+                "backup contains file \"base/1\" twice",
             );
         }
     }
@@ -302,7 +302,7 @@ fn a_manifest_that_does_not_fit_is_refused() {
         ),
         (
             Script::with_manifest(&[control]),
-            "\"base/1\" arrived and is not in the manifest",
+            "\"base/1\" was received but is not in the manifest",
         ),
         (Script::honest(), "manifest"),
     ] {
@@ -362,7 +362,7 @@ fn commands_are_not_told_that_they_have_all_of_a_backup_that_is_none() {
         ),
         (
             Script::with_manifest(&[control]),
-            "\"base/1\" arrived and is not in the manifest",
+            "\"base/1\" was received but is not in the manifest",
         ),
     ] {
         let server = StandIn::start(script);

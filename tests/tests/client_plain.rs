@@ -267,7 +267,7 @@ fn every_algorithm_of_the_manifest_is_compared() {
         program.args(["-v", "--manifest-checksums", algorithm, "-D"]);
         let output = run(program.arg(&target));
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("files are as the manifest says"), "{said}");
+        assert!(said.contains("files match the manifest"), "{said}");
         verify(&target, &[]);
         fs::remove_dir_all(&target).expect("remove a backup");
     }

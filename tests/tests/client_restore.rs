@@ -133,7 +133,7 @@ fn archives_become_the_directory_that_they_are_a_backup_of() {
         let output = run(command.args(origin.mapping(&places)));
         let said = account(&command, &output);
         assert!(output.status.success(), "{said}");
-        assert!(said.contains("files are as the manifest says"), "{said}");
+        assert!(said.contains("files match the manifest"), "{said}");
         assert!(said.contains("restore completed"), "{said}");
         assert!(!data.join("tablespace_map").exists());
         verify(&data, &[]);
@@ -282,10 +282,7 @@ fn without_a_manifest_there_is_a_warning() {
     let output = run(command.args(origin.mapping(&places)));
     let said = account(&command, &output);
     assert!(output.status.success(), "{said}");
-    assert!(
-        said.contains("warning: there is no backup manifest"),
-        "{said}"
-    );
+    assert!(said.contains("warning: backup has no manifest"), "{said}");
     assert!(!data.join("backup_manifest").exists());
     origin.assert_starts(&data, places);
 }
@@ -426,7 +423,7 @@ fn what_may_be_changed_in_archives_is_restored_and_nothing_else() {
     let places = Folder::new("r");
     let mut refused = restore_of(&archives, &places.join("data"), &[]);
     let said = expect_failure(refused.args(origin.mapping(&places)));
-    let word = "\"global/standby.signal\" arrived and is not in the manifest";
+    let word = "\"global/standby.signal\" was received but is not in the manifest";
     assert!(said.contains(word), "{said}");
     let findings = expect_failure(&mut ours(&[], &archives));
     assert!(findings.contains("not in the manifest"), "{findings}");

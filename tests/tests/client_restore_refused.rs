@@ -163,7 +163,7 @@ fn links_devices_and_what_is_there_twice_are_refused() {
     give_to_owner(&other);
     let said = expect_failure(&mut restore_of(&archives, &folder.join("data"), &[]));
     assert!(
-        said.contains("the backup has file \"base/1\" twice"),
+        said.contains("backup contains file \"base/1\" twice"),
         "{said}"
     );
     assert_eq!(names_in(&folder), ["backup"]);

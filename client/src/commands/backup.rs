@@ -152,7 +152,7 @@ fn lead(
             &received,
         )?;
         receive_missing(shared, (session, extension), &started, &target, &received)?;
-        say(config, "all files are here; ending the backup");
+        say(config, "all files received; ending the backup");
         Ok((target, received))
     })();
     let (target, received) = match led {
@@ -204,7 +204,7 @@ fn complete(
     }
     if let Some(algorithm) = config.manifest {
         let count = manifest::compare(&target.manifest()?, files, algorithm)?;
-        say(config, &format!("{count} files are as the manifest says"));
+        say(config, &format!("{count} files match the manifest"));
     }
     if let Some(settings) = standby {
         target.make_standby(&settings)?;

@@ -46,7 +46,7 @@ pub fn complete(
     }
     let mut missing = extension
         .directories(session)
-        .context("could not see whether directories got lost with a connection")?;
+        .context("could not check for directories lost with a connection")?;
     missing.retain(|directory| !received.has_directory(&directory.path));
     for (request, names) in by_request(target, &missing) {
         ask_again(request, &names).map_err(|error| did_not_arrive(&error, &names))?;

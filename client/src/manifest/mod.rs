@@ -171,14 +171,17 @@ impl Manifest {
         let unknown = received
             .keys()
             .filter(|path| !path.starts_with(b"pg_wal/") && path.as_slice() != MANIFEST);
-        wrong.extend(
-            unknown.map(|path| format!("\"{}\" arrived and is not in the manifest", display(path))),
-        );
+        wrong.extend(unknown.map(|path| {
+            format!(
+                "\"{}\" was received but is not in the manifest",
+                display(path)
+            )
+        }));
         if !wrong.is_empty() {
             let count = wrong.len();
             wrong.truncate(EXAMPLES);
             bail!(
-                "the backup is not what its manifest says, in {count} places:\n{}",
+                "backup does not match its manifest, in {count} places:\n{}",
                 wrong.join("\n")
             );
         }

@@ -100,7 +100,7 @@ fn add(files: &mut Files, (path, written): (Vec<u8>, ReceivedFile)) -> Result<()
 
 /// Error for a file that occurs twice: unpacking would keep one of the two.
 pub fn twice(path: &[u8]) -> Error {
-    anyhow!("the backup has file \"{}\" twice", display(path))
+    anyhow!("backup contains file \"{}\" twice", display(path))
 }
 
 /// Content of a stream in progress: computes checksums and counts bytes.

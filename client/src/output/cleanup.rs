@@ -38,7 +38,7 @@ impl SharedCleanupList {
             }
         }
         if clean && let Err(error) = cleanup.remove() {
-            messages::warn(format_args!("could not remove all that was made: {error}"));
+            messages::warn(format_args!("could not remove all created files: {error}"));
         }
     }
 }

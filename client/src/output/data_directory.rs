@@ -283,7 +283,7 @@ impl DataDirectory {
 
     fn locate_file<'a>(&self, path: &'a [u8]) -> Result<(&Place, &'a Path)> {
         self.locate(path)?
-            .with_context(|| format!("\"{}\" is no place for a file", display(path)))
+            .with_context(|| format!("\"{}\" is not a valid place for a file", display(path)))
     }
 
     /// Directory and relative path of a name; `None` for a directory that exists already.

@@ -142,7 +142,7 @@ impl Backend {
 pub fn value(row: &Row, column: usize) -> Result<&[u8]> {
     row.get(column)
         .and_then(Option::as_deref)
-        .context("the server returned NULL where it never does")
+        .context("the server returned an unexpected NULL")
 }
 
 pub fn text(row: &Row, column: usize) -> Result<String> {

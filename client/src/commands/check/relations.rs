@@ -86,7 +86,7 @@ pub fn name(
         name_relations(leader, shared);
     }
     let databases = databases(leader).unwrap_or_else(|error| {
-        messages::warn(format_args!("databases cannot be named: {error:#}"));
+        messages::warn(format_args!("could not look up databases: {error:#}"));
         BTreeMap::new()
     });
     for (oid, mut files) in by_database {

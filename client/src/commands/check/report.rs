@@ -52,7 +52,7 @@ pub fn leave_off(findings: Findings) {
     if findings.is_empty() {
         return;
     }
-    messages::say("by then this had been found:");
+    messages::say("damage found before the error:");
     let damaged: Vec<_> = findings.into_iter().map(Named::without_name).collect();
     if let Err(error) = write(&damaged) {
         messages::warn(format_args!("{error:#}"));

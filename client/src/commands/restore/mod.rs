@@ -66,7 +66,7 @@ fn restore(config: &RestoreConfig, shared: &Shared, cleanup: &SharedCleanupList)
             files: files.len() as u64,
         });
     } else {
-        messages::warn("there is no backup manifest, with which the files could be compared");
+        messages::warn("backup has no manifest, so its files are not verified");
     }
     let layout = Layout {
         target: &config.target,
@@ -88,7 +88,7 @@ fn restore(config: &RestoreConfig, shared: &Shared, cleanup: &SharedCleanupList)
         files.retain(|path, _| !is_exempt(path));
         let count = compared.len();
         listing.manifest.compare(files, listing.algorithm)?;
-        say(config, &format!("{count} files are as the manifest says"));
+        say(config, &format!("{count} files match the manifest"));
         folder.write_manifest(&listing.restored()?)?;
     }
     // A lock that is held while the disk is waited for would keep the main thread from ending.
