@@ -125,12 +125,12 @@ pub fn enlarge_local_buffer() {
 /// The final message of a terminated session would wait for a client that does not read. It is
 /// skipped then, as ProcessClientWriteInterrupt() does.
 pub fn check_interrupts() {
-    leave_out_last_words();
+    skip_final_message();
     interrupt::check();
 }
 
 /// Has a pending termination send no message to a client that would have to make room for it.
-pub(super) fn leave_out_last_words() {
+pub(super) fn skip_final_message() {
     // SAFETY: plain variables of this process; the server's own code sets them in the same way.
     unsafe {
         if pg_sys::ProcDiePending != 0 && !has_room() {

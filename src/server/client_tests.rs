@@ -9,7 +9,7 @@ mod tests {
 
     use pgrx::{pg_sys, pg_test};
 
-    use crate::server::client::{PortHead, leave_out_last_words};
+    use crate::server::client::{PortHead, skip_final_message};
 
     /// Has this session's connection lead elsewhere until it is dropped, and puts back what a
     /// termination changes.
@@ -71,17 +71,17 @@ mod tests {
 
         // SAFETY: the flag is put back before anything looks at it.
         unsafe { pg_sys::ProcDiePending = 1 };
-        leave_out_last_words();
+        skip_final_message();
         let with_room = says_something();
 
         let written = fill(&mut ours);
         // SAFETY: as above.
         unsafe { pg_sys::ProcDiePending = 0 };
-        leave_out_last_words();
+        skip_final_message();
         let without_termination = says_something();
         // SAFETY: as above.
         unsafe { pg_sys::ProcDiePending = 1 };
-        leave_out_last_words();
+        skip_final_message();
         let without_room = says_something();
         drop(elsewhere);
 

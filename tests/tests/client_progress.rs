@@ -90,7 +90,7 @@ fn a_terminal_shows_the_whole_and_each_worker() {
     );
     for words in [
         "waiting for checkpoint",
-        "all files are here",
+        "all files received",
         "base backup completed",
     ] {
         assert!(raw.contains(words), "{raw}");
