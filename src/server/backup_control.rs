@@ -238,7 +238,7 @@ impl Silence {
 
 impl Drop for Silence {
     fn drop(&mut self) {
-        // SAFETY: as above.
+        // SAFETY: plain variables of this process, set back to the values found in them.
         unsafe {
             pg_sys::client_min_messages = self.to_client;
             pg_sys::log_min_messages = self.to_log;

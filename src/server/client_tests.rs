@@ -37,7 +37,7 @@ mod tests {
 
     impl Drop for Elsewhere {
         fn drop(&mut self) {
-            // SAFETY: as above.
+            // SAFETY: the session's connection outlives the test; these are the values found in it.
             unsafe {
                 (*pg_sys::MyProcPort.cast::<PortHead>()).sock = self.socket;
                 pg_sys::whereToSendOutput = self.output;
@@ -75,11 +75,11 @@ mod tests {
         let with_room = says_something();
 
         let written = fill(&mut ours);
-        // SAFETY: as above.
+        // SAFETY: a plain variable; no interrupt is served between here and its reset.
         unsafe { pg_sys::ProcDiePending = 0 };
         skip_final_message();
         let without_termination = says_something();
-        // SAFETY: as above.
+        // SAFETY: the flag is put back before anything looks at it.
         unsafe { pg_sys::ProcDiePending = 1 };
         skip_final_message();
         let without_room = says_something();

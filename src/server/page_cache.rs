@@ -34,7 +34,7 @@ impl<'f> CacheFootprint<'f> {
     /// for other files.
     pub fn start(file: &'f TransientFile, size: u64) -> Self {
         #[cfg(target_os = "linux")]
-        // SAFETY: an open descriptor.
+        // SAFETY: the borrowed file keeps the descriptor open during the call.
         unsafe {
             libc::posix_fadvise(file.descriptor(), 0, 0, libc::POSIX_FADV_SEQUENTIAL);
         }
@@ -84,7 +84,8 @@ impl<'f> CacheFootprint<'f> {
             libc::off_t::try_from(self.passed - self.done),
         ) && length > 0
         {
-            // SAFETY: an open descriptor. Pages that others have changed or mapped stay.
+            // SAFETY: the borrowed file keeps the descriptor open during the call. The system keeps
+            // pages that others have changed or mapped.
             unsafe {
                 libc::posix_fadvise(
                     self.file.descriptor(),

@@ -78,7 +78,7 @@ impl Width {
             // SAFETY: a width is chosen only where the processor and the operating system have it.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { by_avx2(page, block) },
-            // SAFETY: as above.
+            // SAFETY: this variant too is chosen only where its instructions exist.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { by_avx512(page, block) },
             Self::Server => by_server(page, block),

@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::CaughtError;
 
 /// Checks that the server supports replication slots. Raises otherwise.
 pub fn check_requirements() {
-    // SAFETY: guarded by pgrx.
+    // SAFETY: reads settings of the server; an ERROR unwinds through pgrx's guard.
     unsafe { pg_sys::CheckSlotRequirements() };
 }
 
