@@ -1,5 +1,5 @@
-//! Defines `pg16_or_newer`, `pg17_or_newer` and `pg18_or_newer` for the server version that is built
-//! for, so that a version difference is one word.
+//! Defines `pg16_or_newer`, `pg17_or_newer` and `pg18_or_newer` according to the server version of the
+//! build, so that code tests for a version with one word.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -7,7 +7,7 @@ fn main() {
         println!("cargo:rustc-check-cfg=cfg(pg{major}_or_newer)");
     }
     let built_for = (15..=18).find(|major| {
-        // Cargo tells a build script of features in this way.
+        // Cargo sets this variable for each enabled feature.
         std::env::var_os(format!("CARGO_FEATURE_PG{major}")).is_some()
     });
     for major in 16..=built_for.unwrap_or(0) {

@@ -1,5 +1,5 @@
-//! Writes what is installed beside the program, from the options as the program has them, to standard
-//! output: the man page, or the completion of a shell.
+//! Generates the man page or a shell completion from the program's own definition of its options, and
+//! writes it to standard output.
 //!
 //! usage: generate man|bash|zsh|fish
 
@@ -14,8 +14,8 @@ use clap::{Arg, ArgAction, Command, CommandFactory, ValueEnum as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-/// How a function for fish ends that reads the words before the one to complete. Where the last of them
-/// is an option without its value, argparse fails, and no value would be offered.
+/// End of a generated fish function that parses the words before the one to complete. argparse fails if
+/// the last of them is an option without its value, and fish would then offer no value.
 const FISH_FAILS: &str = "-- $cmd 2>/dev/null\n    or return\n";
 const FISH_GOES_ON: &str = "-- $cmd 2>/dev/null\n    or return 0\n";
 
@@ -28,10 +28,10 @@ fn main() -> io::Result<()> {
     io::stdout().lock().write_all(text.as_bytes())
 }
 
-/// What a shell sources.
+/// Completion script of a shell.
 fn completion(shell: Shell) -> io::Result<String> {
     let mut program = cli::options::CommandLine::command();
-    // The other generators would offer the value of --progress=json as a word of its own.
+    // The other generators would offer the value of --progress=json as a separate word.
     if shell != Shell::Zsh {
         program = program
             .mut_args(without_optional_value)
@@ -58,7 +58,7 @@ fn without_optional_value(arg: Arg) -> Arg {
         .default_missing_value(Resettable::Reset)
 }
 
-/// fish before version 4 takes it for a wildcard, and the generator does not quote it.
+/// fish before version 4 treats `?` as a wildcard, and the generator does not quote it.
 fn without_question_mark(arg: Arg) -> Arg {
     match arg.get_short() {
         Some('?') => arg.short(Resettable::Reset),
@@ -71,7 +71,7 @@ fn man_page() -> io::Result<String> {
     let mut program = cli::options::CommandLine::command();
     program.build();
     let commands: Vec<_> = program.get_subcommands().cloned().collect();
-    // Here they have sections rather than pages of their own.
+    // Commands have sections here instead of pages of their own.
     let mut page = render(|output| Man::new(program.clone()).render(output))?;
     let mut sections = String::new();
     for command in &commands {
@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    /// What bash offers for the last of some words.
+    /// Completions by bash of the last word.
     fn offers(words: &[&str]) -> Vec<String> {
         let script = r#"
             eval "$COMPLETION"
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(offers(&["verify", "--exit"]), ["--exit-on-error"]);
         assert_eq!(offers(&["--exit"]), [""]);
         assert_eq!(offers(&["check", "--max"]), ["--max-rate"]);
-        // What is written as --progress=json.
+        // A value that must follow an equals sign, as in --progress=json.
         for command in [&["-P", "j"][..], &["check", "--progress", "j"]] {
             assert_eq!(offers(command), [""]);
         }

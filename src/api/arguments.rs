@@ -1,11 +1,10 @@
-//! Common parts of the functions: arguments that must not be NULL, and the COPY that a stream
-//! needs.
+//! Common parts of the functions: the check for NULL arguments, and the COPY that a stream needs.
 
 use crate::server::copy_query::{self, Call};
 use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::snapshot;
 
-/// An argument that has a default and therefore need not be null.
+/// Checks that an argument is not NULL. All such arguments have defaults.
 ///
 /// # Errors
 /// `null_value_not_allowed`.
@@ -19,8 +18,8 @@ pub fn required<T>(name: &str, argument: Option<T>) -> Result<T> {
     })
 }
 
-/// Makes sure that the running statement is `COPY (SELECT function(…)) TO STDOUT`, and lets go of its
-/// snapshot, which nobody needs any more.
+/// Checks that the running statement is `COPY (SELECT function(…)) TO STDOUT`, and releases its
+/// snapshot, which is not needed any more.
 ///
 /// # Errors
 /// `feature_not_supported`, with the statement to use.

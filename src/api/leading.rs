@@ -11,7 +11,7 @@ use crate::server::report::{Result, or_raise};
 
 use super::arguments::required;
 
-/// The options of start_backup() and base_backup(), as SQL hands them over.
+/// Options of start_backup() and base_backup(), as passed from SQL.
 pub struct StartArguments {
     pub label: Option<Vec<u8>>,
     pub fast: Option<bool>,
@@ -23,7 +23,7 @@ pub struct StartArguments {
 }
 
 impl StartArguments {
-    /// Checks them.
+    /// Checks the options.
     ///
     /// # Errors
     /// `null_value_not_allowed`, and those of [`options`].
@@ -86,8 +86,8 @@ fn start(arguments: StartArguments) -> Result<StartRow> {
         summary.start_lsn.cast_signed(),
         summary.timeline.cast_signed(),
         summary.backup_label,
-        // Bytes that are no text would spoil the whole row for the client. They are right in the
-        // file that send_stop_backup() sends.
+        // NULL if the map is not valid text: the client could not read the row at all.
+        // send_stop_backup() sends such a map intact, as a file.
         Some(summary.tablespace_map).filter(|map| encoding::is_text(map)),
         summary.file_count.cast_signed(),
         summary.total_bytes.cast_signed(),
@@ -96,8 +96,8 @@ fn start(arguments: StartArguments) -> Result<StartRow> {
 
 type StopRow = (i64, i32, Vec<u8>, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
 
-/// A caller who writes these files writes `global/pg_control` last but for the manifest: a server starts
-/// on a directory that has it, and without `backup_label` it starts from the wrong checkpoint.
+/// A caller that writes these files must write `global/pg_control` after all others except the manifest:
+/// a server starts on a directory that has it, and without `backup_label` from the wrong checkpoint.
 #[pg_extern(sql = false)]
 fn stop_backup(
     wait: Option<bool>,

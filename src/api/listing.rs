@@ -1,4 +1,4 @@
-//! backup_filelist() and backup_tablespaces(): what a backup holds, or one taken now would.
+//! backup_filelist() and backup_tablespaces(): the contents of a backup, or of one taken now.
 
 use pgrx::name;
 use pgrx::pg_sys::Oid;
@@ -55,8 +55,8 @@ fn file_rows(backup_id: Option<i64>, tablespace: Option<u32>) -> Result<FileRows
     FileRows::of(slots.map(|slot| (table.path(slot), slot.kind(), slot.size, slot.mtime)))
 }
 
-/// Rows that are all there when the first is returned, since the mapping of a backup's segment may end
-/// before the last.
+/// Rows copied before the first is returned, because the mapping of a backup's segment may end before
+/// the last is.
 struct FileRows {
     names: ByteStrings,
     /// Type, size and time.
@@ -136,7 +136,7 @@ fn sum_sizes(
     rows.chain([(None, None, sum_of(0))]).collect()
 }
 
-/// Whether there is no backup to look at: then the rows are those of one taken now.
+/// Whether to list a backup taken now: no backup is given, and this session leads none.
 fn lists_present(backup_id: Option<i64>) -> bool {
     backup_id.is_none() && leader::with_leader(|_| ()).is_none()
 }

@@ -1,12 +1,11 @@
-//! The SQL functions: they check arguments, call, and convert results; nothing else.
+//! SQL functions. They only check arguments, call the other modules and convert results.
 //!
-//! Their SQL definitions are in sql/functions.sql. What is `text` there is bytes here, in the
-//! encoding of the database, which need not be UTF-8; a `pg_lsn` and a `timestamptz` are their
-//! 64-bit values.
+//! Their SQL definitions are in sql/functions.sql. `text` in SQL is bytes here, in the encoding of
+//! the database, which need not be UTF-8. `pg_lsn` and `timestamptz` are 64-bit integers here.
 //!
 //! Imports: `stream`, `backup`, `server`.
 
-// pgrx reads the columns of a result from the signature, where they have to be spelt out.
+// pgrx reads the columns of a result from the signature, so they must be spelt out there.
 #![allow(clippy::type_complexity)]
 
 mod arguments;
@@ -29,7 +28,7 @@ mod tests {
 
     #[pg_test]
     fn a_backup_is_seen_while_it_runs() {
-        // Other tests have backups of their own.
+        // Other tests run backups of their own.
         let progress = "SELECT count(*) FROM backup_progress() WHERE leader_pid = pg_backend_pid()";
         assert_eq!(count(progress), 0);
         let started = "SELECT file_count FROM start_backup('seen', fast => true)";

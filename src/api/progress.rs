@@ -1,4 +1,4 @@
-//! backup_progress(): the backups that run on this server, seen from any session.
+//! backup_progress(): the backups running on this server, visible in any session.
 
 use core::sync::atomic::Ordering;
 
@@ -46,7 +46,7 @@ fn rows() -> Vec<Row> {
     lookup::running_backups().iter().filter_map(row).collect()
 }
 
-/// `None` for a backup that has ended since it was found.
+/// `None` if the backup has ended since the lookup.
 fn row(running: &RunningBackup) -> Option<Row> {
     let backup = &running.backup;
     let phase = backup.phase();

@@ -1,5 +1,5 @@
-//! send_backup_files(), send_stop_backup() and base_backup(): they write into the stream of a COPY
-//! and return no row. What goes into the blackhole needs no COPY.
+//! send_backup_files(), send_stop_backup() and base_backup(). They write to the stream of a COPY and
+//! return no rows. A blackhole target needs no COPY.
 
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;

@@ -1,10 +1,10 @@
-//! What is in a tar stream, as GNU tar sees it.
+//! Contents of tar streams, read with GNU tar.
 
 use std::path::Path;
 
 use crate::program::{account, command, run_with_input};
 
-/// Unpacks a stream into an existing folder. Anything that tar complains about fails the test.
+/// Unpacks a stream into an existing directory. Any complaint of tar fails the test.
 #[track_caller]
 pub fn unpack(archive: &[u8], dir: &Path) {
     let mut tar = command("tar");
@@ -19,7 +19,7 @@ pub fn unpack(archive: &[u8], dir: &Path) {
     );
 }
 
-/// The names of the members in the order of the stream; folders end with a slash.
+/// Member names in stream order. Names of directories end with a slash.
 #[track_caller]
 pub fn members(archive: &[u8]) -> Vec<String> {
     let mut tar = command("tar");

@@ -1,5 +1,5 @@
-//! A whole backup as a client takes it: one leader, some workers, the closing tar, and all streams
-//! unpacked into one folder.
+//! A complete backup from the client's side: one leader, several workers and the closing tar. All
+//! streams are unpacked into one directory.
 
 use std::path::PathBuf;
 
@@ -12,26 +12,27 @@ use crate::scratch::Folder;
 use crate::server::Cluster;
 use crate::stream::{Worker, copy_of, copy_out};
 
-/// The row that `start_backup` returned.
+/// Row returned by `start_backup`.
 #[derive(Clone, Debug)]
 pub struct Started {
-    /// What workers are told.
+    /// Backup ID, passed to the workers.
     pub id: i64,
-    /// As text.
+    /// Start LSN, as text.
     pub start_lsn: String,
-    /// The timeline at the start.
+    /// Timeline at the start.
     pub timeline: i32,
-    /// As it stands at the start.
+    /// `backup_label` as of the start.
     pub backup_label: String,
-    /// Empty when there is nothing to map.
+    /// Empty if there are no tablespaces to map.
     pub tablespace_map: String,
-    /// Entries of the listing.
+    /// Number of entries in the listing.
     pub file_count: i64,
-    /// Bytes of all files in the listing.
+    /// Total size of the files in the listing, in bytes.
     pub total_bytes: i64,
 }
 
-/// Starts a backup with a fast checkpoint; `options` are further named arguments, or nothing.
+/// Starts a backup with a fast checkpoint. `options` holds further named arguments; it may be
+/// empty.
 pub fn try_start(leader: &mut Client, options: &str) -> Result<Started, Failure> {
     let comma = if options.is_empty() { "" } else { ", " };
     let row: Row = leader.query_one(
@@ -53,7 +54,7 @@ pub fn try_start(leader: &mut Client, options: &str) -> Result<Started, Failure>
     })
 }
 
-/// Starts a backup that must start.
+/// Starts a backup; failure to start fails the test.
 #[track_caller]
 pub fn start(leader: &mut Client, options: &str) -> Started {
     match try_start(leader, options) {
@@ -62,19 +63,19 @@ pub fn start(leader: &mut Client, options: &str) -> Started {
     }
 }
 
-/// Streams that take from the queue of a backup until it is empty, all at once.
+/// Runs several workers concurrently until the queue of the backup is empty.
 #[track_caller]
 pub fn spawn_workers(cluster: &Cluster, id: i64, count: usize) -> Vec<Worker> {
     let copy = copy_of(&format!("send_backup_files({id})"));
     (0..count).map(|_| Worker::spawn(cluster, &copy)).collect()
 }
 
-/// Stops the backup of a session and returns the closing tar.
+/// Stops the session's backup and returns the closing tar.
 pub fn try_send_stop(leader: &mut Client, options: &str) -> Result<Vec<u8>, Failure> {
     copy_out(leader, &copy_of(&format!("send_stop_backup({options})")))
 }
 
-/// Stops a backup that must be complete; the closing tar with its WAL.
+/// Stops a complete backup and returns the closing tar, WAL included.
 #[track_caller]
 pub fn send_stop(leader: &mut Client) -> Vec<u8> {
     match try_send_stop(leader, "wal => true") {
@@ -83,7 +84,7 @@ pub fn send_stop(leader: &mut Client) -> Vec<u8> {
     }
 }
 
-/// A folder into which the streams of one backup are unpacked.
+/// Directory into which the streams of one backup are unpacked.
 #[derive(Debug)]
 pub struct Backup {
     dir: Folder,
@@ -91,13 +92,13 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Takes a whole backup, WAL included, with this many workers.
+    /// Takes a complete backup, WAL included, with this many workers.
     #[track_caller]
     pub fn take(cluster: &Cluster, workers: usize) -> Self {
         Self::take_with(cluster, workers, "")
     }
 
-    /// The same with further named arguments for `start_backup`.
+    /// Like [`Backup::take`], with further named arguments for `start_backup`.
     #[track_caller]
     pub fn take_with(cluster: &Cluster, workers: usize, options: &str) -> Self {
         let mut leader = cluster.connect();
@@ -110,8 +111,8 @@ impl Backup {
         backup
     }
 
-    /// An empty folder with a link in `pg_tblspc` for each tablespace that the cluster has outside
-    /// its data directory. The links have to be there before anything is unpacked below them.
+    /// Creates an empty directory with a link in `pg_tblspc` for each tablespace outside the data
+    /// directory. The links must exist before anything is unpacked below them.
     #[track_caller]
     pub fn folder(cluster: &Cluster) -> Self {
         let dir = Folder::new("b");
@@ -143,29 +144,29 @@ impl Backup {
         Backup { dir, tablespaces }
     }
 
-    /// Adds what is in one stream.
+    /// Unpacks one stream.
     #[track_caller]
     pub fn unpack(&self, archive: &[u8]) {
         archive::unpack(archive, &self.data_dir());
     }
 
-    /// The folder that becomes a data directory.
+    /// Directory that becomes the data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
     }
 
-    /// Where the tablespaces were unpacked, by oid.
+    /// Locations of the unpacked tablespaces, by OID.
     pub fn tablespaces(&self) -> &[(u32, PathBuf)] {
         &self.tablespaces
     }
 
-    /// Has `pg_verifybackup` accept the backup with its WAL.
+    /// Checks that `pg_verifybackup` accepts the backup with its WAL.
     #[track_caller]
     pub fn verify(&self) {
         self.verify_with(&[]);
     }
 
-    /// The same with further arguments, such as `-n` for a backup without WAL.
+    /// Same check with further arguments, such as `-n` for a backup without WAL.
     #[track_caller]
     pub fn verify_with(&self, args: &[&str]) {
         let mut verify = command("pg_verifybackup");
@@ -174,7 +175,7 @@ impl Backup {
         assert!(output.status.success(), "{}", account(&verify, &output));
     }
 
-    /// What `pg_verifybackup` says about a backup that it must refuse.
+    /// Returns the output of `pg_verifybackup` for a backup that it must reject.
     #[track_caller]
     pub fn expect_refusal(&self, args: &[&str]) -> String {
         let mut verify = command("pg_verifybackup");
@@ -184,8 +185,8 @@ impl Backup {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
-    /// A stopped cluster on the backup, with its tablespaces in the places they were unpacked to.
-    /// The backup must have been verified by now, because `tablespace_map` changes.
+    /// Creates a stopped cluster from the backup. Its tablespaces stay where they were unpacked.
+    /// Verify the backup before this call: the call changes `tablespace_map`.
     #[track_caller]
     pub fn into_cluster(self) -> Cluster {
         let data = self.data_dir();
@@ -201,7 +202,7 @@ impl Backup {
         Cluster::on(&data, self.dir)
     }
 
-    /// A cluster that runs on the backup.
+    /// Starts a cluster from the backup.
     #[track_caller]
     pub fn restore(self) -> Cluster {
         let mut cluster = self.into_cluster();

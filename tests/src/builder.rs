@@ -1,4 +1,4 @@
-//! What a test wants its cluster to be like.
+//! Configuration of a test cluster.
 
 use std::ffi::OsString;
 
@@ -7,7 +7,7 @@ use crate::program;
 use crate::server::{Cluster, free_port, require_extension};
 use crate::template;
 
-/// Settings of every cluster: no test crashes the machine, so nothing waits for the disk.
+/// Settings of every cluster. No test crashes the machine, so fsync is unnecessary.
 const SETTINGS: &str = "\
 fsync = off
 shared_buffers = 32MB
@@ -20,7 +20,7 @@ log_checkpoints = off
 lc_messages = 'C'
 ";
 
-/// Chooses what differs from a plain cluster with data checksums and the extension.
+/// Builder for a cluster that differs from the default: data checksums on, extension installed.
 #[derive(Clone, Debug)]
 pub struct Builder {
     checksums: bool,
@@ -47,13 +47,13 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Makes the cluster without data checksums.
+    /// Creates the cluster without data checksums.
     pub fn without_checksums(mut self) -> Self {
         self.checksums = false;
         self
     }
 
-    /// Leaves the extension to the test.
+    /// Does not install the extension.
     pub fn without_extension(mut self) -> Self {
         self.extension = false;
         self
@@ -65,32 +65,32 @@ impl Builder {
         self
     }
 
-    /// Adds a line to `postgresql.conf`; the value is quoted here.
+    /// Adds a line to `postgresql.conf`, with the value quoted.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings
             .push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
         self
     }
 
-    /// Adds a variable to the environment of the server.
+    /// Adds an environment variable for the server.
     pub fn environment(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
         self
     }
 
-    /// Puts the data directory on a disk of its own, where the tests may mount one.
+    /// Puts the data directory on a file system of its own, if the tests may mount one.
     pub fn disk(mut self, megabytes: u32) -> Self {
         self.disk_megabytes = Some(megabytes);
         self
     }
 
-    /// Has the server listen on 127.0.0.1 as well, at a port that is free now.
+    /// Makes the server also listen on 127.0.0.1, at a free port.
     pub fn over_tcp(mut self) -> Self {
         self.over_tcp = true;
         self
     }
 
-    /// Makes the data directory and starts a server on it.
+    /// Creates the data directory and starts a server on it.
     pub fn start(self) -> Cluster {
         if self.extension {
             require_extension();
@@ -103,13 +103,13 @@ impl Builder {
         cluster
     }
 
-    /// Makes the data directory only.
+    /// Creates the data directory without starting a server.
     pub fn create(&self) -> Cluster {
         let mut initdb_args = self.initdb_args.clone();
         if self.checksums {
             initdb_args.push("--data-checksums".to_owned());
         } else if program::major_version() >= 18 {
-            // There it is the default.
+            // From version 18 on, initdb enables data checksums by default.
             initdb_args.push("--no-data-checksums".to_owned());
         }
         let mut cluster = Cluster::empty();

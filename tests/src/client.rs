@@ -1,4 +1,4 @@
-//! The command line program, run as anybody runs it.
+//! Runs the command line program as a user would.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,16 +13,18 @@ use crate::scratch::{self, Folder};
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 
-/// The tests may run where signals are ignored, in the background of a shell for one.
+/// Resets ignored signals. A shell may start the tests in the background, where signals are
+/// ignored.
 const DEFAULT_SIGNALS: &str = "--default-signal=HUP,INT,TERM";
 
-/// A command for the program, without a server to connect to.
+/// Command for the program, without connection arguments.
 pub fn program() -> Command {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
-        // The folder of the build may be closed to the owner of the clusters. Another process makes
-        // the copy: what this one has open for writing is open in each of its children for a moment,
-        // and a file that is open for writing cannot be run.
+        // The owner of the clusters may have no access to the build directory, so the program is
+        // copied. Another process makes the copy: a file descriptor that is open for writing here
+        // is briefly inherited by every child, and a file that is open for writing cannot be
+        // executed.
         let copy = scratch::dir().join("pg_parallel_backup");
         let built = built_program();
         let mut install = Command::new("install");
@@ -39,7 +41,7 @@ pub fn program() -> Command {
     command
 }
 
-/// Has a command start with signals ignored, as `nohup` and a shell's background jobs do.
+/// Makes a command start with signals ignored, as `nohup` and background jobs of a shell do.
 pub fn ignoring(signals: &str, command: &Command) -> Command {
     let ignore = format!("--ignore-signal={signals}");
     let mut ignoring = crate::program::command("/usr/bin/env");
@@ -52,7 +54,7 @@ pub fn ignoring(signals: &str, command: &Command) -> Command {
     ignoring
 }
 
-/// Beside the folder that the test's own program is in.
+/// Path of the built program, in the target directory that contains the test executable.
 fn built_program() -> PathBuf {
     let own = std::env::current_exe().expect("the path of the test");
     let target = own
@@ -63,8 +65,7 @@ fn built_program() -> PathBuf {
     target.join("release/pg_parallel_backup")
 }
 
-/// A command that backs up a cluster and does not wait for the disk; the target is for the caller
-/// to add.
+/// Command that backs up a cluster without fsync. The caller adds the target.
 pub fn backup_of(cluster: &Cluster) -> Command {
     let mut program = program();
     program
@@ -73,7 +74,7 @@ pub fn backup_of(cluster: &Cluster) -> Command {
     program
 }
 
-/// A command that restores archives and does not wait for the disk.
+/// Command that restores archives without fsync.
 pub fn restore_of(archives: &Path, target: &Path, args: &[&str]) -> Command {
     let mut restore = program();
     restore.args(["restore", "-N", "-D"]).arg(target);
@@ -81,14 +82,14 @@ pub fn restore_of(archives: &Path, target: &Path, args: &[&str]) -> Command {
     restore
 }
 
-/// A folder for a target that does not exist yet.
+/// Creates a directory and returns the path of a target in it that does not exist yet.
 pub fn new_target() -> (Folder, PathBuf) {
     let folder = Folder::new("t");
     let target = folder.join("backup");
     (folder, target)
 }
 
-/// A file that only its owner can read, as those with passwords and keys must be.
+/// Creates a file readable by its owner only, as required for passwords and keys.
 pub fn private_file(folder: &Path, name: &str, content: &str) -> PathBuf {
     let path = folder.join(name);
     fs::write(&path, content).expect("write a file");
@@ -97,7 +98,7 @@ pub fn private_file(folder: &Path, name: &str, content: &str) -> PathBuf {
     path
 }
 
-/// Runs a command that must fail as the program fails; what it said.
+/// Runs a command that must fail with the program's own exit status. Returns its output.
 #[track_caller]
 pub fn expect_failure(command: &mut Command) -> String {
     let output = run(command);
@@ -107,7 +108,7 @@ pub fn expect_failure(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The names in a folder, sorted.
+/// Names in a directory, sorted.
 #[track_caller]
 pub fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
@@ -119,7 +120,7 @@ pub fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Unpacks one tar file into a folder.
+/// Unpacks one tar file into a directory.
 #[track_caller]
 pub fn unpack(archive: &Path, folder: &Path) {
     succeed(
@@ -131,8 +132,8 @@ pub fn unpack(archive: &Path, folder: &Path) {
     );
 }
 
-/// Has the program of its method decompress an archive, by the suffix of its name; the path of the
-/// tar file beside it.
+/// Decompresses an archive with the program for its file name suffix. Returns the path of the tar
+/// file, written beside the archive.
 #[track_caller]
 pub fn decompress(archive: &Path) -> PathBuf {
     let tar = archive.with_extension("");
@@ -152,8 +153,8 @@ pub fn decompress(archive: &Path) -> PathBuf {
     tar
 }
 
-/// Unpacks all archives of a backup into one folder, with the manifest beside them, and has
-/// `pg_verifybackup` accept it.
+/// Unpacks all archives of a backup into one directory, copies the manifest there, and checks that
+/// `pg_verifybackup` accepts the result.
 #[track_caller]
 pub fn unpack_all(cluster: &Cluster, target: &Path) -> Backup {
     let backup = Backup::folder(cluster);
@@ -171,7 +172,7 @@ pub fn unpack_all(cluster: &Cluster, target: &Path) -> Backup {
             succeed(command("cp").arg(target.join(name)).arg(folder));
         } else {
             let tar = decompress(&target.join(name));
-            // GNU tar does not ask for it.
+            // GNU tar accepts an archive without an end marker.
             let bytes = fs::read(&tar).expect("the archive");
             assert!(bytes.ends_with(&[0; 1024]), "{tar:?} has no end");
             unpack(&tar, &folder);
@@ -181,7 +182,7 @@ pub fn unpack_all(cluster: &Cluster, target: &Path) -> Backup {
     backup
 }
 
-/// Has `pg_verifybackup` accept a backup.
+/// Checks that `pg_verifybackup` accepts a backup.
 #[track_caller]
 pub fn verify(data: &Path, args: &[&str]) {
     let mut verify = command("pg_verifybackup");
@@ -190,7 +191,7 @@ pub fn verify(data: &Path, args: &[&str]) {
     assert!(output.status.success(), "{}", account(&verify, &output));
 }
 
-/// Waits until two workers of a backup are sending.
+/// Waits until two workers of a backup are sending data.
 #[track_caller]
 pub fn wait_for_streams(cluster: &Cluster) {
     cluster.wait_for_sql(
@@ -199,7 +200,7 @@ pub fn wait_for_streams(cluster: &Cluster) {
     );
 }
 
-/// Ends the session of one worker.
+/// Terminates the session of one worker.
 #[track_caller]
 pub fn terminate_a_worker(cluster: &Cluster) {
     cluster.execute(
@@ -208,11 +209,11 @@ pub fn terminate_a_worker(cluster: &Cluster) {
     );
 }
 
-/// A program that runs beside the test. It is killed if the test fails.
+/// Program that runs in the background of a test. Dropping the value kills it.
 pub struct Running(Option<Child>);
 
 impl Running {
-    /// Starts it.
+    /// Starts the program.
     #[track_caller]
     pub fn start(command: &mut Command) -> Self {
         let child = command
@@ -224,14 +225,15 @@ impl Running {
         Self(Some(child))
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the program.
     #[track_caller]
     pub fn signal(&self, name: &str) {
         let child = self.0.as_ref().expect("it runs");
         signal(name, i32::try_from(child.id()).expect("a process"));
     }
 
-    /// Has it lose one of its two workers: it must have replaced that, and ended well. What it said.
+    /// Terminates one of the program's two workers. Checks that the program replaced the worker and
+    /// succeeded. Returns its output.
     #[track_caller]
     pub fn end_with_a_lost_worker(self, cluster: &Cluster) -> String {
         wait_for_streams(cluster);
@@ -245,7 +247,8 @@ impl Running {
         said
     }
 
-    /// Waits for its end: the exit status, if it was not killed, and what it said.
+    /// Waits for the program to exit. Returns the exit status, unless a signal killed it, and the
+    /// output.
     #[track_caller]
     pub fn end(mut self) -> (Option<i32>, String) {
         let child = self.0.as_mut().expect("it runs");

@@ -1,4 +1,4 @@
-//! Archives and manifests made by hand, also such as no server would make.
+//! Hand-made archives and manifests, including some that no server would produce.
 
 use std::fs;
 use std::path::Path;
@@ -7,15 +7,15 @@ use tar::{Archive, EntryType, Header};
 
 use crate::program::{command, run_with_input};
 
-/// The header of a member, with the mode of a file.
+/// Header of a member, with the mode of a file.
 pub fn header(kind: EntryType, name: &str, target: &str, size: u64) -> Vec<u8> {
     member_header(kind, 0o644, name, target, size)
 }
 
-/// The header of a member.
+/// Header of a member.
 pub fn member_header(kind: EntryType, mode: u32, name: &str, target: &str, size: u64) -> Vec<u8> {
     let mut header = Header::new_ustar();
-    // As bytes, since the crate refuses what is to be refused here.
+    // Written as bytes, because the tar crate rejects the invalid values under test.
     let fields = header.as_old_mut();
     fields.name[..name.len()].copy_from_slice(name.as_bytes());
     fields.linkname[..target.len()].copy_from_slice(target.as_bytes());
@@ -47,19 +47,19 @@ pub fn directory(name: &str) -> Vec<u8> {
     member_header(EntryType::Directory, 0o700, name, "", 0)
 }
 
-/// An archive of members, with its end.
+/// Archive of these members, with its end marker.
 pub fn archive(members: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = members.concat();
     bytes.resize(bytes.len() + 1024, 0);
     bytes
 }
 
-/// A manifest of these files, with the right checksum of its own.
+/// Manifest of these files, with a correct checksum of its own.
 pub fn manifest(files: &str) -> Vec<u8> {
     versioned_manifest("1", files)
 }
 
-/// The same as PostgreSQL 17 and later write it, for a cluster.
+/// Manifest in the format of PostgreSQL 17 and later, with a system identifier.
 pub fn manifest_of_cluster(system_identifier: u64, files: &str) -> Vec<u8> {
     let version = format!("2,\n\"System-Identifier\": {system_identifier}");
     versioned_manifest(&version, files)
@@ -76,14 +76,14 @@ fn versioned_manifest(version: &str, files: &str) -> Vec<u8> {
     format!("{head}\"Manifest-Checksum\": \"{sum}\"}}\n").into_bytes()
 }
 
-/// A file in a manifest without checksums.
+/// Manifest entry of a file, without a checksum.
 pub fn entry(path: &str, size: usize) -> String {
     format!(
         "{{ \"Path\": \"{path}\", \"Size\": {size}, \"Last-Modified\": \"2026-01-01 00:00:00 GMT\" }}"
     )
 }
 
-/// Writes an archive anew without a file, if it has it, and with another.
+/// Rewrites an archive: removes one file, if present, and adds another.
 #[track_caller]
 pub fn edit(path: &Path, without: Option<&str>, with: Option<(&str, &[u8])>) {
     let bytes = fs::read(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));

@@ -1,4 +1,4 @@
-//! A disk that is small enough to be filled.
+//! Small file system that tests can fill up.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,15 +7,15 @@ use std::process::Command;
 
 use crate::program::{command, give_to_owner, make_dir, run};
 
-/// A file system in memory, mounted on a folder until this value goes.
+/// In-memory file system, mounted on a directory until this value is dropped.
 #[derive(Debug)]
 pub struct Disk {
     dir: PathBuf,
 }
 
 impl Disk {
-    /// Mounts it on a new folder that belongs to the owner of the clusters. `None` where the tests
-    /// are not allowed to mount.
+    /// Mounts the file system on a new directory that belongs to the owner of the clusters. Returns
+    /// `None` if the tests may not mount.
     pub fn mount(dir: &Path, megabytes: u32) -> Option<Self> {
         make_dir(dir);
         let mounted = Command::new("mount")
@@ -33,7 +33,7 @@ impl Disk {
         })
     }
 
-    /// Leaves no space, by a file that no backup holds.
+    /// Fills the disk with a file that no backup includes.
     pub fn fill(&self) {
         let mut file = File::create(self.filler()).expect("could not make a file on the disk");
         for size in [1 << 20, 4096] {
@@ -53,7 +53,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // What still uses it keeps it until it ends.
+        // A lazy unmount: processes that still use the file system keep it until they exit.
         let _ = run(Command::new("umount").arg("-l").arg(&self.dir));
         let _ = run(command("rmdir").arg(&self.dir));
     }

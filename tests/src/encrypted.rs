@@ -1,4 +1,4 @@
-//! A cluster whose connections are encrypted, with certificates of its own.
+//! Cluster with TLS connections and its own certificates.
 
 use std::path::Path;
 
@@ -6,19 +6,20 @@ use crate::program::{command, succeed};
 use crate::scratch::Folder;
 use crate::server::Cluster;
 
-/// That of every role that has one.
+/// Password of every role that has one.
 pub const PASSWORD: &str = "correct horse";
 
-/// A cluster that listens on 127.0.0.1 as `localhost`, and the certificates of its clients.
+/// Cluster that listens on 127.0.0.1 as `localhost`, with the certificates of its clients.
 pub struct Encrypted {
-    /// The cluster, with the extension.
+    /// Running cluster with the extension installed.
     pub cluster: Cluster,
     certificates: Folder,
 }
 
 impl Encrypted {
-    /// Role `certified` needs a certificate of its name, `double` that and a password, and `backup` a
-    /// password. Nobody gets in without encryption, but for `postgres` by the socket.
+    /// Starts the cluster. Role `certified` needs a certificate in its name, `double` a certificate
+    /// and a password, and `backup` a password. Every connection needs TLS, except that of
+    /// `postgres` over the socket.
     pub fn start() -> Self {
         let certificates = Folder::new("k");
         make_authority(&certificates, "root");
@@ -58,18 +59,18 @@ impl Encrypted {
         }
     }
 
-    /// The path of a certificate or key.
+    /// Path of a certificate or key.
     pub fn file(&self, name: &str) -> String {
         self.certificates.join(name).display().to_string()
     }
 
-    /// A connection string with what all have.
+    /// Connection string with the common parameters.
     pub fn string(&self, role: &str, more: &str) -> String {
         let port = self.cluster.port();
         format!("host=localhost port={port} dbname=postgres user={role} {more}")
     }
 
-    /// A certificate of a role, in a connection string.
+    /// Connection string parameters for a role's certificate.
     pub fn certificate(&self, role: &str) -> String {
         let (cert, key) = (format!("{role}.crt"), format!("{role}.key"));
         format!("sslcert={} sslkey={}", self.file(&cert), self.file(&key))
@@ -80,7 +81,7 @@ fn openssl(folder: &Path, args: &[&str]) {
     succeed(command("openssl").args(args).current_dir(folder));
 }
 
-/// A key, and a certificate that it signs itself.
+/// Creates a key and a self-signed certificate.
 fn make_authority(folder: &Path, name: &str) {
     let (key, certificate) = (format!("{name}.key"), format!("{name}.crt"));
     let subject = format!("/CN={name} authority");
@@ -106,7 +107,7 @@ fn make_authority(folder: &Path, name: &str) {
     );
 }
 
-/// A key, and a certificate for a name from the authority `root`.
+/// Creates a key and a certificate for a name, signed by the authority `root`.
 fn make_certificate(folder: &Path, name: &str, subject: &str) {
     let file = |ending: &str| format!("{name}.{ending}");
     let (key, request, certificate) = (file("key"), file("csr"), file("crt"));

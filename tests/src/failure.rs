@@ -1,26 +1,26 @@
-//! An error as a client sees it, in a form that tests compare.
+//! Error as received by a client, in a form that tests can compare.
 
 use std::fmt;
 
 use postgres::error::SqlState;
 
-/// What the server said, or that the connection ended without a word.
+/// Error message from the server, or the end of the connection without one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
-    /// Five characters; `08006` when the connection ended without an error from the server.
+    /// SQLSTATE; `08006` if the connection ended without an error from the server.
     pub sqlstate: String,
-    /// ERROR or FATAL; empty when the connection ended.
+    /// ERROR or FATAL; empty if the connection ended.
     pub severity: String,
-    /// The primary message.
+    /// Primary message.
     pub message: String,
-    /// DETAIL, or nothing.
+    /// DETAIL, or empty.
     pub detail: String,
-    /// HINT, or nothing.
+    /// HINT, or empty.
     pub hint: String,
 }
 
 impl Failure {
-    /// Checks SQLSTATE and primary message at once, and shows the whole error if one differs.
+    /// Compares SQLSTATE and primary message, and prints the whole error if either differs.
     #[track_caller]
     pub fn assert(&self, sqlstate: &str, message: &str) {
         assert!(
@@ -29,9 +29,8 @@ impl Failure {
         );
     }
 
-    /// Checks that the server ended the session on somebody's command. What it said last is lost
-    /// where the client finds the connection closed at the same time, or was too slow to leave
-    /// room for it.
+    /// Checks that the server terminated the session on command. The last message may be lost if
+    /// the client sees the closed connection first, or if its receive buffer is full.
     #[track_caller]
     pub fn assert_terminated(&self) {
         assert!(
@@ -90,7 +89,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The failure of a statement that must fail; `what` says which.
+/// Returns the error of a statement that must fail. `what` names the statement.
 #[track_caller]
 pub fn expect_failure<T, E: Into<Failure>>(what: &str, result: Result<T, E>) -> Failure {
     match result {

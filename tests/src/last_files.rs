@@ -1,4 +1,4 @@
-//! The last files of a backup, as a caller of `stop_backup` gets and writes them.
+//! The last files of a backup, as a caller of `stop_backup` receives and writes them.
 
 use std::fs;
 
@@ -7,11 +7,11 @@ use postgres::Client;
 use crate::backup::Backup;
 use crate::program::give_to_owner;
 
-/// The row of `stop_backup`, as far as it is files.
+/// File contents from the row of `stop_backup`.
 pub struct LastFiles {
     /// `backup_label`.
     pub backup_label: String,
-    /// `tablespace_map`; no file where it is empty.
+    /// `tablespace_map`. If empty, no file is written.
     pub tablespace_map: String,
     /// `global/pg_control`.
     pub pg_control: Vec<u8>,
@@ -19,7 +19,7 @@ pub struct LastFiles {
     pub backup_manifest: String,
 }
 
-/// Stops the backup of a session, which must be complete.
+/// Stops the session's backup, which must be complete.
 #[track_caller]
 pub fn stop_backup(leader: &mut Client) -> LastFiles {
     let row = leader
@@ -45,8 +45,8 @@ impl Backup {
         give_to_owner(&path);
     }
 
-    /// Writes all that the row of a stop holds: `pg_control` when everything else is there that a
-    /// server needs.
+    /// Writes all files of the row. `pg_control` comes last, after everything else that a server
+    /// needs.
     #[track_caller]
     pub fn write_last(&self, last: &LastFiles) {
         self.write("backup_label", last.backup_label.as_bytes());

@@ -1,4 +1,4 @@
-//! What a backup that has ended must not leave on the server.
+//! Checks that a backup that has ended leaves nothing on the server.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 
-/// What each query finds is something that only a running backup or stream may have.
+/// Queries that find something only while a backup or stream runs.
 const TRACES: &[(&str, &str)] = &[
     (
         "a row of backup_progress()",
@@ -32,8 +32,8 @@ const TRACES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Waits until nothing of any backup is left, and fails with what still is. Processes that were
-/// terminated take a moment to clean up after themselves.
+/// Waits until no trace of any backup is left, and fails with the remaining traces. Terminated
+/// processes take a moment to clean up.
 #[track_caller]
 pub fn assert_none(cluster: &Cluster) {
     for (what, query) in TRACES {
@@ -59,7 +59,7 @@ pub fn assert_none(cluster: &Cluster) {
     });
 }
 
-/// Files and directories that only a backup, a slot or a query that runs may have.
+/// Files and directories that exist only while a backup, a slot or a query exists.
 fn files(cluster: &Cluster) -> Vec<PathBuf> {
     let data = cluster.data_dir();
     let mut found: Vec<PathBuf> = ["backup_label", "tablespace_map"]
@@ -74,8 +74,8 @@ fn files(cluster: &Cluster) -> Vec<PathBuf> {
     found
 }
 
-/// The number of shared segments that stand for a backup, by the letters in their magic number. Found
-/// where [`shared_segments`] finds the others.
+/// Number of shared memory segments that hold a backup's state, identified by the letters in their
+/// magic number. They are found in the same place as [`shared_segments`].
 fn states(cluster: &Cluster) -> usize {
     let letters = u64::from_be_bytes(*b"pgpbk\0\0\0").to_ne_bytes();
     let entries = fs::read_dir(cluster.data_dir().join("pg_dynshmem"));
@@ -87,8 +87,9 @@ fn states(cluster: &Cluster) -> usize {
         .count()
 }
 
-/// The sizes of the shared segments that hold the listing of a backup. Only a cluster with
-/// `dynamic_shared_memory_type = mmap` has them in its own folder, others have none here.
+/// Sizes of the shared memory segments that hold the listing of a backup. Only a cluster with
+/// `dynamic_shared_memory_type = mmap` keeps them in its data directory. For other clusters the
+/// result is empty.
 pub fn shared_segments(cluster: &Cluster) -> Vec<u64> {
     const PATH_IN_EVERY_LISTING: &[u8] = b"base/1/PG_VERSION";
     let entries = fs::read_dir(cluster.data_dir().join("pg_dynshmem"))
@@ -104,9 +105,9 @@ pub fn shared_segments(cluster: &Cluster) -> Vec<u64> {
         .collect()
 }
 
-/// Makes sure that the server counts no backup that still runs, in a cluster whose
-/// `full_page_writes` is off: then full pages are written for a backup and for nothing else. There
-/// must be a table `probe` with a number `a`, and the extension pg_walinspect.
+/// Checks that the server counts no running backup. The cluster has `full_page_writes` off, so only
+/// a backup causes full-page writes. The check needs a table `probe` with a numeric column `a`, and
+/// the extension pg_walinspect.
 #[track_caller]
 pub fn assert_none_counted(cluster: &Cluster) {
     let mut client = cluster.connect();
@@ -117,7 +118,7 @@ pub fn assert_none_counted(cluster: &Cluster) {
             .get(0)
     };
     let from = position();
-    // Hint bits are logged with the full page in any case, so they must be there before.
+    // Setting hint bits logs a full page in any case, so set them first.
     cluster.execute("SELECT count(*) FROM probe");
     cluster.execute("CHECKPOINT");
     cluster.execute("UPDATE probe SET a = a + 1");

@@ -1,11 +1,12 @@
-//! What the outside tests of `pg_parallel_backup` share: clusters made for one test, sessions that
-//! stream, backups put together from the streams, and the judges of the result.
+//! Shared code of the external tests of `pg_parallel_backup`: clusters made for one test, sessions
+//! that stream, backups assembled from streams, and the programs that check the result.
 //!
-//! The judges are programs that know nothing of the extension: GNU tar unpacks the streams,
-//! `pg_verifybackup` reads the manifest, and a server starts from what was unpacked.
+//! The checks use programs that know nothing of the extension. GNU tar unpacks the streams,
+//! `pg_verifybackup` reads the manifest, and a server starts from the unpacked files.
 //!
-//! Everything lives in one folder below `/tmp` that disappears with the test process, however that
-//! process ends. Servers listen on a Unix-domain socket in that folder and nowhere else.
+//! All files are in one directory below `/tmp`. It is removed when the test process ends, however
+//! that happens. Servers listen on a Unix-domain socket in that directory, unless a test asks for
+//! TCP.
 
 pub mod archive;
 pub mod backup;

@@ -1,4 +1,5 @@
-//! A connection that gets lost when the server has sent all of a stream and none of it has arrived.
+//! Proxy that loses a connection after the server has sent a whole stream and before any of it has
+//! arrived.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -12,10 +13,10 @@ use std::{fs, thread};
 use crate::scratch::Folder;
 use crate::server::Cluster;
 
-/// ReadyForQuery outside a transaction: the server is done with a statement.
+/// ReadyForQuery outside a transaction: the server has finished a statement.
 const READY: &[u8] = b"Z\0\0\0\x05I";
 
-/// Between a client and a server, it loses one answer, and the connection with it.
+/// Proxy between client and server. It loses one answer and then the connection.
 #[derive(Debug)]
 pub struct Lossy {
     dir: Folder,
@@ -23,7 +24,7 @@ pub struct Lossy {
 }
 
 impl Lossy {
-    /// Loses the answer to the first statement that contains `text`.
+    /// Starts a proxy that loses the answer to the first statement containing `text`.
     pub fn before(cluster: &Cluster, text: &str) -> Self {
         let dir = Folder::new("l");
         let name = format!(".s.PGSQL.{}", cluster.port());
@@ -38,14 +39,14 @@ impl Lossy {
         );
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // Whoever cannot connect finds the connection closed.
+                // A client that cannot be connected finds its connection closed.
                 let _ = connect(client, &server, &shared, &text);
             }
         });
         Self { dir, lost }
     }
 
-    /// The folder to connect to.
+    /// Socket directory for clients.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -1,35 +1,35 @@
-//! The members of a tar stream with what their headers say, which `tar --list` shows only as text
-//! for people. Whether the archive is sound is left to GNU tar, see [`crate::archive`].
+//! Members of a tar stream with their header fields. `tar --list` shows these only as text for
+//! people. GNU tar checks whether the archive is sound, see [`crate::archive`].
 
 use std::io::Read;
 
 use tar::{Archive, EntryType};
 
-/// One member of an archive.
+/// Member of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The whole name, long or short, without the slash that ends the name of a directory.
+    /// Full name, short or long, without the trailing slash of a directory.
     pub path: Vec<u8>,
     /// `f`, `d` or `l`, as in the listing of a backup.
     pub kind: char,
-    /// The permission bits.
+    /// Permission bits.
     pub mode: u32,
-    /// When it was changed last, in seconds since 1970.
+    /// Time of last modification, in seconds since 1970.
     pub mtime: u64,
-    /// Where a link leads to.
+    /// Target of a link.
     pub target: Option<Vec<u8>>,
-    /// What a file holds.
+    /// Content of a file.
     pub content: Vec<u8>,
 }
 
 impl Member {
-    /// The name for comparisons with text; bytes that are no UTF-8 become replacement characters.
+    /// Name for comparisons with text. Bytes that are not UTF-8 become replacement characters.
     pub fn name(&self) -> String {
         String::from_utf8_lossy(&self.path).into_owned()
     }
 }
 
-/// The members in the order of the stream.
+/// Members in stream order.
 #[track_caller]
 pub fn members(stream: &[u8]) -> Vec<Member> {
     let mut archive = Archive::new(stream);
@@ -64,7 +64,7 @@ pub fn members(stream: &[u8]) -> Vec<Member> {
         .collect()
 }
 
-/// The one member of that name, or nothing. Two of them fail the test.
+/// The only member with that name, if any. Two of them fail the test.
 #[track_caller]
 pub fn find(stream: &[u8], name: &str) -> Option<Member> {
     let mut found = members(stream)
@@ -75,13 +75,13 @@ pub fn find(stream: &[u8], name: &str) -> Option<Member> {
     first
 }
 
-/// The one member of that name, which must be there.
+/// The only member with that name, which must exist.
 #[track_caller]
 pub fn expect(stream: &[u8], name: &str) -> Member {
     find(stream, name).unwrap_or_else(|| panic!("{name} is not in the stream"))
 }
 
-/// The end of an archive: two blocks of zeros and nothing behind them.
+/// Checks the end of an archive: two blocks of zeros and nothing after them.
 #[track_caller]
 pub fn assert_ends_well(stream: &[u8]) {
     assert!(

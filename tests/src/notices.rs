@@ -1,15 +1,15 @@
-//! The NOTICEs and WARNINGs that a session received.
+//! NOTICEs and WARNINGs received by a session.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use postgres::error::DbError;
 
-/// Shared with the connection that fills it.
+/// List of messages, shared with the connection that fills it.
 #[derive(Clone, Default)]
 pub struct Notices(Arc<Mutex<Vec<DbError>>>);
 
 impl Notices {
-    /// Adds one; the connection calls this.
+    /// Adds a message. Called by the connection.
     pub fn push(&self, notice: DbError) {
         self.0
             .lock()
@@ -17,7 +17,7 @@ impl Notices {
             .push(notice);
     }
 
-    /// Everything received so far, oldest first.
+    /// All messages received so far, oldest first.
     pub fn all(&self) -> Vec<DbError> {
         self.0
             .lock()
@@ -25,7 +25,7 @@ impl Notices {
             .clone()
     }
 
-    /// The primary messages of the WARNINGs received so far, oldest first.
+    /// Primary messages of the WARNINGs received so far, oldest first.
     pub fn warnings(&self) -> Vec<String> {
         self.all()
             .into_iter()

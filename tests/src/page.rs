@@ -1,4 +1,4 @@
-//! Pages of relations on disk, changed behind the back of the server.
+//! Changes pages of relations on disk without the server's knowledge.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -8,14 +8,14 @@ use postgres::Client;
 
 use crate::server::Cluster;
 
-/// The size of a page.
+/// Size of a page.
 pub const PAGE_SIZE: usize = 8192;
 
-/// Where `pd_upper` stands in a page.
+/// Position of `pd_upper` in a page.
 const UPPER: std::ops::Range<usize> = 14..16;
 
-/// A table of about `pages` pages that nothing will write again: its rows are frozen, its pages
-/// on disk. Its path, relative to the data directory.
+/// Creates a table of about `pages` pages that nothing will write again: its rows are frozen and
+/// its pages on disk. Returns its path, relative to the data directory.
 #[track_caller]
 pub fn quiet_table(client: &mut Client, name: &str, pages: u32, clause: &str) -> String {
     let rows = pages * 7;
@@ -25,7 +25,7 @@ pub fn quiet_table(client: &mut Client, name: &str, pages: u32, clause: &str) ->
              SELECT repeat('x', 1000) AS filler FROM generate_series(1, {rows})"
         ))
         .expect("CREATE TABLE");
-    // Neither of them runs in the transaction block of a list of statements.
+    // VACUUM and CHECKPOINT do not run in the transaction block of a multi-statement string.
     client
         .batch_execute(&format!("VACUUM (FREEZE) {name}"))
         .expect("VACUUM");
@@ -48,7 +48,7 @@ impl Cluster {
             .unwrap_or_else(|error| panic!("could not write {path:?}: {error}"));
     }
 
-    /// Makes the checksum of a page wrong and nothing else.
+    /// Makes the checksum of a page wrong and leaves the rest intact.
     #[track_caller]
     pub fn flip_bytes(&self, path: &str, block: u32) {
         self.change_page(path, block, flip_bytes);
@@ -62,13 +62,13 @@ pub fn flip_bytes(page: &mut [u8]) {
     }
 }
 
-/// Gives a page another LSN. Its checksum becomes wrong.
+/// Sets the LSN of a page, which invalidates its checksum.
 pub fn set_lsn(page: &mut [u8], lsn: u64) {
     page[0..4].copy_from_slice(&((lsn >> 32) as u32).to_ne_bytes());
     page[4..8].copy_from_slice(&(lsn as u32).to_ne_bytes());
 }
 
-/// Marks a page as one that was never filled.
+/// Marks a page as new, never filled.
 pub fn mark_new(page: &mut [u8]) {
     page[UPPER].fill(0);
 }
@@ -84,7 +84,7 @@ pub fn read_page(path: &Path, block: u32) -> Vec<u8> {
     page
 }
 
-/// A page whose checksum is right when it is block `block` of its relation.
+/// Returns a page with the checksum that is correct for block `block` of its relation.
 #[track_caller]
 pub fn with_checksum(client: &mut Client, mut page: Vec<u8>, block: u32) -> Vec<u8> {
     let checksum: i16 = client
@@ -95,7 +95,7 @@ pub fn with_checksum(client: &mut Client, mut page: Vec<u8>, block: u32) -> Vec<
     page
 }
 
-/// The number that `X/Y` stands for.
+/// Parses an LSN in the form `X/Y`.
 #[track_caller]
 pub fn parse_lsn(lsn: &str) -> u64 {
     let (high, low) = lsn.split_once('/').expect("an LSN has a slash");
@@ -107,7 +107,7 @@ fn offset(block: u32) -> u64 {
     u64::from(block) * PAGE_SIZE as u64
 }
 
-/// A cluster with a bad page, whose backup fails at the end of a stream.
+/// Cluster with a corrupt page, on which a backup fails at the end of a stream.
 #[track_caller]
 pub fn corrupt_cluster() -> Cluster {
     let cluster = Cluster::new();

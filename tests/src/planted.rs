@@ -1,21 +1,23 @@
-//! Files put into a data directory beside those of the server: as many, and as large, as a cluster
-//! can have, made in a moment and without taking much of the disk.
+//! Files planted in a data directory: as many and as large as a cluster can have, created quickly
+//! and with little disk space.
 //!
-//! They have the names of relations that no catalog knows. The server has no use for them, a backup
-//! takes them. Their pages are zeros, as those of a relation that was extended and not yet written.
+//! Their names are those of relations that are in no catalog. The server does not use them; a
+//! backup includes them. Their pages are zeros, like those of a relation that was extended but not
+//! yet written.
 
 use std::fs::{self, File};
 
 use crate::program;
 use crate::server::Cluster;
 
-/// Beyond every relation that a test makes.
+/// Larger than the relfilenode of any relation in the tests.
 const FIRST_RELFILENODE: u32 = 90_000_000;
 
-/// A hundred names share an inode, which is quicker than a hundred files.
+/// Names per inode. Hard links are faster to create than files.
 const LINKS: u32 = 100;
 
-/// Makes a sparse file of this size and returns its path, relative to the data directory as `path` is.
+/// Creates a sparse file of this size. Both `path` and the returned path are relative to the data
+/// directory.
 #[track_caller]
 pub fn sparse_file(cluster: &Cluster, path: &str, size: u64) -> String {
     let whole = cluster.data_dir().join(path);
@@ -26,7 +28,8 @@ pub fn sparse_file(cluster: &Cluster, path: &str, size: u64) -> String {
     path.to_owned()
 }
 
-/// Makes relations of one file of this size each in a database's directory; their paths.
+/// Creates relations of one file each, of this size, in a database's directory. Returns their
+/// paths.
 #[track_caller]
 pub fn relations(cluster: &Cluster, database: u32, count: u32, size: u64) -> Vec<String> {
     (0..count)
@@ -35,7 +38,7 @@ pub fn relations(cluster: &Cluster, database: u32, count: u32, size: u64) -> Vec
         .collect()
 }
 
-/// Makes a relation of so many segments, all of them full, in a database's directory; their paths.
+/// Creates a relation of this many full segments in a database's directory. Returns their paths.
 #[track_caller]
 pub fn segments(cluster: &Cluster, database: u32, relation: u32, count: u32) -> Vec<String> {
     let first = format!("base/{database}/{}", FIRST_RELFILENODE + relation);
@@ -48,10 +51,10 @@ pub fn segments(cluster: &Cluster, database: u32, relation: u32, count: u32) -> 
         .collect()
 }
 
-/// The size of a full segment.
+/// Size of a full segment.
 pub const SEGMENT: u64 = 1 << 30;
 
-/// Makes the directory of a database that no catalog knows, with so many empty relations.
+/// Creates the directory of a database that is in no catalog, with this many empty relations.
 #[track_caller]
 pub fn database(cluster: &Cluster, oid: u32, relations: u32) {
     let dir = cluster.data_dir().join(format!("base/{oid}"));

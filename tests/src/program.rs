@@ -1,7 +1,7 @@
-//! Runs the programs of PostgreSQL and the system's, as the user that owns the clusters.
+//! Runs programs of PostgreSQL and the system as the user that owns the clusters.
 //!
-//! The server and `initdb` refuse to run as root. When the tests do, everything that touches a
-//! data directory runs as `postgres`; otherwise it runs as the user of the tests.
+//! The server and `initdb` refuse to run as root. If the tests run as root, every program that
+//! touches a data directory runs as `postgres`; otherwise it runs as the user of the tests.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -11,25 +11,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-/// The user and group that own the clusters, when they are not those of the tests.
+/// User and group that own the clusters, if different from those of the tests.
 #[derive(Clone, Copy, Debug)]
 struct Owner {
     uid: u32,
     gid: u32,
 }
 
-/// The folder of PostgreSQL's programs.
+/// Directory of PostgreSQL's programs.
 pub fn bindir() -> &'static Path {
     static BINDIR: OnceLock<PathBuf> = OnceLock::new();
     BINDIR.get_or_init(|| PathBuf::from(pg_config("--bindir")))
 }
 
-/// The folder in which `CREATE EXTENSION` looks for control files.
+/// Directory in which `CREATE EXTENSION` looks for control files.
 pub fn extension_dir() -> PathBuf {
     PathBuf::from(pg_config("--sharedir")).join("extension")
 }
 
-/// The major version of the server under test.
+/// Major version of the server under test.
 pub fn major_version() -> u32 {
     let version = pg_config("--version");
     let digits = version.trim_start_matches(|c: char| !c.is_ascii_digit());
@@ -60,8 +60,8 @@ fn owner() -> Option<Owner> {
     })
 }
 
-/// A command for a program, PostgreSQL's own where it has one of that name, run as the owner of the
-/// clusters and without the caller's `PG…` variables.
+/// Command for a program, run as the owner of the clusters and without the caller's `PG…`
+/// variables. PostgreSQL's own program takes precedence.
 pub fn command(program: &str) -> Command {
     let own = bindir().join(program);
     let mut command = if own.exists() {
@@ -75,9 +75,10 @@ pub fn command(program: &str) -> Command {
         }
     }
     command.env("LC_ALL", "C").env("TZ", "UTC");
-    // Rust code in a server that inherits this would put a backtrace into the DETAIL of errors.
+    // If a server inherited this variable, its Rust code would add a backtrace to the DETAIL of
+    // errors.
     command.env_remove("RUST_BACKTRACE");
-    // The folder of the tests may be closed to the owner of the clusters.
+    // The owner of the clusters may have no access to the directory of the tests.
     command.current_dir("/tmp");
     if let Some(Owner { uid, gid }) = owner() {
         command.uid(uid).gid(gid);
@@ -86,7 +87,7 @@ pub fn command(program: &str) -> Command {
     command
 }
 
-/// Gives a file or folder that the tests made to the owner of the clusters.
+/// Gives a file or directory made by the tests to the owner of the clusters.
 pub fn give_to_owner(path: &Path) {
     if let Some(Owner { uid, gid }) = owner() {
         chown(path, Some(uid), Some(gid))
@@ -94,12 +95,12 @@ pub fn give_to_owner(path: &Path) {
     }
 }
 
-/// Makes a folder that belongs to the owner of the clusters, with mode 0700.
+/// Creates a directory with mode 0700 that belongs to the owner of the clusters.
 pub fn make_dir(path: &Path) {
     succeed(command("mkdir").args(["-m", "0700", "--"]).arg(path));
 }
 
-/// Runs a command to its end.
+/// Runs a command and waits for it.
 pub fn run(command: &mut Command) -> Output {
     command
         .stdin(Stdio::null())
@@ -107,7 +108,7 @@ pub fn run(command: &mut Command) -> Output {
         .unwrap_or_else(|error| panic!("could not run {command:?}: {error}"))
 }
 
-/// Runs a command that must succeed and returns what it printed.
+/// Runs a command that must succeed. Returns its standard output.
 pub fn succeed(command: &mut Command) -> String {
     let output = run(command);
     assert!(output.status.success(), "{}", account(command, &output));
@@ -124,14 +125,14 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
         .unwrap_or_else(|error| panic!("could not run {command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("standard input is a pipe");
     std::thread::scope(|scope| {
-        // The program may end before it has read everything; its exit status tells why.
+        // The program may exit before it has read everything. Its exit status tells why.
         scope.spawn(move || stdin.write_all(input).and_then(|()| stdin.flush()));
         child.wait_with_output()
     })
     .unwrap_or_else(|error| panic!("could not wait for {command:?}: {error}"))
 }
 
-/// What a failed command was and printed, for a failure message.
+/// Describes a failed command and its output, for a failure message.
 pub fn account(command: &Command, output: &Output) -> String {
     format!(
         "{} ({}): {}\n{}{}",
@@ -147,7 +148,7 @@ pub fn account(command: &Command, output: &Output) -> String {
     )
 }
 
-/// Sends a signal to a process that the caller knows to be its own.
+/// Sends a signal to a process that belongs to the caller.
 pub fn signal(name: &str, pid: i32) {
     assert!(pid > 1, "{pid} is not one process");
     succeed(Command::new("kill").args(["-s", name, &pid.to_string()]));

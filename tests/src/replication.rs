@@ -1,9 +1,9 @@
-//! Standbys: what makes one of a data directory, and waiting until it has what its primary has.
+//! Turns a data directory into a standby, and waits until a standby has caught up with its primary.
 
 use crate::server::Cluster;
 
-/// Waits until a standby has replayed all that its primary has written by now. The primary may be a
-/// standby itself.
+/// Waits until a standby has replayed everything that its primary has written by now. The primary
+/// may itself be a standby.
 #[track_caller]
 pub fn catch_up(primary: &Cluster, standby: &Cluster) {
     let row = primary.connect().query_one(
@@ -18,7 +18,7 @@ pub fn catch_up(primary: &Cluster, standby: &Cluster) {
     );
 }
 
-/// Makes a stopped cluster a standby of another.
+/// Turns a stopped cluster into a standby of another.
 #[track_caller]
 pub fn follow(cluster: &Cluster, primary: &Cluster) {
     cluster.append_to_conf(&format!(

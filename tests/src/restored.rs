@@ -1,4 +1,4 @@
-//! What a cluster that runs on a backup has to stand.
+//! Checks of a cluster restored from a backup.
 
 use crate::program::{command, succeed};
 use crate::server::{Cluster, Shutdown};

@@ -1,8 +1,8 @@
-//! The folder below `/tmp` that holds everything a test process makes.
+//! Directory below `/tmp` for everything that a test process creates.
 //!
-//! A shell process holds the reading end of a pipe whose other end closes with the test process, be
-//! it by a return, an abort, Ctrl-C or SIGKILL. The shell then stops the servers that are left and removes the
-//! folder, which no destructor could promise.
+//! A shell process holds the reading end of a pipe. The other end closes with the test process,
+//! whether by return, abort, Ctrl-C or SIGKILL. The shell then stops the remaining servers and
+//! removes the directory. No destructor could guarantee this.
 
 use std::ops::Deref;
 use std::os::unix::process::CommandExt;
@@ -15,7 +15,7 @@ use crate::program;
 
 struct Scratch {
     dir: PathBuf,
-    /// Its standard input is the end of the pipe that closes with the process.
+    /// Its standard input is the pipe that closes with the test process.
     _undertaker: Child,
 }
 
@@ -32,7 +32,7 @@ rm -rf "$1" || { sleep 1; rm -rf "$1"; }
 fn scratch() -> &'static Scratch {
     static SCRATCH: OnceLock<Scratch> = OnceLock::new();
     SCRATCH.get_or_init(|| {
-        // Short, since the path of a socket has about a hundred bytes.
+        // Short, because the path of a socket is limited to about a hundred bytes.
         let made = program::succeed(program::command("mktemp").args(["-d", "/tmp/pgpb.XXXXXX"]));
         let dir = PathBuf::from(made.trim_end());
         let undertaker = Command::new("sh")
@@ -51,23 +51,23 @@ fn scratch() -> &'static Scratch {
     })
 }
 
-/// The folder of this test process.
+/// Directory of this test process.
 pub fn dir() -> &'static Path {
     &scratch().dir
 }
 
-/// A number that this process has not used yet.
+/// Number not used before in this process.
 pub fn number() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A folder that is removed with everything in it when this value goes.
+/// Directory that is removed with its contents when this value is dropped.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// Makes a folder that belongs to the owner of the clusters.
+    /// Creates a directory that belongs to the owner of the clusters.
     pub fn new(purpose: &str) -> Self {
         let dir = dir().join(format!("{purpose}{}", number()));
         program::make_dir(&dir);
@@ -85,7 +85,7 @@ impl Deref for Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed now goes with the test process.
+        // Anything that cannot be removed now is removed at the end of the test process.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL clusters that exist for one test.
+//! PostgreSQL clusters, each created for one test.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,23 +16,23 @@ use crate::scratch::{self, Folder};
 use crate::turn::{self, Turn};
 use crate::wait::{PATIENCE, wait_for};
 
-/// How `Cluster::stop` ends a server.
+/// Shutdown mode for `Cluster::stop`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
-    /// With a checkpoint, as SIGINT asks for.
+    /// Fast shutdown, with a checkpoint (SIGINT).
     Fast,
-    /// Without one, as SIGQUIT asks for; the next start recovers.
+    /// Immediate shutdown, without a checkpoint (SIGQUIT). The next start performs recovery.
     Immediate,
 }
 
-/// A data directory and the server on it. Dropping it stops the server and removes the folder.
+/// Data directory and its server. Dropping the value stops the server and removes the directory.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Goes before the folder that it is mounted in.
+    /// Dropped before the directory that contains its mount point.
     pub(crate) disk: Option<Disk>,
     dir: Folder,
     pub(crate) port: u16,
-    /// Where it listens besides its socket.
+    /// TCP addresses to listen on, besides the socket.
     pub(crate) addresses: &'static str,
     postmaster: Option<Child>,
     /// Holds the tablespaces of a restored cluster.
@@ -44,18 +44,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A running cluster with data checksums and the extension in database `postgres`.
+    /// Starts a cluster with data checksums and with the extension in database `postgres`.
     pub fn new() -> Self {
         Self::builder().start()
     }
 
-    /// For clusters that differ from `Cluster::new()`.
+    /// Builder for clusters that differ from `Cluster::new()`.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// A stopped cluster whose data directory is `data`, which moves from the folder `origin`; what
-    /// else is in there stays for as long as the cluster lives.
+    /// Creates a stopped cluster whose data directory is `data`, moved from the directory `origin`.
+    /// The rest of `origin` stays for as long as the cluster exists.
     pub fn on(data: &Path, origin: Folder) -> Self {
         let mut cluster = Self::empty();
         succeed(
@@ -68,7 +68,7 @@ impl Cluster {
         cluster
     }
 
-    /// A running standby of this cluster, made by `pg_basebackup`.
+    /// Starts a standby of this cluster, created with `pg_basebackup`.
     pub fn standby(&self) -> Self {
         let mut standby = Self::empty();
         succeed(
@@ -96,7 +96,7 @@ impl Cluster {
         }
     }
 
-    /// Starts the server and waits until it accepts connections. Failing to is a failure of the test.
+    /// Starts the server and waits until it accepts connections. A failure to start fails the test.
     #[track_caller]
     pub fn start(&mut self) {
         if let Err(log) = self.try_start() {
@@ -104,7 +104,7 @@ impl Cluster {
         }
     }
 
-    /// Starts the server; the log if it ends before it accepts connections.
+    /// Starts the server. Returns the log if the server exits before it accepts connections.
     pub fn try_start(&mut self) -> Result<(), String> {
         assert!(self.postmaster.is_none(), "the server runs already");
         let log = fs::File::options()
@@ -135,7 +135,7 @@ impl Cluster {
         let mut ended = false;
         wait_for("the server to accept connections", PATIENCE * 2, || {
             ended = matches!(child.try_wait(), Ok(Some(_)));
-            // The last line is the status, as pg_ctl reads it.
+            // The last line holds the status, as pg_ctl reads it.
             let status = fs::read_to_string(&pid_file).unwrap_or_default();
             let mut lines = status.lines();
             ended || lines.next() == Some(&pid) && lines.nth(6).map(str::trim_end) == Some("ready")
@@ -147,7 +147,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops the server, which must be running, and waits for its end.
+    /// Stops the server, which must be running, and waits for it to exit.
     #[track_caller]
     pub fn stop(&mut self, mode: Shutdown) {
         let mut child = self.postmaster.take().expect("the server does not run");
@@ -161,14 +161,14 @@ impl Cluster {
         });
     }
 
-    /// Stops the server with a checkpoint and starts it again.
+    /// Restarts the server, with a shutdown checkpoint.
     #[track_caller]
     pub fn restart(&mut self) {
         self.stop(Shutdown::Fast);
         self.start();
     }
 
-    /// Whether the server, which was running, has ended by itself or by a signal. It can then be
+    /// Whether the server, which was running, has exited by itself or by a signal. It can then be
     /// started again.
     pub fn has_ended(&mut self) -> bool {
         let ended = self
@@ -181,40 +181,41 @@ impl Cluster {
         ended
     }
 
-    /// The disk that the builder was asked for, where it could be had.
+    /// Disk requested from the builder, if it could be mounted.
     pub fn disk(&self) -> Option<&Disk> {
         self.disk.as_ref()
     }
 
-    /// The process of the postmaster.
+    /// PID of the postmaster.
     #[track_caller]
     pub fn pid(&self) -> i32 {
         process_id(self.postmaster.as_ref().expect("the server does not run"))
     }
 
-    /// The data directory.
+    /// Path of the data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
     }
 
-    /// The folder of the socket.
+    /// Directory of the socket.
     pub fn socket_dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The port number that names the socket.
+    /// Port number in the name of the socket.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Makes a folder beside the data directory, owned as it is, that goes when the cluster goes.
+    /// Creates a directory beside the data directory, with the same owner. It is removed with the
+    /// cluster.
     pub fn make_dir(&self, name: &str) -> PathBuf {
         let dir = self.dir.join(name);
         program::make_dir(&dir);
         dir
     }
 
-    /// Writes a file in the data directory, owned as the others there.
+    /// Writes a file in the data directory, with the owner of its other files.
     pub fn write_file(&self, path: &str, content: &[u8]) {
         let path = self.data_dir().join(path);
         fs::write(&path, content)
@@ -222,7 +223,7 @@ impl Cluster {
         program::give_to_owner(&path);
     }
 
-    /// Adds to `postgresql.conf`.
+    /// Appends lines to `postgresql.conf`.
     pub fn append_to_conf(&self, lines: &str) {
         let path = self.data_dir().join("postgresql.conf");
         let conf = fs::read_to_string(&path)
@@ -231,7 +232,7 @@ impl Cluster {
             .unwrap_or_else(|error| panic!("could not write {path:?}: {error}"));
     }
 
-    /// Makes the extension in a database.
+    /// Creates the extension in a database.
     #[track_caller]
     pub fn create_extension(&self, database: &str) {
         require_extension();
@@ -243,7 +244,7 @@ impl Cluster {
         }
     }
 
-    /// Makes a tablespace in a folder of its own: its oid and that folder.
+    /// Creates a tablespace in a directory of its own. Returns its OID and that directory.
     #[track_caller]
     pub fn create_tablespace(&self, name: &str) -> (u32, PathBuf) {
         let location = self.make_dir(name);
@@ -260,18 +261,18 @@ impl Cluster {
         (row.get(0), location)
     }
 
-    /// The server's log so far, of all its starts.
+    /// Log of the server so far, across all starts.
     pub fn log(&self) -> String {
         let log = fs::read(self.dir.join("log")).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// Says that a process of this server may be killed; otherwise that fails the test in the end.
+    /// Allows crashes of server processes. Without this call a crash fails the test at its end.
     pub fn may_crash(&self) {
         self.may_crash.store(true, Ordering::Relaxed);
     }
 
-    /// The lines of the log that tell of a crash.
+    /// Log lines that report a crash.
     pub fn crashes(&self) -> Vec<String> {
         self.log()
             .lines()
@@ -312,7 +313,7 @@ impl Drop for Cluster {
     }
 }
 
-/// A port of 127.0.0.1 that nobody listens on.
+/// Port of 127.0.0.1 on which nothing listens.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("its address").port()

@@ -1,4 +1,4 @@
-//! Sessions of a cluster: connections, psql, and waiting for what one of them sees.
+//! Sessions of a cluster: connections, psql, and waits for conditions visible in a session.
 
 use std::process::{Command, Output};
 
@@ -11,7 +11,8 @@ use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 
 impl Cluster {
-    /// How to connect to a database as superuser `postgres`; tests may change it before they connect.
+    /// Connection parameters for a database, as superuser `postgres`. Tests may modify them before
+    /// connecting.
     pub fn config(&self, database: &str) -> Config {
         let mut config = Config::new();
         config
@@ -24,25 +25,25 @@ impl Cluster {
         config
     }
 
-    /// A session of superuser `postgres` in database `postgres`.
+    /// Opens a session of superuser `postgres` in database `postgres`.
     #[track_caller]
     pub fn connect(&self) -> Client {
         self.connect_to("postgres")
     }
 
-    /// A session of superuser `postgres` in another database.
+    /// Opens a session of superuser `postgres` in another database.
     #[track_caller]
     pub fn connect_to(&self, database: &str) -> Client {
         open(&self.config(database))
     }
 
-    /// A session of another role in database `postgres`.
+    /// Opens a session of another role in database `postgres`.
     #[track_caller]
     pub fn connect_as(&self, role: &str) -> Client {
         open(self.config("postgres").user(role))
     }
 
-    /// A session whose NOTICEs and WARNINGs are kept.
+    /// Opens a session that keeps its NOTICEs and WARNINGs.
     #[track_caller]
     pub fn connect_with_notices(&self) -> (Client, Notices) {
         let notices = Notices::default();
@@ -54,7 +55,7 @@ impl Cluster {
         (client, notices)
     }
 
-    /// What tells a program of PostgreSQL to connect here.
+    /// Connection arguments for PostgreSQL's programs.
     pub fn connection_args(&self, user: &str) -> Vec<String> {
         vec![
             "-h".to_owned(),
@@ -66,7 +67,7 @@ impl Cluster {
         ]
     }
 
-    /// The same as a connection string, for database `postgres`.
+    /// Connection string for database `postgres`.
     pub fn connection_string(&self) -> String {
         format!(
             "host={} port={} user=postgres dbname=postgres",
@@ -75,12 +76,12 @@ impl Cluster {
         )
     }
 
-    /// Runs psql without its start-up file in database `postgres`; it stops at the first error.
+    /// Runs psql in database `postgres`, without its start-up file. It stops at the first error.
     pub fn psql(&self, args: &[&str]) -> Output {
         run(&mut self.psql_command(args))
     }
 
-    /// The command that `psql` runs.
+    /// Command that `psql` runs.
     pub fn psql_command(&self, args: &[&str]) -> Command {
         let mut psql = command("psql");
         psql.args(self.connection_args("postgres"))
@@ -90,7 +91,7 @@ impl Cluster {
         psql
     }
 
-    /// Runs statements in a session of their own.
+    /// Runs statements in a new session.
     #[track_caller]
     pub fn execute(&self, statements: &str) {
         if let Err(error) = self.connect().batch_execute(statements) {
@@ -98,7 +99,7 @@ impl Cluster {
         }
     }
 
-    /// Polls a query that returns one boolean until it is true.
+    /// Polls a query until its one boolean is true.
     #[track_caller]
     pub fn wait_for_sql(&self, what: &str, query: &str) {
         let mut client = self.connect();
@@ -108,7 +109,7 @@ impl Cluster {
         });
     }
 
-    /// Waits until a process of the server is gone.
+    /// Waits until a server process has exited.
     #[track_caller]
     pub fn wait_for_end_of(&self, backend: i32) {
         self.wait_for_sql(
@@ -126,7 +127,7 @@ fn open(config: &Config) -> Client {
     }
 }
 
-/// The process that serves a session.
+/// PID of the backend that serves a session.
 pub fn backend_pid(client: &mut Client) -> i32 {
     client
         .query_one("SELECT pg_backend_pid()", &[])

@@ -1,5 +1,5 @@
-//! A stand-in for a server: it speaks as much of the protocol as the command line program hears,
-//! and says what no server would say.
+//! Stand-in for a server. It speaks the part of the protocol that the command line program uses,
+//! and sends answers that no real server would send.
 
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -15,43 +15,42 @@ use crate::crafted::{archive, directory, file, manifest};
 use crate::scratch::Folder;
 use crate::wait::{PATIENCE, wait_for};
 
-/// What it answers.
+/// Answers of the stand-in.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     /// OID and location of each tablespace.
     pub tablespaces: Vec<(String, String)>,
-    /// The stream of the first worker that does not lose its connection; others get an empty
-    /// archive.
+    /// Stream of the first worker that keeps its connection. Other workers get an empty archive.
     pub files: Vec<u8>,
-    /// The closing stream.
+    /// Closing stream.
     pub closing: Vec<u8>,
-    /// What becomes of a stream that is to be lost.
+    /// Stream whose connection is to be lost.
     pub lost: Option<Lost>,
-    /// Directories that it has listed.
+    /// Directories in the listing.
     pub directories: Vec<String>,
-    /// The stream of what is asked for by name, which it refuses otherwise.
+    /// Stream for a request by name. Such requests are refused if this is `None`.
     pub named: Option<Vec<u8>>,
-    /// What it tells of beside the start of the backup.
+    /// WARNING sent with the start of the backup.
     pub warning: Option<String>,
-    /// The message by which it refuses to start a backup, in any encoding.
+    /// Error message that refuses the start of a backup, in any encoding.
     pub refusal: Option<Vec<u8>>,
 }
 
-/// A stream whose files another has been given before all of it arrived.
+/// Stream that loses its connection. Its files go to another worker before all of it has arrived.
 #[derive(Clone, Debug)]
 pub struct Lost {
-    /// Which stream that is, by the order in which they are asked for.
+    /// Number of the stream, in the order of requests.
     pub number: usize,
-    /// What arrives of it before the other begins.
+    /// Part that arrives before the other stream begins.
     pub before: Vec<u8>,
-    /// What arrives of it when the other is complete; then the connection ends.
+    /// Part that arrives after the other stream is complete. The connection then ends.
     pub after: Vec<u8>,
-    /// The file by which one knows that the first of them has begun to write.
+    /// File that shows that the first worker has begun to write.
     pub begun: PathBuf,
 }
 
 impl Script {
-    /// What a server that means well would send, without a manifest.
+    /// Script of a benign server, without a manifest.
     pub fn honest() -> Self {
         Self {
             files: archive(&[directory("base/"), file("base/1", b"one")]),
@@ -60,7 +59,7 @@ impl Script {
         }
     }
 
-    /// The same with a manifest that has these files.
+    /// Script of a benign server, with a manifest of these files.
     pub fn with_manifest(files: &[String]) -> Self {
         let manifest = manifest(&files.join(",\n"));
         Self {
@@ -73,27 +72,27 @@ impl Script {
     }
 }
 
-/// It listens until the test ends.
+/// Stand-in that listens until the test ends.
 #[derive(Debug)]
 pub struct StandIn {
     folder: Folder,
 }
 
-/// How many streams of workers have begun and been sent whole.
+/// Number of worker streams that have begun, and that have been sent completely.
 #[derive(Debug, Default)]
 struct Sent {
     begun: AtomicUsize,
     whole: AtomicUsize,
 }
 
-/// Its port, which names the socket.
+/// Port in the name of the socket.
 const PORT: &str = "55432";
 
-/// An archive of nothing.
+/// Empty archive.
 const EMPTY: [u8; 1024] = [0; 1024];
 
 impl StandIn {
-    /// Begins to listen.
+    /// Starts listening.
     pub fn start(script: Script) -> Self {
         let folder = Folder::new("s");
         let path = folder.join(format!(".s.PGSQL.{PORT}"));
@@ -104,21 +103,21 @@ impl StandIn {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (script, sent) = (Arc::clone(&script), Arc::clone(&sent));
-                // A client that goes away is one that refused to listen.
+                // A client that disconnects has rejected an answer. That is no failure here.
                 thread::spawn(move || serve(stream, &script, &sent));
             }
         });
         Self { folder }
     }
 
-    /// What tells the program to connect here.
+    /// Connection arguments for the program.
     pub fn connection_args(&self) -> Vec<String> {
         let host = self.socket_dir().display().to_string();
         let args = ["-h", &host, "-p", PORT, "-U", "postgres"];
         args.map(str::to_owned).to_vec()
     }
 
-    /// The program with two workers, about to take a backup from here.
+    /// Command that takes a backup from the stand-in with two workers.
     pub fn backup(&self, target: &Path, args: &[&str]) -> Command {
         let mut program = program();
         program
@@ -153,7 +152,7 @@ fn serve(mut stream: UnixStream, script: &Script, sent: &Sent) -> io::Result<()>
                 message(&mut stream, b'Z', b"I")?;
             }
             b'P' => {
-                // The name of the statement, which is empty, and its text.
+                // Name of the statement (empty), then its text.
                 statement = text(&body[1..]);
                 message(&mut stream, b'1', b"")?;
             }
@@ -166,7 +165,7 @@ fn serve(mut stream: UnixStream, script: &Script, sent: &Sent) -> io::Result<()>
     }
 }
 
-/// The statements that stream.
+/// Answers a statement that streams.
 fn simple(
     stream: &mut UnixStream,
     statement: &str,
@@ -224,7 +223,7 @@ fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The statements that return rows.
+/// Answers a statement that returns rows.
 fn answer(stream: &mut UnixStream, statement: &str, script: &Script) -> io::Result<()> {
     if let Some(refusal) = &script.refusal
         && statement.contains("start_backup(")
@@ -265,7 +264,7 @@ fn answer(stream: &mut UnixStream, statement: &str, script: &Script) -> io::Resu
     }
     let mut description = count(columns).to_vec();
     for _ in 0..columns {
-        // The name, then table, column, type (text), its size and modifier, and the format.
+        // Column name, then table, column, type (text), type size and modifier, and format.
         description.extend_from_slice(b"c\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
     }
     message(stream, b'T', &description)?;
@@ -289,7 +288,7 @@ fn message(stream: &mut UnixStream, kind: u8, body: &[u8]) -> io::Result<()> {
     stream.write_all(&[&[kind], &length[..], body].concat())
 }
 
-/// What follows a length that counts itself.
+/// Reads the body of a message. The length counts itself.
 fn body(stream: &mut UnixStream, length: [u8; 4]) -> io::Result<Vec<u8>> {
     let mut body = vec![0; (u32::from_be_bytes(length) as usize).saturating_sub(4)];
     stream.read_exact(&mut body)?;

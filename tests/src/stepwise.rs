@@ -1,4 +1,4 @@
-//! A backup that one session takes in steps, so that a test can change things between them.
+//! Backup taken step by step in one session, so that a test can change things between steps.
 
 use postgres::Client;
 
@@ -8,20 +8,20 @@ use crate::notices::Notices;
 use crate::server::Cluster;
 use crate::stream::{copy_of, copy_out};
 
-/// A running backup and the folder that its streams go to.
+/// Running backup, and the directory into which its streams are unpacked.
 pub struct Stepwise {
-    /// The session that started the backup.
+    /// Session that started the backup.
     pub leader: Client,
-    /// What that session was told.
+    /// NOTICEs and WARNINGs of that session.
     pub notices: Notices,
-    /// What `start_backup` returned.
+    /// Row returned by `start_backup`.
     pub started: Started,
-    /// What was unpacked so far.
+    /// Files unpacked so far.
     pub backup: Backup,
 }
 
 impl Stepwise {
-    /// Starts a backup; `options` are further named arguments of `start_backup`, or nothing.
+    /// Starts a backup. `options` holds further named arguments of `start_backup`; it may be empty.
     #[track_caller]
     pub fn start(cluster: &Cluster, options: &str) -> Self {
         let backup = Backup::folder(cluster);
@@ -35,12 +35,12 @@ impl Stepwise {
         }
     }
 
-    /// Runs a `send_…` function in the session of the backup and returns its stream.
+    /// Runs a `send_…` function in the leader's session and returns its stream.
     pub fn try_stream(&mut self, call: &str) -> Result<Vec<u8>, Failure> {
         copy_out(&mut self.leader, &copy_of(call))
     }
 
-    /// The same for a stream that must end well.
+    /// Like [`Stepwise::try_stream`], for a stream that must succeed.
     #[track_caller]
     pub fn stream(&mut self, call: &str) -> Vec<u8> {
         match self.try_stream(call) {
@@ -49,7 +49,7 @@ impl Stepwise {
         }
     }
 
-    /// Sends all that is left in the queue and unpacks it.
+    /// Sends and unpacks everything left in the queue.
     #[track_caller]
     pub fn send_files(&mut self) -> Vec<u8> {
         let stream = self.stream("send_backup_files()");
@@ -65,31 +65,31 @@ impl Stepwise {
         stream
     }
 
-    /// The same, for a backup whose streams the test unpacks itself.
+    /// Stops the backup with its WAL and returns the closing tar without unpacking it.
     #[track_caller]
     pub fn closing_tar(&mut self) -> Vec<u8> {
         self.stream("send_stop_backup(wal => true)")
     }
 
-    /// The listing of the backup.
+    /// Listing of the backup.
     #[track_caller]
     pub fn listing(&mut self) -> Vec<Entry> {
         listing(&mut self.leader, "")
     }
 }
 
-/// A row of `backup_filelist`.
+/// Row of `backup_filelist`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Relative to the data directory, or to the tablespace that was asked for.
+    /// Path relative to the data directory, or to the requested tablespace.
     pub path: String,
     /// `f`, `d` or `l`.
     pub kind: char,
-    /// Bytes; 0 for what is no file.
+    /// Size in bytes; 0 if the entry is not a file.
     pub size: i64,
 }
 
-/// The listing that `backup_filelist` gives for these arguments.
+/// Listing that `backup_filelist` returns for these arguments.
 #[track_caller]
 pub fn listing(client: &mut Client, arguments: &str) -> Vec<Entry> {
     let query = format!(r#"SELECT path, "type", size FROM backup_filelist({arguments})"#);

@@ -1,5 +1,5 @@
-//! COPY streams as their clients receive them: whole, in the background, halted half-way, or by a
-//! psql that can be killed.
+//! COPY streams as received by clients: complete, in the background, halted midway, or by a psql
+//! that can be killed.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,23 +19,23 @@ use crate::server::Cluster;
 use crate::session::backend_pid;
 use crate::wait::{PATIENCE, wait_for};
 
-/// Runs a `COPY … TO STDOUT` to its end and returns the bytes of the stream.
+/// Runs a `COPY … TO STDOUT` and returns the bytes of the stream.
 pub fn copy_out(client: &mut Client, copy: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     client.copy_out(copy)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// The COPY statement around a call such as `send_backup_files(42)`.
+/// COPY statement for a call such as `send_backup_files(42)`.
 pub fn copy_of(call: &str) -> String {
     format!("COPY (SELECT {call}) TO STDOUT")
 }
 
-/// A session of its own that receives one stream in a thread of its own.
+/// Session that receives one stream in a thread of its own.
 pub struct Worker {
-    /// The process that serves the session.
+    /// PID of the backend that serves the session.
     pub pid: i32,
-    /// What the session was told beside the stream.
+    /// NOTICEs and WARNINGs of the session.
     pub notices: Notices,
     received: Arc<AtomicU64>,
     resume: Option<Sender<()>>,
@@ -43,28 +43,28 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Connects, and sends the statement from a thread.
+    /// Connects and runs the statement in a thread.
     #[track_caller]
     pub fn spawn(cluster: &Cluster, copy: &str) -> Self {
         Self::spawn_halting(cluster, copy, u64::MAX)
     }
 
-    /// The same, but stops reading after `halt_at` bytes until `resume` is called, so that the
-    /// server stands in the middle of its stream for as long as the test likes.
+    /// Like [`Worker::spawn`], but stops reading after `halt_at` bytes until `resume` is called.
+    /// The server meanwhile waits in the middle of its stream.
     #[track_caller]
     pub fn spawn_halting(cluster: &Cluster, copy: &str, halt_at: u64) -> Self {
         let (client, notices) = cluster.connect_with_notices();
         Self::take_over(client, notices, copy, halt_at)
     }
 
-    /// The same in a session that exists already, such as the leader's.
+    /// Runs the statement in an existing session, such as the leader's.
     #[track_caller]
     pub fn take_over(mut client: Client, notices: Notices, copy: &str, halt_at: u64) -> Self {
         let pid = backend_pid(&mut client);
         Self::in_session(client, notices, pid, copy, halt_at)
     }
 
-    /// The same for a caller who knows the session's process.
+    /// Runs the statement in an existing session whose backend PID is known.
     pub fn in_session(
         mut client: Client,
         notices: Notices,
@@ -91,17 +91,17 @@ impl Worker {
         }
     }
 
-    /// The bytes received so far.
+    /// Number of bytes received so far.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// The same count, for after the worker was joined.
+    /// Counter of received bytes, usable after the worker was joined.
     pub fn received_counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.received)
     }
 
-    /// Waits until at least that many bytes have arrived.
+    /// Waits until at least this many bytes have arrived.
     #[track_caller]
     pub fn wait_for_bytes(&self, bytes: u64) {
         wait_for("a worker to receive its first bytes", PATIENCE, || {
@@ -114,12 +114,12 @@ impl Worker {
         });
     }
 
-    /// Lets a halted worker read on.
+    /// Makes a halted worker continue reading.
     pub fn resume(&mut self) {
         self.resume = None;
     }
 
-    /// Whether the stream has ended, well or not.
+    /// Whether the stream has ended, in success or failure.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
@@ -129,7 +129,7 @@ impl Worker {
         self.join_and_keep().1
     }
 
-    /// The same, and gives the session back.
+    /// Waits for the end of the stream and returns the session too.
     pub fn join_and_keep(mut self) -> (Client, Result<Vec<u8>, Failure>) {
         self.resume();
         self.thread.join().unwrap_or_else(|panic| {
@@ -137,7 +137,7 @@ impl Worker {
         })
     }
 
-    /// Waits for the end of a stream that must end well.
+    /// Waits for the end of a stream that must succeed.
     #[track_caller]
     pub fn expect(self) -> Vec<u8> {
         match self.join() {
@@ -179,11 +179,11 @@ fn receive(
     }
 }
 
-/// A psql that writes its stream to a file, for tests of a client that dies.
+/// psql process that writes its stream to a file, for tests in which the client dies.
 pub struct PsqlWorker {
-    /// The process that serves its session.
+    /// PID of the backend that serves the session.
     pub pid: i32,
-    /// Where the stream goes.
+    /// Output file of the stream.
     pub output: PathBuf,
     psql: Mutex<Child>,
 }
@@ -221,7 +221,7 @@ impl PsqlWorker {
         }
     }
 
-    /// Waits until that many bytes have reached the file.
+    /// Waits until the file has this many bytes.
     #[track_caller]
     pub fn wait_for_bytes(&self, bytes: u64) {
         wait_for("psql to write its first bytes", PATIENCE, || {
@@ -229,14 +229,14 @@ impl PsqlWorker {
         });
     }
 
-    /// Kills psql with SIGKILL, so that the server sees its client vanish.
+    /// Kills psql with SIGKILL, so that its connection drops without a Terminate message.
     pub fn kill(&self) {
         let mut psql = self.psql.lock().expect("no test panics with the lock");
         psql.kill().expect("could not kill psql");
         psql.wait().expect("could not wait for psql");
     }
 
-    /// Waits for the end of psql.
+    /// Waits for psql to exit.
     pub fn wait(&self) -> ExitStatus {
         let mut psql = self.psql.lock().expect("no test panics with the lock");
         psql.wait().expect("could not wait for psql")

@@ -1,4 +1,4 @@
-//! Data directories as `initdb` makes them, made once for each set of arguments and then copied.
+//! Data directories created by `initdb`, once per set of arguments, and then copied.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::program;
 use crate::scratch::Folder;
 
-/// Copies a data directory made by `initdb` with these arguments to `target`, which must be empty or
-/// not exist.
+/// Copies a data directory created by `initdb` with these arguments to `target`, which must be
+/// empty or absent.
 pub fn copy_to(target: &Path, initdb_args: &[String]) {
     let template = template(initdb_args);
     program::succeed(
@@ -21,7 +21,7 @@ pub fn copy_to(target: &Path, initdb_args: &[String]) {
 
 fn template(initdb_args: &[String]) -> Arc<Folder> {
     static TEMPLATES: Mutex<Option<HashMap<Vec<String>, Arc<Folder>>>> = Mutex::new(None);
-    // A test that failed in here has left no entry behind, so the map is still right.
+    // A test that failed here has added no entry, so the map is still valid.
     let mut guard = TEMPLATES.lock().unwrap_or_else(PoisonError::into_inner);
     let templates = guard.get_or_insert_default();
     if let Some(template) = templates.get(initdb_args) {

@@ -1,4 +1,4 @@
-//! A pseudo-terminal that a program runs on, and what its screen shows.
+//! Pseudo-terminal for a program, and the contents of its screen.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,10 +13,10 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use crate::program::command;
 use crate::wait::{PATIENCE, wait_for};
 
-/// A terminal with a program on it, which is killed if the test fails.
+/// Terminal with a program on it. Dropping the value kills the program.
 pub struct Terminal {
     child: Child,
-    /// What a person has in their hands.
+    /// Master side of the terminal, used to type.
     keyboard: File,
     emulator: Arc<Mutex<Emulator>>,
     reader: Option<JoinHandle<()>>,
@@ -24,13 +24,13 @@ pub struct Terminal {
 
 struct Emulator {
     parser: vt100::Parser,
-    /// Everything that came, as it came.
+    /// Raw output of the program.
     raw: Vec<u8>,
 }
 
 impl Terminal {
-    /// Runs a command on a terminal of so many columns and rows; it is also what the command may
-    /// ask for a password.
+    /// Runs a command on a terminal of this size. It is the controlling terminal, on which the
+    /// command may ask for a password.
     #[track_caller]
     pub fn start(program: &Command, (columns, rows): (u16, u16)) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
@@ -68,7 +68,7 @@ impl Terminal {
             let emulator = Arc::clone(&emulator);
             std::thread::spawn(move || {
                 let mut bytes = [0; 4096];
-                // It is an error when nobody has the other side any more.
+                // Reading fails once nothing has the other side open.
                 while let Ok(count) = output.read(&mut bytes) {
                     let mut emulator = lock(&emulator);
                     emulator.parser.process(&bytes[..count]);
@@ -84,12 +84,12 @@ impl Terminal {
         }
     }
 
-    /// The rows of the screen, without those at its end that are empty.
+    /// Rows of the screen, without trailing empty rows.
     pub fn rows(&self) -> Vec<String> {
         rows(&lock(&self.emulator).parser)
     }
 
-    /// Waits until the screen shows something.
+    /// Waits until the screen satisfies a condition.
     #[track_caller]
     pub fn wait_for(&self, what: &str, mut shows: impl FnMut(&[String]) -> bool) {
         let mut last = Vec::new();
@@ -102,13 +102,13 @@ impl Terminal {
         assert!(waited.is_ok(), "no {what}:\n{}", last.join("\n"));
     }
 
-    /// Types something.
+    /// Types text.
     pub fn type_keys(&mut self, keys: &str) {
         let typed = self.keyboard.write_all(keys.as_bytes());
         typed.expect("the terminal takes what is typed");
     }
 
-    /// Gives it another size.
+    /// Resizes the terminal.
     pub fn resize(&self, columns: u16, rows: u16) {
         let mut emulator = lock(&self.emulator);
         emulator
@@ -118,7 +118,7 @@ impl Terminal {
         set_size(&self.keyboard, columns, rows);
     }
 
-    /// Waits for the end of the program: its exit status, the screen, and all that came, as it came.
+    /// Waits for the program to exit. Returns its exit status, the screen, and the raw output.
     #[track_caller]
     pub fn end(mut self) -> (Option<i32>, Vec<String>, String) {
         wait_for("the program to end", PATIENCE, || {

@@ -1,7 +1,7 @@
-//! Bounds how many tests of a process have servers running at the same time.
+//! Limits the number of tests in a process that run servers at the same time.
 //!
-//! A turn belongs to the thread of a test, not to a cluster: a test that needs three servers takes
-//! one turn and can never wait for itself.
+//! A turn belongs to the thread of a test, not to a cluster. A test with three servers takes one
+//! turn, so it cannot wait for itself.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -15,11 +15,11 @@ thread_local! {
     static MINE: RefCell<Weak<Turn>> = const { RefCell::new(Weak::new()) };
 }
 
-/// Held by every cluster of one test; the turn is over when the last of them is gone.
+/// Turn held by every cluster of one test. It ends when the last of them is dropped.
 #[derive(Debug)]
 pub struct Turn(());
 
-/// The turn of the calling thread, waited for if it has none yet.
+/// Returns the turn of the calling thread. Waits for one if the thread has none yet.
 pub fn take() -> Arc<Turn> {
     MINE.with_borrow_mut(|mine| {
         if let Some(turn) = mine.upgrade() {

@@ -1,4 +1,4 @@
-//! `pg_parallel_backup verify` and `pg_verifybackup` on copies of a backup that a test damages.
+//! Compares `pg_parallel_backup verify` and `pg_verifybackup` on damaged copies of a backup.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, symlink};
@@ -11,7 +11,7 @@ use crate::program::{account, bindir, command, give_to_owner, run, succeed};
 use crate::scratch::Folder;
 use crate::server::Cluster;
 
-/// The program, where it finds pg_waldump as anybody's does.
+/// Command for our verify, with pg_waldump found in the usual way.
 pub fn ours(args: &[&str], backup: &Path) -> Command {
     let mut verify = program();
     let path = std::env::var("PATH").expect("PATH");
@@ -20,15 +20,15 @@ pub fn ours(args: &[&str], backup: &Path) -> Command {
     verify
 }
 
-/// PostgreSQL's own program.
+/// Command for PostgreSQL's pg_verifybackup.
 pub fn theirs(args: &[&str], backup: &Path) -> Command {
     let mut verify = command("pg_verifybackup");
     verify.args(args).arg(backup);
     verify
 }
 
-/// What a program found, line by line, without its own name and sorted: threads find things in any
-/// order.
+/// Findings of a program, one per line, without its own name. They are sorted, because threads
+/// report them in any order.
 pub fn findings(output: &Output) -> Vec<String> {
     let said = [&output.stdout[..], &output.stderr[..]].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
@@ -37,7 +37,7 @@ pub fn findings(output: &Output) -> Vec<String> {
         .map(|line| {
             let line = line.trim_start_matches("pg_parallel_backup: ");
             let line = line.trim_start_matches("pg_verifybackup: ");
-            // Older versions have other words.
+            // Older versions use different wording.
             let line = line.replace("fatal: ", "error: ");
             line.replace(
                 "is not a file or directory",
@@ -50,7 +50,7 @@ pub fn findings(output: &Output) -> Vec<String> {
     lines
 }
 
-/// Both find the same, which has a word in it.
+/// Checks that both programs report the same findings, and that these contain `word`.
 #[track_caller]
 pub fn assert_same(args: &[&str], backup: &Path, word: &str) {
     let (mut ours, mut theirs) = (ours(args, backup), theirs(args, backup));
@@ -67,7 +67,7 @@ pub fn assert_same(args: &[&str], backup: &Path, word: &str) {
     assert_eq!(success, word == SUCCESS, "{both}");
 }
 
-/// Ours finds something that theirs does not look for, or says in another way.
+/// Checks a finding of ours that pg_verifybackup does not look for, or words differently.
 #[track_caller]
 pub fn assert_found(args: &[&str], backup: &Path, words: &[&str]) {
     let mut verify = ours(args, backup);
@@ -79,18 +79,18 @@ pub fn assert_found(args: &[&str], backup: &Path, words: &[&str]) {
     }
 }
 
-/// What both say of a good backup.
+/// Message of both programs for a valid backup.
 pub const SUCCESS: &str = "backup successfully verified";
 
-/// A cluster with a tablespace, and backups of it that are copied before they are damaged.
+/// Cluster with a tablespace, and its backups. Tests damage copies of them.
 pub struct Origin {
-    /// Where its backups are.
+    /// Directory of the backups.
     pub folder: Folder,
-    /// The cluster.
+    /// Source cluster.
     pub cluster: Cluster,
-    /// The file of a table, and of one in the tablespace.
+    /// Files of two tables, the second in the tablespace.
     pub tables: [String; 2],
-    /// The tablespace.
+    /// OID of the tablespace.
     pub oid: u32,
 }
 
@@ -101,7 +101,7 @@ impl Default for Origin {
 }
 
 impl Origin {
-    /// Makes the cluster, which then rests.
+    /// Creates the cluster and leaves it idle.
     pub fn new() -> Self {
         let cluster = Cluster::builder().setting("autovacuum", "off").start();
         let (oid, _) = cluster.create_tablespace("outside");
@@ -138,7 +138,8 @@ impl Origin {
         self.cluster.socket_dir().join("outside")
     }
 
-    /// A copy to damage, with its tablespaces as directories of their own.
+    /// Copies a backup, so that a test can damage the copy. Its tablespaces become directories of
+    /// their own.
     pub fn copy(&self, backup: &Path, name: &str) -> PathBuf {
         let copy = self.folder.join(name);
         let _ = fs::remove_dir_all(&copy);
@@ -156,7 +157,7 @@ impl Origin {
     }
 }
 
-/// Changes one bit.
+/// Flips one bit.
 #[track_caller]
 pub fn change_byte(path: &Path, place: u64) {
     let file = File::options().read(true).write(true).open(path);
@@ -166,14 +167,14 @@ pub fn change_byte(path: &Path, place: u64) {
     file.write_all_at(&[byte[0] ^ 1], place).expect("write");
 }
 
-/// Adds to a file.
+/// Appends to a file.
 #[track_caller]
 pub fn append(path: &Path) {
     let content = fs::read(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     fs::write(path, [&content[..], b"more"].concat()).expect("append");
 }
 
-/// Cuts a file, or adds zeros to it.
+/// Truncates a file, or extends it with zeros.
 #[track_caller]
 pub fn truncate(path: &Path, size: u64) {
     let file = File::options().write(true).open(path);
@@ -181,7 +182,7 @@ pub fn truncate(path: &Path, size: u64) {
         .unwrap_or_else(|error| panic!("{path:?}: {error}"));
 }
 
-/// Makes a file.
+/// Creates a file.
 #[track_caller]
 pub fn new_file(path: &Path, content: &[u8]) {
     fs::write(path, content).unwrap_or_else(|error| panic!("{path:?}: {error}"));
@@ -194,12 +195,12 @@ pub fn remove(path: &Path) {
     fs::remove_file(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
 }
 
-/// The segments of a folder.
+/// WAL segments in a directory.
 pub fn segments(folder: &Path) -> Vec<PathBuf> {
     let names = names_in(folder);
     let segments = names.iter().filter(|name| name.len() == 24);
     segments.map(|name| folder.join(name)).collect()
 }
 
-/// What is done to a copy, and a word of what is found then.
+/// Name of a kind of damage, a function that does it, and a word of the expected finding.
 pub type Damage<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);

@@ -1,14 +1,15 @@
-//! Waiting for a condition, never for a time.
+//! Waits for a condition, never for a fixed time.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long a loaded machine may take for something that normally takes less than a second.
+/// Time limit for operations that normally take less than a second, generous enough for a loaded
+/// machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Polls until `condition` holds; after `deadline` the test fails and names `what` it waited for.
+/// Polls until `condition` holds. After `deadline` the test fails with the name `what`.
 pub fn wait_for(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !condition() {

@@ -1,5 +1,5 @@
-//! WAL segments of a cluster: what they are called, whether they are there, and writing so much that
-//! the server gives them up.
+//! WAL segments of a cluster: their names, their presence, and enough writing to make the server
+//! remove them.
 
 use postgres::Client;
 
@@ -7,7 +7,7 @@ use crate::builder::Builder;
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 
-/// A cluster that keeps as little WAL as it can.
+/// Builder for a cluster that keeps as little WAL as possible.
 pub fn forgetful() -> Builder {
     Cluster::builder()
         .initdb_arg("--wal-segsize=1")
@@ -15,7 +15,7 @@ pub fn forgetful() -> Builder {
         .setting("max_wal_size", "2MB")
 }
 
-/// The name of the segment that holds a position of timeline 1.
+/// Name of the segment that contains an LSN on timeline 1.
 #[track_caller]
 pub fn segment_of(client: &mut Client, lsn: &str) -> String {
     client
@@ -24,7 +24,7 @@ pub fn segment_of(client: &mut Client, lsn: &str) -> String {
         .get(0)
 }
 
-/// Ends the current segment with something in it.
+/// Writes a record and switches to the next segment.
 #[track_caller]
 pub fn switch_wal(client: &mut Client) {
     client
@@ -32,12 +32,12 @@ pub fn switch_wal(client: &mut Client) {
         .expect("pg_switch_wal");
 }
 
-/// Whether the server still has a segment under this name.
+/// Whether the server still has a segment with this name.
 pub fn exists(cluster: &Cluster, segment: &str) -> bool {
     cluster.data_dir().join("pg_wal").join(segment).exists()
 }
 
-/// Writes WAL and takes checkpoints until the server no longer keeps a segment.
+/// Writes WAL and takes checkpoints until the server has removed a segment.
 #[track_caller]
 pub fn write_until_gone(cluster: &Cluster, segment: &str) {
     let mut client = cluster.connect();
@@ -48,7 +48,7 @@ pub fn write_until_gone(cluster: &Cluster, segment: &str) {
     });
 }
 
-/// Writes several times the WAL that the server would keep without a reason to keep more.
+/// Writes several times the amount of WAL that the server keeps by default.
 #[track_caller]
 pub fn write_much(cluster: &Cluster) {
     let mut client = cluster.connect();

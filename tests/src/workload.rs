@@ -1,4 +1,4 @@
-//! pgbench: transactions that write while a backup runs, and the sums that must agree afterwards.
+//! pgbench: transactions that run during a backup, and the sums that must agree afterwards.
 
 use std::process::{Child, Stdio};
 
@@ -8,7 +8,7 @@ use crate::program::{command, succeed};
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 
-/// Makes a table of about this many megabytes, none of them compressed, all of them on disk.
+/// Creates a table of about this many megabytes, uncompressed and on disk.
 #[track_caller]
 pub fn create_table(cluster: &Cluster, name: &str, megabytes: u32) {
     let rows = megabytes * 8 * 128;
@@ -19,7 +19,7 @@ pub fn create_table(cluster: &Cluster, name: &str, megabytes: u32) {
     cluster.execute("CHECKPOINT");
 }
 
-/// The path of a table's file, relative to the data directory.
+/// Path of a table's file, relative to the data directory.
 #[track_caller]
 pub fn path_of(client: &mut Client, table: &str) -> String {
     client
@@ -28,11 +28,11 @@ pub fn path_of(client: &mut Client, table: &str) -> String {
         .get(0)
 }
 
-/// A pgbench that runs until it is stopped.
+/// pgbench process that runs until stopped.
 pub struct Pgbench(Child);
 
 impl Pgbench {
-    /// Fills the four tables of pgbench in database `postgres`; 15 MB for each unit of `scale`.
+    /// Fills the four tables of pgbench in database `postgres`, with 15 MB per unit of `scale`.
     #[track_caller]
     pub fn fill(cluster: &Cluster, scale: u32) {
         succeed(
@@ -42,8 +42,8 @@ impl Pgbench {
         );
     }
 
-    /// Starts the transactions and waits for the first of them. The rate is bounded, so that the
-    /// WAL of a test does not depend on the speed of the machine.
+    /// Starts the transactions and waits for the first. The rate is limited, so that the WAL volume
+    /// of a test does not depend on the speed of the machine.
     #[track_caller]
     pub fn run(cluster: &Cluster, per_second: u32) -> Self {
         let mut client = cluster.connect();
@@ -68,7 +68,7 @@ impl Pgbench {
         pgbench
     }
 
-    /// Ends it; transactions in progress are rolled back.
+    /// Stops pgbench. Transactions in progress are rolled back.
     pub fn stop(self) {}
 }
 
@@ -79,8 +79,8 @@ impl Drop for Pgbench {
     }
 }
 
-/// Checks that the balances of accounts, tellers and branches and the history agree; the number
-/// of transactions in the history.
+/// Checks that the balances of accounts, tellers and branches agree with the history. Returns the
+/// number of transactions in the history.
 #[track_caller]
 pub fn assert_balanced(client: &mut Client) -> i64 {
     let row = client

@@ -1,4 +1,4 @@
-//! Restores from a WAL archive: where recovery begins, where it ends, and what a stop tells of the
+//! Restores from a WAL archive: where recovery begins and ends, and what a stop reports about the
 //! archive.
 
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{Worker, copy_of};
 use backup_tests::wait::{PATIENCE, wait_for};
 
-/// A cluster that archives into a folder of its own.
+/// Cluster that archives into a directory of its own.
 fn archiving() -> (Cluster, PathBuf) {
     let mut cluster = Cluster::builder().create();
     let archive = cluster.make_dir("archive");
@@ -28,7 +28,7 @@ fn insert(cluster: &Cluster, stage: &str) {
     cluster.execute(&format!("INSERT INTO t VALUES ('{stage}')"));
 }
 
-/// Ends the current segment and waits until the archive has it.
+/// Switches to the next segment and waits until the current one is archived.
 #[track_caller]
 fn archive_all(cluster: &Cluster) {
     let row = cluster
@@ -41,7 +41,7 @@ fn archive_all(cluster: &Cluster) {
     );
 }
 
-/// Starts a cluster on a backup that has no WAL; `target` are lines of postgresql.conf.
+/// Starts a cluster from a backup without WAL. `target` holds lines for postgresql.conf.
 #[track_caller]
 fn recover(backup: Backup, archive: &std::path::Path, target: &str) -> Cluster {
     let mut cluster = backup.into_cluster();
@@ -121,7 +121,7 @@ fn recovery_ends_at_a_name_a_transaction_a_time_or_as_early_as_it_can() {
     }
 }
 
-/// The checkpoint in pg_control comes after rows that are in the WAL and not in the files.
+/// The checkpoint in pg_control is later than rows that are in the WAL and not in the files.
 #[test]
 fn recovery_begins_where_the_label_says_and_without_it_rows_are_lost() {
     let cluster = Cluster::new();
@@ -187,7 +187,7 @@ fn a_stop_that_waits_for_the_archive_tells_so() {
             .map(|notice| notice.message().to_owned())
             .collect()
     };
-    // It has said so before anything of the archive has left.
+    // The NOTICE arrives before any byte of the closing archive.
     wait_for("the word that it waits", PATIENCE, || !told().is_empty());
     assert_eq!(stopping.received(), 0);
     cluster.execute("ALTER SYSTEM SET archive_command = 'true'");

@@ -1,4 +1,5 @@
-//! Numbers that are no backup of this server: nothing is read for them, and the server lives.
+//! Backup IDs that name no backup of this server: the server reads nothing for them and does not
+//! crash.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +12,7 @@ use backup_tests::session::backend_pid;
 use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 
-/// What a backup's state in shared memory begins with, in version 0.1.0.
+/// Magic number at the start of a backup's shared state, in version 0.1.0.
 const MAGIC: u64 = u64::from_be_bytes(*b"pgpbk\x00\x01\x00");
 
 const NONCE: i64 = 0x1234_5678;
@@ -20,7 +21,7 @@ fn id_of(nonce: i64, handle: u32) -> i64 {
     nonce << 32 | i64::from(handle)
 }
 
-/// Every way to use a number; each must say that there is no such backup, and how to find one.
+/// Uses an ID in every way. Each must report that the backup does not exist and how to find one.
 #[track_caller]
 fn assert_unknown(session: &mut Client, id: i64) {
     let copy = copy_of(&format!("send_backup_files('{id}'::bigint)"));
@@ -50,7 +51,7 @@ fn assert_unknown(session: &mut Client, id: i64) {
     }
 }
 
-/// The handles of all segments of a cluster with `dynamic_shared_memory_type = mmap`.
+/// Handles of all segments of a cluster with `dynamic_shared_memory_type = mmap`.
 fn handles(cluster: &Cluster) -> BTreeSet<u32> {
     let entries = fs::read_dir(cluster.data_dir().join("pg_dynshmem")).expect("pg_dynshmem");
     entries
@@ -67,8 +68,8 @@ fn cluster_with_visible_segments() -> Cluster {
         .start()
 }
 
-/// The segments are those of a parallel query, the server's own, and the two of the backup, of which
-/// only the first stands for it, and only with the right nonce.
+/// The segments belong to a parallel query, to the server itself, and to the backup. Of the
+/// backup's two, only the first identifies it, and only with the right nonce.
 #[test]
 fn a_segment_of_somebody_else_is_not_read() {
     let cluster = cluster_with_visible_segments();
@@ -117,12 +118,12 @@ fn a_segment_of_somebody_else_is_not_read() {
     backup.verify();
 }
 
-/// The server asks its own table for a handle, not the folder.
+/// The server looks up a handle in its own table, not in the directory.
 #[test]
 fn a_planted_segment_is_not_read() {
     let cluster = cluster_with_visible_segments();
     let mut session = cluster.connect();
-    // One byte, the start of a backup's state, and a page that begins as one does.
+    // One byte, the start of a backup's state, and a page that begins like one.
     for (handle, length) in [(77_u32, 1), (78, 12), (79, 4096)] {
         let mut content = MAGIC.to_ne_bytes().to_vec();
         content.extend_from_slice(&(NONCE as u32).to_ne_bytes());
@@ -132,7 +133,7 @@ fn a_planted_segment_is_not_read() {
     }
 }
 
-/// Advisory locks of anybody, whose tags look as that of a backup does but for their class.
+/// Advisory locks of any user. Their tags equal that of a backup except for the lock class.
 #[test]
 fn an_advisory_lock_announces_no_backup() {
     let cluster = cluster_with_visible_segments();
@@ -153,7 +154,7 @@ fn an_advisory_lock_announces_no_backup() {
     assert!(rows.expect("backup_progress()").is_empty());
 }
 
-/// With POSIX shared memory the segments of all clusters of a machine have names in one folder.
+/// With POSIX shared memory, the segments of all clusters on a machine share one directory.
 #[test]
 fn the_backup_of_another_cluster_is_unknown_here() {
     let (here, elsewhere) = (Cluster::new(), Cluster::new());
@@ -169,7 +170,7 @@ fn the_backup_of_another_cluster_is_unknown_here() {
     assert!(rows.expect("the listing").get::<_, i64>(0) > 0);
 }
 
-/// A number stays unknown after its backup, whatever way that ended, also to a session that has
+/// The ID of an ended backup stays unknown, however the backup ended, even in a session that has
 /// used it.
 #[test]
 fn the_number_of_a_backup_that_has_ended_is_stale() {

@@ -1,5 +1,5 @@
-//! The target 'blackhole': everything is read and verified, nothing leaves the server, and nothing
-//! counts as sent.
+//! Target 'blackhole': files are read and verified, no data leaves the server, and no file counts
+//! as sent.
 
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -36,7 +36,7 @@ fn forms(id: i64, arguments: &str) -> [String; 2] {
     [format!("SELECT {call}"), copy_of(&call)]
 }
 
-/// Runs a SELECT or a COPY; the rows or bytes that came of it.
+/// Runs a SELECT or a COPY and returns the number of rows or bytes.
 fn run(client: &mut Client, statement: &str) -> Result<usize, Failure> {
     if statement.starts_with("COPY") {
         return copy_out(client, statement).map(|bytes| bytes.len());
@@ -44,7 +44,8 @@ fn run(client: &mut Client, statement: &str) -> Result<usize, Failure> {
     Ok(client.query(statement, &[])?.len())
 }
 
-/// One in a session and thread of its own that has read something and has many seconds to go.
+/// Starts a blackhole worker in its own session and thread. It has read some data and needs many
+/// more seconds.
 fn spawn_slow(cluster: &Cluster, id: i64, form: usize) -> (i32, Thread) {
     let statement = forms(id, ", max_rate => 1024")[form].clone();
     let mut client = cluster.connect();
@@ -55,7 +56,7 @@ fn spawn_slow(cluster: &Cluster, id: i64, form: usize) -> (i32, Thread) {
     (pid, thread)
 }
 
-/// The statement ends well, and nothing came of it.
+/// The statement succeeds and returns nothing.
 #[track_caller]
 fn assert_silent(client: &mut Client, statement: &str) {
     assert_eq!(run(client, statement), Ok(0), "{statement}");
@@ -68,7 +69,7 @@ fn assert_fails(client: &mut Client, statement: &str, sqlstate: &str, message: &
     assert!(failure.message.contains(message), "{statement}\n{failure}");
 }
 
-/// Workers, files sent, bytes sent, bad pages.
+/// Number of workers, files sent, bytes sent and corrupt pages.
 fn progress(cluster: &Cluster) -> (i32, i64, i64, i64) {
     let query = "SELECT workers, files_sent, bytes_sent, checksum_failures FROM backup_progress()";
     let row = cluster.connect().query_one(query, &[]).expect("one backup");
@@ -80,7 +81,7 @@ fn totals(taken: &Stepwise, failures: i64) -> (i32, i64, i64, i64) {
     (0, started.file_count, started.total_bytes, failures)
 }
 
-/// Everything is counted, and still nothing of it has been sent.
+/// Checks that everything is counted as read and nothing as sent.
 #[track_caller]
 fn assert_read(cluster: &Cluster, taken: &mut Stepwise) {
     assert_eq!(progress(cluster), totals(taken, 0));
@@ -91,7 +92,7 @@ fn assert_read(cluster: &Cluster, taken: &mut Stepwise) {
     assert_fails(&mut taken.leader, "SELECT stop_backup()", "55000", &message);
 }
 
-/// Real workers send everything once more, and the judges look at it.
+/// Lets real workers send everything again, and checks the resulting backup.
 #[track_caller]
 fn complete(cluster: &Cluster, mut taken: Stepwise) {
     for worker in spawn_workers(cluster, taken.started.id, 2) {
@@ -136,7 +137,7 @@ fn several_blackholes_share_the_work() {
         }
         assert_eq!(received.load(Ordering::Relaxed), 0);
     }
-    // Each bad page was found by one of them, so each file was read by one of them.
+    // Each bad page was reported by one worker, so each file was read by one worker.
     let mut warnings: Vec<_> = notices.iter().flat_map(|it| it.warnings()).collect();
     warnings.retain(|warning| !warning.contains("total"));
     assert_eq!(warnings.len(), 12, "{warnings:?}");
@@ -150,7 +151,7 @@ fn what_went_into_a_blackhole_is_not_read_by_another_but_sent_by_a_worker() {
     let mut taken = Stepwise::start(&cluster, "");
     let forms = forms(taken.started.id, "");
     assert_silent(&mut cluster.connect(), &forms[0]);
-    // Whoever reads the file from now on fails.
+    // Any later read of the file fails.
     cluster.flip_bytes(&path, 3);
     for statement in forms {
         assert_silent(&mut cluster.connect(), &statement);
@@ -178,7 +179,7 @@ fn bad_pages_are_reported_as_in_a_stream_and_can_be_mended_before_it() {
     assert_eq!(progress(&cluster), totals(&taken, 6));
     let query = "SELECT sum(checksum_failures) = 12 FROM pg_stat_database";
     cluster.wait_for_sql("the bad pages of both in the statistics", query);
-    // They have been found, and nobody looks for them again before they are sent.
+    // The bad pages were already found. Nothing looks for them again before they are sent.
     assert_silent(&mut taken.leader, &copy);
     flip();
     complete(&cluster, taken);
@@ -202,7 +203,7 @@ fn targets_have_two_names() {
     for target in ["client", "CLIENT", "Client"] {
         let call = format!("{call} '{target}')");
         assert_eq!(run(&mut leader, &copy_of(&call)), Ok(2048));
-        // Only the blackhole needs no client.
+        // Only the target 'blackhole' works without COPY.
         assert_fails(&mut leader, &format!("SELECT {call}"), "0A000", "COPY");
     }
 }
@@ -214,14 +215,14 @@ fn a_role_with_execute_runs_a_prepared_blackhole_again_also_within_transactions(
     let mut reader = cluster.connect_as("r");
     let query = "SELECT send_backup_files($1, target => $2)";
     let prepared = reader.prepare(query).expect("PREPARE");
-    // After five executions the server may keep a generic plan.
+    // After five executions the server may switch to a generic plan.
     for round in 0..8 {
         let mut taken = Stepwise::start(&cluster, "");
         let begin = ["BEGIN", "BEGIN READ ONLY", "SELECT 1"][round % 3];
         reader.batch_execute(begin).expect("BEGIN");
         let rows = reader.query(&prepared, &[&taken.started.id, &"blackhole"]);
         assert_eq!(rows.expect("a blackhole").len(), 0);
-        // What has been read stays read: transactions play no part.
+        // Files that were read stay read; transactions do not matter.
         reader.batch_execute("ROLLBACK").expect("ROLLBACK");
         assert_read(&cluster, &mut taken);
         assert_eq!(run(&mut taken.leader, "SELECT abort_backup()"), Ok(1));
@@ -239,7 +240,7 @@ fn a_blackhole_that_fails_gives_its_files_back() {
             let (pid, thread) = spawn_slow(&cluster, id, form);
             cluster.execute(&format!("SELECT pg_{end}_backend({pid})"));
             let failure = expect_failure(end, thread.join().expect("no panic"));
-            // After the other a client may see the end of the connection first.
+            // After a termination the client may see the closed connection first.
             assert!(end != "cancel" || failure.sqlstate == "57014", "{failure}");
             let query = "SELECT workers = 0 FROM backup_progress()";
             cluster.wait_for_sql("the worker to leave the backup", query);
@@ -322,7 +323,7 @@ fn files_by_name_are_read_each_time_and_stay_what_they_were() {
     }
     let [unlisted, _] = forms(id, ", files => ARRAY['PG_VERSION', 'pg_wal/0']");
     assert_fails(&mut taken.leader, &unlisted, "22023", "\"pg_wal/0\"");
-    // What has been sent is sent, and what has not is not.
+    // Blackhole reads change neither the sent nor the unsent files.
     let count = members(&taken.send_files()).len() as i64;
     assert_eq!(count, taken.started.file_count - 1);
     taken.stop();
@@ -342,7 +343,7 @@ fn workers_and_blackholes_run_beside_each_other() {
     for blackhole in blackholes {
         assert_eq!(blackhole.expect(), [0; 0]);
     }
-    // What a blackhole had when the workers came by is left for another.
+    // Send the files that the blackholes held while the workers ran.
     taken.send_files();
     taken.stop();
     taken.backup.verify();

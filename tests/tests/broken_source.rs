@@ -1,6 +1,6 @@
-//! Sources that cannot be backed up for the moment: a damaged or missing `pg_control`, WAL segments
-//! of another size or gone in mid-stream, a directory that may not be read. The backup is over with
-//! an error that names the file, and once that is repaired the next one works.
+//! Sources that temporarily cannot be backed up: a damaged or missing `pg_control`, WAL segments of
+//! another size or removed in mid-stream, an unreadable directory. The backup ends with an error
+//! that names the file. After a repair the next backup succeeds.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +25,7 @@ fn builder() -> Builder {
     Cluster::builder().setting("dynamic_shared_memory_type", "mmap")
 }
 
-/// A backup of which only the stop is left.
+/// Backup that only needs to be stopped.
 #[track_caller]
 fn ready_to_stop(cluster: &Cluster) -> Client {
     let mut taken = Stepwise::start(cluster, "retain_wal => true");
@@ -33,7 +33,8 @@ fn ready_to_stop(cluster: &Cluster) -> Client {
     taken.leader
 }
 
-/// The errors of both functions that stop a backup, each with a backup of its own, which is over.
+/// Errors of both functions that stop a backup, each with a backup of its own. Checks that the
+/// backups have ended.
 #[track_caller]
 fn failed_stops(cluster: &Cluster, break_it: impl Fn(), mend: impl Fn()) -> Vec<Failure> {
     type Stop = fn(&mut Client) -> Result<(), Failure>;
@@ -52,7 +53,7 @@ fn failed_stops(cluster: &Cluster, break_it: impl Fn(), mend: impl Fn()) -> Vec<
         let failure = expect_failure(what, stop(&mut leader));
         leftover::assert_none(cluster);
         mend();
-        // The session is free, and nothing of what was wrong is left in it.
+        // The session can start another backup, which shows no trace of the fault.
         let whole = copy_of("base_backup(fast => true, wal => true)");
         let stream = copy_out(&mut leader, &whole).expect("base_backup()");
         let backup = Backup::folder(cluster);
@@ -128,8 +129,8 @@ fn a_directory_that_may_not_be_read_fails_the_start() {
     start(&mut leader, "");
 }
 
-/// A cluster with small segments, some of which a backup that is about to stop needs; the first of
-/// them.
+/// Cluster with small segments, some of them needed by a backup that is about to stop. Returns the
+/// first of these.
 #[track_caller]
 fn with_segments(cluster: &Cluster, options: &str, count: u32) -> (Stepwise, String) {
     let mut taken = Stepwise::start(cluster, options);
@@ -162,7 +163,7 @@ fn a_segment_of_another_size_fails_the_stop() {
     }
 }
 
-/// A cluster that keeps its WAL until `forget` tells it not to.
+/// Cluster that keeps its WAL until `forget` is called.
 fn keeping() -> Cluster {
     builder()
         .initdb_arg("--wal-segsize=1")
@@ -196,7 +197,7 @@ fn a_segment_that_vanishes_while_the_closing_tar_is_sent_is_named() {
     let (head, tail) = ("requested WAL segment ", " has already been removed");
     let named = failure.message.strip_prefix(head);
     let named = named.and_then(|rest| rest.strip_suffix(tail));
-    // Which of them is reached first depends on what is on its way already.
+    // Which segment is reached first depends on how much is already in transit.
     assert!(
         named.is_some_and(|named| named.len() == 24 && *named <= *last),
         "{failure}"

@@ -1,6 +1,5 @@
-//! Files that change between the listing and their place in a stream. What matters is that a
-//! stream keeps the size it announced and that the manifest describes what was sent; the WAL
-//! repairs the rest.
+//! Files that change between the listing and their place in a stream. A stream must keep the
+//! announced size, and the manifest must describe the bytes sent. WAL replay repairs the rest.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -11,25 +10,25 @@ use backup_tests::server::Cluster;
 use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{Worker, copy_of};
 
-/// Bytes without a zero among them, different at every position nearby.
+/// Non-zero bytes; nearby positions have different values.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8 + 1).collect()
 }
 
-/// A planted file and its path on disk.
+/// Plants a file and returns its path on disk.
 fn plant(cluster: &Cluster, name: &str, length: usize) -> PathBuf {
     cluster.write_file(name, &pattern(length));
     cluster.data_dir().join(name)
 }
 
-/// Writes the manifest's end and has everything that arrived verified.
+/// Stops the backup and verifies everything that arrived.
 #[track_caller]
 fn stop_and_verify(taken: &mut Stepwise) {
     taken.stop();
     taken.backup.verify();
 }
 
-/// Whether the manifest of the backup knows a path.
+/// Whether the backup's manifest contains a path.
 fn is_in_manifest(taken: &Stepwise, path: &str) -> bool {
     let manifest = fs::read_to_string(taken.backup.data_dir().join("backup_manifest"));
     let manifest: serde_json::Value =
@@ -92,7 +91,7 @@ fn a_vanished_directory_takes_its_files_along() {
     assert!(!is_in_manifest(&taken, "extra/one"));
 }
 
-/// Relations: what is cut off them or added to them is in the WAL. These hold no pages.
+/// Paths of relations; WAL covers any truncation or extension. These files hold no pages.
 const RELATIONS: [&str; 2] = ["base/1/4000000001", "base/1/4000000002.1"];
 const UNVERIFIED: &str = "verify_checksums => false";
 
@@ -115,7 +114,7 @@ fn a_shrunk_relation_is_padded_with_zeros_to_the_listed_size() {
     let stream = taken.send_files();
     let mut expected = pattern(12_345);
     expected.resize(1_000_000, 0);
-    // A plain comparison would print two megabytes.
+    // assert_eq! would print two megabytes.
     assert!(member::expect(&stream, shrunk).content == expected);
     assert_eq!(member::expect(&stream, emptied).content, vec![0; 1234]);
     stop_and_verify(&mut taken);
@@ -132,8 +131,8 @@ fn a_relation_that_shrinks_while_it_is_sent_is_padded_with_zeros() {
     let mut taken = Stepwise::start(&cluster, UNVERIFIED);
     let id = taken.started.id;
     let copy = copy_of(&format!("send_backup_files({id}, ARRAY['{name}'])"));
-    // The reader stands still after the first bytes; what the connection holds beyond them is
-    // less than the eight megabytes that a file needs here to be shortened unread.
+    // The reader halts after the first bytes. The connection buffers less than the eight megabytes
+    // needed here to shorten a file before it is read.
     let worker = Worker::spawn_halting(&cluster, &copy, 1000);
     worker.wait_for_bytes(1000);
     resize(&path, SHORTENED);
@@ -161,7 +160,7 @@ fn a_grown_relation_is_cut_at_the_listed_size() {
     stop_and_verify(&mut taken);
 }
 
-/// Nothing repairs a configuration file that lacks its end.
+/// Nothing repairs a truncated configuration file.
 #[test]
 fn files_that_are_no_relations_are_sent_as_they_are_by_then() {
     let cluster = Cluster::new();
@@ -169,7 +168,7 @@ fn files_that_are_no_relations_are_sent_as_they_are_by_then() {
     let mut taken = Stepwise::start(&cluster, "");
     fs::write(&paths[0], pattern(12_345)).expect("could not write a file");
     resize(&paths[1], 100);
-    // Written twice, a file can have its first inode again.
+    // After two rewrites a file can have its first inode number again.
     for size in ["7MB", "1234MB"] {
         cluster.execute(&format!("ALTER SYSTEM SET work_mem = '{size}'"));
     }
@@ -194,7 +193,7 @@ fn a_file_replaced_by_rename_is_sent_whole() {
         backup_tests::program::give_to_owner(&new);
         fs::rename(new, path).expect("could not rename a file");
     }
-    // As the server does it.
+    // Replaced by the server itself.
     cluster.execute("ALTER SYSTEM SET work_mem = '7MB'");
 
     let stream = taken.send_files();
@@ -214,7 +213,7 @@ fn a_file_that_became_a_link_is_not_followed() {
     let mut taken = Stepwise::start(&cluster, "");
     fs::remove_file(&path).expect("could not remove a file");
     succeed(command("ln").arg("-s").arg(&secret).arg(&path));
-    // Whether the stream fails or leaves the file out, nothing from outside may be in it.
+    // The stream may fail or omit the file. It must not contain anything from outside.
     match taken.try_stream("send_backup_files(files => ARRAY['file'])") {
         Ok(stream) => assert!(!member::contains(&stream, "DONOTCOPY")),
         Err(failure) => assert!(failure.message.contains("file"), "{failure}"),

@@ -1,5 +1,5 @@
-//! `check`: every damaged file is named once, with the relation and database that it belongs to,
-//! and nothing keeps the others from being looked at.
+//! `check`: every damaged file is reported once, with its relation and database, and no error
+//! prevents the check of the other files.
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -15,7 +15,7 @@ use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::verification::append;
 use backup_tests::workload::create_table;
 
-/// A database whose name means something in SQL, in a connection string and in a shell.
+/// Database name with characters special in SQL, in connection strings and in shells.
 const ODD_NAME: &str = "it's \"a=b\" x";
 
 fn quiet_cluster() -> Cluster {
@@ -35,7 +35,7 @@ fn check_of(cluster: &Cluster) -> Command {
     check_as(cluster, "postgres")
 }
 
-/// Runs a check; the lines that it printed, and what it said besides.
+/// Runs a check. Returns the lines of standard output, and standard error.
 #[track_caller]
 fn outcome(cluster: &Cluster, command: &mut Command, status: i32) -> (Vec<String>, String) {
     let output = run(command);
@@ -57,7 +57,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
-/// The first fork of a relation, found by an expression that names it.
+/// Path of the main fork of a relation, found by an expression that names it.
 #[track_caller]
 fn path_in(cluster: &Cluster, database: &str, relation: &str) -> String {
     let query = format!("SELECT pg_relation_filepath({relation})");
@@ -82,7 +82,7 @@ fn damage(cluster: &mut Cluster, pages: &[(&str, &[u32])]) {
     cluster.start();
 }
 
-/// The line of a damaged file.
+/// Expected line for a damaged file.
 fn line(path: &str, database: &str, relation: &str, kind: &str, damage: &str) -> String {
     [path, database, relation, kind, damage].join("\t")
 }
@@ -136,7 +136,7 @@ fn each_damaged_file_is_named_once_with_what_it_belongs_to() {
     let sequence = in_postgres("'\"S\".s'");
     let moved = in_postgres("'moved'");
     let shared = in_postgres("'pg_shdescription'");
-    // A second segment, which holds a page that is right in no place.
+    // A second segment with a page that is valid at no position.
     let mut page = vec![0; PAGE_SIZE];
     page[4000] = 1;
     cluster.write_file(&segment, &page);
@@ -218,7 +218,7 @@ fn each_damaged_file_is_named_once_with_what_it_belongs_to() {
             "{said}"
         );
         assert!(said.contains(" files checked ("), "{said}");
-        // The server's own words are in the lines above.
+        // The lines above already contain the server's findings.
         assert!(!said.contains("WARNING"), "{said}");
     }
 }
@@ -308,7 +308,8 @@ fn a_file_that_cannot_be_read_hides_no_other() {
             "",
         ));
     }
-    // The server may not open these, and does not ask for the segment before it has opened a file.
+    // The server has no permission to open these. It determines the segment number only after it
+    // has opened a file.
     let misnamed = format!("{}.0", paths[0]);
     let closed = "base/closed";
     for name in [&misnamed, closed] {
@@ -316,7 +317,7 @@ fn a_file_that_cannot_be_read_hides_no_other() {
         let path = cluster.data_dir().join(name);
         fs::set_permissions(path, Permissions::from_mode(0o000)).expect("chmod");
     }
-    // It holds no pages, whatever is in it.
+    // This file holds no pages, whatever its content.
     cluster.write_file(&format!("{}.abc", paths[0]), &[7; PAGE_SIZE]);
     let pages: Vec<_> = paths
         .iter()
@@ -427,7 +428,7 @@ fn a_cluster_without_checksums_is_not_checked() {
         "{said}"
     );
     assert!(said.contains("HINT:  pg_checksums --enable"), "{said}");
-    // Nothing began, not even the checkpoint of a backup.
+    // Nothing was started, not even the checkpoint of a backup.
     assert!(!cluster.log().contains("start_backup"), "{}", cluster.log());
     leftover::assert_none(&cluster);
 }
@@ -448,7 +449,7 @@ fn a_role_needs_execute_on_four_functions_and_names_what_it_may_connect_to() {
         leftover::assert_none(&cluster);
         cluster.execute(&format!("GRANT EXECUTE ON FUNCTION {function} TO checker"));
     }
-    // The backup can also end with its session.
+    // Without the right to abort, the backup ends with its session.
     let (found, said) = outcome(&cluster, &mut check_as(&cluster, "checker"), 1);
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(
@@ -468,7 +469,7 @@ fn a_role_needs_execute_on_four_functions_and_names_what_it_may_connect_to() {
     );
 }
 
-/// A check that takes a while, of which some has been done.
+/// Starts a slow check and waits until part of it is done.
 fn begun_check(cluster: &Cluster, args: &[&str]) -> Running {
     let check = Running::start(check_of(cluster).args(["-j", "2"]).args(args));
     cluster.wait_for_sql(
@@ -491,7 +492,7 @@ fn signals_end_a_check() {
         assert!(said.contains(&expected), "{said}");
         leftover::assert_none(&cluster);
     }
-    // The workers were in the middle of something, and heard of the end before the program had ended.
+    // The workers were busy, and learned of the end before the program exited.
     let log = cluster.log();
     let detail = "DETAIL:  Its leader has aborted it, or failed.";
     assert!(log.contains(detail), "{log}");

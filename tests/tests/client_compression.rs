@@ -1,4 +1,4 @@
-//! Backups by the command line program that are compressed, by itself or by the server.
+//! Compressed backups by the command line program. The program or the server compresses.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ use backup_tests::server::Cluster;
 
 const PROGRAMS: [(&str, &str); 3] = [("gzip", ".gz"), ("lz4", ".lz4"), ("zstd", ".zst")];
 
-/// A cluster with a tablespace that holds a table, whose server logs its statements.
+/// Cluster with a table in a tablespace. Its server logs statements.
 fn cluster() -> Cluster {
     let cluster = Cluster::builder().setting("log_statement", "all").start();
     cluster.create_tablespace("outside");
@@ -21,7 +21,7 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// Its program has the same name.
+/// Compression method, which is also the name of the decompression program.
 fn method_of(how: &str) -> &str {
     let (_, method) = how.split_once('-').expect("a side and a method");
     method
@@ -55,11 +55,11 @@ fn wrong_values_are_refused_before_anything_happens() {
         (&["-z"], "only tar mode backups can be compressed"),
         (&["-Fp", "-Z", "client-lz4"], "only tar mode backups"),
         (&["-Fp", "-Z", "5"], "only tar mode backups"),
-        // The last one counts.
+        // The last option takes effect.
         (&["-Fp", "-Z", "none", "-z"], "only tar mode backups"),
         (&["-Fp", "-Z", "server-gzip", "-z"], "only tar mode backups"),
     ] {
-        // Nobody listens there.
+        // Nothing listens there.
         let mut program = program();
         program.args(["-h", "/nowhere", "-D"]).arg(&target);
         let said = expect_failure(program.args(args));
@@ -93,12 +93,13 @@ fn the_usual_programs_open_archives_of_each_method_and_either_side() {
                 assert!(is_compressed || name == "backup_manifest", "{name}");
             }
             let backup = unpack_all(&cluster, &target);
-            // One is enough, since all have been verified.
+            // One restore is enough, because all backups were verified.
             if how == "server-zstd" {
                 assert_restores(backup);
             }
         }
-        // The server was asked for it by each worker for two archives, and for the closing stream.
+        // Each worker requests compression for two archives, and the closing stream requests it
+        // too.
         let asked = format!("compression => '{method}'");
         assert_eq!(cluster.log().matches(&asked).count(), 6 + 1);
     }
@@ -226,7 +227,7 @@ fn compressed_archives_of_a_lost_connection_begin_anew() {
     for how in ["gzip:1", "server-lz4"] {
         let (_folder, target) = new_target();
         let mut program = backup_of(&cluster);
-        // The server's limit counts what is left of 22 MB.
+        // A rate limit on the server counts compressed bytes, which are few of the 22 MB.
         let rate = if how == "gzip:1" { "8M" } else { "1M" };
         program.args(["-Ft", "-j", "2", "-r", rate, "-Z", how, "-D"]);
         let backup = Running::start(program.arg(&target));

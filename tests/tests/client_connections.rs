@@ -1,5 +1,5 @@
-//! How the command line program connects: as psql does, with the connection that leads and with
-//! those of the workers. What needs no encryption and no terminal is in `client_options.rs`.
+//! Connections of the command line program, for the leader and the workers: it connects as psql
+//! does. `client_options.rs` covers cases without TLS and terminal.
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use backup_tests::scratch::Folder;
 use backup_tests::server::{Cluster, free_port};
 use backup_tests::terminal::Terminal;
 
-/// A backup by two workers that asks for nothing.
+/// Command for a backup by two workers that prompts for nothing.
 fn backup(home: &Path) -> Command {
     let mut program = program();
     program
@@ -50,7 +50,7 @@ fn certificates_are_shown_and_checked() {
     );
     let own = server.certificate("certified");
 
-    // Of the client.
+    // Client certificate.
     accepted(
         &folder,
         &server.string("certified", &format!("{root} {own}")),
@@ -68,7 +68,7 @@ fn certificates_are_shown_and_checked() {
     );
     assert!(said.contains("certificate authentication failed"), "{said}");
 
-    // And a password with it.
+    // Client certificate and password.
     let both = format!("{root} {others} password='{PASSWORD}'");
     accepted(&folder, &server.string("double", &both), "both");
     let said = refused(
@@ -77,7 +77,7 @@ fn certificates_are_shown_and_checked() {
     );
     assert!(said.contains("no password supplied"), "{said}");
 
-    // Of the server: its name, and who signed it.
+    // Server certificate: its name and its authority.
     let by_number = server
         .string("certified", &format!("{root} {own}"))
         .replace("localhost", "127.0.0.1");
@@ -111,7 +111,7 @@ fn a_password_is_bound_to_its_channel() {
     );
     let bound = "sslmode=require channel_binding=require";
     let target = accepted(&folder, &server.string("backup", bound), "bound");
-    // What the program writes for a standby connects like itself.
+    // A standby connects with the connection string that the program wrote.
     let standby = folder.join("standby");
     let string = server.string("backup", bound);
     succeed(
@@ -130,13 +130,13 @@ fn a_password_is_bound_to_its_channel() {
     }
     assert!(target.join("backup_manifest").exists());
 
-    // Without encryption there is no channel that it could be bound to.
+    // Without TLS there is nothing to bind the channel to.
     let socket = server.cluster.socket_dir().display().to_string();
     let by_socket = server.string("backup", &format!("{bound} password='{PASSWORD}'"));
     let said = refused(&folder, &by_socket.replace("localhost", &socket));
     assert!(said.contains("channel binding"), "{said}");
 
-    // A password file that others can read is not used, which libpq itself says.
+    // libpq ignores a password file that others can read, and says so.
     std::fs::set_permissions(
         &passwords,
         std::os::unix::fs::PermissionsExt::from_mode(0o644),
@@ -165,7 +165,7 @@ fn services_uris_and_variables_lead_to_an_encrypted_server() {
         .env("PGSERVICE", "nightly");
     succeed(by_service.arg("-D").arg(folder.join("service")));
 
-    // Of several hosts the first is not there.
+    // The first of several hosts is down.
     let closed = free_port();
     let uri = format!(
         "postgresql://certified@localhost:{closed},localhost:{port}/postgres?sslmode=verify-full\
@@ -221,7 +221,7 @@ fn a_password_is_asked_for_on_the_terminal() {
     let server = Encrypted::start();
     let folder = Folder::new("t");
     let string = server.string("backup", "sslmode=require");
-    // By -W, and because the server wants one.
+    // With -W, and because the server requires a password.
     for (name, args) in [("forced", &["-P", "-W"][..]), ("wanted", &[])] {
         let target = folder.join(name);
         let mut program = backup(&folder);
@@ -255,7 +255,7 @@ fn a_password_is_asked_for_on_the_terminal() {
         "{rows:?}"
     );
 
-    // Nobody has to answer.
+    // A signal ends the prompt without an answer.
     let mut terminal = Terminal::start(&program, (100, 24));
     terminal.wait_for("prompt", |rows| {
         rows.iter().any(|row| row.starts_with("Password:"))
@@ -279,7 +279,7 @@ fn a_signal_ends_the_wait_for_a_server_that_says_nothing() {
         .arg("-D");
     let backup = Running::start(program.arg(&target));
     let (_silent, _) = listener.accept().expect("a connection");
-    // SIGINT is ignored where the tests run in the background of a shell.
+    // SIGINT is ignored if the tests run in the background of a shell.
     backup.signal("TERM");
     let (status, said) = backup.end();
     assert_eq!(status, None, "{said}");

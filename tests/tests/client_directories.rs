@@ -1,4 +1,4 @@
-//! Directories that several programs want to write to at the same time.
+//! Directories to which several programs try to write at the same time.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -10,10 +10,10 @@ use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
 use backup_tests::verification;
 
-/// Claim of a directory that is being written to.
+/// Claim file of a directory that is being written.
 const CLAIM: &str = "pg_parallel_backup.unfinished";
 
-/// Runs two commands, which begin at the same time; what became of them.
+/// Runs two commands concurrently and returns their output.
 fn race(commands: [Command; 2]) -> [Output; 2] {
     commands
         .map(|mut command| {
@@ -23,7 +23,7 @@ fn race(commands: [Command; 2]) -> [Output; 2] {
         .map(|child| child.wait_with_output().expect("the program ends"))
 }
 
-/// One command has succeeded; the other has been refused because of the first.
+/// Checks that one command succeeded and that the other was refused because of the first.
 #[track_caller]
 fn assert_one_won(outputs: &[Output; 2]) -> usize {
     let said = outputs
@@ -37,7 +37,7 @@ fn assert_one_won(outputs: &[Output; 2]) -> usize {
     winner
 }
 
-/// The target of a round: there is none yet, or an empty one.
+/// Target of a round, either absent or empty.
 fn target_of(round: usize) -> (Folder, std::path::PathBuf) {
     let (folder, target) = new_target();
     if round.is_multiple_of(2) {

@@ -1,5 +1,4 @@
-//! What becomes of a backup by the command line program when something goes wrong: the target, the
-//! server, the exit status and the message.
+//! Failures of backups by the command line program: target, server, exit status and message.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +16,7 @@ use backup_tests::scratch::Folder;
 use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::wait::{PATIENCE, wait_for};
 
-/// A backup that takes a while: the cluster has more than 22 MB.
+/// Backup that takes a while: the cluster has more than 22 MB.
 fn slow_backup(cluster: &Cluster, target: &Path) -> Command {
     let mut program = backup_of(cluster);
     program.args(["-j", "2", "-r", "8M", "-D"]).arg(target);
@@ -73,7 +72,7 @@ fn a_failure_removes_what_was_made_and_nothing_else() {
 fn what_is_not_cleaned_up_does_not_start() {
     let cluster = corrupt_cluster();
     let (folder, target) = new_target();
-    // One worker sends everything before it tells of the page.
+    // A single worker sends everything before it reports the page.
     let said = expect_failure(
         backup_of(&cluster)
             .args(["--no-clean", "-j", "1", "-D"])
@@ -102,7 +101,7 @@ fn signals_end_a_backup() {
     }
 }
 
-/// `nohup` has a lost terminal not end the program.
+/// `nohup` keeps a lost terminal from ending the program.
 #[test]
 fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
     let cluster = Cluster::new();
@@ -127,7 +126,7 @@ fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
     leftover::assert_none(&cluster);
 }
 
-/// Nothing has begun yet that would have to be ended in order.
+/// No backup has begun that needs an orderly end.
 #[test]
 fn a_signal_ends_the_wait_for_a_lock_before_the_backup() {
     let cluster = Cluster::new();
@@ -161,7 +160,7 @@ fn a_signal_ends_the_wait_for_a_lock_before_the_backup() {
 
 #[test]
 fn a_signal_ends_the_wait_for_a_checkpoint() {
-    // Each page that is written makes the checkpointer sleep, so it has minutes to go.
+    // The checkpointer sleeps after each page, so the checkpoint takes minutes.
     let cluster = Cluster::builder()
         .setting("checkpoint_timeout", "30min")
         .start();
@@ -182,11 +181,11 @@ fn a_signal_ends_the_wait_for_a_checkpoint() {
         assert_eq!(status, Some(1), "{said}");
         assert!(said.contains("received SIG"), "{said}");
         assert!(names_in(&folder).is_empty());
-        // The server was told, and has not found out by itself.
+        // The server was sent a cancel request. It did not find out by itself.
         assert_eq!(self::canceled(&cluster), canceled + 1);
         assert!(!cluster.log().contains("connection to client lost"));
     }
-    // A program that is killed cannot tell; the server looks for it.
+    // A killed program cannot send a cancel request. The server checks the connection.
     let (_folder, target) = new_target();
     let backup = Running::start(spread_backup(&cluster).arg("-D").arg(&target));
     wait_for_checkpoint(&cluster);
@@ -222,7 +221,7 @@ fn a_signal_ends_the_wait_for_the_archive() {
     leftover::assert_none(&cluster);
 }
 
-/// A backup that waits for its checkpoint; the target is for the caller to add.
+/// Backup that waits for its checkpoint. The caller adds the target.
 fn spread_backup(cluster: &Cluster) -> Command {
     let mut program = program();
     program.args(cluster.connection_args("postgres"));
@@ -238,7 +237,7 @@ fn wait_for_checkpoint(cluster: &Cluster) {
     );
 }
 
-/// How many statements have been canceled at the wish of their users.
+/// Number of statements canceled at user request.
 fn canceled(cluster: &Cluster) -> usize {
     let words = "canceling statement due to user request";
     cluster.log().matches(words).count()
@@ -322,7 +321,7 @@ fn of_several_servers_all_connections_have_the_same() {
     ]);
     let backup = Running::start(program.arg(&target));
     wait_for_streams(&cluster);
-    // It is the first of the list, and knows nothing of the backup.
+    // The other server is the first host in the list. It does not know the backup.
     other.start();
     terminate_a_worker(&cluster);
     let (status, said) = backup.end();
@@ -349,7 +348,8 @@ fn without_its_leader_a_backup_fails() {
     leftover::assert_none(&cluster);
 }
 
-/// The server's last message can be lost with the connection.
+/// Checks the output of a program that lost its server. The last message may be lost with the
+/// connection.
 #[track_caller]
 fn assert_tells_of_the_loss(said: &str) {
     assert!(
@@ -360,7 +360,7 @@ fn assert_tells_of_the_loss(said: &str) {
     );
 }
 
-/// A file system of a few megabytes, if this account may make one.
+/// File system of a few megabytes, if this account may mount one.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {

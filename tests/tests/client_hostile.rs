@@ -1,5 +1,5 @@
-//! The command line program and a server that wants to harm: whatever it sends, nothing is written
-//! outside the target, and no target stays.
+//! The command line program against a malicious server. Nothing is written outside the target, and
+//! no target is left behind.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use backup_tests::standin::{Script, StandIn};
 use backup_tests::terminal::Terminal;
 use tar::EntryType;
 
-/// A folder whose content must stay as it is: only `outside`, which is empty.
+/// Directory whose content must not change. It contains only the empty directory `outside`.
 fn guarded_target() -> (Folder, PathBuf, PathBuf) {
     let (folder, target) = new_target();
     let outside = folder.join("outside");
@@ -95,7 +95,8 @@ fn links_are_refused_and_so_is_what_would_be_below() {
 
 #[test]
 fn a_link_in_the_target_is_not_followed() {
-    // The link to a tablespace is there; a name beside its own must not go through it.
+    // The link to a tablespace exists. A member with another spelling of its path must not follow
+    // it.
     let (folder, target, outside) = guarded_target();
     let place = folder.join("place");
     for (name, word) in [
@@ -229,7 +230,7 @@ fn a_warning_drives_no_terminal() {
         assert_eq!(status, Some(0), "{raw}");
         assert!(raw.contains("WARNING:  nicht möglich \\033[2J"), "{raw}");
     }
-    // For a program nothing is lost.
+    // JSON output keeps the whole message.
     let (_folder, target) = new_target();
     let args = ["--no-manifest", "--progress=json"];
     let output = run(&mut server.backup(&target, &args));
@@ -311,7 +312,7 @@ fn a_manifest_that_does_not_fit_is_refused() {
             assert_refused(script.clone(), &args, word);
         }
     }
-    // The server does not say by which checksums, although it was asked for some.
+    // The manifest has no checksums, although they were requested.
     let script = Script::with_manifest(&[entry("base/1", 3), entry("global/pg_control", 7)]);
     assert_refused(script, &[], "checksum mismatch");
 }

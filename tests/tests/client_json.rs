@@ -1,12 +1,11 @@
-//! What the command line program tells other programs while it works: each line of standard error is
-//! an object.
+//! JSON progress of the command line program: each line of standard error is an object.
 
 use backup_tests::client::{Running, backup_of, expect_failure, names_in, new_target, program};
 use backup_tests::page::corrupt_cluster;
 use backup_tests::server::Cluster;
 use serde_json::Value;
 
-/// All lines of standard error, each of which must be an object.
+/// Parses standard error. Each line must be an object.
 #[track_caller]
 fn objects(said: &str) -> Vec<Value> {
     let parse = |line: &str| match serde_json::from_str(line) {
@@ -29,7 +28,7 @@ fn programs_get_an_object_a_line() {
     let cluster = Cluster::new();
     let (_folder, target) = new_target();
     let mut backup = backup_of(&cluster);
-    // The server has a notice that WAL must be copied.
+    // The server sends a notice that WAL must be copied.
     backup.args([
         "--progress=json",
         "-v",
@@ -184,7 +183,7 @@ fn programs_get_an_object_a_line_when_it_fails() {
     );
     assert!(!messages(&all, "warning").is_empty(), "{said}");
 
-    // Also before anything has begun.
+    // Errors before the start of a backup use the format too.
     for args in [&["-h", "/nowhere"][..], &["-j", "0"], &["--unknown"]] {
         let mut program = program();
         program

@@ -1,4 +1,5 @@
-//! What is lost with a connection is sent again or missed, whatever arrived of it and when.
+//! Data lost with a connection is sent again or reported as missing, however much of it had
+//! arrived.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,7 +17,7 @@ use backup_tests::server::Cluster;
 use backup_tests::standin::{Lost, Script, StandIn};
 use backup_tests::wait::{PATIENCE, wait_for};
 
-/// What a lost connection had been sent, and what was sent again meanwhile.
+/// Files of the lost connection arrive late, after they were sent again on another.
 #[test]
 fn late_files_of_a_lost_connection_do_not_replace_those_sent_again() {
     let late = [
@@ -52,7 +53,7 @@ fn late_files_of_a_lost_connection_do_not_replace_those_sent_again() {
     }
 }
 
-/// The server has sent all of a stream, and takes it for received, when the connection is lost.
+/// The connection is lost after the server has sent a whole stream and counts it as received.
 #[test]
 fn files_that_got_lost_on_their_way_are_missed() {
     let files = [entry("base/1", 3), entry("global/pg_control", 7)];
@@ -80,7 +81,7 @@ fn files_that_got_lost_on_their_way_are_missed() {
     }
 }
 
-/// The files of a lost connection have gone to other archives: of its own there is nothing left.
+/// The files of the lost connection went to other archives. Its own archive must not remain.
 #[test]
 fn what_a_command_had_of_a_lost_archive_does_not_stay() {
     let outside = Folder::new("t");
@@ -107,7 +108,8 @@ fn what_a_command_had_of_a_lost_archive_does_not_stay() {
     assert!(archive == [0; 1024], "{} bytes", archive.len());
 }
 
-/// A server that has listed two directories. One of them was on its way when the connection got lost.
+/// Server with two directories in its listing. One of them was in transit when the connection was
+/// lost.
 fn without_a_directory(target: &Path, named: Option<Vec<u8>>) -> StandIn {
     let torn = file("base/1", b"torn");
     let files = [entry("base/1", 3), entry("global/pg_control", 7)];
@@ -184,8 +186,8 @@ fn directories_that_cannot_be_sent_again_are_an_error_that_names_them() {
     assert!(names_in(&folder).is_empty(), "{said}");
 }
 
-/// A tablespace without relations is one directory. The server has sent its archive and takes it for
-/// received; the connection got lost behind that.
+/// A tablespace without relations is a single directory. The server has sent its archive and counts
+/// it as received; the connection is lost after that.
 #[test]
 fn a_tablespace_that_is_one_directory_survives_the_loss_of_its_stream() {
     let cluster = Cluster::new();
@@ -195,7 +197,7 @@ fn a_tablespace_that_is_one_directory_survives_the_loss_of_its_stream() {
     let pipe = format!("cat >{}/%f", outside.display());
     for (args, archive) in [
         (&["-j1"][..], format!("{oid}.tar")),
-        // Behind those of the workers, unless the other one had it.
+        // Numbered after the archives of the workers, unless the other worker had it.
         (&["-j2"], format!("{oid}.")),
         (&["-j1", "-Z", "server-gzip:1"], format!("{oid}.tar.gz")),
         (&["-j1", "--pipe", &pipe], format!("{oid}.tar")),
@@ -227,12 +229,12 @@ fn a_tablespace_that_is_one_directory_survives_the_loss_of_its_stream() {
 #[test]
 fn a_tablespace_that_is_dropped_before_its_stream_is_not_missed() {
     let cluster = Cluster::new();
-    // Of this one the stream gets lost, so that there is something to look for.
+    // The stream of this tablespace is lost, so that the program has something to look for.
     let (lost, _) = cluster.create_tablespace("lost");
     let (held, _) = cluster.create_tablespace("held");
     let (dropped, _) = cluster.create_tablespace("dropped");
     assert!(lost < held && held < dropped, "archives come by their OIDs");
-    // What is listed by another name than its own is found nevertheless.
+    // Names that are listed in escaped form are found too.
     for name in [
         &b"caf\xe9"[..],
         "caf\u{e9}".as_bytes(),

@@ -1,4 +1,4 @@
-//! How much memory the command line program takes: little, whatever the size of the cluster.
+//! Memory use of the command line program: small, whatever the size of the cluster.
 
 use std::fs::{self, File};
 
@@ -6,7 +6,7 @@ use backup_tests::client::{backup_of, new_target, verify};
 use backup_tests::program::{command, give_to_owner, succeed};
 use backup_tests::server::Cluster;
 
-/// Runs the command in its arguments, and prints the most memory that it had, in kB.
+/// Runs the command given as arguments and prints its peak memory in kB.
 const MEASURE: &str = "import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
@@ -39,7 +39,7 @@ fn a_large_cluster_takes_little_memory() {
         let printed = succeed(measure.args(backup.get_args()));
         println!("{format}: {printed}");
         let memory: u64 = printed.trim().parse().expect("a number");
-        // Less than any program has would be no measurement.
+        // A value smaller than any real program's would be a failed measurement.
         assert!(
             (1024..AT_MOST_KB).contains(&memory),
             "{memory} kB in {format}"

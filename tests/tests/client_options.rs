@@ -1,5 +1,5 @@
-//! The command line of the program: what it refuses before it touches anything, and how it
-//! connects.
+//! Command line options of the program: which ones it refuses before it touches anything, and how
+//! it connects.
 
 use std::fs;
 use std::path::Path;
@@ -55,7 +55,7 @@ fn wrong_values_are_refused_before_anything_happens() {
         (&["--unknown"], "--unknown"),
         (&["surplus"], "surplus"),
     ] {
-        // Nobody listens there.
+        // Nothing listens there.
         let mut program = program();
         program.args(["-h", "/nowhere", "-D"]).arg(&target);
         let said = expect_failure(program.args(args));
@@ -209,14 +209,14 @@ fn without_j_there_are_as_many_connections_as_the_server_has_processors() {
     let allowed = succeed(command("taskset").args(["-c", "-p", &pid]));
     let (_, allowed) = allowed.rsplit_once(": ").expect("a list of processors");
     let first: String = allowed.chars().take_while(char::is_ascii_digit).collect();
-    // The server's processes have one from now on; the program may have more.
+    // The server's processes are now limited to one processor. The program may use more.
     succeed(command("taskset").args(["-c", "-p", &first, &pid]));
     let (_folder, target) = new_target();
     succeed(backup_of(&cluster).args(["-Ft", "-D"]).arg(&target));
     assert_eq!(names_in(&target), ["backup_manifest", "base.tar"]);
 }
 
-/// A cluster that wants a password from role `backup`, and a folder for files of the client.
+/// Cluster that requires a password from role `backup`, and a directory for client files.
 fn cluster_with_password() -> (Cluster, Folder) {
     let cluster = Cluster::new();
     cluster.execute("CREATE ROLE backup LOGIN SUPERUSER PASSWORD 'a\\b: c'");
@@ -282,7 +282,7 @@ fn passwords_come_from_where_psql_finds_them() {
     );
     succeed(address().args(["-d", &uri, "-D"]).arg(folder.join("uri")));
 
-    // The first host is not there, and options are stronger than the string.
+    // The first host is down, and options override the connection string.
     let string =
         format!("host=/nowhere,{socket} port={port},{port} user=nobody password='a\\\\b: c'");
     let mut by_string = address();

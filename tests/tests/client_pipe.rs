@@ -1,4 +1,4 @@
-//! Backups by the command line program whose archives go to commands.
+//! Backups by the command line program that pipe archives to commands.
 
 use std::fs;
 use std::path::Path;
@@ -15,14 +15,14 @@ use backup_tests::standin::{Script, StandIn};
 use backup_tests::terminal::Terminal;
 use backup_tests::wait::{PATIENCE, wait_for};
 
-/// A folder for what commands write.
+/// Directory for the output of commands.
 fn folder() -> Folder {
     let folder = Folder::new("p");
     make_dir(&folder.join("out"));
     folder
 }
 
-/// A command in which `DIR` is a folder.
+/// Replaces `DIR` in a command by a directory.
 fn in_folder(command: &str, folder: &Path) -> String {
     command.replace("DIR", &folder.display().to_string())
 }
@@ -32,7 +32,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"))
 }
 
-/// Of the process whose number is in a file.
+/// Waits until the process with the PID in this file has exited.
 #[track_caller]
 fn wait_for_end(file: &Path) {
     let pid = read(file);
@@ -55,7 +55,7 @@ fn wrong_values_are_refused_before_anything_happens() {
         (&["--pipe", "cat >%f", "-T", "/a=/b"], "plain format"),
         (&["--pipe", "cat >%f", "--waldir", "/w"], "plain format"),
     ] {
-        // Nobody listens there.
+        // Nothing listens there.
         let said = expect_failure(program().args(["-h", "/nowhere"]).args(args));
         assert!(said.contains(word), "{args:?}: {said}");
         assert!(!said.contains("/nowhere"), "{args:?}: {said}");
@@ -70,7 +70,7 @@ fn each_archive_goes_through_a_command_and_the_manifest_is_the_last() {
     quiet_table(&mut cluster.connect(), "t", 300, "TABLESPACE outside");
     let folder = folder();
     let out = folder.join("out");
-    // Only what is whole has its name.
+    // Only complete files get their final names.
     let command = "if [ %f = backup_manifest ]; then ls DIR/out >DIR/before; cat >DIR/out/%f; else
          zstd -q -o DIR/out/%f.part && mv DIR/out/%f.part DIR/out/%f.zst; fi; : '100%%'";
     let pipe = in_folder(command, &folder);
@@ -111,7 +111,7 @@ fn a_command_that_fails_fails_the_backup() {
         ("exec /nowhere/program", "command not found"),
     ] {
         let folder = folder();
-        // The others are not told that they have everything.
+        // The other commands get no end of file, so they do not take their input for complete.
         let pipe = format!(
             "case %f in base.1.tar) {command};; *) cat >/dev/null; touch {}/%f;; esac",
             folder.join("out").display()
@@ -157,7 +157,7 @@ fn a_signal_ends_a_backup_whose_commands_do_not_read() {
     let cluster = Cluster::new();
     let folder = folder();
     let out = folder.join("out");
-    // A process of the command that is not its shell, and writes when it has everything.
+    // A child of the command's shell that would write after end of file.
     let pipe = in_folder(
         "sleep 1000 2>/dev/null & echo $! >DIR/%f.new; mv DIR/%f.new DIR/%f.pid; wait; cat >DIR/%f",
         &out,
@@ -168,7 +168,7 @@ fn a_signal_ends_a_backup_whose_commands_do_not_read() {
         names.iter().filter(|name| name.ends_with(".pid")).count() == 2
     });
     let names = names_in(&out);
-    // More than a pipe holds has been sent by then.
+    // More data has been sent than a pipe holds.
     cluster.wait_for_sql(
         "a full pipe",
         "SELECT min(bytes_sent) > 1000000 FROM backup_progress()",
@@ -196,7 +196,7 @@ fn the_end_of_the_program_is_not_the_end_of_an_archive() {
     let backup = Running::start(program.args(["-j1", "-r8M", "--pipe", &pipe]));
     let pid = folder.join("pid");
     wait_for("the command", PATIENCE, || pid.exists());
-    // A thread that waits for a server cannot do anything about its command.
+    // A thread that waits for its server cannot watch its command.
     let row = cluster.connect().query_one(
         "SELECT pid FROM pg_stat_progress_basebackup
          WHERE pid NOT IN (SELECT leader_pid FROM backup_progress())",
@@ -241,11 +241,11 @@ fn a_command_draws_on_the_terminal_as_it_likes() {
     assert!(raw.contains("1%\r2%"), "{raw:?}");
 }
 
-/// It is no part of the process group in the foreground, and so the terminal stops it.
+/// The command is not in the foreground process group, so the terminal stops it.
 #[test]
 fn a_command_that_reads_from_the_terminal_is_an_error() {
     let server = StandIn::start(Script::honest());
-    // In turn: before it has read anything, and behind everything.
+    // One command reads before its input, the other after it.
     for pipe in [
         "read x </dev/tty; cat >/dev/null # %f",
         "cat >/dev/null; read x </dev/tty # %f",
@@ -267,7 +267,7 @@ fn a_command_that_reads_from_the_terminal_is_an_error() {
 #[test]
 fn without_a_file_no_command_is_run() {
     let cluster = Cluster::new();
-    // Nothing is in it, and it is asked for all the same.
+    // The tablespace is empty and is requested nevertheless.
     cluster.create_tablespace("outside");
     let folder = folder();
     let out = folder.join("out");

@@ -1,4 +1,4 @@
-//! Plain backups by the command line program, beside those of `pg_basebackup`.
+//! Plain backups by the command line program, compared with `pg_basebackup`.
 
 use std::fs;
 use std::path::Path;
@@ -12,14 +12,14 @@ use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
 use backup_tests::workload::{Pgbench, assert_balanced};
 
-/// What differs between any two backups, by its name anywhere.
+/// Names of files and directories that differ between any two backups.
 const OWN: [&str; 4] = ["backup_label", "backup_manifest", "pg_wal", "pg_control"];
 
 fn idle_cluster() -> Cluster {
     Cluster::builder().setting("autovacuum", "off").start()
 }
 
-/// Nothing is left to write then, not even hint bits.
+/// Settles the cluster, so that nothing is left to write, not even hint bits.
 fn settle(cluster: &Cluster) {
     cluster.execute("VACUUM (FREEZE)");
     cluster.execute("CHECKPOINT");
@@ -36,7 +36,7 @@ fn basebackup(cluster: &Cluster, args: &[&str], target: &Path) -> Command {
     program
 }
 
-/// Types, modes and names of everything below a folder.
+/// Types, modes and names of everything below a directory.
 fn entries(folder: &Path) -> String {
     let mut find = command("find");
     find.arg(folder).args(["-printf", "%P %y %m\n"]);
@@ -60,7 +60,7 @@ fn assert_same(ours: &Path, theirs: &Path) {
     assert_eq!(entries(ours), entries(theirs));
 }
 
-/// A cluster on what lies in a folder as `backup`.
+/// Creates a cluster from `backup` in a directory.
 fn restore(folder: Folder) -> Cluster {
     let mut restored = Cluster::on(&folder.join("backup"), folder);
     restored.start();
@@ -183,7 +183,7 @@ fn a_tablespace_that_is_not_mapped_needs_its_own_place() {
         "{said}"
     );
     assert!(names_in(&folder).is_empty());
-    // What the server has there is still there.
+    // The server's own files there are untouched.
     assert_eq!(names_in(&location).len(), 1);
     leftover::assert_none(&cluster);
 }

@@ -1,4 +1,4 @@
-//! What the command line program shows people while it works: on a terminal, and in a log.
+//! Progress display of the command line program on a terminal and in a log.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +12,7 @@ use backup_tests::terminal::Terminal;
 
 const USUAL: (u16, u16) = (80, 24);
 
-/// A backup that takes a while: the cluster has more than 22 MB.
+/// Backup that takes a while: the cluster has more than 22 MB.
 fn slow_backup(cluster: &Cluster, jobs: &str, rate: &str, target: &Path) -> Command {
     let mut program = backup_of(cluster);
     program
@@ -21,13 +21,13 @@ fn slow_backup(cluster: &Cluster, jobs: &str, rate: &str, target: &Path) -> Comm
     program
 }
 
-/// The line for the whole, with its amounts.
+/// Whether a row is the total line, with its amounts.
 fn is_whole(row: &str) -> bool {
     let share = row.split(" %").next().unwrap_or_default().trim_start();
     share.parse::<u8>().is_ok() && row.contains("B of ")
 }
 
-/// Between the share and the numbers.
+/// Whether a row has a bar between the percentage and the numbers.
 fn has_bar(row: &str) -> bool {
     row.contains(" % [") && row.contains("] ")
 }
@@ -36,7 +36,7 @@ fn is_message(row: &str) -> bool {
     row.starts_with("pg_parallel_backup: ")
 }
 
-/// Rows of messages, the line for the whole, and one for each of so many workers; nothing else.
+/// Whether the rows consist of messages, the total line and one line per worker.
 fn is_block(rows: &[String], workers: usize) -> bool {
     let messages = rows.iter().take_while(|row| is_message(row)).count();
     let block = &rows[messages..];
@@ -64,7 +64,7 @@ fn a_terminal_shows_the_whole_and_each_worker() {
             && rows.iter().any(|row| row.ends_with(" left"))
             && rows.iter().filter(|row| receives(row)).count() == 2
     });
-    // A message goes above the lines.
+    // A message appears above the progress lines.
     cluster.execute(
         "SELECT pg_terminate_backend(min(pid)) FROM pg_stat_progress_basebackup
          WHERE pid NOT IN (SELECT leader_pid FROM backup_progress())",
@@ -131,7 +131,7 @@ fn a_terminal_may_be_narrow_low_and_change() {
     terminal.type_keys("\u{3}");
     let (status, rows, _) = terminal.end();
     assert_eq!(status, Some(1), "{rows:?}");
-    // Nothing of the progress is left.
+    // The progress display is gone.
     assert_eq!(
         rows,
         ["pg_parallel_backup: error: received SIGINT, and ended the backup"]
@@ -157,7 +157,7 @@ fn a_failure_leaves_a_terminal_clean() {
             .any(|row| row.starts_with("pg_parallel_backup: error: worker ")),
         "{rows:?}"
     );
-    // What the server warns of is there too, a line of its own.
+    // The server's warning is also there, on a line of its own.
     assert!(
         rows.iter().any(|row| row.starts_with("WARNING:  ")),
         "{rows:?}"
@@ -173,7 +173,7 @@ fn without_a_terminal_there_are_plain_lines() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
     assert_plain(&said);
-    // Neither is a terminal that cannot move its cursor used as one that can.
+    // A terminal that cannot move its cursor gets no progress display either.
     let dumb = folder.join("dumb");
     let mut backup = slow_backup(&cluster, "2", "500M", &dumb);
     let (status, _, raw) = Terminal::start(backup.env("TERM", "dumb"), USUAL).end();

@@ -1,5 +1,5 @@
-//! `pg_parallel_backup restore`: what it makes of archives starts, is what the manifest says, and is
-//! what a backup into a directory would have been; and what it refuses leaves nothing.
+//! `pg_parallel_backup restore`: the restored cluster starts, matches the manifest, and equals a
+//! backup into a directory. A refused restore leaves nothing behind.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +19,7 @@ fn map(old: &Path, new: &Path) -> String {
     format!("{}={}", old.display(), new.display())
 }
 
-/// A cluster with two tablespaces, one of them in a place that needs care.
+/// Cluster with two tablespaces, one at a path that needs quoting.
 struct Origin {
     folder: Folder,
     cluster: Cluster,
@@ -58,7 +58,7 @@ impl Origin {
         target
     }
 
-    /// Options that put the tablespaces into a folder.
+    /// Options that map the tablespaces into a directory.
     fn mapping(&self, folder: &Path) -> Vec<String> {
         let mapped = self.spaces.iter().map(|(oid, location)| {
             let old = location.display().to_string().replace('=', "\\=");
@@ -67,7 +67,7 @@ impl Origin {
         mapped.collect()
     }
 
-    /// A restored server has all tables, in places that are its own.
+    /// Checks that the restored server has all tables, in locations of its own.
     #[track_caller]
     fn assert_starts(&self, data: &Path, places: Folder) {
         for (oid, _) in &self.spaces {
@@ -85,8 +85,8 @@ impl Origin {
     }
 }
 
-/// Everything but what names the backup is the same, and nothing else is there. Links are not: both
-/// have their own places.
+/// Checks that both directories have the same files, apart from those that identify the backup.
+/// Links are not compared: each backup has its own locations.
 #[track_caller]
 fn assert_same(one: &Path, other: &Path) {
     let mut diff = command("diff");
@@ -165,7 +165,7 @@ fn tablespaces_go_where_they_were_unless_they_are_mapped() {
     let origin = Origin::new();
     let archives = origin.tar("tar", &["-j", "2"]);
     let target = origin.folder.join("data");
-    // They are still there.
+    // The original tablespaces still exist.
     let said = expect_failure(&mut restore_of(&archives, &target, &[]));
     assert!(said.contains("exists but is not empty"), "{said}");
     assert!(said.contains("-T puts it elsewhere"), "{said}");
@@ -291,7 +291,7 @@ fn without_a_manifest_there_is_a_warning() {
 fn damaged_archives_leave_nothing() {
     let origin = Origin::new();
     let archives = origin.tar("tar", &["-j", "2"]);
-    // The one that has the table.
+    // The archive that contains the table.
     let names = ["base.0.tar", "base.1.tar"];
     let filler = b"xxxxxxxxx".as_slice();
     let find = |content: &[u8]| content.windows(9).position(|window| window == filler);
@@ -324,12 +324,12 @@ fn damaged_archives_leave_nothing() {
         let said =
             expect_failure(restore_of(&archives, &target, &[]).args(origin.mapping(&places)));
         assert!(said.contains(word), "{word}: {said}");
-        // Of the content it is the archive that is wrong, of the files only one.
+        // Damaged content is an error of the archive; other damage concerns a single file.
         let archive = format!("archive \"{name}\"");
         assert_eq!(word.starts_with(':'), said.contains(&archive), "{said}");
         assert!(names_in(&places).is_empty(), "{said}");
     }
-    // What is kept does not start.
+    // A target kept with `--no-clean` does not start.
     let places = Folder::new("r");
     let target = places.join("data");
     let mut kept = restore_of(&archives, &target, &["--no-clean"]);
@@ -355,7 +355,7 @@ fn damaged_archives_leave_nothing() {
     }
 }
 
-/// Its manifest does not know what makes a standby of it. `verify` does not look at that either.
+/// The manifest does not contain the files that make it a standby. `verify` ignores them too.
 #[test]
 fn a_standby_of_pg_basebackup_is_restored() {
     let origin = Origin::new();

@@ -1,5 +1,5 @@
-//! What `pg_parallel_backup restore` refuses: archives that somebody made up, to harm; places that are
-//! not empty; and what stops it midway. Nothing is left then.
+//! Cases that `pg_parallel_backup restore` refuses: malicious archives and non-empty target
+//! directories; and interruptions midway. Nothing is left behind.
 
 use std::fs;
 use std::path::Path;
@@ -58,7 +58,7 @@ fn a_target_that_is_not_empty_is_refused_and_kept() {
     assert!(said.contains("must be an absolute path"), "{said}");
 }
 
-/// Archives that no server has sent: these members and what no backup lacks.
+/// Writes forged archives: these members and everything that a backup must have.
 fn made_up(archives: &Path, members: &[Vec<u8>], listed: Option<&[String]>) {
     make_dir(archives);
     let control = file("global/pg_control", b"control");
@@ -74,7 +74,7 @@ fn made_up(archives: &Path, members: &[Vec<u8>], listed: Option<&[String]>) {
     }
 }
 
-/// Refused, with nothing written anywhere.
+/// Checks that the restore is refused and that nothing is written anywhere.
 #[track_caller]
 fn assert_refused(members: &[Vec<u8>], word: &str) {
     let (folder, archives) = new_target();
@@ -155,7 +155,7 @@ fn links_devices_and_what_is_there_twice_are_refused() {
         "which is refused",
     );
 
-    // The same by two workers.
+    // The same file twice, in archives of two workers.
     let (folder, archives) = new_target();
     made_up(&archives, &[file("base/1", b"one")], None);
     let other = archives.join("base.1.tar");
@@ -195,7 +195,8 @@ fn maps_of_tablespaces_are_not_trusted() {
     }
     assert!(!Path::new("/tmp/pgpb-evil").exists());
 
-    // An archive of a tablespace that is in no map, and one that leaves its tablespace.
+    // An archive of a tablespace that is not in the map, and one with a path outside its
+    // tablespace.
     let (folder, archives) = new_target();
     let place = folder.join("place");
     let map = format!("16384 {}\n", place.display());
@@ -238,7 +239,7 @@ fn a_full_disk_is_an_error_and_empty_afterwards() {
 
 #[test]
 fn signals_end_a_restore() {
-    // Of an archive that takes very long to read: a file of 1 TB, of which nothing is written.
+    // The archive takes very long to read: a sparse file of 1 TB.
     const LONG: u64 = 1 << 40;
     let running = ["INT", "TERM", "HUP"].map(|name| {
         let (folder, archives) = new_target();

@@ -6,13 +6,13 @@ use backup_tests::page::corrupt_cluster;
 use backup_tests::program::{major_version, succeed};
 use backup_tests::server::Cluster;
 
-/// Settings of 15 to 18 that an ordinary role may have and that end a session, hold up its statements or
-/// change what they mean. What is behind a version is unknown before.
+/// Settings of versions 15 to 18 that an ordinary role may have and that end sessions, block
+/// statements or change their meaning. Each has the first version that knows it.
 ///
-/// Looked through and left out, since they do neither to a backup: what only superusers set (logging,
-/// `temp_file_limit`, `deadlock_timeout`), `vacuum_*`, memory, costs and methods of plans,
-/// `synchronous_commit` (nothing is committed), formats of values that are never asked for, and
-/// `tcp_*` and `client_connection_check_interval`, which are about the network.
+/// Reviewed and left out, because they have no such effect on a backup: superuser-only settings
+/// (logging, `temp_file_limit`, `deadlock_timeout`), `vacuum_*`, memory, planner costs and methods,
+/// `synchronous_commit` (nothing is committed), output formats of values that are never requested,
+/// and `tcp_*` and `client_connection_check_interval`, which concern the network.
 const HOSTILE: &[(u32, &str, &str)] = &[
     (15, "statement_timeout", "1s"),
     (15, "lock_timeout", "1ms"),
@@ -39,7 +39,7 @@ const HOSTILE: &[(u32, &str, &str)] = &[
     (17, "restrict_nonsystem_relation_kind", "view,foreign-table"),
 ];
 
-/// Time limits that a role may have, which a session of the program is free of or which are about the
+/// Time limits that a role may have. The program's sessions disable them, or they concern the
 /// network or the replication protocol.
 const TIMEOUTS: [&str; 7] = [
     "idle_in_transaction_session_timeout",
@@ -51,7 +51,7 @@ const TIMEOUTS: [&str; 7] = [
     "wal_sender_timeout",
 ];
 
-/// A cluster whose roles have all of these settings in one of its databases.
+/// Gives the roles all of these settings in one database.
 fn hostile(cluster: &Cluster) {
     let mut client = cluster.connect();
     for (since, name, value) in HOSTILE {
@@ -66,7 +66,7 @@ fn hostile(cluster: &Cluster) {
 #[test]
 fn settings_of_a_database_end_and_hold_up_no_backup() {
     let cluster = Cluster::new();
-    // A serializable transaction that writes, for which a deferrable one waits.
+    // A deferrable transaction waits for this serializable transaction, which writes.
     cluster.execute("CREATE TABLE t (a int)");
     let mut other = cluster.connect();
     other
@@ -75,7 +75,7 @@ fn settings_of_a_database_end_and_hold_up_no_backup() {
     hostile(&cluster);
     let (_folder, target) = new_target();
     let mut backup = backup_of(&cluster);
-    // The cluster has more than 22 MB: it takes longer than any of the limits.
+    // The cluster has more than 22 MB, so the backup outlasts each of the limits.
     backup.args(["-j", "2", "-r", "8M", "-D"]).arg(&target);
     let (status, said) = Running::start(&mut backup).end();
     assert_eq!(status, Some(0), "{said}");
@@ -90,7 +90,7 @@ fn settings_of_a_database_end_and_hold_up_no_backup() {
     leftover::assert_none(&cluster);
 }
 
-/// An error that the server sends is not taken for a lost connection.
+/// An error sent by the server is not mistaken for a lost connection.
 #[test]
 fn an_error_is_told_where_errors_end_sessions() {
     let cluster = corrupt_cluster();
@@ -101,7 +101,7 @@ fn an_error_is_told_where_errors_end_sessions() {
     assert!(!said.contains("lost its connection"), "{said}");
 }
 
-/// A version that brings another one fails here.
+/// This test fails on a version that adds another time limit.
 #[test]
 fn every_time_limit_of_the_server_is_known() {
     let cluster = Cluster::new();

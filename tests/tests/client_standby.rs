@@ -1,4 +1,4 @@
-//! What `-R` writes, beside pg_basebackup.
+//! Files written by `-R`, compared with pg_basebackup.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use backup_tests::client::{new_target, private_file, program};
 use backup_tests::program::{command, major_version, succeed};
 use backup_tests::server::Cluster;
 
-/// `primary_conninfo` of a backup, in parts. Each program has its own order and libpq.
+/// Parameters of a backup's `primary_conninfo`. Their order depends on the program and its libpq.
 #[track_caller]
 fn primary_conninfo(target: &Path) -> Vec<String> {
     let path = target.join("postgresql.auto.conf");
@@ -20,7 +20,7 @@ fn primary_conninfo(target: &Path) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()
 }
 
-/// From 17 on the synchronization of slots connects to it.
+/// From version 17 on, slot synchronization connects to this database.
 #[test]
 fn a_standby_knows_the_database_as_from_pg_basebackup() {
     let cluster = Cluster::new();

@@ -1,5 +1,5 @@
-//! `pg_parallel_backup verify` of directories, beside `pg_verifybackup`: both look at the same damaged
-//! copies of a backup, and have to find the same.
+//! `pg_parallel_backup verify` of directories, compared with `pg_verifybackup`: both must report
+//! the same findings on the same damaged copies of a backup.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -185,7 +185,7 @@ fn options_mean_what_they_mean_to_pg_verifybackup() {
     assert_same(&["-n", "-q"], &backup, "checksum mismatch");
     assert_same(&["-e"], &backup, "checksum mismatch");
 
-    // The first finding is the only one: sizes are looked at before any content is.
+    // Only the first error is reported: sizes are checked before contents.
     append(&backup.join(in_tablespace));
     assert_same(&["-e"], &backup, "has size");
     let mut quiet = ours(&["-q", "-s", "-i", in_tablespace], &backup);
@@ -193,7 +193,7 @@ fn options_mean_what_they_mean_to_pg_verifybackup() {
     assert!(output.status.success(), "{}", account(&quiet, &output));
     assert!(output.stdout.is_empty() && output.stderr.is_empty());
 
-    // Manifest and WAL in other places.
+    // Manifest and WAL in other locations.
     let copy = origin.backup("other", &[]);
     let manifest = origin.folder.join("manifest");
     let wal = origin.folder.join("wal");
@@ -315,7 +315,7 @@ fn without_pg_waldump_of_its_version_wal_is_not_taken_for_verified() {
     assert!(!said.contains(SUCCESS), "{said}");
 }
 
-/// What a program says that must fail, and not wait for somebody to write into a FIFO.
+/// Returns the output of a program that must fail, and must not block on a FIFO without a writer.
 #[track_caller]
 fn refusal(program: &Command) -> String {
     let mut limited = command("timeout");
@@ -330,7 +330,7 @@ fn refusal(program: &Command) -> String {
     said
 }
 
-/// Puts something of another kind in the place of a file.
+/// Replaces a file with an object of another type.
 #[track_caller]
 fn replace(path: &Path, kind: &str) {
     remove(path);

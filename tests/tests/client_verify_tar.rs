@@ -1,5 +1,5 @@
-//! `pg_parallel_backup verify` of archives, of one worker and of several. From PostgreSQL 18 on
-//! `pg_verifybackup` reads those of one worker too, and has to find the same.
+//! `pg_parallel_backup verify` of archives from one worker and from several. From PostgreSQL 18 on,
+//! `pg_verifybackup` also reads archives of one worker and must report the same findings.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,7 +14,7 @@ use backup_tests::verification::{
     ours, remove, segments, truncate,
 };
 
-/// The archives of a backup with these options, and what both programs say of them.
+/// Takes a backup with these options into archives, and checks the result of both programs.
 #[track_caller]
 fn assert_tar(backup: &Path, word: &str) {
     if major_version() >= 18 {
@@ -34,7 +34,7 @@ fn damage_of_archives_is_found_as_pg_verifybackup_finds_it() {
     let space = format!("{}.tar", origin.oid);
     assert_tar(&backup, SUCCESS);
     succeed(&mut ours(&[], &backup));
-    // Where the content of a table begins in its archive.
+    // Offset of a table's content in its archive.
     let content_of = |archive: &Path, name: &str| {
         let bytes = fs::read(archive).expect("an archive");
         let header = bytes
@@ -179,16 +179,16 @@ fn archives_that_are_no_archives_are_found() {
         assert_found(&[], &copy, &[word]);
         let output = run(&mut ours(&["-n"], &copy));
         let said = findings(&output);
-        // What is in there is not taken for missing.
+        // The files of a damaged or unreadable archive are not reported as missing.
         assert_eq!(said.len(), 1, "{said:?}");
     }
 
-    // The same files once more, by another worker.
+    // The same files again, in an archive of another worker.
     let copy = origin.copy(&backup, "copy");
     let (from, to) = (copy.join("base.1.tar"), copy.join("base.2.tar"));
     succeed(command("cp").args([from, to]));
     assert_found(&["-n"], &copy, &["is present more than once"]);
-    // And a worker's archive that is gone.
+    // An archive of a worker is missing.
     let copy = origin.copy(&backup, "copy");
     remove(&copy.join("base.0.tar"));
     assert_found(
@@ -213,7 +213,7 @@ fn archives_of_several_workers_are_verified_with_their_wal() {
         let said = account(&verify, &output);
         assert!(output.status.success(), "{said}");
         assert!(said.contains(SUCCESS), "{said}");
-        // Which is what a backup waits for.
+        // The progress must not mention a checkpoint: only a backup waits for one.
         assert!(!said.contains("checkpoint"), "{said}");
         assert!(names_in(&temporary).is_empty());
         let mut elsewhere = ours(&["-w", "/nowhere"], &backup);
@@ -221,7 +221,7 @@ fn archives_of_several_workers_are_verified_with_their_wal() {
         let said = account(&elsewhere, &output);
         assert!(said.contains("WAL parsing failed for timeline 1"), "{said}");
     }
-    // The one that lies beside the others belongs to no backup.
+    // A backup without WAL fails the WAL check, whatever lies beside its archives.
     let backup = origin.backup("without", &["-Ft", "-j", "2", "-X", "none"]);
     assert_found(&[], &backup, &["WAL parsing failed for timeline 1"]);
     succeed(&mut ours(&["-n"], &backup));

@@ -1,5 +1,5 @@
-//! Compressed streams: each is one complete file as the programs gzip, lz4 and zstd see it, and
-//! what is in it is the archive that leaves without compression.
+//! Compressed streams: each is one complete file to the programs gzip, lz4 and zstd, and contains
+//! the same archive as an uncompressed stream.
 
 use std::fs;
 use std::io::Read;
@@ -23,7 +23,7 @@ const METHODS: [&str; 3] = ["gzip", "lz4", "zstd"];
 
 const MEGABYTE: u64 = 1 << 20;
 
-/// What the program of a method makes of a stream.
+/// Output of a method's program for a stream.
 #[track_caller]
 fn judge(method: &str, option: &str, stream: &[u8]) -> Vec<u8> {
     let mut program = command(method);
@@ -33,13 +33,13 @@ fn judge(method: &str, option: &str, stream: &[u8]) -> Vec<u8> {
     output.stdout
 }
 
-/// The archive in a stream, which must be one file of the method and nothing else.
+/// Archive in a stream, which must consist of exactly one file of the method.
 #[track_caller]
 fn decompress(method: &str, stream: &[u8]) -> Vec<u8> {
     judge(method, "-t", stream);
     let archive = judge(method, "-dc", stream);
     if method == "gzip" {
-        // gzip does not count members, but each ends with its own size alone.
+        // gzip does not count members, but each ends with its own uncompressed size.
         let size = (archive.len() as u32).to_le_bytes();
         assert_eq!(stream[stream.len() - 4..], size, "the size of one member");
         return archive;
@@ -54,7 +54,7 @@ fn decompress(method: &str, stream: &[u8]) -> Vec<u8> {
     archive
 }
 
-/// Bytes that nothing compresses.
+/// Incompressible bytes.
 fn noise(length: u64) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let words = (0..length / 8).flat_map(|_| {
@@ -73,7 +73,7 @@ fn quiet_cluster() -> Cluster {
         .start()
 }
 
-/// What arrives of a stream that must fail.
+/// Bytes that arrive of a stream that must fail.
 #[track_caller]
 fn failing(client: &mut Client, call: &str) -> (Vec<u8>, Failure) {
     let mut bytes = Vec::new();
@@ -84,7 +84,7 @@ fn failing(client: &mut Client, call: &str) -> (Vec<u8>, Failure) {
     (bytes, expect_failure(call, result))
 }
 
-/// Workers, files and bytes sent, as another session sees them.
+/// Number of workers, files sent and bytes sent, as seen by another session.
 fn progress(cluster: &Cluster) -> (i32, i64, i64) {
     let query = "SELECT workers, files_sent, bytes_sent FROM backup_progress()";
     let row = cluster.connect().query_one(query, &[]).expect("a backup");
@@ -151,7 +151,7 @@ fn one_statement_makes_a_compressed_backup() {
 #[test]
 fn every_level_holds_the_same_archive_and_high_levels_are_smaller() {
     let cluster = quiet_cluster();
-    // A catalog compresses as people's data does.
+    // A catalog compresses like typical user data.
     let path = path_of(&mut cluster.connect(), "pg_proc");
     let mut taken = Stepwise::start(&cluster, "");
     let call = format!("send_backup_files(files => ARRAY['{path}', 'PG_VERSION']");
@@ -211,7 +211,8 @@ fn an_empty_archive_is_a_complete_file_too() {
     }
 }
 
-/// A function with each wrong specification: nothing may leave, and the session stays in step.
+/// Calls a function with each invalid specification. No data may leave, and the session stays in
+/// sync.
 #[track_caller]
 fn assert_refused(client: &mut Client, arguments: &str) {
     let unknown = ["", "gzipp", " gzip", "bzip2", "zstd\t"];
@@ -329,7 +330,7 @@ fn rates_count_compressed_bytes_and_progress_those_of_the_cluster() {
 #[test]
 fn the_memory_of_a_compressing_worker_is_bounded() {
     let cluster = quiet_cluster();
-    // Half of its bits are noise: work for the compressor, and bytes for the client.
+    // Half of the bits are random: work for the compressor, and bytes for the client.
     let half: Vec<u8> = noise(48 * MEGABYTE).iter().map(|byte| byte & 15).collect();
     cluster.write_file("half", &half);
     let mut leader = cluster.connect();

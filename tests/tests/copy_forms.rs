@@ -1,5 +1,5 @@
-//! Streams leave through COPY TO STDOUT alone: every other form is refused, in both of the
-//! protocol's ways to run a statement, and leaves the session in step.
+//! Streams are sent through COPY TO STDOUT only. Every other form is refused, in both the simple
+//! and the extended query protocol, and leaves the session in sync.
 
 use backup_tests::archive::members;
 use backup_tests::backup::{Backup, send_stop, start};
@@ -9,14 +9,14 @@ use backup_tests::server::Cluster;
 use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 
-/// A call of each function that streams, to be put into the wrong places.
+/// Calls of all streaming functions, to be placed in wrong contexts.
 const CALLS: [&str; 3] = [
     "send_backup_files(files => ARRAY['PG_VERSION'])",
     "send_stop_backup(allow_incomplete => true)",
     "base_backup(fast => true)",
 ];
 
-/// The one file that the right statement sends.
+/// Correct statement, which sends one file.
 const RIGHT: &str = "COPY (SELECT send_backup_files(files => ARRAY['PG_VERSION'])) TO STDOUT";
 
 fn name_of(call: &str) -> &str {
@@ -38,7 +38,7 @@ fn assert_refused(statement: &str, call: &str, failure: &Failure) {
     );
 }
 
-/// The session still answers, its backup still runs, and the right statement works.
+/// Checks that the session still answers, its backup still runs, and the correct statement works.
 #[track_caller]
 fn assert_in_step(leader: &mut Client, statement: &str) {
     let answer: i32 = leader
@@ -135,7 +135,7 @@ fn copy_to_a_file_or_a_program_is_refused() {
     finish(&mut leader);
 }
 
-/// Statements that begin a COPY to the client, so the refusal comes within the stream.
+/// Statements that begin a COPY to the client; the refusal comes within the stream.
 fn wrong_copies(call: &str) -> Vec<String> {
     vec![
         format!("COPY (SELECT {call}) TO STDOUT (FORMAT binary)"),
@@ -153,7 +153,7 @@ fn wrong_copies(call: &str) -> Vec<String> {
     ]
 }
 
-/// Functions whose bodies call the streaming functions below a COPY that is not their own.
+/// Creates functions that call the streaming functions below a COPY that is not their own.
 fn create_wrappers(leader: &mut Client) {
     for call in CALLS {
         let statement = format!(
@@ -181,7 +181,7 @@ fn copy_of_another_form_is_refused() {
     finish(&mut leader);
 }
 
-/// psql sends statements in the simple protocol, and would lose count if the server did.
+/// psql uses the simple protocol, and would lose synchronization if the server did.
 #[test]
 fn psql_stays_in_step_after_each_refusal() {
     let cluster = Cluster::new();
@@ -304,7 +304,7 @@ fn a_read_only_session_can_stream() {
     backup.verify();
 }
 
-/// A stream whose reader is another program, as an orchestration script has it.
+/// Another program reads the stream, as in an orchestration script.
 #[test]
 fn psql_into_tar_makes_a_backup() {
     let cluster = Cluster::new();

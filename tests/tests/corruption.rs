@@ -1,4 +1,4 @@
-//! Damaged pages: found, counted and reported, and never an excuse to hide the rest of the file.
+//! Damaged pages are found, counted and reported, and the rest of the file is still sent.
 
 use std::io::Read;
 
@@ -14,7 +14,7 @@ use backup_tests::stream::copy_of;
 
 const FAILED: &str = "checksum verification failure during base backup";
 
-/// Runs a stream that must fail with bad pages; the bytes that left before the error.
+/// Runs a stream that must fail with bad pages. Returns the bytes sent before the error.
 #[track_caller]
 fn failing_stream(taken: &mut Stepwise, call: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -29,7 +29,7 @@ fn failing_stream(taken: &mut Stepwise, call: &str) -> Vec<u8> {
     bytes
 }
 
-/// What a warning says of one bad page: the block, as core counts them.
+/// Checks the warning for one bad page. Block numbers are those of core.
 #[track_caller]
 fn assert_mismatch(warning: &str, file: &str, block: u32) {
     let begin = format!("checksum verification failed in file \"{file}\", block {block}: ");
@@ -47,7 +47,7 @@ fn assert_mismatch(warning: &str, file: &str, block: u32) {
     assert_ne!(calculated, expected, "{warning}");
 }
 
-/// The failures that the server's own statistics count, by database; 0 are the shared relations.
+/// Failures in the server's own statistics, by database; 0 stands for the shared relations.
 #[track_caller]
 fn assert_counted(cluster: &Cluster, database: &str, count: i64) {
     cluster.wait_for_sql(
@@ -59,7 +59,7 @@ fn assert_counted(cluster: &Cluster, database: &str, count: i64) {
     );
 }
 
-/// The failures that `backup_progress` counts for the one backup that runs.
+/// Failures that `backup_progress` counts for the only running backup.
 fn failures_of_backup(cluster: &Cluster) -> i64 {
     cluster
         .connect()
@@ -68,7 +68,7 @@ fn failures_of_backup(cluster: &Cluster) -> i64 {
         .get(0)
 }
 
-/// Stops a backup that has bad pages: it must be refused, and be over.
+/// Stops a backup with bad pages. The stop must be refused, and the backup must end.
 #[track_caller]
 fn assert_refused(cluster: &Cluster, taken: &mut Stepwise, stop: &str) {
     let refused = if stop.starts_with("send") {
@@ -125,7 +125,7 @@ fn seven_bad_pages_in_two_files_are_counted_exactly() {
         let named = format!("\"{file}\"");
         warnings.iter().filter(|it| it.contains(&named)).collect()
     };
-    // A single failure needs no total.
+    // A single failure produces no total.
     assert_eq!(of(&one).len(), 1, "{warnings:?}");
     assert_mismatch(of(&one)[0], &one, 0);
     assert_eq!(of(&six).len(), 7, "{warnings:?}");
@@ -179,7 +179,7 @@ fn a_page_changed_since_the_start_is_excused() {
     let cluster = Cluster::new();
     let path = quiet_table(&mut cluster.connect(), "t", 5, "");
     let mut taken = Stepwise::start(&cluster, "");
-    // Writes WAL, so that the changed page lies between the start and the insert position.
+    // Write WAL, so that the LSN of the changed page lies between the start LSN and the insert LSN.
     cluster.execute("CREATE TABLE later AS SELECT generate_series(1, 1000)");
     let since = parse_lsn(&taken.started.start_lsn) + 8;
     cluster.change_page(&path, 2, |page| {
@@ -198,13 +198,13 @@ fn start_wal_location_moves_the_position_from_which_pages_are_excused() {
     cluster.flip_bytes(&path, 1);
     let mut taken = Stepwise::start(&cluster, "");
     let one_file = format!("send_backup_files(files => ARRAY['{path}']");
-    // Every page has changed since the beginning of time.
+    // Every page is newer than this LSN, so none is verified.
     let early = format!("{one_file}, start_wal_location => '0/1')");
     taken.stream(&early);
     assert_eq!(taken.notices.warnings(), [""; 0]);
     failing_stream(&mut taken, &format!("{one_file})"));
 
-    // And one that was excused is not, when the position lies behind its LSN.
+    // A page that was exempt is verified if the given LSN is after its own.
     cluster.execute("CREATE TABLE later AS SELECT generate_series(1, 1000)");
     let since = parse_lsn(&taken.started.start_lsn) + 8;
     cluster.change_page(&path, 1, |page| set_lsn(page, since));
@@ -245,7 +245,7 @@ fn one_statement_sends_all_files_before_it_fails() {
     let stream = failing_stream(&mut session, "base_backup(fast => true)");
     member::assert_ends_well(&stream);
     member::expect(&stream, &path);
-    // Nothing in it can be taken for a backup.
+    // The stream cannot be mistaken for a backup.
     assert_eq!(member::find(&stream, "global/pg_control"), None);
     let warnings = session.notices.warnings();
     let total = "2 total checksum verification failures";
@@ -310,8 +310,8 @@ fn blocks_of_a_later_segment_are_verified_with_their_number_in_the_relation() {
         .expect("CREATE EXTENSION pageinspect");
     let path = quiet_table(&mut client, "t", 5, "");
     let page = read_page(&cluster.data_dir().join(&path), 1);
-    // Blocks 0 and 2 are right for their place in the relation, block 1 only for its place in
-    // the file.
+    // Blocks 0 and 2 have checksums for their position in the relation, block 1 only for its
+    // position in the file.
     let mut segment = with_checksum(&mut client, page.clone(), BLOCKS_OF_A_SEGMENT);
     segment.extend(with_checksum(&mut client, page.clone(), 1));
     segment.extend(with_checksum(&mut client, page, BLOCKS_OF_A_SEGMENT + 2));
@@ -325,8 +325,8 @@ fn blocks_of_a_later_segment_are_verified_with_their_number_in_the_relation() {
     assert_mismatch(&warnings[0], &later, 1);
 }
 
-/// PostgreSQL 16 and later write pg_filenode.map.tmp for moments, and a crash leaves it. Core of version
-/// 17 sends such files as they are, and its predecessors fail the backup.
+/// PostgreSQL 16 and later create pg_filenode.map.tmp for a moment, and a crash leaves it behind.
+/// Core of version 17 sends such files as they are; in earlier versions they make a backup fail.
 #[test]
 fn names_that_are_no_relation_s_fail_no_backup() {
     let cluster = Cluster::new();
@@ -346,7 +346,7 @@ fn names_that_are_no_relation_s_fail_no_backup() {
         cluster.write_file(name, &content);
     }
     let mut taken = Stepwise::start(&cluster, "");
-    // It was there for a moment.
+    // The file existed only for a moment.
     std::fs::remove_file(cluster.data_dir().join(&names[0])).expect("could not remove a file");
     let stream = taken.send_files();
     assert_eq!(taken.notices.warnings(), [""; 0]);
@@ -359,7 +359,7 @@ fn names_that_are_no_relation_s_fail_no_backup() {
     let restored = taken.backup.restore();
     restored.amcheck();
 
-    // A segment is a relation's, and verified as before.
+    // A file with a segment number is a relation's, and is verified as before.
     cluster.write_file(&format!("{path}.1"), &content);
     let mut taken = Stepwise::start(&cluster, "");
     failing_stream(&mut taken, "send_backup_files()");

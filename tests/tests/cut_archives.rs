@@ -1,5 +1,5 @@
-//! Archives that end before their time, by a full disk for one: what is unpacked from them starts no
-//! server, or is a whole backup.
+//! Truncated archives, for example after a full disk. What is unpacked from them either starts no
+//! server or is a complete backup.
 
 use std::ops::Range;
 use std::path::Path;
@@ -16,11 +16,11 @@ use backup_tests::wal::switch_wal;
 const CONTROL_FILE: &str = "global/pg_control";
 const MANIFEST: &str = "backup_manifest";
 
-/// A member and where it is.
+/// Member of an archive and its position.
 struct Place {
     name: String,
     bytes: Range<usize>,
-    /// Where its content begins.
+    /// Offset of its content.
     content: usize,
 }
 
@@ -41,7 +41,8 @@ fn places(archive: &[u8]) -> Vec<Place> {
         .collect()
 }
 
-/// The end of each member and its middle, with the number of members that are whole there.
+/// Offsets of the middle and end of each member, with the number of members complete at that
+/// offset.
 fn cuts(places: &[Place]) -> Vec<(usize, usize)> {
     let cuts = places.iter().enumerate().flat_map(|(number, place)| {
         let middle = (place.bytes.start + place.bytes.end) / 2;
@@ -50,14 +51,14 @@ fn cuts(places: &[Place]) -> Vec<(usize, usize)> {
     cuts.collect()
 }
 
-/// Has tar unpack as much as there is, whatever it says of the end.
+/// Unpacks as much as possible with tar, and ignores its complaints about the end.
 fn unpack_what_is_there(archive: &[u8], directory: &Path) {
     let mut tar = command("tar");
     tar.args(["--extract", "--file=-", "--no-same-owner", "--directory"]);
     run_with_input(tar.arg(directory), archive);
 }
 
-/// A cluster with all that a closing archive can hold.
+/// Cluster for which a closing archive has every possible member.
 fn cluster() -> Cluster {
     let cluster = Cluster::builder()
         .initdb_arg("--wal-segsize=1")
@@ -73,8 +74,8 @@ fn whatever_is_there_of_a_closing_archive_starts_no_server_or_is_whole() {
     let cluster = cluster();
     let mut taken = Stepwise::start(&cluster, "retain_wal => true");
     let files = taken.stream("send_backup_files()");
-    // Rows that the WAL alone has, and a checkpoint behind them in pg_control: whoever starts from
-    // that misses them.
+    // These rows are only in the WAL, and the checkpoint in pg_control is after them. Recovery from
+    // that checkpoint misses them.
     cluster.execute("CREATE TABLE late AS SELECT generate_series(1, 1000) AS a");
     switch_wal(&mut cluster.connect());
     cluster.execute("CHECKPOINT");
@@ -102,7 +103,7 @@ fn whatever_is_there_of_a_closing_archive_starts_no_server_or_is_whole() {
         }
         if !backup.data_dir().join(CONTROL_FILE).exists() {
             assert!(!unpacked.contains(&CONTROL_FILE), "{what}");
-            // One of them for all.
+            // One attempt stands for all.
             if refused == 0 {
                 let mut server = backup.into_cluster();
                 let log = server.try_start().expect_err("a server started");
@@ -146,7 +147,7 @@ fn an_archive_of_a_whole_backup_has_pg_control_when_all_else_is_there() {
         .position(|place| place.name == CONTROL_FILE)
         .expect("pg_control");
     for (cut, whole) in cuts(&places) {
-        // tar makes a file when it has its header.
+        // tar creates a file as soon as it has the header.
         let has_control = cut >= places[control].content;
         assert!(!has_control || whole >= needed.len() - 1, "{cut} bytes");
     }
@@ -168,7 +169,7 @@ fn an_archive_of_a_whole_backup_has_pg_control_when_all_else_is_there() {
     assert_eq!(last.name(), MANIFEST);
 }
 
-/// The program adds the closing members to the end of the first archive.
+/// The program appends the closing members to the first archive.
 #[test]
 fn the_first_archive_of_the_program_ends_with_pg_control() {
     let cluster = cluster();

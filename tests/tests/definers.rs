@@ -7,8 +7,8 @@ use backup_tests::server::Cluster;
 use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 
-/// A schema of wrappers as docs/operations.md shows them, and two roles: `operator` may call the wrappers,
-/// `worker` may send files. Neither may call anything else of the extension.
+/// Schema of wrappers as shown in docs/operations.md, and two roles: `operator` may call the
+/// wrappers, `worker` may send files. Neither may call any other function of the extension.
 const WRAPPERS: &str = "
     CREATE SCHEMA ops;
     CREATE FUNCTION ops.start_nightly() RETURNS bigint LANGUAGE sql
@@ -99,7 +99,7 @@ fn wrappers_abort_a_backup_and_check_pages() {
     refusal(&mut other, &check).assert("42704", &message);
 }
 
-/// What stands below a COPY has to be ours: a wrapper could add rows to the stream.
+/// The function directly below a COPY must be ours: a wrapper could add rows to the stream.
 #[test]
 fn a_stream_does_not_leave_through_a_wrapper() {
     const CALLS: [(&str, &str); 3] = [
@@ -131,7 +131,7 @@ fn a_stream_does_not_leave_through_a_wrapper() {
             format!("{name}()"),
         ] {
             let statement = copy_of(&call);
-            // The last one finds the wrapper by the search path.
+            // The last call finds the wrapper through the search path.
             leader
                 .batch_execute("SET search_path = ops, public")
                 .expect("SET");
@@ -146,7 +146,7 @@ fn a_stream_does_not_leave_through_a_wrapper() {
             );
         }
     }
-    // Nor from within the arguments of a call that stands where it should.
+    // A wrapper is also refused within the arguments of a correctly placed call.
     let statement = copy_of(
         "public.send_backup_files(files => ARRAY(
              SELECT encode(part, 'escape') FROM ops.wrap_base_backup() AS part))",
@@ -160,7 +160,7 @@ fn a_stream_does_not_leave_through_a_wrapper() {
         .assert("55000", "backup is not in progress");
 }
 
-/// EXECUTE protects a backup, its number does not: everybody sees it in pg_locks.
+/// EXECUTE protects a backup. Its ID does not: pg_locks shows it to everyone.
 #[test]
 fn the_number_of_a_backup_opens_nothing() {
     let cluster = Cluster::new();
@@ -210,7 +210,7 @@ fn a_worker_of_another_role_serves_a_backup_and_cannot_end_it() {
     let mut leader = cluster.connect_as("leader");
     let id = start(&mut leader, "").id;
 
-    // With all the functions that end a backup, another session has none to end.
+    // Another session with EXECUTE on all functions that end a backup has no backup to end.
     let mut rival = cluster.connect_as("rival");
     for statement in [
         "SELECT stop_backup(allow_incomplete => true)",

@@ -1,5 +1,5 @@
-//! Text that is not UTF-8: file names of any bytes, and sessions in databases of other encodings.
-//! The clients here use UTF8, unless a test says otherwise.
+//! Text that is not UTF-8: file names of arbitrary bytes, and sessions in databases with other
+//! encodings. The clients use UTF8 unless a test says otherwise.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -17,13 +17,13 @@ use backup_tests::server::Cluster;
 use backup_tests::stepwise::{Stepwise, listing};
 use backup_tests::stream::{Worker, copy_of, copy_out};
 
-/// No UTF-8, but text in LATIN1.
+/// Invalid UTF-8, but valid LATIN1.
 const STRAY: &[u8] = b"caf\xe9 name";
 
-/// As bytea's escape format writes it.
+/// `STRAY` in the escape format of bytea.
 const STRAY_ESCAPED: &str = r"caf\351 name";
 
-/// Names that a file can have.
+/// File names of all kinds.
 fn odd_names() -> Vec<Vec<u8>> {
     let mut names: Vec<Vec<u8>> = [
         STRAY,
@@ -40,7 +40,8 @@ fn odd_names() -> Vec<Vec<u8>> {
     ]
     .map(<[u8]>::to_vec)
     .into();
-    // Longer than the field of a tar header, and the longest that file systems take.
+    // One longer than the name field of a tar header, and one of the maximum length in file
+    // systems.
     names.push([b'l'; 150].to_vec());
     names.push([&b"\xe9\xff"[..], &[b'm'; 253]].concat());
     names
@@ -50,7 +51,7 @@ fn join(dir: &Path, name: &[u8]) -> PathBuf {
     dir.join(OsStr::from_bytes(name))
 }
 
-/// Makes a file in the data directory that holds its own name.
+/// Creates a file in the data directory that contains its own name.
 #[track_caller]
 fn plant(cluster: &Cluster, name: &[u8]) {
     let path = join(&cluster.data_dir(), name);
@@ -58,7 +59,7 @@ fn plant(cluster: &Cluster, name: &[u8]) {
     give_to_owner(&path);
 }
 
-/// Makes a folder of the data directory with such files; their paths.
+/// Creates a directory in the data directory with such files. Returns their paths.
 #[track_caller]
 fn plant_in(cluster: &Cluster, folder: &[u8], names: &[Vec<u8>]) -> BTreeSet<Vec<u8>> {
     make_dir(&join(&cluster.data_dir(), folder));
@@ -66,7 +67,7 @@ fn plant_in(cluster: &Cluster, folder: &[u8], names: &[Vec<u8>]) -> BTreeSet<Vec
     paths.inspect(|path| plant(cluster, path)).collect()
 }
 
-/// Makes a database of that encoding with the extension; the name of the database.
+/// Creates a database with this encoding and the extension. Returns its name.
 #[track_caller]
 fn create_database(cluster: &Cluster, encoding: &str) -> String {
     let name = format!("in_{}", encoding.to_lowercase());
@@ -77,7 +78,7 @@ fn create_database(cluster: &Cluster, encoding: &str) -> String {
     name
 }
 
-/// A backup that is led from another database.
+/// Backup with its leader in another database.
 #[track_caller]
 fn start_in(cluster: &Cluster, database: &str, options: &str) -> Stepwise {
     let mut leader = cluster.connect_to(database);
@@ -94,7 +95,7 @@ fn send_of(listed: &str) -> String {
     format!("send_backup_files(files => ARRAY['{quoted}'])")
 }
 
-/// Sends the one file of that listed name.
+/// Sends the file with this listed name.
 #[track_caller]
 fn send_named(taken: &mut Stepwise, listed: &str) -> Member {
     let stream = taken.stream(&send_of(listed));
@@ -104,8 +105,8 @@ fn send_named(taken: &mut Stepwise, listed: &str) -> Member {
     members.remove(0)
 }
 
-/// Checks that files of these names are listed, each by a name of its own, and that each is sent
-/// when it is asked for by that; the listed names.
+/// Checks that files with these names are listed under distinct names, and that each is sent when
+/// requested by its listed name. Returns the listed names.
 #[track_caller]
 fn assert_each_can_be_asked_for(encoding: &str, names: &[Vec<u8>]) -> Vec<String> {
     let cluster = Cluster::new();
@@ -165,7 +166,7 @@ fn in_sql_ascii_every_name_can_be_asked_for_as_it_is_listed() {
 
 #[test]
 fn in_win1252_a_name_without_meaning_can_be_asked_for_as_it_is_listed() {
-    // Every byte is valid there, but this one is no character in any other encoding.
+    // Every byte is valid in WIN1252, but this one maps to no character in any other encoding.
     assert_each_can_be_asked_for("WIN1252", &[STRAY.to_vec(), b"\x81".to_vec()]);
 }
 
@@ -217,7 +218,7 @@ fn files_of_any_name_reach_the_backup_from_databases_of_any_encoding() {
     }
 }
 
-/// The label of the one backup that runs, as a session of that database sees it.
+/// Label of the only running backup, as seen by a session of that database.
 #[track_caller]
 fn label_seen_from(cluster: &Cluster, database: &str) -> String {
     cluster
@@ -250,8 +251,8 @@ fn a_label_of_latin1_can_be_seen_from_sql_ascii() {
     assert_eq!(label_seen_from(&cluster, &other), r"\351");
 }
 
-/// Completes a backup with the row of `stop_backup`, and checks that its manifest reaches a client
-/// of any encoding unchanged.
+/// Completes a backup with the row of `stop_backup`. Checks that its manifest reaches clients of
+/// any encoding unchanged.
 #[track_caller]
 fn complete_by_hand(mut taken: Stepwise) {
     taken.send_files();
@@ -344,8 +345,8 @@ fn a_map_that_is_no_text_is_in_no_row_but_in_the_file() {
     let whole = copy_out(&mut client, &copy).expect("base_backup()");
     let end = [b"/", STRAY, b"\n"].concat();
     assert!(content(&whole, "tablespace_map").ends_with(&end));
-    // A column must be valid text, or clients cannot read the row that starts the backup; and
-    // anything else in the file would lead a restore astray.
+    // A column must be valid text, or clients cannot read the row that starts the backup. Any other
+    // content of the file would misdirect a restore.
     let row = client
         .query_one("SELECT tablespace_map FROM start_backup(fast => true)", &[])
         .expect("start_backup()");
@@ -353,7 +354,7 @@ fn a_map_that_is_no_text_is_in_no_row_but_in_the_file() {
     let stop = "SELECT * FROM stop_backup(allow_incomplete => true)";
     let failure = expect_failure(stop, client.query(stop, &[]));
     assert_eq!(failure.sqlstate, "22021", "{failure}");
-    // The backup goes on.
+    // The backup continues.
     let copy = copy_of("send_stop_backup(allow_incomplete => true)");
     let closing = copy_out(&mut client, &copy).expect("send_stop_backup()");
     assert!(content(&closing, "tablespace_map").ends_with(&end));

@@ -1,5 +1,5 @@
-//! What a base backup leaves out, in the data directory and in another tablespace. Each file that
-//! must stay behind is planted with a mark that is then looked for in the bytes of the streams.
+//! Files that a base backup excludes, in the data directory and in another tablespace. Each of them
+//! is planted with a mark, and the bytes of the streams are searched for the mark.
 
 use std::path::Path;
 
@@ -11,9 +11,9 @@ use backup_tests::program::{command, major_version, make_dir, succeed};
 use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::stepwise::Stepwise;
 
-/// In every planted file that must not leave the server.
+/// Content of every planted file that must be excluded.
 const MARK: &str = "DONOTCOPY";
-/// In every planted file that only looks like one of them.
+/// Content of every planted file that only resembles an excluded one.
 const WANTED: &str = "PLEASECOPY";
 
 const EMPTIED: [&str; 7] = [
@@ -26,7 +26,7 @@ const EMPTIED: [&str; 7] = [
     "pg_subtrans",
 ];
 
-/// The directory of database `postgres` in the default tablespace or in that of a table.
+/// Directory of database `postgres` in the tablespace of a relation.
 fn database_dir(relation_path: &str) -> &str {
     let (dir, _) = relation_path
         .rsplit_once('/')
@@ -34,7 +34,7 @@ fn database_dir(relation_path: &str) -> &str {
     dir
 }
 
-/// What left the server in one backup.
+/// Everything that one backup sent.
 struct Sent {
     listing: Vec<String>,
     members: Vec<String>,
@@ -126,7 +126,7 @@ fn files_that_the_server_makes_anew_stay_behind() {
 
     let sent = send_with(&cluster, &planted);
     for path in ["backup_label", "backup_manifest"] {
-        // These arrive all the same: the backup's own.
+        // The backup's own files of these names do arrive.
         assert!(!sent.listing.iter().any(|listed| listed == path), "{path}");
         planted.retain(|planted| planted != path);
     }
@@ -158,9 +158,10 @@ fn relation_files_of_sessions_stay_behind() {
     ];
     let mut planted = below(database_dir(&here), &names);
     planted.extend(below(database_dir(&there), &names));
-    // Files of these names are no relations outside a database directory.
+    // Outside a database directory, files with these names are not relations.
     cluster.write_file("pg_logical/t999_999", WANTED.as_bytes());
-    // Nor are these, in one. They are whole pages, since pages there are verified.
+    // These names are not relations even in a database directory. The files hold whole pages,
+    // because pages there are verified.
     let no_relations = ["t999", "t_999", "t999_999x", "xt999_999"];
     for dir in [&here, &there].map(|path| database_dir(path)) {
         for name in no_relations {
@@ -362,7 +363,7 @@ fn unlogged_relations_arrive_empty() {
         let path = cluster.data_dir().join(format!("{}{suffix}", forks[0]));
         assert!(path.exists(), "the table has no {path:?}");
     }
-    // Later segments belong to the relation, too.
+    // Later segments belong to the relation too.
     for path in &forks {
         cluster.write_file(&format!("{path}.1"), &[0; 8192]);
         cluster.write_file(&format!("{path}_fsm.2"), &[0; 8192]);

@@ -1,12 +1,13 @@
-//! Backups under load that something goes wrong with, by plans that follow from numbers: the quick
-//! form of `make soak`. Each run ends with a backup that verifies, restores and balances, or with an
-//! error that fits and a server without leftovers.
+//! Backups under load with injected faults, by plans derived from numbers: the short form of `make
+//! soak`. Each run ends with a backup that verifies, restores and balances, or with an error that
+//! fits the fault and a server without leftovers.
 
 use backup_tests::faults::plan::{Fault, Ground, Plan};
 use backup_tests::faults::run::run;
 use backup_tests::faults::site::Site;
 
-/// Runs each fault in so many of its stages, on one server. Which stages differs from fault to fault.
+/// Runs each fault at this many of its stages, on one server. The choice of stages differs between
+/// faults.
 #[track_caller]
 fn strike(ground: Ground, stages: usize, faults: &[Fault]) {
     let mut site = Site::new(ground);

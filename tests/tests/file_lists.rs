@@ -1,5 +1,5 @@
-//! Explicit lists of files and single tablespaces: what is sent, in which order and under which
-//! name, and what is refused before a byte has left.
+//! Explicit lists of files, and single tablespaces: what is sent, in which order and under which
+//! name, and what is refused before any byte is sent.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -42,7 +42,7 @@ fn send_files(client: &mut Client, files: &[&str]) -> Vec<u8> {
     )
 }
 
-/// The failure of a list that must be refused before anything is sent.
+/// Error for a list that must be refused before any byte is sent.
 #[track_caller]
 fn refusal(cluster: &Cluster, id: i64, files: &[&str]) -> Failure {
     let call = format!("send_backup_files({id}, {})", array_of(files));
@@ -95,7 +95,7 @@ fn a_file_is_sent_as_often_as_it_is_named() {
         content(&archive, "PG_VERSION"),
         version.repeat(3).as_bytes()
     );
-    // And again in a later stream, although it counts as sent by now.
+    // A later stream sends it again, although it already counts as sent.
     let again = send_files(&mut leader, &["PG_VERSION"]);
     assert_eq!(content(&again, "PG_VERSION"), version.as_bytes());
 }
@@ -166,7 +166,7 @@ fn a_name_outside_the_listing_is_refused_before_a_byte_has_left() {
     let cluster = Cluster::new();
     create_table(&cluster, "big", 4);
     let data = cluster.data_dir();
-    // Links that stand in the data directory when the backup starts are no part of it.
+    // Symbolic links in the data directory at the start are not part of the backup.
     symlink("/etc/passwd", data.join("link_to_file")).expect("a link");
     symlink("/etc", data.join("link_to_folder")).expect("a link");
     symlink("../base", data.join("base/link_to_base")).expect("a link");
@@ -206,7 +206,7 @@ fn a_name_outside_the_listing_is_refused_before_a_byte_has_left() {
         "a\tb\\x41",
     ] {
         let message = format!("file \"{name}\" is not part of the backup");
-        // The list is checked whole: the big file before the bad name does not leave either.
+        // The whole list is checked first: the big file before the bad name is not sent either.
         refusal(&cluster, id, &[&big, name]).assert("22023", &message);
         refusal(&cluster, id, &[name]).assert("22023", &message);
     }
@@ -241,7 +241,7 @@ fn a_file_that_another_worker_sends_is_in_use() {
     assert_eq!(members(&send_files(&mut leader, &[&big])), [big]);
 }
 
-/// A cluster with a table in a tablespace, and the tablespace's oid.
+/// Cluster with a table in a tablespace, and the tablespace's OID.
 fn cluster_with_tablespace() -> (Cluster, u32) {
     let cluster = Cluster::new();
     let (oid, _) = cluster.create_tablespace("elsewhere");
@@ -283,7 +283,7 @@ fn each_tablespace_in_a_stream_of_its_own_makes_a_backup() {
     let (mapped, location) = &backup.tablespaces()[0];
     assert_eq!(*mapped, oid);
     unpack(&far, location);
-    // Nothing is missing, so the stop says nothing.
+    // Nothing is missing, so the stop reports nothing.
     backup.unpack(&send_stop(&mut leader));
     backup.verify();
     let restored = backup.restore();
@@ -322,7 +322,7 @@ fn an_unknown_tablespace_is_refused() {
     let (cluster, oid) = cluster_with_tablespace();
     let mut leader = cluster.connect();
     start(&mut leader, "");
-    // 1663 is pg_default, which lies in the data directory.
+    // 1663 is pg_default, which is in the data directory.
     for unknown in [1, oid + 1, 4_294_967_295, 1663] {
         let copy = copy_of(&format!("send_backup_files(tablespace => {unknown}::oid)"));
         let failure = expect_failure(&copy, copy_out(&mut leader, &copy));

@@ -1,4 +1,4 @@
-//! The guarantees of docs/guarantees.md, one test or more for each, named for it.
+//! Guarantees of docs/guarantees.md, each with at least one test named after it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,7 +35,7 @@ fn guarantee_1_complete_every_file_leaves_once_whatever_happens_to_workers() {
     let started = start(&mut leader, "");
     let copy = copy_of(&format!("send_backup_files({})", started.id));
 
-    // A stream that breaks off after a part of the files counts for nothing.
+    // A stream that breaks off after some files counts for nothing.
     let lost = Worker::spawn_halting(&cluster, &copy, MEGABYTE);
     lost.wait_for_bytes(MEGABYTE);
     cluster.execute(&format!("SELECT pg_terminate_backend({})", lost.pid));
@@ -88,7 +88,7 @@ fn guarantee_2_restorable_pg_control_leaves_last() {
         let names = members(&worker.expect());
         assert!(!names.iter().any(|name| name.contains("pg_control")));
     }
-    // A checkpoint now is in the pg_control of the closing tar.
+    // This checkpoint must be in the pg_control of the closing tar.
     cluster.execute("CHECKPOINT");
     let read = || fs::read(cluster.data_dir().join("global/pg_control")).expect("pg_control");
     let before_stop = read();
@@ -160,7 +160,7 @@ fn guarantee_3_verified_a_bad_page_is_told_sent_and_refused() {
     );
     let failure = expect_failure("send_stop_backup()", try_send_stop(&mut leader, ""));
     assert_eq!(failure.sqlstate, "XX001", "{failure}");
-    // It has ended all the same.
+    // The backup has ended nevertheless.
     leftover::assert_none(&cluster);
     start(&mut leader, "");
 }
@@ -173,7 +173,7 @@ fn guarantee_4_nothing_else_leaves_the_server() {
     let outside = cluster.make_dir("outside");
     fs::write(outside.join("secret"), SECRET).expect("a secret");
     give_to_owner(&outside.join("secret"));
-    // Listed as what they are, and changed into links before they are sent.
+    // Listed as a file and a directory, then replaced by links before they are sent.
     cluster.write_file("becomes_link", &[b'a'; 20]);
     succeed(command("mkdir").arg(data.join("folder")));
     cluster.write_file("folder/secret", &[b'a'; 20]);
@@ -203,7 +203,8 @@ fn guarantee_4_nothing_else_leaves_the_server() {
         "send_backup_files()",
         "send_stop_backup(allow_incomplete => true, wal => true)",
     ] {
-        // Whether a file that became something else is skipped or an error, the secret stays.
+        // A file whose type has changed may be skipped or cause an error. The secret must not
+        // leave.
         let mut received = Vec::new();
         if let Ok(mut stream) = leader.copy_out(&copy_of(call)) {
             let _ = stream.read_to_end(&mut received);
@@ -238,7 +239,7 @@ fn guarantee_5_no_leftovers_after_any_end() {
             "disconnect" => drop(leader),
             "terminate" => cluster.execute(&format!("SELECT pg_terminate_backend({pid})")),
             _ => {
-                // The session survives its error; what ends it is FATAL.
+                // An ERROR does not end the session; FATAL does.
                 expect_failure("the error", leader.batch_execute("SELECT 1 / 0"));
                 cluster.execute(&format!("SELECT pg_terminate_backend({pid})"));
             }
@@ -290,7 +291,7 @@ fn guarantee_6_bounded_memory_of_a_worker_and_of_the_segment() {
     ));
     let worker = Worker::spawn_halting(&cluster, &copy, 60 * MEGABYTE);
     worker.wait_for_bytes(60 * MEGABYTE);
-    // What is its own, the shared buffers left aside; an idle backend has about 3 MB.
+    // Private memory, without shared buffers. An idle backend has about 3 MB.
     let status = fs::read_to_string(format!("/proc/{}/status", worker.pid)).expect("its status");
     let own: u64 = status
         .lines()
@@ -330,7 +331,7 @@ fn guarantee_7_safe_beside_the_functions_of_the_server() {
     leader
         .batch_execute("SELECT pg_backup_stop(false)")
         .expect("pg_backup_stop()");
-    // A crash would have ended this session, whatever became of the postmaster.
+    // A crash would have ended this session, even if the postmaster survived.
     bystander
         .batch_execute("SELECT 1")
         .expect("the session is still there");
@@ -348,7 +349,7 @@ fn guarantee_7_also_at_the_exit_of_a_session() {
     ] {
         let mut leader = cluster.connect();
         let pid = backend_pid(&mut leader);
-        // The library is loaded in either case.
+        // The library is loaded in both cases.
         leader
             .batch_execute("SELECT * FROM backup_progress()")
             .expect("a row");

@@ -1,4 +1,4 @@
-//! The tests' own tools, tried with `pg_basebackup`: what they accept and what they refuse.
+//! Tests of the test tools with `pg_basebackup`: what they accept and what they reject.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,5 +1,5 @@
-//! Statements of a leader that are cut off while they stream: the backup is over, and nothing of it
-//! is left, in the session neither.
+//! Leader statements interrupted while they stream. The backup ends and leaves nothing behind, not
+//! even in the session.
 
 use std::thread;
 
@@ -15,7 +15,7 @@ use postgres::Client;
 
 const MEGABYTE: u64 = 1 << 20;
 
-/// Slow enough for the middle of a stream to last, however loaded the machine is.
+/// Slow enough to catch a stream midway, however loaded the machine is.
 const SLOW: &str = "fast => true, retain_wal => true, max_rate => 1024";
 
 fn cluster() -> Cluster {
@@ -27,8 +27,8 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// Runs a COPY in a session and cancels it when `moment` is true of `backup_progress()`; the error,
-/// and the session, which lives on.
+/// Runs a COPY and cancels it when `moment` is true of `backup_progress()`. Returns the error and
+/// the session, which survives.
 #[track_caller]
 fn cancel(cluster: &Cluster, mut client: Client, copy: &str, moment: &str) -> (Failure, Client) {
     let pid = backend_pid(&mut client);
@@ -45,7 +45,7 @@ fn cancel(cluster: &Cluster, mut client: Client, copy: &str, moment: &str) -> (F
     (expect_failure(copy, result), client)
 }
 
-/// The session takes another backup, which is whole.
+/// Checks that the session can take another, complete backup.
 #[track_caller]
 fn take_another(cluster: &Cluster, mut client: Client) {
     let whole = copy_of("base_backup(fast => true, wal => true)");

@@ -1,5 +1,5 @@
-//! Labels of backups, arguments that may not be null, and the last files of a backup as a caller of
-//! `stop_backup` writes them.
+//! Backup labels, arguments that may not be null, and the last files of a backup as written by a
+//! caller of `stop_backup`.
 
 use std::fs;
 
@@ -13,19 +13,19 @@ use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 
-/// The longest label in bytes: MAXPGPATH.
+/// Maximum length of a label in bytes: MAXPGPATH.
 const LONGEST: usize = 1024;
 
 const TOO_LONG: &str = "backup label too long (max 1024 bytes)";
 
-/// A cluster whose shared segments are files, so that those left behind can be seen.
+/// Cluster that keeps its shared memory segments in files, so that leaked ones are visible.
 fn cluster_with_visible_segments() -> Cluster {
     Cluster::builder()
         .setting("dynamic_shared_memory_type", "mmap")
         .start()
 }
 
-/// The named argument for a label.
+/// Named argument for a label.
 fn label_of(label: &str) -> String {
     format!("label => '{}'", label.replace('\'', "''"))
 }
@@ -40,7 +40,7 @@ fn abort(client: &mut Client) {
     query(client, "SELECT abort_backup()").expect("abort_backup()");
 }
 
-/// The labels of the backups that run.
+/// Labels of the running backups.
 #[track_caller]
 fn running_labels(cluster: &Cluster) -> Vec<String> {
     let rows = cluster
@@ -50,8 +50,8 @@ fn running_labels(cluster: &Cluster) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Checks that the label stands in backup_label where core puts it: before the timeline, which is
-/// the last line.
+/// Checks that backup_label has the label where core puts it: before the timeline, on the second to
+/// last line.
 #[track_caller]
 fn assert_has_label(backup_label: &str, label: &str) {
     let end = format!("\nLABEL: {label}\nSTART TIMELINE: 1\n");
@@ -159,7 +159,7 @@ fn the_limit_counts_bytes_in_the_encoding_of_the_database() {
     }
 }
 
-/// The arguments of `start_backup` that may not be null.
+/// Arguments of `start_backup` that may not be null.
 const OF_START: [&str; 6] = [
     "label",
     "fast",
@@ -169,9 +169,9 @@ const OF_START: [&str; 6] = [
     "retain_wal",
 ];
 
-/// A call with one argument that is null.
+/// Call with one null argument.
 fn call_with_null(function: &str, argument: &str) -> String {
-    // Without it a start that is not refused would wait for a slow checkpoint.
+    // Without `fast`, a start that is not refused would wait for a spread checkpoint.
     let fast = if function.contains("stop") || argument == "fast" {
         ""
     } else {
@@ -213,7 +213,7 @@ fn a_null_argument_starts_no_backup() {
 fn a_null_argument_of_a_stop_leaves_the_backup_running() {
     let cluster = Cluster::new();
     let mut taken = Stepwise::start(&cluster, "");
-    // Everything is sent, so that a stop which took a null for its default would succeed.
+    // Everything is sent, so a stop that replaced a null by its default would succeed.
     taken.send_files();
     for argument in ["wait", "allow_incomplete"] {
         let call = call_with_null("stop_backup", argument);
@@ -229,7 +229,7 @@ fn a_null_argument_of_a_stop_leaves_the_backup_running() {
     taken.backup.verify();
 }
 
-/// A cluster with a table in a tablespace, so that there is something to map.
+/// Cluster with a table in a tablespace, so that there is something to map.
 fn cluster_with_tablespace() -> Cluster {
     let cluster = Cluster::new();
     cluster.create_tablespace("elsewhere");
@@ -279,7 +279,7 @@ fn the_row_of_a_stop_completes_a_backup_by_hand() {
         ("tablespace_map", last.tablespace_map.as_bytes()),
         ("global/pg_control", &last.pg_control),
     ] {
-        // Each of them is in the manifest, and nothing else is missing.
+        // Each of these files is in the manifest, and nothing else is missing.
         let refusal = taken.backup.expect_refusal(&["-n"]);
         let missing = format!("\"{name}\" is present in the manifest but not on disk");
         assert!(refusal.contains(&missing), "{refusal}");

@@ -1,5 +1,5 @@
-//! What differs between the major versions of the server: in-place tablespaces from 16 on, the
-//! manifest's version, summaries of WAL and incremental backups from 17 on, `pg_verifybackup` on tar
+//! Differences between major versions of the server: in-place tablespaces from 16 on; the
+//! manifest's version, WAL summaries and incremental backups from 17 on; `pg_verifybackup` on tar
 //! files from 18 on.
 
 use std::fs;
@@ -15,7 +15,7 @@ use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{copy_of, copy_out};
 use serde_json::Value;
 
-/// Whether a test is about something that the server under test does not have.
+/// Whether the server under test is too old for a test's subject.
 fn is_before(version: u32) -> bool {
     let is_before = major_version() < version;
     if is_before {
@@ -24,7 +24,7 @@ fn is_before(version: u32) -> bool {
     is_before
 }
 
-/// What `pg_basebackup` takes from a cluster.
+/// Takes a backup of a cluster with `pg_basebackup`.
 #[track_caller]
 fn pg_basebackup(cluster: &Cluster, name: &str, args: &[&str]) -> PathBuf {
     let dir = cluster.make_dir(name);
@@ -45,7 +45,7 @@ fn manifest_in(dir: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}:\n{text}"))
 }
 
-/// What stands before the colon in each line of a backup_label.
+/// Keys of a backup_label: the text before the colon in each line.
 #[track_caller]
 fn keys_of_label(dir: &Path) -> Vec<String> {
     let path = dir.join("backup_label");
@@ -163,10 +163,10 @@ fn an_in_place_tablespace_belongs_to_the_data_directory() {
         .wait_for_sql("the rows", "SELECT count(*) = 21 FROM t");
 }
 
-/// Text of a table whose bytes are looked for in an archive.
+/// Table content to look for in an archive.
 const MARK: &str = "the content of a table";
 
-/// A cluster with [`MARK`] in a table of a tablespace.
+/// Cluster with [`MARK`] in a table of a tablespace.
 fn cluster_with_tablespace() -> (Cluster, u32) {
     let cluster = Cluster::new();
     let (oid, _) = cluster.create_tablespace("elsewhere");
@@ -176,8 +176,8 @@ fn cluster_with_tablespace() -> (Cluster, u32) {
     (cluster, oid)
 }
 
-/// What `pg_verifybackup` says of tar files and the manifest in a folder, if it refuses them. It
-/// cannot look at WAL in tar files.
+/// Runs `pg_verifybackup` on the tar files and the manifest in a directory; the error is its
+/// output. It cannot check WAL in tar files.
 fn verify_tar(dir: &Path) -> Result<(), String> {
     let mut verify = command("pg_verifybackup");
     verify.args(["--format=tar", "-n"]).arg(dir);
@@ -251,7 +251,7 @@ fn pg_verifybackup_reads_a_tar_file_of_each_tablespace() {
         dir.join("backup_manifest"),
         &content(&closing, "backup_manifest"),
     );
-    // What pg_basebackup calls base.tar are two streams here.
+    // The base.tar of pg_basebackup corresponds to two streams here.
     let base = write(dir.join("base.tar"), &base);
     let closing = write(cluster.make_dir("apart").join("closing.tar"), &closing);
     let mut join = command("tar");

@@ -1,5 +1,5 @@
-//! The manifest: its algorithms, its absence, what it detects, and that it says what the server's
-//! own says of the same cluster.
+//! The manifest: its algorithms, its absence, the damage it detects, and its agreement with the
+//! server's own manifest of the same cluster.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{copy_of, copy_out};
 use serde_json::Value;
 
-/// The manifest of a backup that was unpacked.
+/// Manifest of an unpacked backup.
 #[track_caller]
 fn manifest_of(backup: &Backup) -> Value {
     let path = backup.data_dir().join("backup_manifest");
@@ -47,8 +47,8 @@ fn by_path(manifest: &Value) -> BTreeMap<String, (i64, String)> {
         .collect()
 }
 
-/// Takes a backup for each way to write an algorithm's name and checks that the manifest bears it,
-/// with checksums of so many digits.
+/// Takes a backup for each spelling of an algorithm's name. Checks that the manifest names the
+/// algorithm and has checksums of this many digits.
 #[track_caller]
 fn assert_algorithm(cluster: &Cluster, algorithm: &str, digits: usize, names: &[&str]) {
     for name in names {
@@ -186,7 +186,7 @@ fn an_unknown_algorithm_is_named_as_it_was_given_in_latin1() {
     );
     let failure = expect_failure("a start", result);
     assert_eq!(failure.sqlstate, "22023", "{failure}");
-    // As text, or as bytea's escape format writes it.
+    // As text, or in the escape format of bytea.
     let named = ["\"algorithm é\"", r#""algorithm \351""#];
     let mut names = named.iter();
     assert!(names.any(|it| failure.message.ends_with(it)), "{failure}");
@@ -208,7 +208,7 @@ fn a_changed_file_is_found_by_its_checksum() {
         let refusal = backup.expect_refusal(&[]);
         let expected = format!("checksum mismatch for file \"{table}\"");
         assert!(refusal.contains(&expected), "{name}: {refusal}");
-        // Nothing else is wrong with the backup.
+        // The backup has no other defect.
         fs::write(&path, &sound).expect("could not repair a file");
         backup.verify();
     }
@@ -238,8 +238,8 @@ fn a_changed_manifest_is_found_by_its_own_checksum() {
     assert!(refusal.contains("manifest checksum mismatch"), "{refusal}");
 }
 
-/// What two backups of the same idle cluster may differ in: backup_label has positions and times,
-/// and pg_control follows the checkpoint that each backup begins with.
+/// Files that may differ between two backups of the same idle cluster: backup_label has LSNs and
+/// times, and pg_control reflects the checkpoint at the start of each backup.
 const OF_ONE_BACKUP: [&str; 2] = ["backup_label", "global/pg_control"];
 
 #[test]
@@ -251,7 +251,7 @@ fn the_manifest_says_what_that_of_pg_basebackup_says() {
     cluster.execute("CREATE UNLOGGED TABLE passing AS SELECT generate_series(1, 9999) AS a");
     cluster.execute("CREATE INDEX ON passing (a)");
     cluster.write_file("planted \"file\" é", b"planted");
-    // Frozen rows get no hint bits, which a session would set between the two backups.
+    // Frozen rows get no hint bits. A session would otherwise set them between the two backups.
     cluster.execute("VACUUM (FREEZE)");
 
     let dir = cluster.make_dir("pg_basebackup");

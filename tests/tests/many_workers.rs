@@ -1,5 +1,6 @@
-//! 64 workers at once, on however small a machine: nothing is sent twice or left out, each of them
-//! has its part of the work and of the rate, and the files of those that end return to the others.
+//! 64 concurrent workers, even on a small machine: every file is sent exactly once, each worker
+//! gets a share of the files and of the rate, and the files of workers that exit return to the
+//! queue.
 
 use std::time::Instant;
 
@@ -18,16 +19,16 @@ const WORKERS: usize = 64;
 
 const MEGABYTE: u64 = 1 << 20;
 
-/// Two blocks of zeros.
+/// Size of the two zero blocks that end an archive.
 const END_OF_ARCHIVE: usize = 1024;
 
-/// The database `postgres` of every cluster.
+/// OID of database `postgres` in every cluster.
 const DATABASE: u32 = 5;
 
-/// kB/s. A message has 1 MB, so that it is each worker's turn once in less than three seconds.
+/// Common rate in kB/s. A message has 1 MB, so each worker gets a turn in less than three seconds.
 const RATE: u64 = 24_576;
 
-/// A cluster with more files than its own, of this size.
+/// Cluster with additional planted files of this size.
 fn cluster_with_planted(count: u32, size: u64) -> Cluster {
     let cluster = Cluster::builder()
         .setting("dynamic_shared_memory_type", "mmap")
@@ -38,7 +39,7 @@ fn cluster_with_planted(count: u32, size: u64) -> Cluster {
     cluster
 }
 
-/// Sessions that can begin all at once.
+/// Opens the sessions in advance, so that all workers can start at once.
 fn connect_all(cluster: &Cluster) -> Vec<(Client, Notices)> {
     (0..WORKERS)
         .map(|_| cluster.connect_with_notices())
@@ -53,7 +54,7 @@ fn begin(sessions: Vec<(Client, Notices)>, id: i64) -> Vec<Worker> {
         .collect()
 }
 
-/// Waits until so many workers are part of the backup at the same time.
+/// Waits until this many workers take part in the backup at the same time.
 #[track_caller]
 fn wait_for_workers(cluster: &Cluster, count: usize) {
     cluster.wait_for_sql(
@@ -62,10 +63,10 @@ fn wait_for_workers(cluster: &Cluster, count: usize) {
     );
 }
 
-/// Checks that the streams hold what the listing does, each entry once.
+/// Checks that the streams contain each entry of the listing exactly once.
 #[track_caller]
 fn assert_sent_once(leader: &mut Client, streams: &[Vec<u8>]) {
-    // Without what ends each of them but the last, they are one archive.
+    // Without the end markers of all but the last, the streams form one archive.
     let mut joined = Vec::new();
     for stream in streams {
         joined.truncate(joined.len().saturating_sub(END_OF_ARCHIVE));
@@ -91,7 +92,7 @@ fn assert_sent_once(leader: &mut Client, streams: &[Vec<u8>]) {
 
 #[test]
 fn every_file_is_sent_once_by_64_workers() {
-    // Some batches of the queue for each.
+    // Several queue batches per worker.
     let cluster = cluster_with_planted(10 * WORKERS as u32, MEGABYTE / 8);
     let mut leader = cluster.connect();
     let sessions = connect_all(&cluster);
@@ -111,8 +112,8 @@ fn every_file_is_sent_once_by_64_workers() {
     leftover::assert_none(&cluster);
 }
 
-/// A worker that has reserved its time on the common clock reserves no other before it has sent, so
-/// that the turns go round.
+/// A worker that has reserved time on the common clock reserves no more before it has sent its
+/// data, so turns rotate among the workers.
 #[test]
 fn no_worker_of_64_starves_under_a_common_rate() {
     let cluster = cluster_with_planted(2 * WORKERS as u32, 8 * MEGABYTE);
@@ -134,13 +135,13 @@ fn no_worker_of_64_starves_under_a_common_rate() {
             .collect();
         growth.iter().all(|bytes| *bytes > 0)
     });
-    // When the last of them has had a turn, the others have had one too, or two. One more is for a
-    // machine that is too busy to read what has been sent.
+    // By the time the last worker has had a turn, the others have had one or two. One more is
+    // allowed for a machine too busy to read the sent data.
     assert!(
         growth.iter().all(|bytes| *bytes < 4 * MEGABYTE),
         "{growth:?}"
     );
-    // The rate of all together holds, however busy the machine is.
+    // The common rate holds, however busy the machine is.
     let bytes: u64 = received().iter().sum();
     let share = bytes as f64 / began.elapsed().as_secs_f64() / (RATE * 1024) as f64;
     assert!(share < 1.1, "{share} of the rate");
@@ -176,7 +177,7 @@ fn the_files_of_the_half_that_ends_are_sent_by_the_half_that_stays() {
     }
     let streams: Vec<_> = staying.into_iter().map(Worker::expect).collect();
     assert_sent_once(&mut leader, &streams);
-    // It would say so if anything were missing.
+    // The stop would report missing files.
     send_stop(&mut leader);
     leftover::assert_none(&cluster);
 }

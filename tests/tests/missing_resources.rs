@@ -1,5 +1,5 @@
-//! Servers whose settings leave no room for a backup, or for the WAL that it would retain: the start
-//! fails with the setting's name and leaves nothing.
+//! Servers with too few resources for a backup, or for the WAL that it would retain. The start
+//! fails, names the setting, and leaves nothing behind.
 
 use backup_tests::backup::{start, try_start};
 use backup_tests::builder::Builder;
@@ -13,7 +13,7 @@ fn builder() -> Builder {
     Cluster::builder().setting("dynamic_shared_memory_type", "mmap")
 }
 
-/// The errors of both functions that start a backup.
+/// Errors of both functions that start a backup.
 #[track_caller]
 fn failed_starts(client: &mut Client, options: &str) -> [Failure; 2] {
     let whole = copy_of(&format!("base_backup(fast => true{options})"));

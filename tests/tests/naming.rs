@@ -1,4 +1,4 @@
-//! Files that are sent again by name, beside a leader that stops.
+//! Files sent again by name while the leader stops the backup.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 const FILES: [&str; 2] = ["a.note", "b.note"];
 
-/// What a session that names files may be told.
+/// Errors that a session may get when it names files.
 const REFUSALS: [&str; 4] = [
     "is being sent by another worker",
     "is being stopped",
@@ -25,7 +25,8 @@ const REFUSALS: [&str; 4] = [
     "does not exist",
 ];
 
-/// Names both files until `over`, in an order, and notes what has arrived in streams that ended well.
+/// Requests both files in this order until `over` is set. Records the contents received in streams
+/// that succeeded.
 fn name_files(
     cluster: &Cluster,
     id: i64,
@@ -50,7 +51,7 @@ fn name_files(
     }
 }
 
-/// Gives the files other contents of the same size again and again.
+/// Replaces the contents of the files repeatedly, with the same size.
 fn rewrite(data: &Path, over: &AtomicBool) {
     for number in 0_u64.. {
         if over.load(Ordering::Relaxed) {
@@ -71,7 +72,7 @@ fn sha256(cluster: &Cluster, content: &[u8]) -> String {
     row.expect("a checksum").get(0)
 }
 
-/// What the manifest says of a file, somebody has received in a stream that ended well.
+/// For each file in the manifest, some client has received that content in a stream that succeeded.
 #[test]
 fn a_manifest_names_only_bytes_that_were_received() {
     let cluster = Cluster::new();
@@ -98,7 +99,8 @@ fn a_manifest_names_only_bytes_that_were_received() {
             scope.spawn(|| rewrite(&cluster.data_dir(), &over));
             let begun = || arrived.lock().expect("the list").len() > FILES.len();
             wait_for("files that are sent again", PATIENCE, begun);
-            // It stops between two streams sooner or later; until then the backup goes on.
+            // The stop fails while a stream runs, and the backup continues. It eventually succeeds
+            // between two streams.
             let closing = loop {
                 match try_send_stop(&mut leader, "wal => true") {
                     Ok(closing) => break closing,

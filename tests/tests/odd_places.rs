@@ -1,4 +1,5 @@
-//! Things in odd places: in `pg_tblspc` what is no tablespace, and a data directory behind a link.
+//! Unusual layouts: entries in `pg_tblspc` that are not tablespaces, and a data directory behind a
+//! symbolic link.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +12,7 @@ use backup_tests::server::Cluster;
 use backup_tests::stepwise::Stepwise;
 use serde_json::Value;
 
-/// The paths in a manifest.
+/// Paths in a manifest.
 #[track_caller]
 fn paths_in(manifest: &[u8]) -> BTreeSet<String> {
     let manifest: Value = serde_json::from_slice(manifest).expect("a manifest is JSON");
@@ -22,8 +23,8 @@ fn paths_in(manifest: &[u8]) -> BTreeSet<String> {
         .collect()
 }
 
-/// Nothing else in `pg_tblspc` may confuse the backup: core sends what is no link as it is, and so
-/// do we, whether the links travel in the map or not.
+/// Other entries in `pg_tblspc` must not confuse the backup. Core sends entries that are not links
+/// as they are, and so do we, whether or not the links are sent in the map.
 #[test]
 fn what_is_no_tablespace_is_sent_as_pg_basebackup_does() {
     let cluster = Cluster::builder().setting("autovacuum", "off").start();
@@ -86,7 +87,7 @@ fn a_data_directory_behind_a_link_is_backed_up() {
     symlink(&elsewhere, &data).expect("a link");
     cluster.start();
     cluster.create_extension("postgres");
-    // Two are inside, named through the link and by the real path.
+    // Two tablespaces are inside, one named through the link and one by the real path.
     make_dir(&elsewhere.join("through"));
     make_dir(&elsewhere.join("direct"));
     cluster.create_tablespace("outside");

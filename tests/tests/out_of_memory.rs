@@ -1,10 +1,11 @@
-//! Sessions that the system gives no more memory, where a user or a cluster decides how much is wanted.
+//! Out-of-memory errors in sessions, in cases where a user or a cluster determines how much memory
+//! is needed.
 
 use backup_tests::program::{command, succeed};
 use backup_tests::server::Cluster;
 use postgres::Client;
 
-/// Bounds the address space of the process that serves a session.
+/// Limits the address space of the backend of a session.
 fn limit(session: &mut Client, bytes: u64) {
     let row = session.query_one("SELECT pg_backend_pid()", &[]);
     let pid: i32 = row.expect("its process").get(0);
@@ -15,7 +16,7 @@ fn limit(session: &mut Client, bytes: u64) {
     );
 }
 
-/// The bytes of address space that the process of a session has.
+/// Size of the address space of a session's backend, in bytes.
 fn address_space(session: &mut Client) -> u64 {
     let row = session.query_one("SELECT pg_backend_pid()", &[]);
     let pid: i32 = row.expect("its process").get(0);
@@ -26,8 +27,8 @@ fn address_space(session: &mut Client) -> u64 {
     kilobytes * 1024
 }
 
-/// Runs a statement with more and more memory until it does what it does without a limit. Whatever it
-/// lacks, it is an error and the server goes on.
+/// Runs a statement under increasing memory limits until it behaves as without a limit. A lack of
+/// memory must cause an ERROR, and the server must keep running.
 #[track_caller]
 fn assert_error(cluster: &Cluster, prepare: &str, statement: &str, step: u64, succeeds: bool) {
     let mut refused = 0;
@@ -61,7 +62,7 @@ fn assert_error(cluster: &Cluster, prepare: &str, statement: &str, step: u64, su
 #[test]
 fn a_list_of_millions_of_files_ends_no_server() {
     let cluster = Cluster::new();
-    // The names do not exist, which is found at the first one, when all have been read.
+    // The names do not exist. The error is about the first one, after all have been read.
     assert_error(
         &cluster,
         "SELECT start_backup(fast => true)",

@@ -1,4 +1,4 @@
-//! The operating system's page cache: a backup leaves in it what was there before.
+//! A backup leaves the operating system's page cache as it was.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use backup_tests::program::{command, succeed};
 use backup_tests::server::Cluster;
 use backup_tests::workload::create_table;
 
-/// Bytes of a file that are in the page cache, as fincore of util-linux says.
+/// Number of bytes of a file in the page cache, from fincore of util-linux.
 fn cached_bytes(path: &Path) -> u64 {
     let mut fincore = command("fincore");
     fincore.args(["--bytes", "--noheadings", "--output", "RES"]);
@@ -15,7 +15,7 @@ fn cached_bytes(path: &Path) -> u64 {
     bytes.trim().parse().expect("a number of bytes")
 }
 
-/// Has the system write a file to its disk and forget it.
+/// Writes a file to disk and drops it from the page cache.
 fn evict(path: &Path) {
     let mut dd = command("dd");
     dd.arg(format!("of={}", path.display()));
@@ -39,7 +39,7 @@ fn a_stream_leaves_in_the_page_cache_what_was_there() {
         eprintln!("not tested: the file system keeps its files in memory");
         return;
     }
-    // Something in the middle, as a query would have left it.
+    // Read a part in the middle, as a query would.
     let mut dd = command("dd");
     dd.arg(format!("if={}", half.display()));
     succeed(dd.args(["of=/dev/null", "bs=1M", "skip=20", "count=4", "status=none"]));
@@ -55,7 +55,7 @@ fn a_stream_leaves_in_the_page_cache_what_was_there() {
 
     assert_eq!(cached_bytes(&warm), size);
     assert_eq!(cached_bytes(&cold), 0);
-    // What the system read ahead on its own counts as used, and may have come later.
+    // The system's readahead counts as used and may arrive later.
     let after = cached_bytes(&half);
     assert!(before <= after, "{before} {after}");
     assert!(after <= size - (16 << 20), "{after} of {size}");

@@ -1,4 +1,4 @@
-//! Pages of whatever size the server has: 8 kB, or another one with `make test-pages`.
+//! Pages of the server's block size: 8 kB, or another one with `make test-pages`.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -26,7 +26,7 @@ fn a_backup_under_load_is_whole() {
     quiet_table(&mut client, "t", 200, "");
     let before = count(&mut client);
     let mut taken = Stepwise::start(&cluster, "verify_checksums => true");
-    // Pages that change between the start and the end, and a file that grows.
+    // Change pages between start and end, and let a file grow.
     cluster.execute("INSERT INTO t SELECT * FROM t; UPDATE t SET filler = md5(filler)");
     taken.send_files();
     taken.stop();
@@ -49,7 +49,7 @@ fn damaged_pages_are_found_by_their_numbers() {
     assert!(pages > 40, "{pages}");
     let file = File::options().read(true).write(true).open(&full_path);
     let file = file.expect("the table's file");
-    // The last byte of a page belongs to one page size only.
+    // The position of a page's last byte depends on the page size.
     for block in [7, 8, pages - 1] {
         let place = (block + 1) * size - 1;
         let mut byte = [0];

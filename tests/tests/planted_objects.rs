@@ -1,5 +1,5 @@
-//! Objects of others with the names of ours or of the server's: in the search path of a session that
-//! takes a backup, and in the schema of the extension before CREATE EXTENSION.
+//! Foreign objects with the names of ours or the server's: in the search path of a session that
+//! takes a backup, and in the extension's schema before CREATE EXTENSION.
 
 use backup_tests::backup::Backup;
 use backup_tests::failure::{Failure, expect_failure};
@@ -7,8 +7,8 @@ use backup_tests::server::Cluster;
 use backup_tests::stream::copy_out;
 use postgres::{Client, SimpleQueryMessage};
 
-/// Fills a schema with a function and an operator for each of the server's, all of them traps, and
-/// types with the names that our functions use.
+/// Fills a schema with a trap for each of the server's functions and operators, and with types
+/// named like those that our functions use.
 const TRAPS: &str = r#"
     CREATE SCHEMA hostile;
     SET check_function_bodies = off;
@@ -61,15 +61,15 @@ const TRAPS: &str = r#"
     CREATE TABLE hostile.pg_locks (); CREATE TABLE hostile.pg_extension ();
     GRANT USAGE ON SCHEMA hostile TO PUBLIC"#;
 
-/// The same for the schema of temporary objects, which comes first for types and tables.
+/// The same traps in the temporary schema, which is searched first for types and tables.
 const TEMPORARY_TRAPS: &str = "
     CREATE TEMPORARY TABLE pg_tablespace (); CREATE TEMPORARY TABLE pg_class ();
     CREATE TEMPORARY TABLE pg_proc (); CREATE TEMPORARY TABLE pg_extension ();
     CREATE DOMAIN pg_temp.text AS pg_catalog.point; CREATE DOMAIN pg_temp.int8 AS pg_catalog.point;
     CREATE DOMAIN pg_temp.bytea AS pg_catalog.point";
 
-/// Runs a statement without any of the queries on types that a prepared one brings along, which would
-/// be caught in the traps.
+/// Runs a statement in the simple protocol. A prepared statement would also query types and run
+/// into the traps.
 #[track_caller]
 fn rows(client: &mut Client, statement: &str) -> Vec<Vec<String>> {
     let messages = client
@@ -88,7 +88,7 @@ fn rows(client: &mut Client, statement: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// Every function once, in the session as it is.
+/// Calls every function once, in the session as it is.
 fn use_every_function(cluster: &Cluster, client: &mut Client) {
     let backup = Backup::folder(cluster);
     let stream = |client: &mut Client, call: &str| {
@@ -160,7 +160,8 @@ fn no_object_of_the_search_path_is_needed() {
     use_every_function(&cluster, &mut client);
 }
 
-/// What CREATE EXTENSION says in a database; nothing of the extension may be there afterwards.
+/// Returns the error of CREATE EXTENSION in a database. Checks that no object of the extension
+/// exists afterwards.
 #[track_caller]
 fn refused_installation(client: &mut Client) -> Failure {
     let statement = "CREATE EXTENSION pg_parallel_backup";
@@ -224,7 +225,8 @@ fn a_function_that_was_there_before_is_not_adopted() {
     client.batch_execute(create).expect(create);
 }
 
-/// Calls that leave arguments out could mean either, so the extension does not go beside it.
+/// Calls with omitted arguments would be ambiguous, so the extension refuses to be installed beside
+/// such a function.
 #[test]
 fn a_function_of_the_same_name_with_other_arguments_is_refused() {
     let cluster = Cluster::new();
@@ -238,7 +240,7 @@ fn a_function_of_the_same_name_with_other_arguments_is_refused() {
         .expect("CREATE FUNCTION");
     refused_installation(&mut client)
         .assert("42725", "function name \"start_backup\" is not unique");
-    // Another schema is a way out.
+    // Installing into another schema works.
     let create = "CREATE SCHEMA s; CREATE EXTENSION pg_parallel_backup SCHEMA s";
     client.batch_execute(create).expect(create);
 }
@@ -313,7 +315,7 @@ fn only_a_superuser_installs_the_extension() {
     );
 }
 
-/// Neither roles of the server's nor attributes stand for EXECUTE.
+/// Neither membership in predefined roles nor role attributes replace EXECUTE.
 #[test]
 fn membership_in_the_servers_roles_opens_nothing() {
     let cluster = Cluster::new();

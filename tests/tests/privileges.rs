@@ -1,4 +1,5 @@
-//! Who may call what: nobody but a superuser until EXECUTE is granted, and then no more is needed.
+//! Privileges: only superusers may call the functions until EXECUTE is granted, and EXECUTE is then
+//! sufficient.
 
 use backup_tests::backup::{Backup, send_stop, spawn_workers, start};
 use backup_tests::failure::{Failure, expect_failure};
@@ -6,7 +7,7 @@ use backup_tests::server::Cluster;
 use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 
-/// Every function and a call of it.
+/// Every function with a call of it.
 const CALLS: [(&str, &str); 9] = [
     ("abort_backup", "SELECT abort_backup()"),
     ("backup_filelist", "SELECT * FROM backup_filelist()"),
@@ -94,7 +95,8 @@ fn each_grant_opens_its_own_function() {
     }
 }
 
-/// A cluster with a role that may call everything and is nothing else, and a table of another.
+/// Cluster with a role that has EXECUTE on everything and no other privilege, and a table of
+/// another role.
 fn cluster_with_backup_role() -> Cluster {
     let cluster = Cluster::new();
     cluster.create_tablespace("elsewhere");
@@ -159,7 +161,7 @@ fn the_other_ends_of_a_backup_are_open_to_the_role_too() {
         .expect("stop_backup()");
 }
 
-/// What a backup does must not depend on objects that other roles put into the search path.
+/// A backup must not depend on objects that other roles put into the search path.
 #[test]
 fn a_hostile_search_path_changes_nothing() {
     let cluster = Cluster::new();

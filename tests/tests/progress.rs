@@ -1,4 +1,4 @@
-//! What other sessions see of a backup while it runs, and the counters at its end.
+//! Progress of a running backup as seen by other sessions, and the counters at its end.
 
 use std::fs::{self, File};
 
@@ -14,7 +14,7 @@ use postgres::Client;
 
 const MEGABYTE: u64 = 1 << 20;
 
-/// A row of `backup_progress()`.
+/// Row of `backup_progress()`.
 #[derive(Debug, PartialEq, Eq)]
 struct Progress {
     id: i64,
@@ -78,7 +78,7 @@ fn there_is_no_row_without_a_backup() {
 
 #[test]
 fn a_spread_checkpoint_is_visible_and_can_be_cancelled() {
-    // Each page that is written makes the checkpointer sleep, so it has minutes to go.
+    // The checkpointer sleeps after each page, so the checkpoint takes minutes.
     let cluster = Cluster::builder()
         .setting("checkpoint_timeout", "30min")
         .start();
@@ -101,7 +101,7 @@ fn a_spread_checkpoint_is_visible_and_can_be_cancelled() {
     expect_failure("start_backup()", result)
         .assert("57014", "canceling statement due to user request");
     leftover::assert_none(&cluster);
-    // The session is free for another one.
+    // The session can start another backup.
     start(&mut leader, "");
 }
 

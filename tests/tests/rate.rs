@@ -1,4 +1,4 @@
-//! Rate limits: how long a stream takes is what they promise, so these tests measure time.
+//! Rate limits. They promise how long a stream takes, so these tests measure time.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use backup_tests::server::Cluster;
 use backup_tests::stream::{Worker, copy_of, copy_out};
 use backup_tests::workload::{create_table, path_of};
 
-/// Bytes in a second that a limit of `kilobytes` allows, compared with what arrived.
+/// Compares the bytes per second that a limit of `kilobytes` allows with the bytes received.
 #[track_caller]
 fn assert_rate(kilobytes: u64, bytes: usize, elapsed: Duration) {
     let allowed = (kilobytes * 1024) as f64;
@@ -41,7 +41,7 @@ fn three_workers_share_the_rate_of_the_backup() {
         .map(|worker| worker.expect().len())
         .collect();
     assert_rate(RATE, streams.iter().sum(), begin.elapsed());
-    // Each had its part of it.
+    // Each worker had its share of the rate.
     assert!(streams.iter().all(|bytes| *bytes > 2 << 20), "{streams:?}");
     send_stop(&mut leader);
 }
@@ -92,7 +92,7 @@ fn a_rate_out_of_range_is_refused() {
         expect_failure(&option, try_start(&mut leader, &option)).assert("22003", &message);
         let copy = copy_of(&format!("base_backup(fast => true, {option})"));
         expect_failure(&copy, copy_out(&mut leader, &copy)).assert("22003", &message);
-        // Neither of them has left a backup.
+        // Neither failed call has left a backup behind.
         start(&mut leader, "");
         let copy = copy_of(&format!("send_backup_files({option})"));
         expect_failure(&copy, copy_out(&mut leader, &copy)).assert("22003", &message);

@@ -1,4 +1,4 @@
-//! A manifest that is too large for a row.
+//! Manifest too large for a row.
 
 use std::fs;
 use std::io::Read;
@@ -10,10 +10,10 @@ use backup_tests::server::Cluster;
 use backup_tests::stream::copy_of;
 use postgres::Client;
 
-/// Files whose entries in the manifest have 8 kB each.
+/// Number of files. The manifest entry of each has 8 kB.
 const FILES: u32 = 140_000;
 
-/// Has the server run a COPY, and counts what it sends.
+/// Runs a COPY and counts the bytes that the server sends.
 fn count_bytes(client: &mut Client, call: &str) -> u64 {
     let mut stream = client.copy_out(&copy_of(call)).expect("the COPY");
     let mut part = vec![0; 1 << 20];
@@ -34,7 +34,7 @@ fn a_manifest_of_more_than_a_gigabyte_leaves_the_backup_running_and_goes_into_a_
     while directory.as_os_str().len() < 3600 {
         directory.push("d".repeat(250));
     }
-    // Relative, since an absolute path would be too long.
+    // Use relative paths, because absolute ones would be too long.
     std::env::set_current_dir(cluster.data_dir()).expect("the data directory");
     fs::create_dir_all(&directory).expect("a deep directory");
     for number in 0..FILES {

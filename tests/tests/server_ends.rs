@@ -1,4 +1,4 @@
-//! The server goes while a backup runs: by a crash of one of its processes, or by a shutdown.
+//! The server goes down during a backup, by a crash of one of its processes or by a shutdown.
 
 use std::fs;
 
@@ -24,7 +24,7 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// A backup that holds its WAL, and a worker that waits for its client in mid-stream.
+/// Backup that retains its WAL, and a worker in mid-stream that waits for its client.
 #[track_caller]
 fn in_mid_stream(cluster: &Cluster) -> (Client, Worker) {
     let mut leader = cluster.connect();
@@ -45,7 +45,7 @@ fn slot_holder(cluster: &Cluster) -> i32 {
     row.expect("the process of the slot").get(0)
 }
 
-/// The server is up again, without a trace of the backup, and takes another.
+/// Checks that the server is up again without a trace of the backup, and takes another.
 #[track_caller]
 fn assert_as_before(cluster: &Cluster) {
     leftover::assert_none(cluster);
@@ -67,7 +67,7 @@ fn a_crash_of_any_process_of_the_backup_leaves_nothing() {
     let victims: [(&str, &str, Victim); 4] = [
         ("worker", "KILL", |_, _, worker| worker.pid),
         ("leader", "KILL", |_, leader, _| backend_pid(leader)),
-        // A process that waits for its client would first want to tell it.
+        // A process that waits for its client would first try to send it a message.
         ("leader", "QUIT", |_, leader, _| backend_pid(leader)),
         ("process of the slot", "KILL", |cluster, _, _| {
             slot_holder(cluster)

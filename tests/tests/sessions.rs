@@ -1,5 +1,5 @@
-//! A backup belongs to a session: which calls that session may make, what a backup outlives, and
-//! how core's functions for backups get along with it.
+//! A backup belongs to a session: which calls that session may make, what a backup survives, and
+//! how it coexists with core's backup functions.
 
 use backup_tests::backup::{Backup, send_stop, spawn_workers, start, try_send_stop, try_start};
 use backup_tests::failure::{Failure, expect_failure};
@@ -13,7 +13,7 @@ const ALREADY_IN_PROGRESS: &str = "a backup is already in progress in this sessi
 const NOT_OURS: &str = "the backup in progress was not started by start_backup()";
 const NOT_CORES: &str = "cannot use pg_backup_stop() for a backup started by start_backup()";
 
-/// Sends everything, stops, and has the result verified.
+/// Sends everything, stops, and verifies the result.
 #[track_caller]
 fn complete(cluster: &Cluster, leader: &mut Client, id: i64) -> Backup {
     let backup = Backup::folder(cluster);
@@ -25,7 +25,7 @@ fn complete(cluster: &Cluster, leader: &mut Client, id: i64) -> Backup {
     backup
 }
 
-/// The failure of a statement that returns no COPY stream.
+/// Error of a statement that is not a COPY stream.
 #[track_caller]
 fn failure_of(client: &mut Client, statement: &str) -> Failure {
     expect_failure(statement, client.batch_execute(statement))
@@ -90,7 +90,7 @@ fn stopping_without_a_backup_is_an_error() {
     let copy = copy_of("send_backup_files()");
     expect_failure("send_backup_files()", copy_out(&mut session, &copy))
         .assert("55000", NOT_IN_PROGRESS);
-    // The same after a backup has come and gone.
+    // The same applies after a backup has ended.
     start(&mut session, "");
     session
         .batch_execute("SELECT abort_backup()")
@@ -129,7 +129,8 @@ fn pg_backup_stop_refuses_a_backup_of_start_backup() {
     failure_of(&mut leader, "SELECT pg_backup_stop()").assert("55000", NOT_IN_PROGRESS);
 }
 
-/// Looked up before the backup starts, pg_backup_stop() runs unseen. The server must survive that.
+/// A pg_backup_stop() that was looked up before the backup starts escapes our check. The server
+/// must survive that.
 #[test]
 fn a_pg_backup_stop_that_was_looked_up_before_ends_the_backup_and_nothing_else() {
     let cluster = Cluster::new();
@@ -142,13 +143,13 @@ fn a_pg_backup_stop_that_was_looked_up_before_ends_the_backup_and_nothing_else()
         leader.batch_execute("BEGIN").expect("BEGIN");
         leader.batch_execute(statement).expect("DECLARE");
         start(&mut leader, "");
-        // Version 15 fails for want of a label, later ones return an empty one.
+        // Version 15 fails because there is no label. Later versions return an empty one.
         let _ = leader.batch_execute("FETCH c");
         leader.batch_execute("ROLLBACK").expect("ROLLBACK");
         failure_of(&mut leader, "SELECT stop_backup(allow_incomplete => true)")
             .assert("55000", NOT_IN_PROGRESS);
         leftover::assert_none(&cluster);
-        // The session is none the worse for it.
+        // The session is unaffected.
         let started = start(&mut leader, "");
         complete(&cluster, &mut leader, started.id);
     }
@@ -175,7 +176,7 @@ fn stop_backup_refuses_a_backup_of_pg_backup_start() {
         .expect("pg_backup_stop()")
         .get(0);
     assert!(label.contains("LABEL: core\n"), "{label}");
-    // Afterwards each kind works as if the other had never been.
+    // Each kind of backup then works as if the other had never run.
     let started = start(&mut leader, "");
     complete(&cluster, &mut leader, started.id);
     leader
@@ -201,7 +202,8 @@ fn a_backup_outlives_an_error_in_its_session() {
     failure_of(&mut leader, "SELECT 1 / 0").assert("22012", "division by zero");
     failure_of(&mut leader, "BEGIN; SAVEPOINT a; SELECT 1 / 0");
     leader.batch_execute("ROLLBACK").expect("ROLLBACK");
-    // The top-level error dropped the session's own temporary slots; the backup's is elsewhere.
+    // The top-level error dropped the session's own temporary slots. The backup's slot belongs to
+    // another process.
     let slots: i64 = leader
         .query_one(
             "SELECT count(*) FROM pg_replication_slots
@@ -248,7 +250,7 @@ fn an_id_that_names_no_backup_is_refused() {
 
     let mut session = cluster.connect();
     let mut guesses = vec![0, 1, -1, i64::MAX, i64::MIN, ended, -running];
-    // Whatever bit is changed, the rest alone is not enough.
+    // Changing any single bit makes the ID invalid.
     guesses.extend((0..63).map(|bit| running ^ (1 << bit)));
     for guess in guesses {
         let message = format!("backup {guess} does not exist");

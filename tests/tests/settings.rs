@@ -1,4 +1,4 @@
-//! The settings `pg_parallel_backup.manifest_force_encode` and `…server_processors`.
+//! Settings `pg_parallel_backup.manifest_force_encode` and `…server_processors`.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 const FORCE_ENCODE: &str = "SET pg_parallel_backup.manifest_force_encode = on";
 
-/// The number of files in a manifest, after each was seen to have its name in hexadecimal.
+/// Number of files in a manifest, after a check that each has its name in hexadecimal.
 #[track_caller]
 fn assert_encoded(manifest: &str) -> usize {
     let manifest: Value = serde_json::from_str(manifest).expect("JSON");
@@ -83,7 +83,7 @@ fn the_processors_are_those_of_the_operating_system_and_cannot_be_set() {
     );
 }
 
-/// A name that is misspelt is no setting that nobody reads.
+/// A misspelled name is not accepted as a placeholder setting.
 #[test]
 fn no_other_setting_has_the_prefix() {
     let cluster = Cluster::new();

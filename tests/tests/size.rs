@@ -1,7 +1,8 @@
-//! Clusters with very many files, and with very large ones: the listing, the queue, the progress, the
-//! manifest and the memory of those who hold them.
+//! Clusters with very many files and with very large files: the listing, the queue, the progress,
+//! the manifest, and the memory of the processes that hold them.
 //!
-//! `BACKUP_TESTS_FILES=1000000` has the first test take a million files instead of a hundred thousand.
+//! `BACKUP_TESTS_FILES=1000000` makes the first test use a million files instead of a hundred
+//! thousand.
 
 use std::fs;
 use std::io::Read;
@@ -22,7 +23,7 @@ use tar::Header;
 
 const MEGABYTE: u64 = 1 << 20;
 
-/// The database `postgres` of every cluster.
+/// OID of database `postgres` in every cluster.
 const DATABASE: u32 = 5;
 
 fn cluster() -> Cluster {
@@ -32,7 +33,7 @@ fn cluster() -> Cluster {
         .start()
 }
 
-/// One number of a query.
+/// Runs a query that returns one number.
 #[track_caller]
 fn number(client: &mut Client, query: &str) -> i64 {
     match client.query_one(query, &[]) {
@@ -41,7 +42,7 @@ fn number(client: &mut Client, query: &str) -> i64 {
     }
 }
 
-/// The memory of a process that is its own, in bytes.
+/// Private memory of a process, in bytes.
 #[track_caller]
 fn own_memory(pid: i32) -> u64 {
     let status =
@@ -56,7 +57,7 @@ fn own_memory(pid: i32) -> u64 {
         * 1024
 }
 
-/// Entries and bytes: those of the backup, and those that have been sent.
+/// Entries and bytes of the backup, and entries and bytes sent.
 fn progress(client: &mut Client) -> [i64; 4] {
     let row = client
         .query_one(
@@ -67,7 +68,7 @@ fn progress(client: &mut Client) -> [i64; 4] {
     std::array::from_fn(|column| row.get(column))
 }
 
-/// The largest shared segment of a cluster that keeps them in its own folder.
+/// Size of the largest shared memory segment, for a cluster that keeps them in its data directory.
 #[track_caller]
 fn largest_segment(cluster: &Cluster) -> u64 {
     fs::read_dir(cluster.data_dir().join("pg_dynshmem"))
@@ -81,7 +82,7 @@ fn largest_segment(cluster: &Cluster) -> u64 {
         .unwrap_or(0)
 }
 
-/// For those who run the test by hand: `cargo test … -- --nocapture`.
+/// Prints a value for manual runs: `cargo test … -- --nocapture`.
 fn tell(what: &str, value: impl std::fmt::Display) {
     println!("{what}: {value}");
 }
@@ -127,7 +128,7 @@ fn a_hundred_thousand_files_are_listed_sent_and_verified_in_bounded_memory() {
         "{segment}"
     );
 
-    // Everything once into nothing, then everything to clients.
+    // Send everything to the blackhole first, then to clients.
     let mut session = cluster.connect();
     let pid = backend_pid(&mut session);
     let idle = own_memory(pid);
@@ -176,7 +177,7 @@ fn a_hundred_thousand_files_are_listed_sent_and_verified_in_bounded_memory() {
         [total[0], total[1], total[0], total[1]]
     );
 
-    // The closing tar is halted in the middle of the manifest, which the leader does not hold.
+    // Halt the closing tar in the middle of the manifest, which the leader does not keep in memory.
     let pid = backend_pid(&mut leader);
     let before = own_memory(pid);
     let begin = Instant::now();
@@ -197,7 +198,7 @@ fn a_hundred_thousand_files_are_listed_sent_and_verified_in_bounded_memory() {
     );
     leftover::assert_none(&cluster);
 
-    // The files of one of the directories are enough for pg_verifybackup; making all takes long.
+    // The files of one directory are enough for pg_verifybackup. Unpacking all would take long.
     let backup = Backup::folder(&cluster);
     let left_out: Vec<_> = (1..DATABASES)
         .map(|place| format!("base/{}", FIRST_DATABASE + place))
@@ -226,7 +227,7 @@ fn assert_bounded(who: &str, now: u64, before: u64, limit: u64) {
     assert!(growth <= limit, "{who} has grown by {growth} bytes");
 }
 
-/// The first member's header, of a stream that would be long and whose client is killed.
+/// Header of the first member of a long stream. The client is then killed.
 #[track_caller]
 fn first_header(cluster: &Cluster, call: &str) -> Header {
     let mut psql = cluster
@@ -289,7 +290,8 @@ fn a_terabyte_is_listed_counted_and_sent() {
     assert_eq!(sizes, total);
     assert_eq!(progress(&mut leader), [started.file_count, total, 0, 0]);
 
-    // One that takes from the queue counts what it has sent, and takes it off again.
+    // A worker that takes from the queue counts the bytes it has sent, and uncounts them on
+    // failure.
     let call = format!("send_backup_files({}, max_rate => 16384)", started.id);
     let worker = Worker::spawn(&cluster, &copy_of(&call));
     worker.wait_for_bytes(4 * MEGABYTE);
@@ -314,7 +316,7 @@ fn a_terabyte_is_listed_counted_and_sent() {
         assert_file(&first_header(&cluster, &call), path, SEGMENT);
     }
 
-    // Two of them as a whole, as GNU tar reads them.
+    // GNU tar reads two whole segments.
     let whole = &relations[3][SEGMENTS as usize - 2..];
     let list = whole.join("','");
     let call = format!("send_backup_files({}, ARRAY['{list}'])", started.id);
@@ -339,7 +341,7 @@ fn a_terabyte_is_listed_counted_and_sent() {
     assert_eq!(said.lines().count(), whole.len());
     assert_eq!(progress(&mut leader)[2..], [2, 2 * SEGMENT as i64]);
 
-    // By name into nothing: that is a look, and no part of what has been sent.
+    // Files named for the blackhole are only read; they do not count as sent.
     let list = relations[0][..3].join("','");
     let call = format!("SELECT send_backup_files(files => ARRAY['{list}'], target => 'blackhole')");
     leader.batch_execute(&call).expect("the blackhole");
@@ -350,7 +352,7 @@ fn a_terabyte_is_listed_counted_and_sent() {
     leftover::assert_none(&cluster);
 }
 
-/// The number for a size has room for 8 GB in octal digits.
+/// The size field of a header has room for 8 GB in octal digits.
 #[test]
 fn a_file_of_nine_gigabytes_is_announced_as_such() {
     const NAME: &str = "big.dat";
@@ -365,7 +367,7 @@ fn a_file_of_nine_gigabytes_is_announced_as_such() {
     assert_file(&header, NAME, SIZE);
     assert_eq!(header.as_old().size[0], 0x80, "a number in base 256");
 
-    // GNU tar lists the member before it misses the rest.
+    // GNU tar lists the member before it notices the truncation.
     let mut tar = command("tar");
     tar.args(["--list", "--verbose", "--file=-"]);
     let said = run_with_input(&mut tar, header.as_bytes());

@@ -1,5 +1,5 @@
-//! A backup so slow that checkpoints, the recycling of WAL and a timeline switch of its source pass
-//! by: either it restores, or the error names the segment that is gone.
+//! A backup so slow that its source takes checkpoints, recycles WAL and switches timelines
+//! meanwhile. Either it restores, or the error names the missing segment.
 
 use std::fs;
 
@@ -11,10 +11,10 @@ use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::stepwise::Stepwise;
 use backup_tests::wal::{exists, forgetful};
 
-/// The parts in which the files are sent.
+/// Number of parts in which the files are sent.
 const PARTS: usize = 4;
 
-/// Rows that each round adds.
+/// Rows added per round.
 const ROWS: i64 = 2000;
 
 fn quiet() -> Builder {
@@ -30,7 +30,8 @@ fn make_tables(cluster: &Cluster) {
     );
 }
 
-/// Several times the WAL that the cluster keeps, in every table; then what makes it let go of it.
+/// Writes several times the WAL that the cluster keeps, to every table, and makes the cluster
+/// remove old WAL.
 fn write_hard(cluster: &Cluster, round: usize) {
     for statement in [
         format!(
@@ -46,7 +47,7 @@ fn write_hard(cluster: &Cluster, round: usize) {
     }
 }
 
-/// The first segment that a backup needs, as its label names it.
+/// First segment that a backup needs, from its label.
 #[track_caller]
 fn first_segment(taken: &Stepwise) -> String {
     let label = &taken.started.backup_label;
@@ -54,7 +55,7 @@ fn first_segment(taken: &Stepwise) -> String {
     rest[..24].to_owned()
 }
 
-/// Sends the files in parts, and lets `between` have its way before each of them.
+/// Sends the files in parts, and calls `between` before each.
 #[track_caller]
 fn send_slowly(taken: &mut Stepwise, mut between: impl FnMut(usize)) {
     let entries = taken.listing();
@@ -68,7 +69,7 @@ fn send_slowly(taken: &mut Stepwise, mut between: impl FnMut(usize)) {
     between(PARTS);
 }
 
-/// The rows of all rounds are there, each of them once.
+/// Checks that the rows of all rounds exist exactly once.
 #[track_caller]
 fn assert_all_rounds(restored: &mut Cluster) {
     let rounds = PARTS as i64 + 1;
@@ -92,7 +93,7 @@ fn assert_all_rounds(restored: &mut Cluster) {
     restored.stop_and_check_checksums();
 }
 
-/// The stop must fail for want of the first segment, and that be the end of the backup.
+/// Checks that the stop fails because the first segment is missing, and that the backup ends.
 #[track_caller]
 fn assert_names_what_is_gone(cluster: &Cluster, mut taken: Stepwise, first: &str) {
     assert!(!exists(cluster, first), "{first} is still there");
@@ -126,7 +127,7 @@ fn a_slow_backup_that_does_not_retain_its_wal_names_what_is_gone() {
     assert_names_what_is_gone(&cluster, taken, &first);
 }
 
-/// A standby of a standby, whose source is promoted in the middle of the backup.
+/// Standby of a standby. Its source is promoted in the middle of the backup.
 struct Cascade {
     first: Option<Cluster>,
     second: Cluster,
@@ -139,7 +140,7 @@ impl Cascade {
         make_tables(&first);
         let second = first.standby();
         let third = second.standby();
-        // Whoever is followed keeps what the follower may still ask for.
+        // An upstream server keeps the WAL that its standby may still request.
         for followed in [&first, &second] {
             followed.execute("ALTER SYSTEM SET wal_keep_size = '256MB'");
             followed.execute("SELECT pg_reload_conf()");
@@ -152,7 +153,7 @@ impl Cascade {
         }
     }
 
-    /// A round of writing at the head of the cascade, which changes in the middle.
+    /// Writes one round at the head of the cascade, which changes midway.
     fn round(&mut self, round: usize) {
         if round == PARTS / 2
             && let Some(mut first) = self.first.take()
@@ -164,7 +165,7 @@ impl Cascade {
         let primary = self.first.as_ref().unwrap_or(&self.second);
         write_hard(primary, round);
         catch_up(primary, &self.third);
-        // A restartpoint, by which a standby lets go of WAL.
+        // A restartpoint, at which a standby removes WAL.
         self.third.execute("CHECKPOINT");
     }
 }

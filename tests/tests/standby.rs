@@ -1,4 +1,4 @@
-//! Backups taken from a standby, and what a promotion does to them.
+//! Backups of a standby, and the effect of a promotion on them.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use backup_tests::stream::{Worker, copy_of};
 
 const PROMOTED: &str = "the standby was promoted during online backup";
 
-/// A backup of a standby while its primary writes, with rows of before, during and after.
+/// Backs up a standby while its primary writes, with rows from before, during and after the backup.
 fn backup_of(primary: &Cluster, standby: &Cluster) -> Backup {
     primary.execute("CREATE TABLE t AS SELECT generate_series(1, 10000) AS a");
     catch_up(primary, standby);
@@ -28,7 +28,7 @@ fn backup_of(primary: &Cluster, standby: &Cluster) -> Backup {
     primary.execute("INSERT INTO t SELECT generate_series(1, 10000)");
     catch_up(primary, standby);
     taken.send_files();
-    // What is flushed moves the position that a restore has to reach.
+    // Flushed WAL advances the LSN that a restore must reach.
     primary.execute("INSERT INTO t SELECT generate_series(1, 10000)");
     primary.execute("CHECKPOINT");
     catch_up(primary, standby);
@@ -111,7 +111,7 @@ fn a_promotion_in_mid_stream_fails_the_stream_or_the_stop() {
     let worker = Worker::spawn_halting(&standby, &copy, 1 << 20);
     worker.wait_for_bytes(1 << 20);
     standby.execute("SELECT pg_promote()");
-    // The worker may just have looked for the last time; the stop looks for certain.
+    // The worker may have made its last check before the promotion. The stop always checks.
     if let Err(failure) = worker.join() {
         failure.assert("55000", PROMOTED);
     }
@@ -135,7 +135,7 @@ fn a_promotion_after_the_last_stream_fails_the_stop() {
     end_and_start_again(&standby, taken);
 }
 
-/// A spoiled backup must not stand in the way of the next one in the same session.
+/// A failed backup must not block the next one in the same session.
 fn end_and_start_again(promoted: &Cluster, mut taken: Stepwise) {
     if let Err(error) = taken.leader.batch_execute("SELECT abort_backup()") {
         Failure::from(error).assert("55000", "backup is not in progress");
@@ -156,7 +156,7 @@ fn wal_without_full_pages_spoils_a_backup_of_a_standby() {
         "full_page_writes to be off",
         "SELECT current_setting('full_page_writes') = 'off'",
     );
-    // The checkpointer writes the change to the WAL when it has read the setting.
+    // The checkpointer logs the change once it has read the setting.
     standby.wait_for_sql("the WAL that tells of it", {
         primary.execute("CHECKPOINT");
         catch_up(&primary, &standby);
@@ -168,7 +168,7 @@ fn wal_without_full_pages_spoils_a_backup_of_a_standby() {
         .expect_err("a backup with torn pages");
     assert_eq!(failure.sqlstate, "55000", "{failure}");
     assert!(
-        // Later versions have the setting in quotes.
+        // Later versions quote the setting.
         failure
             .message
             .replace('"', "")
@@ -194,7 +194,7 @@ fn a_backup_of_a_primary_becomes_a_standby() {
     standby.wait_for_sql("the standby to stay one", "SELECT pg_is_in_recovery()");
 }
 
-/// The server that a standby follows is promoted, and the standby goes on as a standby.
+/// The upstream server of a standby is promoted. The standby remains a standby.
 #[test]
 fn a_timeline_that_the_primary_begins_during_the_backup_is_in_its_range() {
     let mut first = Cluster::new();
@@ -211,7 +211,7 @@ fn a_timeline_that_the_primary_begins_during_the_backup_is_in_its_range() {
     second.execute("INSERT INTO t SELECT generate_series(1, 10000)");
     second.execute("CHECKPOINT");
     catch_up(&second, &third);
-    // Now the standby can start from the new timeline.
+    // The standby can now start from the new timeline.
     third.execute("CHECKPOINT");
     taken.send_files();
     taken.stop();

@@ -1,5 +1,5 @@
-//! Backups of a cluster that changes under the streams: what the restored cluster holds must be
-//! what the source held when the backup stopped.
+//! Backups of a cluster that changes during the streams. The restored cluster must have the
+//! contents of the source at the stop of the backup.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,20 +11,20 @@ use backup_tests::wait::{PATIENCE, wait_for};
 use backup_tests::workload::{Pgbench, assert_balanced, create_table};
 use postgres::Client;
 
-/// Slow enough for the changes to overtake the streams. They make checkpoints, after which nothing
-/// but the backup needs its WAL.
+/// Slow enough for the changes to overtake the streams. The changes cause checkpoints, after which
+/// only the backup needs its WAL.
 const OPTIONS: &str = "max_rate => 12288, retain_wal => true";
 
-/// A session that repeats something until it is told to stop.
+/// Session that repeats a round until told to stop.
 struct Churn {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<u32>,
 }
 
 impl Churn {
-    /// Runs `round` with the numbers from 0 on, and waits until it has run once. While a backup
-    /// runs, a round comes after each of the backup's steps: what is written does not depend on the
-    /// speed of the machine.
+    /// Calls `round` with the numbers from 0 on, and waits until the first call is done. During a
+    /// backup, one round follows each step of the backup, so the amount written does not depend on
+    /// the speed of the machine.
     fn start(cluster: &Cluster, mut round: impl FnMut(&mut Client, u32) + Send + 'static) -> Self {
         let mut client = cluster.connect();
         round(&mut client, 0);
@@ -48,7 +48,7 @@ impl Churn {
         Churn { stop, thread }
     }
 
-    /// How often it ran.
+    /// Stops the session and returns the number of rounds.
     fn stop(self) -> u32 {
         self.stop.store(true, Ordering::Relaxed);
         match self.thread.join() {
@@ -58,7 +58,7 @@ impl Churn {
     }
 }
 
-/// Changes with the phase and with each 4 MB that are sent.
+/// Step of the running backup. It changes with the phase and with every 4 MB sent.
 fn step_of_backup(client: &mut Client) -> String {
     client
         .query_one(
@@ -78,7 +78,8 @@ fn execute(client: &mut Client, statements: &str) {
     }
 }
 
-/// Streams with four workers, then has `mark` leave a trace before the stop; the restored cluster.
+/// Streams with four workers, then calls `mark` before the stop to leave a trace. Returns the
+/// restored cluster.
 #[track_caller]
 fn back_up_and_restore(cluster: &Cluster, mark: impl FnOnce(&mut Client)) -> Cluster {
     let backup = Backup::folder(cluster);
@@ -93,7 +94,7 @@ fn back_up_and_restore(cluster: &Cluster, mark: impl FnOnce(&mut Client)) -> Clu
     backup.restore()
 }
 
-/// The judges of a restored cluster that need it whole.
+/// Checks that need the whole restored cluster.
 #[track_caller]
 fn assert_sound(mut restored: Cluster) {
     restored.amcheck();
@@ -174,12 +175,12 @@ fn tables_that_change_while_workers_stream_are_restored() {
             "SELECT count(*) FROM grown WHERE filler = repeat('y', 500)",
             rounds * 500,
         ),
-        // Every round is one more than the largest number in it.
+        // The number of rounds is one more than the largest round number.
         ("SELECT (max(round) + 1)::bigint FROM grown", rounds),
     ] {
         assert_eq!(number(&mut client, query), expected, "{query}");
     }
-    // A round that was cut off left at most its own changes undone.
+    // At most the changes of an interrupted round are missing.
     let rewritten = number(&mut client, "SELECT max(round)::bigint FROM rewritten");
     assert!(
         rewritten == rounds - 1 || rewritten == rounds - 2,
@@ -244,7 +245,7 @@ fn databases_made_and_dropped_while_workers_stream_are_restored() {
     let mut made = 0;
     let restored = back_up_and_restore(&cluster, |client| {
         execute(client, "DROP DATABASE goes");
-        // Whatever the churn is doing, this one stands.
+        // This database exists whatever the churn is doing.
         execute(client, "CREATE DATABASE stays STRATEGY file_copy");
         made = number(
             client,
@@ -263,7 +264,7 @@ fn databases_made_and_dropped_while_workers_stream_are_restored() {
     );
     let databases: Vec<String> = client
         .query(
-            // A DROP DATABASE that the end of the backup cut off leaves -2 there.
+            // A DROP DATABASE interrupted by the end of the backup leaves -2 here.
             "SELECT datname::text FROM pg_database WHERE datallowconn AND datconnlimit <> -2",
             &[],
         )
@@ -298,7 +299,7 @@ fn one_statement_under_write_load_makes_a_backup_that_balances() {
     assert_sound(restored);
 }
 
-/// The workers come and go while the backup runs, each for a part of the files.
+/// Workers come and go during the backup, each for a part of the files.
 #[test]
 fn workers_that_come_late_and_leave_early_make_a_backup() {
     let cluster = Cluster::new();

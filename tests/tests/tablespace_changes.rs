@@ -1,4 +1,4 @@
-//! Tablespaces that are made, moved into and dropped while a backup runs.
+//! Tablespaces that are created, moved into and dropped during a backup.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use backup_tests::workload::create_table;
 
 const MEGABYTE: u64 = 1 << 20;
 
-/// A table of 1000 rows in a tablespace; the next checkpoint has it on disk.
+/// Creates a table of 1000 rows in a tablespace. The next checkpoint writes it to disk.
 fn fill(cluster: &Cluster, tablespace: &str) {
     cluster.execute(&format!(
         "CREATE TABLE of_{tablespace} TABLESPACE {tablespace} AS
@@ -24,7 +24,7 @@ fn make(cluster: &Cluster, tablespace: &str) -> PathBuf {
     location
 }
 
-/// What the drop leaves open is closed by a checkpoint.
+/// Drops a tablespace and its table. The checkpoint closes files that the drop leaves open.
 fn drop_with_table(cluster: &Cluster, tablespace: &str) {
     cluster.execute(&format!("DROP TABLE of_{tablespace}"));
     cluster.execute(&format!("DROP TABLESPACE {tablespace}"));
@@ -41,7 +41,7 @@ fn tablespaces_made_and_dropped_during_the_backup_are_restored_as_they_are_at_it
     let goes_early = make(&cluster, "goes_early");
     let goes_late = make(&cluster, "goes_late");
     cluster.execute("CREATE TABLE moved AS SELECT generate_series(1, 5000) AS a");
-    // The first that a worker takes.
+    // The first file that a worker takes.
     create_table(&cluster, "big", 8);
     cluster.execute("ALTER TABLE big SET TABLESPACE goes_late");
     cluster.execute("CHECKPOINT");
@@ -52,11 +52,12 @@ fn tablespaces_made_and_dropped_during_the_backup_are_restored_as_they_are_at_it
     let copy = copy_of(&format!("send_backup_files({})", taken.started.id));
     let mut worker = Worker::spawn_halting(&cluster, &copy, MEGABYTE);
     worker.wait_for_bytes(MEGABYTE);
-    // The worker has a file of it open.
+    // The worker has a file of this tablespace open.
     cluster.execute("DROP TABLE big; DROP TABLE of_goes_late");
     let mut client = cluster.connect();
     let dropping = std::thread::spawn(move || client.batch_execute("DROP TABLESPACE goes_late"));
-    // A process that waits for its client does not answer, that of an ordinary COPY neither.
+    // A process that waits for its client does not respond to the barrier, in an ordinary COPY
+    // either.
     cluster.wait_for_sql(
         "DROP TABLESPACE to wait for the worker",
         "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'ProcSignalBarrier')",
@@ -77,7 +78,7 @@ fn tablespaces_made_and_dropped_during_the_backup_are_restored_as_they_are_at_it
         assert!(is_empty(gone), "{gone:?}");
     }
 
-    // The restored server makes those that came in the places of the source.
+    // The restored server creates new tablespaces at the locations of the source.
     cluster.stop(Shutdown::Fast);
     let mut restored = taken.backup.restore();
     let mut client = restored.connect();
@@ -101,7 +102,7 @@ fn tablespaces_made_and_dropped_during_the_backup_are_restored_as_they_are_at_it
         assert_eq!(row.expect("the table").get::<_, i64>(0), count, "{table}");
     }
     drop(client);
-    // The one that was there is in its new place.
+    // The tablespace that existed before is at its new location.
     assert!(!is_empty(&stays));
     restored.amcheck();
     restored.stop_and_check_checksums();

@@ -1,5 +1,5 @@
-//! Tablespaces: outside the data directory and inside, as links or as a map, in the same stream or
-//! in one of their own, and in places with names that need care.
+//! Tablespaces: outside and inside the data directory, as links or as a map, in a common stream or
+//! one of their own, and at paths that need quoting.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use backup_tests::program::{command, major_version, make_dir, succeed};
 use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::stepwise::{Entry, Stepwise, listing};
 
-/// A row of `backup_tablespaces`.
+/// Row of `backup_tablespaces`.
 type Row = (Option<u32>, Option<String>, i64);
 
 fn tablespaces(taken: &mut Stepwise) -> Vec<Row> {
@@ -39,7 +39,7 @@ fn assert_rows(cluster: &Cluster, table: &str, rows: i64) {
     assert_eq!(row.get::<_, i64>(0), rows, "{table}");
 }
 
-/// Makes a tablespace in a folder that exists.
+/// Creates a tablespace in an existing directory.
 fn create_tablespace_at(cluster: &Cluster, name: &str, location: &Path) -> u32 {
     let location = location.to_str().expect("the location is UTF-8");
     let mut client = cluster.connect();
@@ -62,7 +62,7 @@ fn the_map_names_the_place_and_another_place_is_as_good() {
     assert_eq!(taken.started.tablespace_map, map);
     let stream = taken.send_files();
     assert_eq!(member::expect(&stream, &path).content.len(), 3 * PAGE_SIZE);
-    // The link itself is for whoever unpacks the stream to make.
+    // The client that unpacks the stream creates the link itself.
     assert_eq!(member::find(&stream, &format!("pg_tblspc/{oid}")), None);
     let closing = taken.stop();
     assert_eq!(archive::content(&closing, "tablespace_map"), map.as_bytes());
@@ -106,7 +106,7 @@ fn a_tablespace_inside_the_data_directory_is_sent_once() {
 #[test]
 fn without_a_map_the_links_are_members() {
     let cluster = Cluster::new();
-    // More than the 100 bytes that a header of the archive has for the target.
+    // Longer than the 100 bytes that a tar header has for a link target.
     let long = cluster.make_dir(&"long".repeat(40));
     let oid = create_tablespace_at(&cluster, "outside", &long);
     quiet_table(&mut cluster.connect(), "t", 3, "TABLESPACE outside");
@@ -117,8 +117,8 @@ fn without_a_map_the_links_are_members() {
     let entry = taken.listing().into_iter().find(|entry| entry.path == link);
     assert_eq!(entry.expect("the link is listed").kind, 'l');
 
-    // The link and the data directory from one stream, the tablespace from another, since GNU tar
-    // does not unpack through a link that it just made.
+    // The link and the data directory come in one stream, the tablespace in another, because GNU
+    // tar does not unpack through a link that it has just created.
     let base = taken.stream("send_backup_files(tablespace => 0)");
     let place = member::expect(&base, &link);
     assert_eq!(place.kind, 'l');
@@ -159,14 +159,14 @@ fn each_tablespace_can_have_a_stream_of_its_own() {
         let name = member.name();
         assert!(!name.starts_with("pg_tblspc/"), "{name}");
     }
-    // Both together are everything.
+    // The two streams together are complete.
     let closing = taken.closing_tar();
     let backup = unpack_apart(&cluster, oid, &base, &space, &closing);
     backup.verify();
     assert_rows(&backup.restore(), "t", 21);
 }
 
-/// Unpacks a tablespace beside the data directory, as `<oid>.tar` of `pg_basebackup` is meant to be.
+/// Unpacks a tablespace beside the data directory, as intended for `<oid>.tar` of `pg_basebackup`.
 fn unpack_apart(cluster: &Cluster, oid: u32, base: &[u8], space: &[u8], closing: &[u8]) -> Backup {
     let backup = Backup::folder(cluster);
     archive::unpack(space, place_of(&backup, oid));
@@ -220,7 +220,7 @@ fn names_that_need_care_survive_the_map() {
     let map = archive::content(&taken.stop(), "tablespace_map");
     taken.backup.verify();
 
-    // The map as it was sent leads to the places of the original, which makes room for it.
+    // The unmodified map points to the locations of the original cluster, which are cleared first.
     cluster.stop(Shutdown::Immediate);
     for (oid, location) in &locations {
         fs::remove_dir_all(location).expect("could not remove a tablespace");
@@ -242,7 +242,7 @@ fn names_that_need_care_survive_the_map() {
 #[test]
 fn long_file_names_stay_readable() {
     let cluster = Cluster::new();
-    // Around the 100 bytes of a header, beyond the 255 that a prefix adds, and far beyond.
+    // Around the 100 bytes of a header, beyond the 255 that a prefix allows, and far beyond.
     let mut names: Vec<String> = [98, 99, 100, 101, 155, 156, 255]
         .map(|length| "f".repeat(length))
         .into();

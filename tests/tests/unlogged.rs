@@ -1,5 +1,5 @@
-//! Relations that turn out to be unlogged while a backup runs: their init fork appears after the
-//! directory was read, at the end of an index's build for example.
+//! Relations that turn out to be unlogged during a backup: their init fork appears after the
+//! directory was read, for example at the end of an index build.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,10 +20,10 @@ use backup_tests::wait::{PATIENCE, wait_for};
 use backup_tests::workload::path_of;
 use postgres::Client;
 
-/// The key of the lock that builds wait for.
+/// Key of the advisory lock for which builds wait.
 const GATE: i64 = 42;
 
-/// A cluster with unlogged tables of 100,000 rows, and a function whose evaluation waits for the
+/// Cluster with unlogged tables of 100,000 rows, and a function whose evaluation waits for the
 /// gate.
 fn cluster() -> Cluster {
     let cluster = cluster_without_tablespace("true");
@@ -72,16 +72,16 @@ fn open_archive(cluster: &Cluster) {
     cluster.execute("SELECT pg_reload_conf()");
 }
 
-/// The build of an index, which waits for the gate when its main fork has been made.
+/// Build of an index that waits for the gate after its main fork was created.
 struct Build {
     gate: Client,
     session: JoinHandle<()>,
-    /// Its main fork.
+    /// Path of the index's main fork.
     path: String,
 }
 
 impl Build {
-    /// Begins; the gate is closed.
+    /// Starts the build with the gate closed.
     #[track_caller]
     fn begin(cluster: &Cluster, table: &str) -> Self {
         let mut gate = cluster.connect();
@@ -127,7 +127,7 @@ impl Build {
         }
     }
 
-    /// Opens the gate and waits for the end; the path of the index.
+    /// Opens the gate and waits for the build to finish. Returns the path of the index.
     #[track_caller]
     fn end(mut self) -> String {
         self.gate
@@ -138,7 +138,7 @@ impl Build {
     }
 }
 
-/// The table is empty and its index can be used, as after a crash.
+/// Checks that the table is empty and its index usable, as after a crash.
 #[track_caller]
 fn assert_usable(cluster: &Cluster, table: &str) {
     let mut client = cluster.connect();
@@ -158,7 +158,7 @@ fn assert_usable(cluster: &Cluster, table: &str) {
     cluster.amcheck();
 }
 
-/// A server on a backup that follows its source.
+/// Starts a standby from the backup that follows the source.
 #[track_caller]
 fn standby_of(backup: Backup, primary: &Cluster) -> Cluster {
     let mut standby = backup.into_cluster();
@@ -238,7 +238,7 @@ fn an_index_whose_build_ends_before_it_is_sent_is_left_out() {
         let path = build.end();
         let stream = taken.send_files();
         assert_eq!(member::find(&stream, &path), None);
-        // Replay makes it.
+        // WAL replay creates the init fork.
         let init = format!("{path}_init");
         assert_eq!(member::find(&stream, &init), None);
         assert_eq!(member::find(&taken.stop(), &init), None);
@@ -259,8 +259,8 @@ fn an_index_in_a_tablespace_gets_its_init_fork_where_its_main_fork_went_by_its_w
     assert_usable(&taken.backup.restore(), "there");
 }
 
-/// Whoever unpacks tablespaces elsewhere has no place for it in the data directory: the server would
-/// find a directory where its link belongs.
+/// A client that unpacks tablespaces elsewhere has no place for the init fork in the data
+/// directory: the server would find a directory in place of the link.
 #[test]
 fn an_archive_of_a_tablespace_gets_no_more_members() {
     let cluster = cluster();
@@ -306,7 +306,8 @@ fn a_row_has_no_room_for_an_init_fork_and_the_backup_goes_on() {
     member::expect(&closing, &format!("{path}_init"));
 }
 
-/// Nobody can know at the stop. Core's backups have the same main fork without its init fork.
+/// At the stop this cannot be known. Core's backups contain the same main fork without its init
+/// fork.
 #[test]
 fn an_index_whose_build_ends_after_the_stop_fails_one_recovery_as_in_backups_of_core() {
     for is_ours in [true, false] {
@@ -340,7 +341,7 @@ fn an_index_whose_build_ends_after_the_stop_fails_one_recovery_as_in_backups_of_
     }
 }
 
-/// The program waits for the archive when its workers have ended.
+/// The program waits for the archive after its workers have ended.
 #[test]
 fn the_program_keeps_an_init_fork_that_comes_with_the_last_files() {
     for arguments in [

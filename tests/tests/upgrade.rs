@@ -1,4 +1,5 @@
-//! Versions: what the extension is made of, and that every released version leads to it.
+//! Extension versions: the members of the extension, and an upgrade path from every released
+//! version.
 
 use backup_tests::backup::{Backup, send_stop, spawn_workers, start};
 use backup_tests::server::Cluster;
@@ -6,8 +7,8 @@ use postgres::Client;
 
 const CHANGELOG: &str = include_str!("../../CHANGELOG.md");
 
-/// Every member of the extension: what it is, and for a function the arguments and the result. A
-/// change here needs a step in `sql/` for those who have an earlier version.
+/// Every member of the extension, with arguments and result for functions. A change here needs an
+/// upgrade step in `sql/`.
 const MEMBERS: [&str; 9] = [
     "function abort_backup() -> void",
     "function backup_filelist(backup_id bigint DEFAULT NULL::bigint, tablespace oid DEFAULT NULL::oid) \
@@ -48,7 +49,7 @@ const MEMBERS_OF_EXTENSION: &str = "
     WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass
       AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_parallel_backup')";
 
-/// The versions of the changelog, the newest first, and whether each has been released.
+/// Versions in the changelog, newest first, and whether each has been released.
 fn versions() -> Vec<(&'static str, bool)> {
     let versions: Vec<_> = CHANGELOG
         .lines()
@@ -73,7 +74,7 @@ fn earlier_versions() -> Vec<&'static str> {
     earlier
 }
 
-/// A session in a new database with that version of the extension, or the one that comes unasked.
+/// Session in a new database with that version of the extension, or with the default version.
 fn database_with(cluster: &Cluster, name: &str, version: Option<&str>) -> Client {
     cluster.execute(&format!("CREATE DATABASE {name}"));
     let mut client = cluster.connect_to(name);
@@ -110,7 +111,7 @@ fn installed_version(client: &mut Client) -> String {
     .concat()
 }
 
-/// All that the catalogs say about the extension and its members, oids aside.
+/// Catalog definitions of the extension and its members, without OIDs.
 fn definitions(client: &mut Client) -> Vec<String> {
     let mut lines = texts(
         client,
@@ -192,14 +193,14 @@ fn an_upgraded_extension_is_what_a_new_one_is() {
     for (number, version) in earlier_versions().into_iter().enumerate() {
         let mut client = database_with(&cluster, &format!("from{number}"), Some(version));
         assert_eq!(installed_version(&mut client), version);
-        // What was granted before has to be there afterwards.
+        // Privileges granted before the upgrade must be kept.
         run(&mut client, grant);
         run(&mut client, "ALTER EXTENSION pg_parallel_backup UPDATE");
         assert_eq!(definitions(&mut client), expected, "from {version}");
     }
 }
 
-/// The library is replaced first, on a server where the extension may stay as it was for long.
+/// The library is replaced first. The extension may keep its old version on a server for long.
 #[test]
 fn the_functions_of_every_released_version_take_a_backup_with_this_library() {
     for version in earlier_versions() {
@@ -209,7 +210,7 @@ fn the_functions_of_every_released_version_take_a_backup_with_this_library() {
         ));
         Backup::take(&cluster, 2).verify();
 
-        // An upgrade does not disturb a backup that runs.
+        // An upgrade does not disturb a running backup.
         let mut leader = cluster.connect();
         let backup = Backup::folder(&cluster);
         let id = start(&mut leader, "").id;

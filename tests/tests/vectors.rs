@@ -1,5 +1,4 @@
-//! The setting `pg_parallel_backup.checksum_vectors`: whichever instructions compute checksums, the
-//! checksums are the same.
+//! Setting `pg_parallel_backup.checksum_vectors`: all instruction sets compute the same checksums.
 
 use std::fs;
 
@@ -15,15 +14,15 @@ use serde_json::Value;
 
 const VALUES: [&str; 4] = ["auto", "avx512", "avx2", "server"];
 
-/// What two backups of the same idle cluster differ in.
+/// Files that differ between two backups of the same idle cluster.
 const OF_ONE_BACKUP: [&str; 2] = ["backup_label", "global/pg_control"];
 
-/// A cluster with files of all sizes around those at which a vector or a buffer is full.
+/// Cluster with files of all sizes around those that fill a vector or a buffer.
 fn idle_cluster() -> Cluster {
     let cluster = Cluster::builder().setting("autovacuum", "off").start();
     for near in [0, 8, 16, 64, 128, 256, 1024, 4096, 131_072, 262_144] {
         for size in [near + 1, near + 7, near + 63, near + 64, near + 255] {
-            // Bytes differ from their neighbours, so that none can take the place of another.
+            // Neighboring bytes differ, so that a swap changes the checksum.
             let byte = |at: u32| (at.wrapping_mul(at) / 7 % 251) as u8;
             let bytes: Vec<u8> = (0..size).map(byte).collect();
             cluster.write_file(&format!("planted_{near}_{size}"), &bytes);
@@ -32,7 +31,7 @@ fn idle_cluster() -> Cluster {
     for pages in [1, 2, 15, 16, 17, 100] {
         quiet_table(&mut cluster.connect(), &format!("t{pages}"), pages, "");
     }
-    // Frozen rows get no hint bits, which a session would set in between.
+    // Frozen rows get no hint bits. A session would otherwise set them in between.
     cluster.execute("VACUUM (FREEZE)");
     cluster.execute("CHECKPOINT");
     cluster
@@ -51,7 +50,7 @@ fn show(client: &mut Client) -> String {
     client.query_one(query, &[]).expect("the setting").get(0)
 }
 
-/// The library is loaded by the first call of a function.
+/// Loads the library, by the first call of a function.
 fn load(client: &mut Client) {
     let statement = "SELECT FROM backup_progress()";
     client.batch_execute(statement).expect("backup_progress()");
@@ -95,7 +94,7 @@ fn manifests_are_the_same_and_accepted_by_pg_verifybackup() {
         let files = manifest["Files"].as_array_mut().expect("a list");
         files.retain(|file| !OF_ONE_BACKUP.iter().any(|path| file["Path"] == *path));
         for file in files.iter_mut() {
-            // Each checkpoint writes some small files again.
+            // Each checkpoint rewrites some small files.
             file["Last-Modified"].take();
         }
         let first = first.get_or_insert_with(|| files.clone());
@@ -135,7 +134,7 @@ fn a_damaged_page_is_found_wherever_it_is() {
     let mut taken = Stepwise::start(&cluster, "");
     let call = format!("send_backup_files(files => ARRAY['{path}'])");
     for block in 0..PAGES {
-        // One bit, in another place of each page.
+        // One bit, at a different position in each page.
         let place = (100 + block as usize * 199, 1 << (block % 8));
         let flip = || cluster.change_page(&path, block, |page| page[place.0] ^= place.1);
         flip();
@@ -149,7 +148,7 @@ fn a_damaged_page_is_found_wherever_it_is() {
         assert_eq!(warnings.len(), VALUES.len(), "{warnings:?}");
         let begin = format!("checksum verification failed in file \"{path}\", block {block}: ");
         assert!(warnings[0].starts_with(&begin), "{warnings:?}");
-        // Calculated and expected sums too.
+        // Calculated and expected checksums are equal too.
         assert!(warnings.iter().all(|it| *it == warnings[0]), "{warnings:?}");
         flip();
     }
@@ -166,7 +165,7 @@ fn many_damaged_pages_are_reported_alike() {
     for block in [0, 1, 14, 15, 16, 17, 31, 63, 64, 127, 255, 299] {
         cluster.flip_bytes(&path, block);
     }
-    // A page that was not filled has no checksum.
+    // A new page has no checksum.
     cluster.change_page(&path, 200, |page| page.fill(0));
     let mut taken = Stepwise::start(&cluster, "");
     for target in ["client", "blackhole"] {
@@ -254,7 +253,7 @@ fn a_choice_made_before_the_library_is_loaded_holds() {
     assert_eq!(show(&mut client), "server");
     assert_eq!(notices.warnings(), [""; 0]);
 
-    // A wrong one is told of, and is no obstacle.
+    // An invalid value causes a message and does no harm.
     let (mut client, notices) = cluster.connect_with_notices();
     select(&mut client, "sse2");
     load(&mut client);

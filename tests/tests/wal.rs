@@ -1,4 +1,4 @@
-//! The WAL of a backup: sent with it, gone, held back for it, or waited for.
+//! WAL of a backup: sent with it, removed, retained for it, or awaited.
 
 use postgres::Client;
 
@@ -12,7 +12,7 @@ use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{Worker, copy_of, copy_out};
 use backup_tests::wal::{exists, forgetful, segment_of, switch_wal, write_much, write_until_gone};
 
-/// Whether the backup of the session that started it has its slot and the slot its process.
+/// Checks that the session's backup has a slot, and that the slot has its process.
 fn assert_held(cluster: &Cluster, started: &Started) {
     let name = format!("pg_parallel_backup_{:x}", started.id);
     let row = cluster
@@ -102,7 +102,7 @@ fn wal_that_is_gone_is_named() {
         &format!("requested WAL segment {first} has already been removed"),
     );
     leftover::assert_none(&cluster);
-    // The session is free for another.
+    // The session can start another backup.
     start(&mut taken.leader, "");
 }
 
@@ -127,7 +127,7 @@ fn retained_wal_outlives_errors_of_the_leader() {
     let mut taken = Stepwise::start(&cluster, "retain_wal => true");
     assert_held(&cluster, &taken.started);
     let first = segment_of(&mut taken.leader, &taken.started.start_lsn);
-    // An error at the top of a session drops the temporary slots of that session.
+    // An error at the top level of a session drops the session's temporary slots.
     let failure = taken.leader.batch_execute("SELECT 1 / 0");
     failure.expect_err("1 / 0");
     taken
@@ -143,7 +143,7 @@ fn retained_wal_outlives_errors_of_the_leader() {
     taken.backup.verify();
     leftover::assert_none(&cluster);
     taken.backup.restore();
-    // Nothing holds the WAL any more.
+    // The WAL is no longer retained.
     write_until_gone(&cluster, &first);
 }
 
@@ -207,7 +207,7 @@ fn wal_that_is_retained_no_longer_is_told_at_the_stop() {
     );
     taken.send_files();
     taken.stop();
-    // What is there is enough this time, but the caller should know.
+    // The WAL is still complete this time, but the caller must be warned.
     assert_eq!(
         taken.notices.warnings(),
         ["the background worker that retained the WAL of the backup has ended early"]
@@ -215,7 +215,7 @@ fn wal_that_is_retained_no_longer_is_told_at_the_stop() {
     taken.backup.verify();
 }
 
-/// A cancel of that process has nothing to cancel.
+/// The process runs no statement that could be canceled.
 #[test]
 fn the_process_of_the_slot_survives_a_cancel() {
     let cluster = Cluster::new();
@@ -230,7 +230,7 @@ fn the_process_of_the_slot_survives_a_cancel() {
     leftover::assert_none(&cluster);
 }
 
-/// A cluster whose archive takes nothing.
+/// Cluster with a failing archive_command.
 fn with_failing_archive() -> Cluster {
     Cluster::builder()
         .setting("archive_mode", "on")
@@ -291,7 +291,7 @@ fn waiting_for_the_archive_can_be_cancelled() {
         let (ended, mut leader) = thread.join().expect("the thread of the leader");
         let failure = ended.expect_err("the wait ended without the archive");
         assert_eq!(failure.sqlstate, "57014", "{failure}");
-        // Core has ended the backup before it waits; so it is over here as well.
+        // Core ends the backup before it waits, so the backup is over here too.
         leftover::assert_none(&cluster);
         start(&mut leader, "");
         drop(backup);

@@ -1,5 +1,5 @@
-//! Workers and leaders that end in the middle: whose files go back to the queue, what the others
-//! are told, and what is left behind.
+//! Workers and leaders that end midway: the return of their files to the queue, the errors of the
+//! others, and what is left behind.
 
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,12 @@ use backup_tests::wait::{PATIENCE, wait_for};
 use backup_tests::workload::create_table;
 use postgres::Client;
 
-/// A stream that is in the middle of the big table for half a minute unless something ends it.
+/// Rate that keeps a stream in the middle of the big table for half a minute.
 const SLOWLY: &str = "max_rate => 1024";
 
 const MEGABYTE: u64 = 1 << 20;
 
-/// A cluster with a table of 32 MB, which the queue hands out first.
+/// Cluster with a table of 32 MB, which the queue hands out first.
 fn cluster_with_big_table() -> Cluster {
     let cluster = Cluster::builder()
         .setting("dynamic_shared_memory_type", "mmap")
@@ -32,7 +32,7 @@ fn slow_copy(id: i64) -> String {
     copy_of(&format!("send_backup_files({id}, {SLOWLY})"))
 }
 
-/// Workers and files sent, as another session sees them.
+/// Number of workers and of files sent, as seen by another session.
 fn progress(cluster: &Cluster) -> (i32, i64) {
     let row = cluster
         .connect()
@@ -41,7 +41,7 @@ fn progress(cluster: &Cluster) -> (i32, i64) {
     (row.get(0), row.get(1))
 }
 
-/// Waits until a stream that has failed is out of the shared state, its files back in the queue.
+/// Waits until a failed stream has left the shared state and its files are back in the queue.
 #[track_caller]
 fn assert_all_returned(cluster: &Cluster) {
     wait_for("the worker to leave the backup", PATIENCE, || {
@@ -54,7 +54,7 @@ fn assert_all_returned(cluster: &Cluster) {
     );
 }
 
-/// Has other workers complete the backup, and the judges look at it.
+/// Completes the backup with other workers, and checks it.
 #[track_caller]
 fn complete(cluster: &Cluster, leader: &mut Client, id: i64) {
     let backup = Backup::folder(cluster);
@@ -94,7 +94,7 @@ fn the_files_of_a_terminated_worker_are_sent_by_others() {
     let cluster = cluster_with_big_table();
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
-    // Terminated once while it waits for its rate, and once while it waits for its client.
+    // Terminated once during the wait for its rate, and once during the wait for its client.
     let slow = Worker::spawn(&cluster, &slow_copy(id));
     slow.wait_for_bytes(MEGABYTE);
     signal(&cluster, "pg_terminate_backend", slow.pid);
@@ -139,7 +139,7 @@ fn a_statement_timeout_ends_a_worker_alone() {
     complete(&cluster, &mut leader, id);
 }
 
-/// Ends the session of a leader that three workers serve, one of them halted by its client.
+/// Ends the session of a leader that has three workers, one of them halted by its client.
 #[track_caller]
 fn assert_workers_follow(end: impl FnOnce(&Cluster, Client)) {
     let cluster = cluster_with_big_table();
@@ -164,7 +164,7 @@ fn assert_workers_follow(end: impl FnOnce(&Cluster, Client)) {
         failure.assert("55000", &message);
         assert!(!failure.detail.is_empty(), "{failure}");
     }
-    // A second, and what a loaded machine may add to it; the streams had half a minute to go.
+    // One second, plus what a loaded machine may add. The streams had half a minute to go.
     assert!(ended.elapsed() < Duration::from_secs(5), "{ended:?}");
     leftover::assert_none(&cluster);
 
@@ -206,14 +206,14 @@ fn a_worker_that_its_client_halted_learns_of_the_end_as_well() {
     leader
         .batch_execute("SELECT abort_backup()")
         .expect("abort_backup()");
-    // Its client reads on, and gets the error instead of an archive that looks complete.
+    // Its client continues to read, and gets the error instead of an apparently complete archive.
     worker
         .expect_failure()
         .assert("55000", &format!("backup {id} has ended"));
     leftover::assert_none(&cluster);
 }
 
-/// A stream of hours must not keep vacuum from its work for hours.
+/// A stream that takes hours must not hold back vacuum for hours.
 #[test]
 fn a_stream_holds_back_no_vacuum_unless_it_is_part_of_a_transaction() {
     let cluster = cluster_with_big_table();
@@ -272,7 +272,7 @@ fn stopping_with_files_unsent_is_an_error_and_the_backup_runs_on() {
     let (number, _) = unsent(&mut leader);
     assert_eq!(number, started.file_count);
 
-    // All but three.
+    // All files except three.
     let files = "ARRAY(SELECT path FROM backup_filelist()
                  WHERE path NOT IN ('PG_VERSION', 'base/1/PG_VERSION', 'pg_hba.conf'))";
     let copy = copy_of(&format!("send_backup_files(files => {files})"));
@@ -325,7 +325,7 @@ fn stopping_while_a_worker_streams_is_stopping_with_files_unsent() {
     }
     let failure = expect_failure("stop_backup()", leader.query("SELECT stop_backup()", &[]));
     assert!(assert_incomplete(&failure, started.file_count) >= 1);
-    // The worker is none the worse for it.
+    // The worker is unaffected.
     backup.unpack(&halted.expect());
     backup.unpack(&send_stop(&mut leader));
     backup.verify();

@@ -1,12 +1,12 @@
 //! Compression of an archive into one complete frame (gzip: one member).
 //!
-//! An [`Encoder`] keeps what it has compressed in memory until its user drains it. The libraries'
-//! encoders own the writer that they write to, and write to it even when they are dropped. So that
-//! writer is memory, and never a connection, a file or a command. Memory holds the window of the
-//! method and what one call of [`Encoder::write`] has become.
+//! An [`Encoder`] keeps compressed bytes in memory until the caller drains them. The libraries'
+//! encoders own their writer, and write to it even when they are dropped. So that writer is memory,
+//! never a connection, a file or a command. Memory use is the window of the method and the output of
+//! one call of [`Encoder::write`].
 //!
-//! Frames of LZ4 and zstd carry no checksums of their own, as in core
-//! (backup/basebackup_lz4.c and backup/basebackup_zstd.c): the manifest has them.
+//! LZ4 and zstd frames have no checksums of their own, as in core (backup/basebackup_lz4.c and
+//! backup/basebackup_zstd.c): the manifest has them.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backup_format::compression::{Compression, Method};
 use flate2::write::GzEncoder;
 
-/// Compressed bytes that nobody has taken.
+/// Compressed bytes not drained yet.
 #[derive(Clone, Default)]
 struct Output(Arc<Mutex<Vec<u8>>>);
 
@@ -52,7 +52,7 @@ impl Encoder {
     /// Begins a frame; `None` for [`Method::None`].
     ///
     /// # Errors
-    /// Where the library has no memory, or refuses the level.
+    /// If the library is out of memory or rejects the level.
     pub fn new(compression: Compression) -> io::Result<Option<Self>> {
         let output = Output::default();
         let writer = output.clone();
@@ -67,7 +67,7 @@ impl Encoder {
             }
             Method::Lz4 => {
                 let encoder = lz4::EncoderBuilder::new()
-                    // 0 is the fast mode, which the command line calls level 1.
+                    // 0 is the fast mode: level 1 on the command line.
                     .level(level.map_or(0, i32::unsigned_abs))
                     .block_size(lz4::BlockSize::Max256KB)
                     .auto_flush(true)
@@ -87,11 +87,11 @@ impl Encoder {
         }))
     }
 
-    /// Has zstd compress with `threads` threads of its own (0: with none), and look for repetitions
-    /// far back where `long` is set. The other methods have neither.
+    /// Makes zstd compress with `threads` threads of its own (0 for none), and with long-distance
+    /// matching if `long` is set. No effect on the other methods.
     ///
     /// # Errors
-    /// Where the library has no memory for it.
+    /// If the library is out of memory.
     #[cfg(feature = "threads")]
     pub fn tune(&mut self, threads: u32, long: bool) -> io::Result<()> {
         if let Some(MethodEncoder::Zstd(encoder)) = &mut self.encoder {
@@ -105,7 +105,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Compresses bytes. What comes of them waits for [`Encoder::drain`].
+    /// Compresses bytes. Their output is kept for [`Encoder::drain`].
     ///
     /// # Errors
     /// The library's.
@@ -118,7 +118,7 @@ impl Encoder {
         }
     }
 
-    /// Ends the frame. The rest of it waits for [`Encoder::drain`]. Does nothing the second time.
+    /// Ends the frame. The rest of its output is kept for [`Encoder::drain`]. A second call does nothing.
     ///
     /// # Errors
     /// The library's.
@@ -131,7 +131,7 @@ impl Encoder {
         }
     }
 
-    /// Hands over the compressed bytes that are there, and forgets them once `take` has them.
+    /// Passes the compressed bytes to `take`, and discards them if it succeeds.
     ///
     /// # Errors
     /// Those of `take`.

@@ -1,36 +1,35 @@
 //! Members of a tar archive: headers, padding and the end.
 //!
-//! Headers are plain ustar wherever that can express the member, as `tarCreateHeader()` writes
-//! them. What it cannot, it gets in the form that GNU tar introduced and that bsdtar, Python and
-//! others read as well: base-256 numbers, and an extra member before the real one for a name or
-//! link target that is longer than its field.
+//! Headers are plain ustar, as `tarCreateHeader()` writes them, wherever ustar can express the member.
+//! Otherwise they use GNU extensions, which bsdtar, Python and others also read: base-256 numbers, and
+//! an extra member before the real one for a name or link target longer than its field.
 //!
-//! All functions append to the caller's buffer and cannot fail, as long as names hold no zero
-//! byte, which no file name does.
+//! All functions append to the caller's buffer. They cannot fail as long as names contain no zero
+//! byte, and file names contain none.
 
 use tar::{EntryType, Header};
 
-/// The unit of a tar archive, in bytes: the size of a header, and what data is padded to.
+/// Block size of a tar archive, in bytes. A header is one block; data is padded to whole blocks.
 pub const BLOCK_SIZE: usize = 512;
 
-/// What ends an archive: two blocks of zeros.
+/// End of an archive: two blocks of zeros.
 pub const END: [u8; 2 * BLOCK_SIZE] = [0; 2 * BLOCK_SIZE];
 
-/// The name that GNU tar gives to a member that carries a long name or link target.
+/// Name of the member that carries a long name or link target, as in GNU tar.
 const LONG_LINK: &[u8] = b"././@LongLink";
 
-/// The user and the group that members belong to, by name. Like PostgreSQL we do not look them
-/// up: whoever restores a backup as root gets files that the server can use.
+/// User and group name of all members. Like PostgreSQL we do not look them up: a restore as root
+/// then creates files that the server can use.
 const OWNER: &[u8; 8] = b"postgres";
 
-/// The largest user or group id whose base-256 form leaves the first byte of its field, which
-/// holds the mark and the sign, alone.
+/// Largest user or group id whose base-256 form leaves the first byte of its field free. That byte
+/// holds the base-256 marker and the sign.
 const MAX_ID: u64 = (1 << 56) - 1;
 
-/// What a header says of a member besides name, type and size.
+/// Header fields of a member other than name, type and size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// Permission bits; those of the file type are ignored.
+    /// Permission bits; file type bits are ignored.
     pub mode: u32,
     /// User id of the owner.
     pub uid: u64,
@@ -45,8 +44,8 @@ pub fn file_header(out: &mut Vec<u8>, path: &[u8], size: u64, attributes: &Attri
     member_header(out, EntryType::Regular, path, b"", size, attributes);
 }
 
-/// Appends the header of a directory. The slash at the end of its name is added where missing;
-/// an empty path is the directory that the archive is extracted to.
+/// Appends the header of a directory, adding a trailing slash to its name if missing. An empty path
+/// is the directory that the archive is extracted to.
 pub fn directory_header(out: &mut Vec<u8>, path: &[u8], attributes: &Attributes) {
     let mut name = if path.is_empty() { b"." } else { path }.to_vec();
     if !name.ends_with(b"/") {
@@ -80,7 +79,7 @@ fn member_header(
         path.len() <= fields.name.len(),
         target.len() <= fields.linkname.len(),
     );
-    // The order in which GNU tar writes them.
+    // Same order as GNU tar.
     if !target_fits {
         long_member(out, EntryType::GNULongLink, target);
     }
@@ -117,11 +116,11 @@ fn long_member(out: &mut Vec<u8>, entry_type: EntryType, value: &[u8]) {
     out.resize(out.len() + 1 + padding(size), 0);
 }
 
-/// Fills in names and type, seals the header with its checksum, and appends it.
+/// Sets names, type and checksum of the header, and appends it.
 ///
-/// What does not fit the fields for name and target is cut off. `plain` says that the header is
-/// read on its own; otherwise it bears the mark of the GNU format, whose layout is the same as
-/// far as it is used here.
+/// Name and target are truncated to their fields. A `plain` header is complete by itself and keeps
+/// the ustar magic. Any other gets the GNU magic; the two layouts do not differ in the fields used
+/// here.
 fn finish_header(
     out: &mut Vec<u8>,
     mut header: Header,
@@ -147,8 +146,8 @@ fn finish_header(
     out.extend_from_slice(header.as_bytes());
 }
 
-/// Sets the time of modification. Before 1970 it takes a base-256 number, in two's complement
-/// over the width of the field.
+/// Sets the modification time. A time before 1970 is a base-256 number: two's complement over the
+/// width of the field.
 fn set_mtime(header: &mut Header, mtime: i64) {
     match u64::try_from(mtime) {
         Ok(seconds) => header.set_mtime(seconds),
@@ -162,7 +161,7 @@ fn set_mtime(header: &mut Header, mtime: i64) {
     }
 }
 
-/// Copies as many bytes as the field holds.
+/// Copies `bytes`, truncated to the field.
 fn copy_prefix(field: &mut [u8], bytes: &[u8]) {
     for (slot, byte) in field.iter_mut().zip(bytes) {
         *slot = *byte;

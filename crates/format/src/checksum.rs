@@ -1,6 +1,6 @@
-//! The algorithms for checksums of files in a backup manifest, by name and number.
+//! Checksum algorithms of the files in a backup manifest, by name and number.
 
-/// An algorithm for the checksum of a file, `pg_checksum_type`.
+/// Checksum algorithm of a file, `pg_checksum_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
     /// No checksum.
@@ -18,7 +18,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// All algorithms; each one's position is its [`code`](Self::code).
+    /// All algorithms, each at the index of its [`code`](Self::code).
     const ALL: [Self; 6] = [
         Self::None,
         Self::Crc32c,
@@ -38,7 +38,7 @@ impl Algorithm {
         })
     }
 
-    /// The name in a manifest, where an absent checksum has none.
+    /// The name in a manifest; `None` for no checksum.
     pub fn name(self) -> Option<&'static str> {
         match self {
             Self::None => None,
@@ -62,12 +62,12 @@ impl Algorithm {
         }
     }
 
-    /// A number for the algorithm, the same as `pg_checksum_type` has.
+    /// The algorithm's number in `pg_checksum_type`.
     pub fn code(self) -> u8 {
         self as u8
     }
 
-    /// The algorithm that has a number, if any.
+    /// The algorithm with this number, if any.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }

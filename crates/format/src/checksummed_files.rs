@@ -1,26 +1,27 @@
-//! Which files of a data directory hold pages with checksums.
+//! Files of a data directory that contain pages with checksums.
 
 use crate::path::{self, file_name};
 use crate::relation_file::{relation_at, split_digits};
 
-/// Which files hold pages with checksums, in a cluster that has them, as core's base backup decides it.
+/// Rule for which files contain pages with checksums in a cluster with data checksums, as in core's
+/// base backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChecksummedFiles {
-    /// Up to version 16 (`is_checksummed_file()` in `basebackup.c`): all below `global`, `base` and a
-    /// tablespace's version directory, apart from a list of names.
+    /// Up to version 16 (`is_checksummed_file()` in `basebackup.c`): all files below `global`, `base` and
+    /// a tablespace's version directory, except for a list of names.
     AllButListed,
-    /// From version 17 on: those whose names are a relation's.
+    /// From version 17 on: files with the name of a relation file.
     Relations,
 }
 
 impl ChecksummedFiles {
-    /// The segment that a file with pages holds, which says where its block numbers begin; `None` for
-    /// a file without. `path` is relative to the data directory.
+    /// Segment number of a file with pages, which determines its first block number; `None` for a file
+    /// without pages. `path` is relative to the data directory.
     ///
-    /// The segment is not checked against the largest block number: one beyond that calls for wrapping
-    /// arithmetic. A name with a suffix that is no segment number is no relation's, and its file holds
-    /// no pages. Up to version 16 core fails the whole backup there, and from 17 on it sends such files
-    /// as they are. The server itself makes them: `pg_filenode.map.tmp` from 16 on.
+    /// The segment number is not checked against the largest block number: callers need wrapping
+    /// arithmetic for one beyond it. A file whose suffix is not a segment number is not a relation file
+    /// and contains no pages. Up to version 16, core fails the whole backup on such a file; from 17 on,
+    /// it sends the file as is. The server itself creates such files: `pg_filenode.map.tmp` from 16 on.
     pub fn segment(self, path: &[u8]) -> Option<u32> {
         match self {
             Self::AllButListed if may_hold_pages(path) => segment_number(file_name(path)),
@@ -44,8 +45,8 @@ fn may_hold_pages(path: &[u8]) -> bool {
         && !PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// The number after the first dot of a file name, whatever follows it, as core reads it up to version
-/// 16; 0 where there is no dot. `None` where there is no number after it, or it is 0, or too large.
+/// The number after the first dot of a file name, as core reads it up to version 16. Anything may follow
+/// the number. 0 if there is no dot; `None` if the number is missing, 0 or too large.
 fn segment_number(name: &[u8]) -> Option<u32> {
     let Some(dot) = name.iter().position(|&byte| byte == b'.') else {
         return Some(0);

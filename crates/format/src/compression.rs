@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 /// A compression method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
-    /// None at all.
+    /// No compression.
     None,
     /// RFC 1952.
     Gzip,
@@ -18,7 +18,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// All of them.
+    /// All methods.
     pub const ALL: [Self; 4] = [Self::None, Self::Gzip, Self::Lz4, Self::Zstd];
 
     /// The name.
@@ -31,7 +31,7 @@ impl Method {
         }
     }
 
-    /// What pg_basebackup adds to the name of an archive.
+    /// Suffix that pg_basebackup adds to the name of an archive.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::None => "",
@@ -41,7 +41,7 @@ impl Method {
         }
     }
 
-    /// The levels that can be asked for; `None` for a method without any.
+    /// Valid levels; `None` for a method without levels.
     pub fn levels(self) -> Option<RangeInclusive<i32>> {
         match self {
             Self::None => None,
@@ -58,14 +58,14 @@ impl Method {
 pub struct Compression {
     /// The method.
     pub method: Method,
-    /// The level; `None` stands for the method's own default.
+    /// The level; `None` is the method's default.
     pub level: Option<i32>,
 }
 
-/// A text is no compression.
+/// Error of [`Compression::parse`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidCompression {
-    /// There is no method of that name.
+    /// No method has this name.
     UnknownMethod,
     /// The method has no such level.
     InvalidLevel(Method),
@@ -117,10 +117,10 @@ impl Default for Compression {
 }
 
 impl Compression {
-    /// Reads `method` or `method:level`; the method in upper or lower case.
+    /// Parses `method` or `method:level`, with the method in upper or lower case.
     ///
     /// # Errors
-    /// [`InvalidCompression`], which says what is wrong.
+    /// [`InvalidCompression`], with the reason.
     pub fn parse(text: &str) -> Result<Self, InvalidCompression> {
         let (name, level) = match text.split_once(':') {
             Some((name, level)) => (name, Some(level)),

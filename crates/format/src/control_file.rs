@@ -1,29 +1,29 @@
-//! As much of pg_control as tells which cluster it belongs to (`ControlFileData`).
+//! The system identifier in pg_control (`ControlFileData`).
 //!
-//! It is written in the byte order of the machine that it was written on, and read here on one of
-//! the same.
+//! The file is in the byte order of the machine that wrote it. This module reads it in native byte
+//! order, so the reading machine must have the same.
 
 use core::fmt;
 
-/// Bytes of the file.
+/// Size of the file in bytes.
 pub const SIZE: usize = 8192;
-/// Of these, what is not filled with zeros only.
+/// Size in bytes of the data at its start; the rest of the file is zeros.
 pub const CONTENT_SIZE: usize = 296;
 
-/// Where the checksum stands: it covers all bytes before it. From PostgreSQL 18 on there is one
-/// more field.
+/// Possible offsets of the CRC, which covers all bytes before it. From PostgreSQL 18 on, one more field
+/// precedes it.
 const CHECKSUM_PLACES: [usize; 2] = [288, 292];
 /// `PG_CONTROL_VERSION` of PostgreSQL 13 to 16, 17 and 18.
 const VERSIONS: [u32; 3] = [1300, 1700, 1800];
 
-/// Why a file is no pg_control that can be understood.
+/// Reason why a file is not a valid pg_control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidControlFile {
-    /// It is shorter than its content.
+    /// The file is shorter than [`CONTENT_SIZE`].
     Short,
-    /// Its checksum is not that of its content.
+    /// The CRC does not match the content.
     Checksum,
-    /// It is of another PostgreSQL.
+    /// The file is of an unsupported PostgreSQL version.
     Version,
 }
 
@@ -39,10 +39,10 @@ impl fmt::Display for InvalidControlFile {
 
 impl core::error::Error for InvalidControlFile {}
 
-/// The system identifier, with the checksums of bytes computed by `crc32c`.
+/// Reads the system identifier. `crc32c` computes the CRC-32C of a byte slice.
 ///
 /// # Errors
-/// Where the file is damaged or of an unknown version.
+/// If the file is damaged or of an unknown version.
 pub fn system_identifier(
     content: &[u8],
     crc32c: impl Fn(&[u8]) -> u32,
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// A stand-in for a checksum: of which bytes it is, is what matters.
+    /// Stand-in for CRC-32C. The tests depend only on which bytes it covers.
     fn sum(bytes: &[u8]) -> u32 {
         let bytes = bytes.iter().map(|&byte| u32::from(byte));
         bytes.fold(7, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte))

@@ -1,11 +1,12 @@
-//! What a base backup leaves out: the lists `excludeFiles` and `excludeDirContents` of
-//! `basebackup.c`, and the directories in which names of relation files have a meaning.
+//! Files and directory contents that a base backup excludes: the lists `excludeFiles` and
+//! `excludeDirContents` of `basebackup.c`, and the directories that can contain relation files to
+//! exclude.
 
 use crate::path::below_version_directory;
 
-/// Whether a file or directory of this name is left out, wherever it is.
+/// Whether a file or directory with this name is excluded, in any directory.
 ///
-/// These are files that the server makes anew, and files that belong to another backup.
+/// The excluded files are those that the server creates anew and those of another backup.
 pub fn is_excluded_file(name: &[u8]) -> bool {
     const NAMES: [&[u8]; 8] = [
         b"postgresql.auto.conf.tmp",
@@ -17,7 +18,7 @@ pub fn is_excluded_file(name: &[u8]) -> bool {
         b"postmaster.opts",
         b".DS_Store",
     ];
-    // The relation cache is written under a name that ends in the process id, then renamed.
+    // The server writes the relation cache under a name that ends in its process id, then renames it.
     const PREFIXES: [&[u8]; 2] = [b"pg_internal.init", b"pgsql_tmp"];
 
     // Nearly all names are numbers.
@@ -27,10 +28,10 @@ pub fn is_excluded_file(name: &[u8]) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a directory of this name is kept for its permissions, without its contents.
+/// Whether a backup contains a directory with this name empty, for its permissions only.
 ///
-/// The server empties or rebuilds these when it starts. `pg_wal`, whose `archive_status` is kept
-/// too, is not among them.
+/// The server empties or rebuilds these directories when it starts. `pg_wal` is not in the list:
+/// its subdirectory `archive_status` is kept too.
 pub fn is_emptied_directory(name: &[u8]) -> bool {
     const NAMES: [&[u8]; 7] = [
         b"pg_stat_tmp",
@@ -45,10 +46,10 @@ pub fn is_emptied_directory(name: &[u8]) -> bool {
     NAMES.contains(&name)
 }
 
-/// Whether a directory is a database's: one that can hold temporary and unlogged relations.
+/// Whether a directory belongs to a database, and so can contain temporary and unlogged relations.
 ///
 /// `path` is relative to the data directory: `base/5`, or `pg_tblspc/16400/PG_15_202209061/5`.
-/// `global` is none, since shared relations are always permanent.
+/// `global` is not a database directory: shared relations are always permanent.
 pub fn is_database_directory(path: &[u8]) -> bool {
     let name = path
         .strip_prefix(b"base/")

@@ -1,22 +1,22 @@
-//! The formats of a PostgreSQL base backup, free of a server and of `unsafe`.
+//! Formats of a PostgreSQL base backup, independent of a server and without `unsafe`.
 //!
-//! What is known of the bytes and names in a backup lives here and nowhere else, as plain
+//! This crate is the only place that knows the bytes and names in a backup. It consists of plain
 //! functions over byte slices. Paths are bytes throughout, because PostgreSQL accepts any file
-//! name that the file system does. No function panics, whatever it is given.
+//! name that the file system does. No function panics on any input.
 //!
 //! | module | subject | PostgreSQL source |
 //! |---|---|---|
 //! | [`archive`] | tar headers and padding | `src/port/tar.c` |
-//! | [`member`] | archives as they arrive | `src/fe_utils/astreamer_tar.c` |
+//! | [`member`] | incremental reading of tar archives | `src/fe_utils/astreamer_tar.c` |
 //! | [`manifest`] | the backup manifest | `src/backend/backup/backup_manifest.c` |
 //! | [`timeline`] | the WAL ranges of a backup | `src/backend/backup/backup_manifest.c` |
-//! | [`tablespace_map`] | where tablespaces were | `src/backend/access/transam/xlogrecovery.c` |
+//! | [`tablespace_map`] | the file `tablespace_map` | `src/backend/access/transam/xlogrecovery.c` |
 //! | [`control_file`] | the system identifier in pg_control | `src/include/catalog/pg_control.h` |
 //! | [`checksum`] | names of checksum algorithms | `src/common/checksum_helper.c` |
 //! | [`compression`] | names and levels of compression methods | `src/common/compression.c` |
 //! | [`checksummed_files`] | files whose pages have checksums | `src/backend/backup/basebackup.c` |
 //! | [`relation_file`] | names of relation files | `src/backend/storage/file/reinit.c` |
-//! | [`exclusion`] | what a base backup leaves out | `src/backend/backup/basebackup.c` |
+//! | [`exclusion`] | files that a base backup excludes | `src/backend/backup/basebackup.c` |
 //! | [`path`] | paths as SQL text | `src/backend/utils/adt/encode.c` |
 //! | [`page`] | page headers | `src/include/storage/bufpage.h` |
 //! | [`lsn`] | log sequence numbers | `src/backend/utils/adt/pg_lsn.c` |

@@ -1,21 +1,21 @@
-//! Log sequence numbers, positions in the write-ahead log.
+//! Log sequence numbers (LSNs): positions in the write-ahead log.
 
 use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
 
-/// A byte position in the write-ahead log. Zero is not a valid position, and stands for none.
+/// Byte position in the write-ahead log. Zero is invalid and means no position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
-/// As the type `pg_lsn` writes it: both halves in hexadecimal, without leading zeros.
+/// Same output as the type `pg_lsn`: both halves in hexadecimal, without leading zeros.
 impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xFFFF_FFFF)
     }
 }
 
-/// A text is not an LSN.
+/// Error of parsing a text that is not an LSN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidLsn(String);
 
@@ -27,7 +27,7 @@ impl fmt::Display for InvalidLsn {
 
 impl Error for InvalidLsn {}
 
-/// Accepts what the type `pg_lsn` does: one to eight hexadecimal digits on either side.
+/// Same input as the type `pg_lsn`: one to eight hexadecimal digits on either side of the slash.
 impl FromStr for Lsn {
     type Err = InvalidLsn;
 

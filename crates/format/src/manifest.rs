@@ -1,40 +1,40 @@
-//! The backup manifest, versions 1 and 2, byte for byte as `backup_manifest.c` writes it.
+//! Backup manifest, versions 1 and 2, byte for byte as `backup_manifest.c` writes it.
 //!
-//! [`Writer`] appends piece after piece to a buffer of the caller, who hashes and sends it
-//! whenever that suits: [`begin`](Writer::begin), [`file`](Writer::file) for each file,
-//! [`wal_ranges`](Writer::wal_ranges), and [`finish`](Writer::finish) with the SHA-256 of all
-//! that came before.
+//! [`Writer`] appends to a buffer of the caller, who may hash and send it between any two calls.
+//! Order of calls: [`begin`](Writer::begin), [`file`](Writer::file) for each file,
+//! [`wal_ranges`](Writer::wal_ranges), and [`finish`](Writer::finish) with the SHA-256 of everything
+//! before.
 
 use std::io::Write as _;
 
 use crate::checksum::Algorithm;
 pub use crate::timeline::{TimelineEntry, WalRange, WalRangeError, wal_ranges};
 
-/// When a path is written as text. Otherwise it is written in hexadecimal, as `Encoded-Path`.
+/// Which paths are written as text. All others are written in hexadecimal, as `Encoded-Path`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathStyle {
-    /// When it is valid UTF-8, as the server does it.
+    /// Paths in valid UTF-8, as in the server.
     Utf8,
-    /// When it is ASCII, so that the manifest is text in every encoding.
+    /// ASCII paths, so that the manifest is text in every encoding.
     Ascii,
-    /// Never.
+    /// No paths.
     Encoded,
 }
 
 /// A file in the backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct File<'a> {
-    /// Its path, relative to the data directory.
+    /// Path relative to the data directory.
     pub path: &'a [u8],
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Time of its last modification, in seconds since 1970-01-01 UTC.
+    /// Time of the last modification, in seconds since 1970-01-01 UTC.
     pub mtime: i64,
-    /// The checksum of its contents; ignored by a manifest without checksums.
+    /// Checksum of the contents; ignored in a manifest without checksums.
     pub digest: &'a [u8],
 }
 
-/// Writes one manifest.
+/// Writer of one manifest.
 #[derive(Clone, Debug)]
 pub struct Writer {
     algorithm: Algorithm,
@@ -44,8 +44,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A manifest whose files have checksums of one kind. With a system identifier it is of version 2,
-    /// which PostgreSQL writes from 17 on, without one of version 1.
+    /// Creates a writer; `algorithm` applies to all files. With a system identifier the manifest is of
+    /// version 2, which PostgreSQL writes from 17 on; without one it is of version 1.
     pub fn new(
         algorithm: Algorithm,
         path_style: PathStyle,
@@ -59,7 +59,7 @@ impl Writer {
         }
     }
 
-    /// Appends what precedes the files.
+    /// Appends the part before the files.
     pub fn begin(&self, out: &mut Vec<u8>) {
         match self.system_identifier {
             None => out.extend_from_slice(b"{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n"),
@@ -75,7 +75,7 @@ impl Writer {
 
     /// Appends a file.
     pub fn file(&mut self, out: &mut Vec<u8>, file: &File<'_>) {
-        // Each entry ends the line before it, since only the last one is not followed by a comma.
+        // Each entry ends the previous line, because the last entry has no comma after it.
         let separator = if self.first_file { "\n" } else { ",\n" };
         self.first_file = false;
         append(out, format_args!("{separator}{{ "));
@@ -107,7 +107,7 @@ impl Writer {
                 PathStyle::Ascii => text.is_ascii(),
                 PathStyle::Encoded => false,
             });
-        // serde_json escapes the same characters in the same way as escape_json().
+        // serde_json escapes the same characters as escape_json(), in the same way.
         match text.and_then(|text| serde_json::to_string(text).ok()) {
             Some(json) => append(out, format_args!("\"Path\": {json}")),
             None => {
@@ -118,7 +118,7 @@ impl Writer {
         }
     }
 
-    /// Appends the end of the files and the WAL that the backup needs, newest first.
+    /// Appends the end of the file list and the WAL ranges that the backup needs, newest first.
     pub fn wal_ranges(&self, out: &mut Vec<u8>, ranges: &[WalRange]) {
         out.extend_from_slice(b"\n],\n\"WAL-Ranges\": [\n");
         for (at, range) in ranges.iter().enumerate() {
@@ -134,7 +134,7 @@ impl Writer {
         out.extend_from_slice(b"\n],\n");
     }
 
-    /// Appends the last line, which protects all lines before it.
+    /// Appends the last line: the checksum of all lines before it.
     pub fn finish(&self, out: &mut Vec<u8>, sha256_of_all_before: &[u8; 32]) {
         out.extend_from_slice(b"\"Manifest-Checksum\": \"");
         append_hex(out, sha256_of_all_before);
@@ -143,7 +143,7 @@ impl Writer {
 }
 
 fn append(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // Writing to a Vec has no way to fail.
+    // Writing to a Vec cannot fail.
     let _ = out.write_fmt(text);
 }
 
@@ -172,10 +172,10 @@ impl std::fmt::Display for Gmt {
     }
 }
 
-/// Year, month and day of the day that is this many days after 1970-01-01.
+/// Converts days since 1970-01-01 to year, month and day.
 ///
-/// The calendar repeats after 400 years, an era. Years that begin with March have their leap day
-/// at the end, so the months before it have the same lengths in every year.
+/// The calendar repeats every 400 years (an era). The computation begins years with March, which
+/// puts the leap day at the end: the months before it have the same lengths in every year.
 fn civil_date(days_since_1970: i64) -> (i64, i64, i64) {
     const DAYS_PER_ERA: i64 = 146_097;
     const DAYS_FROM_YEAR_0_MARCH_TO_1970: i64 = 719_468;
@@ -183,11 +183,11 @@ fn civil_date(days_since_1970: i64) -> (i64, i64, i64) {
     let days = days_since_1970 + DAYS_FROM_YEAR_0_MARCH_TO_1970;
     let era = days.div_euclid(DAYS_PER_ERA);
     let day_of_era = days.rem_euclid(DAYS_PER_ERA);
-    // Without the leap days that came before, an era's years have 365 days each.
+    // Without the leap days before this day, each year of the era has 365 days.
     let leap_days = day_of_era / 1_460 - day_of_era / 36_524 + day_of_era / 146_096;
     let year_of_era = (day_of_era - leap_days) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // Five months from March or August on have 153 days.
+    // March to July have 153 days, and so have August to December.
     let months_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * months_from_march + 2) / 5 + 1;
     let month = (months_from_march + 2) % 12 + 1;

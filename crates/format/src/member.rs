@@ -1,8 +1,8 @@
-//! Reading an archive while it arrives, in pieces of any size.
+//! Incremental reader of a tar archive that arrives in pieces of any size.
 //!
-//! Understands what [`archive`](crate::archive) writes, and nothing else: a member of any other
-//! type is an error, and so is a header whose checksum is wrong. Content is handed on where it
-//! lies. What a name means, and whether it may be written, is the receiver's to say.
+//! It accepts only what [`archive`](crate::archive) writes: a member of any other type is an error,
+//! and so is a header with a wrong checksum. It passes content on without copying. The receiver
+//! interprets names and decides whether to write them.
 
 use core::fmt;
 
@@ -10,10 +10,10 @@ use tar::{EntryType, Header};
 
 use crate::archive::{Attributes, BLOCK_SIZE, padding};
 
-/// The longest name or link target, in bytes. PostgreSQL has none beyond MAXPGPATH.
+/// Longest name or link target, in bytes. Those of PostgreSQL do not exceed MAXPGPATH.
 const LONGEST_NAME: u64 = 4096;
 
-/// What a member is.
+/// Type of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
@@ -24,33 +24,33 @@ pub enum Kind {
     Link,
 }
 
-/// A member of an archive.
+/// Member of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Its name, as it is in the archive, but for the slash behind a directory.
+    /// Name as in the archive, without the trailing slash of a directory.
     pub path: Vec<u8>,
-    /// What it is.
+    /// Type.
     pub kind: Kind,
-    /// Bytes of content that follow.
+    /// Size of the content in bytes.
     pub size: u64,
-    /// Where a link leads.
+    /// Target of a link.
     pub target: Vec<u8>,
-    /// What else its header says.
+    /// Other header fields.
     pub attributes: Attributes,
 }
 
-/// What is wrong with an archive.
+/// Error in an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// Where a header should be there is something else.
+    /// A block that must be a header is not a valid one.
     NoHeader,
-    /// A member of a type that no backup has.
+    /// A member has a type that does not occur in a backup.
     Type(u8),
-    /// A name that is too long, or holds a zero byte.
+    /// A name is too long or contains a zero byte.
     Name,
-    /// It ends in the middle, or without its end mark.
+    /// The archive ends within a member or without its end mark.
     Truncated,
-    /// Something follows the end.
+    /// Data follows the end of the archive.
     Trailing,
 }
 
@@ -68,25 +68,25 @@ impl fmt::Display for Broken {
 
 impl core::error::Error for Broken {}
 
-/// Who gets the members, each with [`begin`](Receiver::begin), its content in any number of pieces,
-/// and [`end`](Receiver::end).
+/// Receiver of the members. For each, the reader calls [`begin`](Receiver::begin),
+/// [`content`](Receiver::content) any number of times, and [`end`](Receiver::end).
 pub trait Receiver {
-    /// What can fail.
+    /// Error of the receiver.
     type Error: From<Broken>;
 
-    /// A member begins.
+    /// Begins a member.
     ///
     /// # Errors
-    /// The receiver's own, here and below; the reader goes no further.
+    /// The receiver's own, here and below. The reader stops at the first.
     fn begin(&mut self, member: &Member) -> Result<(), Self::Error>;
 
-    /// Some of its content.
+    /// Takes the next piece of its content.
     ///
     /// # Errors
     /// As above.
     fn content(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
 
-    /// All of its content has been there.
+    /// Ends the member, after all of its content.
     ///
     /// # Errors
     /// As above.
@@ -95,17 +95,17 @@ pub trait Receiver {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Gathering a block that is a header, or a part of the end.
+    /// Collecting a block: a header, or the first block of the end mark.
     Header,
-    /// Content of the current member.
+    /// In the content of the current member; bytes left.
     Content(u64),
-    /// The name or link target of the member to come.
+    /// In the name or link target of the next member; bytes left.
     Long(LongField, u64),
-    /// What follows content up to a whole block.
+    /// In the padding after content; bytes left.
     Padding(u64),
-    /// One of the two blocks of zeros has been there.
+    /// After the first of the two blocks of zeros.
     Ending,
-    /// Nothing may follow.
+    /// After the end mark; no data may follow.
     Ended,
 }
 
@@ -115,12 +115,12 @@ enum LongField {
     Target,
 }
 
-/// Reads one archive.
+/// Reader of one archive.
 #[derive(Debug)]
 pub struct Reader {
     state: State,
     block: Vec<u8>,
-    /// Bytes that follow the content of the current member.
+    /// Bytes of padding after the content of the current member.
     padding: u64,
     long_name: Vec<u8>,
     long_target: Vec<u8>,
@@ -139,10 +139,10 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// Takes the next bytes of the archive.
+    /// Reads the next bytes of the archive.
     ///
     /// # Errors
-    /// What is wrong with the archive, and the receiver's own. Not to be called again after one.
+    /// An error in the archive, or the receiver's own. Do not call it again after an error.
     pub fn push<R: Receiver>(
         &mut self,
         mut bytes: &[u8],
@@ -179,8 +179,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Leaves out what is still to come of the current member: returns the number of bytes that the
-    /// caller has to leave out likewise. The member ends for the receiver, as if all had been there.
+    /// Skips the rest of the current member, including padding. Returns the number of bytes of the archive
+    /// that the caller must skip too. The receiver's member ends as if all of its content had arrived.
     ///
     /// # Errors
     /// The receiver's own.
@@ -197,10 +197,10 @@ impl Reader {
         Ok(left)
     }
 
-    /// The stream has ended.
+    /// Checks, at the end of the stream, that the archive is complete.
     ///
     /// # Errors
-    /// Where the archive has not.
+    /// [`Broken::Truncated`] if it is not.
     pub fn finish(&self) -> Result<(), Broken> {
         match self.state {
             State::Ended => Ok(()),
@@ -208,7 +208,7 @@ impl Reader {
         }
     }
 
-    /// Leaves a state that has nothing left to wait for.
+    /// Leaves a state with no bytes left to read.
     fn leave_finished<R: Receiver>(&mut self, receiver: &mut R) -> Result<(), R::Error> {
         match self.state {
             State::Content(0) => {
@@ -221,7 +221,7 @@ impl Reader {
                     LongField::Target => &mut self.long_target,
                 };
                 let padding = padding(value.len() as u64) as u64;
-                // The terminating zero byte is data.
+                // The size includes the terminating zero byte.
                 if value.pop() != Some(0) || value.is_empty() || value.contains(&0) {
                     return Err(Broken::Name.into());
                 }
@@ -305,7 +305,7 @@ impl Reader {
         if kind == Kind::Directory && path.ends_with(b"/") {
             path.pop();
         }
-        // The other half of a name, which archive does not write, and other readers would believe.
+        // The ustar prefix of a name. `archive` does not write one, and other readers would use it.
         let has_prefix = header
             .as_ustar()
             .is_some_and(|fields| fields.prefix[0] != 0);
@@ -328,7 +328,7 @@ impl Reader {
     }
 }
 
-/// Content is followed by padding before the next header.
+/// The state after content: padding, or the next header if there is none.
 fn padding_state(padding: u64) -> State {
     if padding == 0 {
         State::Header
@@ -337,13 +337,13 @@ fn padding_state(padding: u64) -> State {
     }
 }
 
-/// As many bytes as are wanted and there are, and the rest.
+/// Splits off `wanted` bytes, or all if there are fewer.
 fn split(bytes: &[u8], wanted: u64) -> (&[u8], &[u8]) {
     let length = usize::try_from(wanted).map_or(bytes.len(), |wanted| wanted.min(bytes.len()));
     bytes.split_at(length)
 }
 
-/// A field ends at its first zero byte.
+/// The long value if there is one, otherwise the field up to its first zero byte.
 fn or_field(long: Vec<u8>, field: &[u8]) -> Vec<u8> {
     if long.is_empty() {
         field
@@ -356,7 +356,7 @@ fn or_field(long: Vec<u8>, field: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Before 1970 it is a negative number in base 256.
+/// Reads the modification time. A time before 1970 is a negative base-256 number.
 fn mtime(field: &[u8; 12], header: &Header) -> Result<i64, Broken> {
     if let [0xff, .., a, b, c, d, e, f, g, h] = *field {
         return Ok(i64::from_be_bytes([a, b, c, d, e, f, g, h]));
@@ -365,7 +365,7 @@ fn mtime(field: &[u8; 12], header: &Header) -> Result<i64, Broken> {
     i64::try_from(mtime).map_err(|_| Broken::NoHeader)
 }
 
-/// The sum of all bytes, with those of the checksum's field as blanks.
+/// Whether the checksum is the sum of all bytes, with its own field counted as blanks.
 fn has_right_checksum(block: &[u8]) -> bool {
     const FIELD: core::ops::Range<usize> = 148..156;
     let sum: u32 = block

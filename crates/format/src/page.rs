@@ -1,24 +1,24 @@
-//! The header that every page of a relation begins with, as far as a backup looks at it.
+//! Page headers and checksums, as far as a backup needs them.
 
 use crate::lsn::Lsn;
 
-/// The size of a page header in bytes, `SizeOfPageHeaderData`.
+/// Size of a page header in bytes, `SizeOfPageHeaderData`.
 pub const HEADER_SIZE: usize = 24;
 
-/// The fields of a page header that say whether its checksum is to be trusted.
+/// Fields of a page header that a checksum verification needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageHeader {
     /// The end of the last WAL record that changed the page, `pd_lsn`.
     pub lsn: Lsn,
-    /// The checksum when the page was written, `pd_checksum`.
+    /// The page's checksum as of its last write, `pd_checksum`.
     pub checksum: u16,
     /// The end of the page's free space, `pd_upper`.
     pub upper: u16,
 }
 
 impl PageHeader {
-    /// Reads the header in this machine's byte order. A page that is shorter than its header
-    /// reads as if zeros followed.
+    /// Reads the header in native byte order. A page shorter than its header is read as if zeros
+    /// followed.
     pub fn read(page: &[u8]) -> Self {
         let header: [u8; HEADER_SIZE] = match page.first_chunk() {
             Some(header) => *header,
@@ -43,7 +43,7 @@ impl PageHeader {
             u1,
             ..,
         ] = header;
-        // Not one number of 64 bits: pd_lsn is its upper half, then its lower, on every machine.
+        // pd_lsn is two 32-bit numbers, the upper half first, on every machine.
         let xlogid = u32::from_ne_bytes([l0, l1, l2, l3]);
         let xrecoff = u32::from_ne_bytes([l4, l5, l6, l7]);
         Self {
@@ -53,17 +53,17 @@ impl PageHeader {
         }
     }
 
-    /// Whether the page was allocated but never filled, so that it has no checksum (`PageIsNew`).
+    /// Whether the page was allocated but never initialized (`PageIsNew`). Such a page has no checksum.
     pub fn is_new(&self) -> bool {
         self.upper == 0
     }
 }
 
-/// The checksum that a page should carry as block `block` of its relation's fork
-/// (`src/include/storage/checksum_impl.h`). The checksum that it does carry counts as zero.
+/// Computes the checksum of a page as block `block` of its relation fork
+/// (`src/include/storage/checksum_impl.h`). The checksum stored in the page counts as zero.
 ///
-/// The length has to be a multiple of 128 bytes, as that of every page is; what is left over does not
-/// count. Made to be compiled into functions for wider vectors than the build's own.
+/// The length must be a multiple of 128 bytes, as every page size is; bytes beyond that are ignored.
+/// Always inlined, so that callers can compile it for wider vectors than the build's own.
 #[inline(always)]
 pub fn checksum(page: &[u8], block: u32) -> u16 {
     let (rows, _) = page.as_chunks::<{ 4 * SUMS }>();
@@ -83,10 +83,10 @@ pub fn checksum(page: &[u8], block: u32) -> u16 {
     (folded % 65_535 + 1) as u16
 }
 
-/// The checksums that are computed side by side.
+/// Number of partial checksums computed in parallel, `N_SUMS`.
 const SUMS: usize = 32;
 
-/// Where a page holds `pd_checksum`.
+/// Position of `pd_checksum` in a page.
 const CHECKSUM_FIELD: std::ops::Range<usize> = 8..10;
 
 const CHECKSUM_BASE_OFFSETS: [u32; SUMS] = [
@@ -124,7 +124,7 @@ const CHECKSUM_BASE_OFFSETS: [u32; SUMS] = [
     0x959B_D756,
 ];
 
-/// One round of all sums, over a row of a page.
+/// Mixes one row of a page into all sums.
 #[inline(always)]
 fn mix(sums: &mut [u32; SUMS], row: &[u8; 4 * SUMS]) {
     const FNV_PRIME: u32 = 16_777_619;
@@ -135,9 +135,9 @@ fn mix(sums: &mut [u32; SUMS], row: &[u8; 4 * SUMS]) {
     }
 }
 
-/// Whether all bytes are zero, as they must be in a page that is new.
+/// Whether all bytes are zero, as they must be in a new page.
 pub fn is_all_zeros(page: &[u8]) -> bool {
-    // A piece at a time: a loop without an early exit is one that the compiler vectorizes.
+    // In chunks: the compiler vectorizes a loop only if it has no early exit.
     page.chunks(256)
         .all(|piece| piece.iter().fold(0, |bits, byte| bits | byte) == 0)
 }
@@ -165,7 +165,7 @@ mod tests {
         assert!(!header.is_new());
     }
 
-    /// Values of page_checksum() of the extension pageinspect.
+    /// Expected values are from page_checksum() of the extension pageinspect.
     #[test]
     #[cfg(target_endian = "little")]
     fn the_checksum_is_that_of_the_server() {

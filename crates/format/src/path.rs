@@ -1,14 +1,13 @@
-//! Paths below the data directory, as bytes, and as text in PostgreSQL's bytea escape format.
+//! Paths below the data directory, as bytes and as text in PostgreSQL's bytea escape format.
 
-/// Takes one leading `./` off a path.
+/// Removes one leading `./` from a path.
 pub fn strip_current_directory(path: &[u8]) -> &[u8] {
     path.strip_prefix(b"./").unwrap_or(path)
 }
 
-/// Writes a path as ASCII text: `\\` for a backslash, and `\ooo`, the octal value, for bytes from
-/// 0x80 on and for zero.
+/// Writes a path as ASCII text: a backslash as `\\`, zero and bytes from 0x80 on as `\ooo` in octal.
 ///
-/// This is what `encode(path, 'escape')` gives. [`unescape`] reads it back.
+/// The result is the same as that of `encode(path, 'escape')`. [`unescape`] is the inverse.
 pub fn escape(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());
     for &byte in path {
@@ -26,9 +25,9 @@ pub fn escape(path: &[u8]) -> String {
     text
 }
 
-/// Reads what [`escape`] writes, and bytes that could have been escaped but are not.
+/// Decodes the output of [`escape`]. Unescaped bytes that [`escape`] would escape are accepted too.
 ///
-/// `None` when a backslash begins neither `\\` nor three octal digits of one byte.
+/// `None` if a backslash begins neither `\\` nor the three octal digits of a byte.
 pub fn unescape(text: &[u8]) -> Option<Vec<u8>> {
     let mut path = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -58,7 +57,7 @@ pub fn unescape(text: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Whether a path is that of a tablespace's link, `pg_tblspc/<oid>`.
+/// Whether a path is that of a tablespace link, `pg_tblspc/<oid>`.
 pub fn is_tablespace_link(path: &[u8]) -> bool {
     path.strip_prefix(b"pg_tblspc/")
         .is_some_and(|oid| !oid.is_empty() && oid.iter().all(u8::is_ascii_digit))
@@ -69,7 +68,7 @@ pub fn file_name(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
 }
 
-/// What follows `pg_tblspc/<oid>/PG_<version>/` in a path, if that is how it begins.
+/// The part of a path after `pg_tblspc/<oid>/PG_<version>/`, if it begins so.
 pub(crate) fn below_version_directory(path: &[u8]) -> Option<&[u8]> {
     let mut parts = path.strip_prefix(b"pg_tblspc/")?.splitn(3, |&b| b == b'/');
     let (oid, version, rest) = (parts.next()?, parts.next()?, parts.next()?);

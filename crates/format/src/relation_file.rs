@@ -4,23 +4,23 @@
 use crate::exclusion;
 use crate::path::{self, file_name};
 
-/// A fork of a relation, as its files' names tell it.
+/// Fork of a relation, with its suffix in file names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fork {
-    /// The data itself; no suffix.
+    /// The main data; no suffix.
     Main,
     /// The free space map; `_fsm`.
     FreeSpaceMap,
     /// The visibility map; `_vm`.
     VisibilityMap,
-    /// The image to which an unlogged relation is reset; `_init`.
+    /// The initialization fork, to which an unlogged relation is reset; `_init`.
     Init,
 }
 
 impl Fork {
-    /// Takes the fork's suffix off the front of `rest`.
+    /// Removes the fork's suffix from the front of `rest`.
     ///
-    /// `None` stands for an underscore that no fork name follows.
+    /// `None` if an underscore is not followed by a fork name.
     fn strip(rest: &[u8]) -> Option<(Self, &[u8])> {
         const SUFFIXES: [(&[u8], Fork); 3] = [
             (b"_fsm", Fork::FreeSpaceMap),
@@ -37,26 +37,26 @@ impl Fork {
     }
 }
 
-/// The parts of the name of a file that belongs to a permanent or unlogged relation.
+/// Parts of the file name of a permanent or unlogged relation.
 ///
-/// The parts and the name determine each other: a number with leading zeros, which the server
-/// never writes, is not accepted. So two files with equal `relfilenode` in one directory are
-/// files of one relation.
+/// The parts and the name determine each other: a number with leading zeros is not accepted, and the
+/// server never writes one. So two files in one directory with equal `relfilenode` belong to the same
+/// relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RelationFile {
     /// The relation's file number.
     pub relfilenode: u32,
     /// The fork that the file belongs to.
     pub fork: Fork,
-    /// The number of the segment; 0 for the first, which has no suffix.
+    /// The segment number; 0 for the first segment, which has no suffix.
     pub segment: u32,
 }
 
 impl RelationFile {
-    /// Reads a file name without its directory: `16384`, `16384.1`, `16384_fsm`, `16384_vm.2`.
+    /// Parses a file name without its directory: `16384`, `16384.1`, `16384_fsm`, `16384_vm.2`.
     ///
-    /// Names of temporary relations (see [`is_temporary_relation`]) and of anything else give
-    /// `None`.
+    /// `None` for any other name, including names of temporary relations (see
+    /// [`is_temporary_relation`]).
     pub fn parse(name: &[u8]) -> Option<Self> {
         let (digits, rest) = split_digits(name);
         let relfilenode = parse_number(digits)?;
@@ -75,9 +75,9 @@ impl RelationFile {
 }
 
 /// Whether a file name, without its directory, is that of a temporary relation:
-/// `t<backend>_<relfilenode>`, followed by a fork, a segment, or both.
+/// `t<backend>_<relfilenode>`, optionally followed by a fork, a segment, or both.
 ///
-/// It means so in a database directory only.
+/// The name has this meaning only in a database directory.
 pub fn is_temporary_relation(name: &[u8]) -> bool {
     fn matches(name: &[u8]) -> Option<bool> {
         let (backend, rest) = split_digits(name.strip_prefix(b"t")?);
@@ -93,13 +93,13 @@ pub fn is_temporary_relation(name: &[u8]) -> bool {
     matches(name).unwrap_or(false)
 }
 
-/// Whether a path, relative to the data directory, is that of a relation's file: one whose changes
+/// Whether a path, relative to the data directory, is that of a relation file. Changes to such a file
 /// are in the WAL.
 pub fn is_relation(path: &[u8]) -> bool {
     relation_at(path).is_some()
 }
 
-/// The relation's file that a path, relative to the data directory, leads to.
+/// The relation file at a path relative to the data directory.
 pub fn relation_at(path: &[u8]) -> Option<RelationFile> {
     let name = file_name(path);
     let directory = path[..path.len() - name.len()].strip_suffix(b"/")?;
@@ -107,8 +107,8 @@ pub fn relation_at(path: &[u8]) -> Option<RelationFile> {
     RelationFile::parse(name).filter(|_| holds_relations)
 }
 
-/// The oid of the database whose directory a file lies in; 0 for shared relations and for what is no
-/// relation.
+/// OID of the database whose directory contains a file; 0 for shared relations and for files that are
+/// not relation files.
 ///
 /// `path` is relative to the data directory.
 pub fn database_of(path: &[u8]) -> u32 {
@@ -119,7 +119,7 @@ pub fn database_of(path: &[u8]) -> u32 {
         .unwrap_or(0)
 }
 
-/// Splits `bytes` behind its leading ASCII digits.
+/// Splits `bytes` after its leading ASCII digits.
 pub(crate) fn split_digits(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = bytes
         .iter()
@@ -128,7 +128,7 @@ pub(crate) fn split_digits(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(end)
 }
 
-/// A positive decimal number without leading zeros.
+/// Parses a positive decimal number without leading zeros.
 fn parse_number(digits: &[u8]) -> Option<u32> {
     if !matches!(digits.first(), Some(b'1'..=b'9')) {
         return None;

@@ -1,11 +1,11 @@
-//! The file `tablespace_map`: where the tablespaces of a backup were, line by line.
+//! The file `tablespace_map`: original locations of the tablespaces of a backup, one a line.
 //!
-//! A line is an OID, a blank and a path. In a path a backslash stands before a newline, a carriage
-//! return and another backslash.
+//! A line is an OID, a blank and a path. In a path, a newline, a carriage return and a backslash are
+//! escaped with a backslash.
 
 use core::fmt;
 
-/// A line is none of such a file.
+/// Error of parsing a `tablespace_map`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidMap;
 
@@ -17,10 +17,10 @@ impl fmt::Display for InvalidMap {
 
 impl core::error::Error for InvalidMap {}
 
-/// The OID and the path of each tablespace, as `read_tablespace_map()` reads them.
+/// Parses the OID and the path of each tablespace, like `read_tablespace_map()`.
 ///
 /// # Errors
-/// Where a line is not as it must be, or the last one does not end.
+/// If a line is invalid, or the last one has no end.
 pub fn parse(content: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, InvalidMap> {
     let mut tablespaces = Vec::new();
     let mut line = Vec::new();
@@ -28,7 +28,7 @@ pub fn parse(content: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, InvalidMap> {
     for &byte in content {
         match byte {
             b'\n' | b'\r' if !escaped => {
-                // A carriage return may stand before the newline.
+                // The line is empty at the newline of a CRLF.
                 if !line.is_empty() {
                     tablespaces.push(parse_line(&line)?);
                     line.clear();

@@ -1,53 +1,54 @@
-//! Which WAL has to be replayed when a backup is restored, timeline by timeline.
+//! WAL ranges that the restore of a backup must replay, one for each timeline.
 
 use std::error::Error;
 use std::fmt;
 
 use crate::lsn::Lsn;
 
-/// A part of the write-ahead log, all on one timeline.
+/// Part of the write-ahead log on one timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalRange {
     /// The timeline.
     pub timeline: u32,
-    /// Its beginning.
+    /// Start of the range.
     pub start: Lsn,
-    /// Its end, exclusive.
+    /// End of the range, exclusive.
     pub end: Lsn,
 }
 
-/// A timeline in the history of another, as `readTimeLineHistory()` gives it. It ends where the
-/// next newer one begins.
+/// Timeline in the history of another, as returned by `readTimeLineHistory()`. It ends where the next
+/// newer one begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimelineEntry {
     /// The timeline.
     pub timeline: u32,
-    /// Where it branched off its parent; zero for one without a parent.
+    /// Where it branched off its parent; zero if it has no parent.
     pub begin: Lsn,
 }
 
-/// The timelines of a backup and the history do not belong together.
+/// Mismatch between the timelines of a backup and a timeline history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalRangeError {
-    /// The newest timeline that is new enough to matter is not the one the backup ended on.
+    /// The newest timeline in the history that did not end before the backup started is not the one on
+    /// which the backup ended.
     EndTimeline {
         /// The timeline on which the backup ended.
         expected: u32,
         /// The one in the history.
         found: u32,
     },
-    /// A timeline without a parent is not the one the backup started on.
+    /// The history ends in a timeline without a parent that is not the one on which the backup started.
     StartTimeline {
         /// The timeline on which the backup started.
         expected: u32,
         /// The one in the history.
         found: u32,
     },
-    /// The history does not reach back to the timeline the backup started on.
+    /// The history does not contain the timeline on which the backup started.
     NotInHistory {
         /// The timeline on which the backup started.
         start: u32,
-        /// The timeline whose history it is.
+        /// The timeline that the history belongs to.
         end: u32,
     },
 }
@@ -79,13 +80,13 @@ impl fmt::Display for WalRangeError {
 
 impl Error for WalRangeError {}
 
-/// The WAL from `start` on one timeline to `end` on another, newest range first.
+/// Returns the WAL ranges from `start` on one timeline to `end` on another, newest first.
 ///
-/// `history` is that of `end_timeline`, newest first, `end_timeline` itself included. The rules
-/// are those of `AddWALInfoToBackupManifest()`.
+/// `history` is the history of `end_timeline`, newest first, including `end_timeline` itself. The
+/// rules are those of `AddWALInfoToBackupManifest()`.
 ///
 /// # Errors
-/// [`WalRangeError`] when `history` does not lead from one timeline to the other.
+/// [`WalRangeError`] if `history` does not connect the two timelines.
 pub fn wal_ranges(
     history: &[TimelineEntry],
     start_timeline: u32,
@@ -98,7 +99,7 @@ pub fn wal_ranges(
     let mut range_end = end;
     let mut entry_end = NONE;
     for entry in history {
-        // Timelines that ended before the backup started do not matter.
+        // Skip timelines that ended before the backup started.
         let ended_before = entry_end != NONE && entry_end < start;
         entry_end = entry.begin;
         if ended_before {

@@ -1,16 +1,16 @@
-//! Names of WAL segments, and the unbroken sequence of them that a backup needs.
+//! Names of WAL segments, and the gapless sequence of segments that a backup needs.
 
 use std::error::Error;
 use std::fmt;
 
 use crate::lsn::Lsn;
 
-/// The size of a WAL segment in bytes: a power of two from 1 MB to 1 GB.
+/// Size of a WAL segment in bytes: a power of two from 1 MB to 1 GB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentSize(u32);
 
 impl SegmentSize {
-    /// `None` for a size that no cluster can have.
+    /// `None` for an invalid size.
     pub fn new(bytes: u32) -> Option<Self> {
         let valid = bytes.is_power_of_two() && (1 << 20..=1 << 30).contains(&bytes);
         valid.then_some(Self(bytes))
@@ -21,33 +21,33 @@ impl SegmentSize {
         self.0
     }
 
-    /// The number of the segment that holds the byte at `lsn`.
+    /// Number of the segment that contains the byte at `lsn`.
     pub fn segment_of(self, lsn: Lsn) -> u64 {
         lsn.0 / u64::from(self.0)
     }
 
-    /// The number of the segment that holds the byte before `lsn`, where a record that ends at
-    /// `lsn` has its end; segment 0 for LSN 0, before which there is none.
+    /// Number of the segment that contains the byte before `lsn`: the last byte of a record that ends
+    /// at `lsn`. Segment 0 for LSN 0, as no byte precedes it.
     pub fn segment_before(self, lsn: Lsn) -> u64 {
         self.segment_of(Lsn(lsn.0.saturating_sub(1)))
     }
 
-    /// The name of a segment's file.
+    /// File name of a segment.
     pub fn file_name(self, timeline: u32, segment: u64) -> String {
         self.name(timeline, segment).to_string()
     }
 
-    /// The number of the segment whose name has these second and third parts.
+    /// Number of the segment with these second and third parts in its name.
     pub fn number_of(self, log: u32, seg: u32) -> u64 {
         u64::from(log) * self.segments_per_log() + u64::from(seg)
     }
 
-    /// The first part of a segment's number in its name counts units of 4 GB.
+    /// Number of segments with the same `log` in their names; `log` counts units of 4 GB.
     fn segments_per_log(self) -> u64 {
         (1 << 32) / u64::from(self.0)
     }
 
-    /// Numbers beyond the last segment that an LSN can reach wrap around, as in the server.
+    /// Segment numbers beyond the largest LSN wrap around, as in the server.
     fn name(self, timeline: u32, segment: u64) -> SegmentName {
         SegmentName {
             timeline,
@@ -57,7 +57,7 @@ impl SegmentSize {
     }
 }
 
-/// The name of a WAL segment's file: three numbers, each in eight hexadecimal digits.
+/// File name of a WAL segment: three numbers of eight hexadecimal digits each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SegmentName {
     /// The timeline that wrote the segment.
@@ -69,7 +69,7 @@ pub struct SegmentName {
 }
 
 impl SegmentName {
-    /// Reads a name of exactly 24 digits, letters in upper case.
+    /// Parses a name of exactly 24 hexadecimal digits, letters in upper case.
     pub fn parse(name: &[u8]) -> Option<Self> {
         let name: &[u8; 24] = name.try_into().ok()?;
         let part = |at: usize| parse_hex(&name[at..at + 8]);
@@ -88,18 +88,18 @@ impl fmt::Display for SegmentName {
     }
 }
 
-/// Whether a file name is that of a timeline's history, `00000002.history`.
+/// Whether a file name is that of a timeline history file, `00000002.history`.
 pub fn is_history_file(name: &[u8]) -> bool {
     name.strip_suffix(b".history")
         .is_some_and(|timeline| timeline.len() == 8 && parse_hex(timeline).is_some())
 }
 
-/// The WAL that a backup needs is not all there.
+/// Part of the WAL that a backup needs is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SequenceError {
-    /// There is not one segment of it.
+    /// All of its segments are missing.
     NoFiles,
-    /// The segment of this file name is the first that is missing.
+    /// File name of the first missing segment.
     Missing(String),
 }
 
@@ -114,15 +114,14 @@ impl fmt::Display for SequenceError {
 
 impl Error for SequenceError {}
 
-/// Picks the segments from number `start` to number `stop` among the names in a directory.
+/// Selects the segments from number `start` to number `stop` from the names in a directory.
 ///
-/// Segments are taken from whatever timeline: a backup from a standby may span several, and a
-/// file too many does no harm. They come oldest first, since that is the one that the server
-/// removes first; those of one number come in the order of their timelines.
+/// Segments of all timelines are selected: a backup from a standby may span several, and a surplus
+/// file does no harm. The result is sorted by segment number, then by timeline. The oldest segment
+/// comes first because the server removes it first.
 ///
 /// # Errors
-/// When the sequence has a gap, the name of the first missing segment, as `timeline` would have
-/// named it.
+/// If the sequence has a gap, the name of the first missing segment on `timeline`.
 pub fn select_segments(
     names: &[Vec<u8>],
     start: u64,
@@ -146,7 +145,7 @@ pub fn select_segments(
     let mut next = start;
     for name in &segments {
         let number = size.number_of(name.log, name.seg);
-        // The number before that is the same segment of another timeline.
+        // `next - 1` is the previous segment again, on another timeline.
         if number != next && number.checked_add(1) != Some(next) {
             return Err(missing(next));
         }
@@ -158,7 +157,7 @@ pub fn select_segments(
     Ok(segments)
 }
 
-/// Eight upper-case hexadecimal digits or fewer.
+/// Parses up to eight hexadecimal digits in upper case.
 fn parse_hex(digits: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0_u32, |number, digit| {
         let value = match digit {
@@ -184,7 +183,7 @@ mod tests {
         size(count << 20)
     }
 
-    /// The result of `select_segments` for segments of 16 MB on timeline 1, as file names.
+    /// Result of `select_segments` for segments of 16 MB on timeline 1, as file names.
     fn selected(names: &[&str], start: u64, stop: u64) -> Result<Vec<String>, SequenceError> {
         let names: Vec<_> = names.iter().map(|name| name.as_bytes().to_vec()).collect();
         select_segments(&names, start, stop, 1, megabytes(16))
@@ -362,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_name_that_no_segment_of_this_size_has_leaves_a_gap() {
-        // The number of the fourth of four segments of 1 GB, and one beyond.
+        // With segments of 1 GB, the last number is 3; 4 is invalid.
         let names = ["000000010000000000000003", "000000010000000000000004"]
             .map(|name| name.as_bytes().to_vec());
         assert_eq!(

@@ -1,8 +1,8 @@
-//! Manifests of this crate against those that PostgreSQL 15.20 wrote, byte for byte.
+//! Compares manifests of this crate with those of PostgreSQL 15.20, byte for byte.
 //!
-//! `fixtures/backup_manifest.*` are manifests by pg_basebackup: of a cluster with a tablespace and
-//! with odd file names and times, with two algorithms, and of a standby whose primary was promoted
-//! during the backup, without checksums.
+//! `fixtures/backup_manifest.*` are manifests by pg_basebackup. Two, with different algorithms, are of a
+//! cluster with a tablespace and unusual file names and times. One, without checksums, is of a standby
+//! whose primary was promoted during the backup.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -19,7 +19,7 @@ const CRC32C: &[u8] = include_bytes!("fixtures/backup_manifest.crc32c");
 const SHA256: &[u8] = include_bytes!("fixtures/backup_manifest.sha256");
 const TIMELINES: &[u8] = include_bytes!("fixtures/backup_manifest.timelines");
 
-/// A file with its data, as read from a manifest.
+/// Entry of a file, as read from a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct OwnedFile {
     path: Vec<u8>,
@@ -36,7 +36,7 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// The seconds since 1970 of a time that a manifest holds, counted year by year.
+/// Converts a time in a manifest to seconds since 1970, counting year by year.
 fn seconds(text: &str) -> i64 {
     let number = |at: std::ops::Range<usize>| -> i64 { text[at].parse().unwrap() };
     let (year, month, day) = (number(0..4), number(5..7), number(8..10));
@@ -94,7 +94,7 @@ fn parse(manifest: &[u8]) -> (Value, Vec<OwnedFile>, Vec<WalRange>) {
     (value, files, ranges)
 }
 
-/// All but the last line.
+/// The manifest without its last line.
 fn body(
     algorithm: Algorithm,
     style: PathStyle,
@@ -125,7 +125,7 @@ fn body(
     out
 }
 
-/// SHA-256 by coreutils, as a second opinion on what the last line of a manifest covers.
+/// SHA-256 by coreutils: an independent check of what the last line of a manifest covers.
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut program = Command::new("sha256sum")
         .stdin(Stdio::piped())
@@ -222,7 +222,7 @@ fn an_ascii_manifest_of_the_same_backup_is_ascii() {
 }
 
 fn any_file() -> impl Strategy<Value = OwnedFile> {
-    // Years 1 to 9999, which have four digits.
+    // Years 1 to 9999, written with four digits.
     let mtime = -62_135_596_800_i64..253_402_300_800;
     let bytes = proptest::collection::vec(any::<u8>(), 1..200);
     let text = any::<String>().prop_map(String::into_bytes);

@@ -1,4 +1,4 @@
-//! What holds for names and positions of any value.
+//! Properties of all names and positions.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -15,13 +15,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Byte strings that look more or less like the names this crate has to do with.
+/// Byte strings that resemble the names this crate parses.
 fn near_name() -> impl Strategy<Value = Vec<u8>> {
     let text = "(pg_tblspc/|base/|global/|t)?[0-9]{0,11}(/PG_15_[0-9]{1,3})?(/|_)?(fsm|vm|init|[0-9]{0,11})(\\.[0-9]{0,21})?";
     prop_oneof![vec(any::<u8>(), 0..60), text.prop_map(String::into_bytes)]
 }
 
-/// The text with some of its letters in the other case.
+/// The text with its letters in upper or lower case, as `upper` says.
 fn in_any_case(text: &str, upper: &[bool]) -> String {
     text.chars()
         .zip(upper.iter().cycle())
@@ -117,7 +117,7 @@ proptest! {
         prop_assert!(segment - size.segment_before(lsn) <= 1);
     }
 
-    /// The model looks for each number of the range among those that are there.
+    /// Model: searches the present segments for each number of the range.
     #[test]
     fn a_sequence_of_segments_has_no_gap(
         size in segment_size(),
@@ -216,7 +216,7 @@ proptest! {
         prop_assert_eq!(Algorithm::parse(&format!("{more}{name}")), None);
     }
 
-    /// A chain of timelines, each a while after its parent's start.
+    /// The history is a chain of timelines, each starting some time after its parent.
     #[test]
     fn wal_ranges_lead_from_the_start_to_the_end(
         steps in vec((1_u32..4, 1_u64..1000), 1..8),
@@ -233,7 +233,7 @@ proptest! {
         }
         let last = *timelines.last().unwrap();
         let first = first.index(timelines.len());
-        // A backup starts before its timeline ends; the last one has no end.
+        // A backup starts before its timeline ends; the last timeline has no end.
         let length = match timelines.get(first + 1) {
             Some(next) => next.begin.0 - timelines[first].begin.0,
             None => 1000,

@@ -1,4 +1,4 @@
-//! Backups that something goes wrong with, one after another, for as long as one likes.
+//! Takes backups with injected faults, one after another, for a given number of minutes.
 //!
 //! usage: soak [--minutes N] [--seed N] [--first N]
 
@@ -11,7 +11,7 @@ use backup_tests::faults::plan::Plan;
 use backup_tests::faults::run::run;
 use backup_tests::faults::site::Site;
 
-/// A server serves so many runs, then a new one takes its place.
+/// Number of runs on one server before a new server replaces it.
 const RUNS_OF_A_SITE: u32 = 40;
 
 fn main() -> ExitCode {
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 #[derive(Default)]
 struct Soak {
     sites: BTreeMap<String, (Site, u32)>,
-    /// By fault: runs that gave a backup, that gave an error, that were missed, and that failed.
+    /// Per fault, the number of runs that ended in a backup, ended in an error, missed, and failed.
     outcomes: BTreeMap<String, [u32; 4]>,
     failed: Vec<u64>,
 }

@@ -1,4 +1,4 @@
-//! The course of a backup that a fault strikes: every step may fail, and none may hang.
+//! Course of a backup under a fault. Every step may fail; no step may hang.
 
 use super::injection::Injection;
 use super::one_statement;
@@ -8,20 +8,20 @@ use super::site::Site;
 use crate::failure::Failure;
 use crate::stream::copy_of;
 
-/// kB/s of a stream that a fault is to find in its middle.
+/// Rate in kB/s of a stream that a fault must hit midway.
 pub(super) const RATE: u32 = 16 * 1024;
 
-/// What has become of a backup.
+/// Result of a backup.
 #[derive(Default)]
 pub struct Course {
-    /// Every stream, where the backup was stopped well.
+    /// Every stream, if the stop succeeded.
     pub archives: Option<Vec<Vec<u8>>>,
     pub worker_failures: Vec<Failure>,
-    /// What a first attempt to stop said, where a second one was made.
+    /// Error of the first stop, if a second one was tried.
     pub first_stop: Option<Failure>,
-    /// What ended the backup, and in which step.
+    /// Step in which the backup failed, and the error.
     pub leader_failure: Option<(&'static str, Box<Failure>)>,
-    /// Sessions that were there at the end, whatever has become of them.
+    /// Sessions that still exist at the end, whatever their state.
     pub leader: Option<Session>,
     pub workers: Vec<Session>,
 }
@@ -32,7 +32,7 @@ pub(super) fn at<T, E: Into<Failure>>(step: &'static str, result: Result<T, E>) 
     result.map_err(|error| (step, Box::new(error.into())))
 }
 
-/// Takes a backup by a plan.
+/// Takes a backup according to a plan.
 pub fn take(site: &Site, plan: &Plan, injection: &Injection) -> Course {
     let mut course = Course::default();
     let mut archives = Vec::new();
@@ -93,7 +93,7 @@ impl Course {
         self.try_again(site, id, archives)
     }
 
-    /// Ends the backup where an error has not, as a client would.
+    /// Ends the backup as a client would, if an error has not already ended it.
     fn give_up(&mut self, site: &Site) {
         if let Some(leader) = &mut self.leader
             && leader.leads(site)
@@ -104,7 +104,7 @@ impl Course {
         }
     }
 
-    /// Sends what has not been sent, and stops.
+    /// Sends the files that are still unsent, and stops.
     fn try_again(&mut self, site: &Site, id: i64, archives: &mut Vec<Vec<u8>>) -> Step<()> {
         wait_until(site, "the failed workers to be gone", |client| {
             let workers = "SELECT workers FROM backup_progress() WHERE backup_id = $1";
@@ -124,7 +124,7 @@ impl Course {
         Ok(())
     }
 
-    /// Has the workers send everything, as far as the fault lets them.
+    /// Lets the workers send everything, as far as the fault allows.
     fn stream(
         &mut self,
         site: &Site,
@@ -147,7 +147,7 @@ impl Course {
                 Err(failure) => self.worker_failures.push(failure),
             }
         }
-        // A lock is held before the first worker looks its function up.
+        // The lock must be held before the first worker looks up its function.
         injection.reach(Stage::Started);
 
         let all = copy_of(&format!("send_backup_files({id})"));
@@ -191,7 +191,8 @@ impl Course {
         for stream in streams {
             self.settle(stream, archives);
             if plan.fault == Fault::LockTimeOutWorker {
-                // The first has met the lock; the others have no timeout and wait for its end.
+                // The first worker has run into the lock. The others have no timeout and wait for
+                // its release.
                 injection.heal();
             }
         }
@@ -207,9 +208,9 @@ impl Course {
     }
 }
 
-/// The stop that everything ends with.
+/// Stop statement for all other faults and stages.
 const CLOSING: &str = "COPY (SELECT send_stop_backup(wal => true, wait => false)) TO STDOUT";
-/// The same for a fault that strikes while it waits for the archive.
+/// Stop statement for a fault that strikes during the wait for the archive.
 const CLOSING_WAITING: &str = "COPY (SELECT send_stop_backup(wal => true)) TO STDOUT";
 
 fn start(
@@ -242,8 +243,8 @@ fn start(
             Ok(starting.is_finished() || client.query_opt(phase, &[])?.is_some())
         });
         injection.strike();
-        // A checkpoint that is wanted at once hurries the one that runs, and for which the process of
-        // a leader may still wait that has lost its client.
+        // An immediate checkpoint speeds up the one in progress. A leader that has lost its client
+        // may still be waiting for that one.
         site.try_execute(&["CHECKPOINT"]);
     }
     let (mut leader, started) = starting.join("the start of a backup");

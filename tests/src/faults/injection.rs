@@ -1,4 +1,4 @@
-//! Has the fault of a run strike, and undoes it.
+//! Injects the fault of a run, and undoes it.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -15,14 +15,14 @@ use super::proxy::Proxy;
 use super::site::Site;
 use crate::program::run;
 
-/// A session that a fault can be aimed at.
+/// Session that a fault can target.
 #[derive(Clone)]
 pub struct Aim {
     pub pid: i32,
     pub proxy: Arc<Proxy>,
 }
 
-/// What the course of a backup tells the fault.
+/// Information about the running backup, used to aim the fault.
 #[derive(Default)]
 struct Known {
     leader: Option<Aim>,
@@ -30,14 +30,14 @@ struct Known {
     start_lsn: Option<String>,
 }
 
-/// The fault of one run.
+/// Fault of one run.
 pub struct Injection<'a> {
     site: &'a Site,
     plan: &'a Plan,
     known: Mutex<Known>,
     has_struck: AtomicBool,
     has_missed: AtomicBool,
-    /// Files and folders that were closed.
+    /// Files and directories made unreadable, with their original modes.
     closed: Mutex<Vec<(PathBuf, u32)>>,
     ongoing: Mutex<Option<Ongoing>>,
 }
@@ -77,19 +77,19 @@ impl<'a> Injection<'a> {
         self.has_struck.load(Ordering::SeqCst)
     }
 
-    /// Whether there was nothing to strike, or it never came to it.
+    /// Whether the fault found no target or its stage never came.
     pub fn has_missed(&self) -> bool {
         !self.has_struck() || self.has_missed.load(Ordering::SeqCst)
     }
 
-    /// The backup has come to a stage.
+    /// Reports that the backup has reached a stage.
     pub fn reach(&self, stage: Stage) {
         if self.plan.stage == stage {
             self.strike();
         }
     }
 
-    /// The fault strikes, once in a run. A fault that passes by itself has passed on return.
+    /// Makes the fault strike, once per run. A transient fault is over on return.
     pub fn strike(&self) {
         if self.has_struck.swap(true, Ordering::SeqCst) {
             return;
@@ -99,7 +99,7 @@ impl<'a> Injection<'a> {
         }
     }
 
-    /// `None` where there is nothing to strike.
+    /// Applies the fault. Returns `None` if it has no target.
     fn apply(&self) -> Option<()> {
         let (leader, worker) = {
             let known = lock(&self.known);
@@ -122,7 +122,7 @@ impl<'a> Injection<'a> {
             Fault::CutLeader => leader?.proxy.cut(),
             Fault::StallWorker => self.stall(&worker?.proxy),
             Fault::StallLeader => self.stall(&leader?.proxy),
-            // The sessions have the setting; here it is given the time to strike.
+            // The sessions already have the timeout set. Wait until it fires.
             Fault::TimeOutWorker | Fault::TimeOutLeader | Fault::IdleTimeOutLeader => {
                 sleep(TIMEOUT * 3);
             }
@@ -142,7 +142,7 @@ impl<'a> Injection<'a> {
         Some(())
     }
 
-    /// Undoes what does not pass by itself, as often as one likes.
+    /// Undoes a lasting fault. May be called repeatedly.
     pub fn heal(&self) {
         if let Some(ongoing) = lock(&self.ongoing).take() {
             ongoing.stop.store(true, Ordering::SeqCst);
@@ -186,7 +186,7 @@ impl<'a> Injection<'a> {
         Some(client.query_opt(worker, &[]).ok()??.get(0))
     }
 
-    /// Takes away the permission to read.
+    /// Removes the read permission of the target.
     fn close(&self) -> Option<()> {
         let path = self.site.path(&self.target()?);
         let mode = fs::metadata(&path).ok()?.permissions().mode() & 0o7777;
@@ -206,7 +206,7 @@ impl<'a> Injection<'a> {
         Some(())
     }
 
-    /// The path of what shall not be read, relative to the data directory.
+    /// Path of the target to make unreadable, relative to the data directory.
     fn target(&self) -> Option<String> {
         let places = &self.site.places;
         Some(match self.plan.target {
@@ -219,7 +219,7 @@ impl<'a> Injection<'a> {
         })
     }
 
-    /// The segment in which the backup starts, when nothing writes to it any more.
+    /// Segment that contains the start of the backup, once nothing writes to it any more.
     fn first_segment(&self) -> Option<String> {
         let lsn = lock(&self.known).start_lsn.clone()?;
         let mut client = self.site.try_connect().ok()?;
@@ -229,16 +229,17 @@ impl<'a> Injection<'a> {
     }
 }
 
-/// The timeout that sessions get when a timeout is the fault.
+/// Timeout of the sessions for a timeout fault.
 pub const TIMEOUT: Duration = Duration::from_millis(150);
 
-/// A process that has gone meanwhile is no failure.
+/// Sends a signal. A process that has already exited is no error.
 fn signal(name: &str, pid: i32) {
     assert!(pid > 1, "{pid} is not one process");
     run(Command::new("kill").args(["-s", name, &pid.to_string()]));
 }
 
-/// Gives all WAL segments back that a run may have closed under another name.
+/// Restores the permissions of all WAL segments. A run may have changed a segment that was renamed
+/// since.
 pub fn open_wal(data_dir: &Path) {
     for entry in fs::read_dir(data_dir.join("pg_wal")).into_iter().flatten() {
         if let Ok(entry) = entry

@@ -1,4 +1,4 @@
-//! What may have become of a backup and of its server.
+//! Checks the outcome for a backup and its server.
 
 use std::fs;
 
@@ -13,14 +13,14 @@ use crate::leftover;
 use crate::server::Cluster;
 use crate::workload::assert_balanced;
 
-/// The errors of a server that is going, has gone or is not there yet. What it said last can be lost.
+/// SQLSTATEs from a server that is shutting down, down or starting. Its last message can be lost.
 const GONE: &[&str] = &["57P01", "57P02", "57P03", "08006"];
-/// What workers say whose backup has ended, or is not there any more.
+/// SQLSTATEs of workers whose backup has ended or does not exist.
 const ENDED: &[&str] = &["55000", "42704"];
 
-/// How things were before a run.
+/// State before a run.
 pub struct Before {
-    /// Where the streams are unpacked.
+    /// Directory into which the streams are unpacked.
     folder: Backup,
     acknowledged: i64,
     crashes: usize,
@@ -37,8 +37,8 @@ impl Before {
     }
 }
 
-/// Demands one of the two outcomes, and says which it was. `missed` says that the fault had nothing to
-/// strike.
+/// Requires one of the two valid outcomes and describes it. `missed` means that the fault found no
+/// target.
 #[track_caller]
 pub fn judge(site: &mut Site, plan: &Plan, before: Before, course: Course, missed: bool) -> String {
     let mut told = Vec::new();
@@ -69,7 +69,8 @@ pub fn judge(site: &mut Site, plan: &Plan, before: Before, course: Course, misse
     told.join("; ")
 }
 
-/// After a crash there may be no archiver yet to wait for.
+/// Takes another backup. The stop does not wait for the archive: after a crash the archiver may not
+/// run yet.
 #[track_caller]
 fn take_the_next(cluster: &Cluster) {
     let backup = Backup::folder(cluster);
@@ -121,8 +122,8 @@ fn is_incomplete(failure: &Failure) -> bool {
     failure.sqlstate == "55000" && failure.message.starts_with("backup is incomplete")
 }
 
-/// The errors that leader and workers may meet, beside a leader's "backup is incomplete" after a
-/// worker has failed.
+/// Allowed SQLSTATEs of the leader and of the workers. The leader may also report "backup is
+/// incomplete" after a worker failed.
 fn expected(plan: &Plan) -> (Vec<&'static str>, Vec<&'static str>) {
     let (leader, worker): (Vec<&[&str]>, Vec<&[&str]>) = match plan.fault {
         Fault::Nothing
@@ -160,30 +161,30 @@ fn expected(plan: &Plan) -> (Vec<&'static str>, Vec<&'static str>) {
     };
     let (mut leader, worker) = (leader.concat(), worker.concat());
     if !plan.retain_wal {
-        // Whoever writes, the load included, may have the server remove WAL meanwhile.
+        // Any writer, the load included, may cause the server to remove WAL during the backup.
         leader.push("58P01");
     }
     if plan.one_statement {
-        // The session is both.
+        // The session is both leader and worker.
         return ([leader, worker].concat(), Vec::new());
     }
     (leader, worker)
 }
 
-/// Whether the fault explains a line of the server's log.
+/// Whether the fault explains a crash reported in the server's log.
 fn may_crash(plan: &Plan, line: &str) -> bool {
     match plan.fault {
         _ if line.contains("archive command") => true,
         Fault::KillWorker | Fault::KillLeader | Fault::KillRetention | Fault::KillServer => {
             line.contains("was terminated by signal 9")
         }
-        // The server cannot go on without WAL.
+        // A server that cannot write WAL panics.
         Fault::FullDisk => line.contains("No space left on device") || line.contains("signal 6"),
         _ => false,
     }
 }
 
-/// Has the backup verified and restored. The transactions in it.
+/// Verifies and restores the backup. Returns the number of transactions in it.
 #[track_caller]
 fn judge_backup(site: &Site, plan: &Plan, before: Before, archives: &[Vec<u8>]) -> i64 {
     let folder = before.folder;
@@ -199,7 +200,7 @@ fn judge_backup(site: &Site, plan: &Plan, before: Before, archives: &[Vec<u8>]) 
     restored.start();
     let rows = assert_balanced(&mut restored.connect());
     assert!(rows <= attempted, "{rows} of {attempted} transactions");
-    // A standby may be behind.
+    // A standby may lag behind.
     if plan.ground != Ground::Standby {
         let least = before.acknowledged;
         assert!(rows >= least, "{rows} of at least {least} transactions");
@@ -211,7 +212,8 @@ fn judge_backup(site: &Site, plan: &Plan, before: Before, archives: &[Vec<u8>]) 
     rows
 }
 
-/// Sessions that have survived an error have no file open, and the leader's can lead again.
+/// Checks that sessions that survived an error have no files open, and that the leader's session
+/// can start another backup.
 #[track_caller]
 fn judge_sessions(site: &Site, course: Course) {
     for mut session in course.workers {
@@ -232,8 +234,8 @@ fn judge_sessions(site: &Site, course: Course) {
     }
 }
 
-/// Looks for files of the cluster that a session holds open and the server would not: it keeps
-/// those of catalogs and the WAL segment that it writes.
+/// Checks that a session holds no cluster files open, other than the catalogs and the WAL segment
+/// that any backend may keep open.
 #[track_caller]
 fn assert_nothing_open(site: &Site, session: &Session) {
     const FIRST_USER_OID: u32 = 16384;

@@ -1,4 +1,4 @@
-//! A layer between a server and its files, which has reads fail or the disk be full.
+//! I/O layer between a server and its files. It can make reads fail or simulate a full disk.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -7,16 +7,16 @@ use crate::builder::Builder;
 use crate::program::{self, account, command, run_with_input};
 use crate::scratch;
 
-/// As large as the library maps it.
+/// Size of the control page, as mapped by the library.
 const PAGE: usize = 4096;
 
-/// What a server with the layer reads its orders from.
+/// Control file from which the preloaded library takes its orders.
 pub struct Layer {
     control: PathBuf,
 }
 
 impl Layer {
-    /// A layer that does nothing yet.
+    /// Creates an inactive layer.
     pub fn new() -> Self {
         let control = scratch::dir().join(format!("control{}", scratch::number()));
         let layer = Layer { control };
@@ -25,29 +25,29 @@ impl Layer {
         layer
     }
 
-    /// Puts it below the server that the builder makes.
+    /// Preloads the layer into the server to be built.
     pub fn below(&self, builder: Builder) -> Builder {
         builder
             .environment("LD_PRELOAD", library())
             .environment("BACKUP_TESTS_CONTROL", &self.control)
     }
 
-    /// Reads of the files whose path ends so fail, where they reach beyond the offset.
+    /// Makes reads fail that extend beyond the offset in files whose path ends with this text.
     pub fn fail_reads(&self, end_of_path: &str, offset: u64) {
         self.order(&format!("R {offset} {end_of_path}"));
     }
 
-    /// Writes below the directory find no space.
+    /// Makes writes below the directory fail with ENOSPC.
     pub fn fail_writes(&self, dir: &Path) {
         self.order(&format!("W 0 {}/", dir.display()));
     }
 
-    /// Does nothing any more.
+    /// Deactivates the layer.
     pub fn pass(&self) {
         self.order("");
     }
 
-    /// In place, because servers have the page mapped.
+    /// Overwrites the control file in place, because servers have it mapped.
     fn order(&self, text: &str) {
         use std::os::unix::fs::FileExt;
 

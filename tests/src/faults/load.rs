@@ -1,5 +1,5 @@
-//! Transactions that write while backups run, through crashes and restarts of the server. They are
-//! those of pgbench, whose sums must agree in every backup, and they are counted.
+//! Write load that continues during backups, crashes and restarts of the server. It runs pgbench
+//! transactions and counts them. Their sums must agree in every backup.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -12,7 +12,7 @@ use super::random::Random;
 
 const SESSIONS: u64 = 2;
 
-/// Between two transactions, so that the WAL of a run does not depend on the machine.
+/// Pause between two transactions, so that the WAL volume of a run does not depend on the machine.
 const PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Default)]
@@ -22,14 +22,14 @@ struct Counts {
     acknowledged: AtomicI64,
 }
 
-/// Sessions that write until the value goes.
+/// Sessions that write until this value is dropped.
 pub struct Load {
     counts: Arc<Counts>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    /// Starts to write into the tables that `Pgbench::fill` has made, whose history is empty.
+    /// Starts writing to the tables created by `Pgbench::fill`. The history table must be empty.
     pub fn start(config: &Config) -> Self {
         let counts = Arc::new(Counts::default());
         let threads = (0..SESSIONS)
@@ -42,12 +42,12 @@ impl Load {
         Load { counts, threads }
     }
 
-    /// Transactions whose commit was reported: they are in every backup that starts after this.
+    /// Number of acknowledged commits. Every backup that starts later contains these transactions.
     pub fn acknowledged(&self) -> i64 {
         self.counts.acknowledged.load(Ordering::SeqCst)
     }
 
-    /// Transactions that were sent: no backup that has ended before this holds more.
+    /// Number of transactions sent. No backup that has already ended contains more.
     pub fn attempted(&self) -> i64 {
         self.counts.attempted.load(Ordering::SeqCst)
     }

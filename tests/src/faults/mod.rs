@@ -1,9 +1,9 @@
-//! Backups under load while something goes wrong, at any point of their course.
+//! Backups under load with a fault at any point of their course.
 //!
-//! A [`plan::Plan`] follows from a number and says what strikes when. [`course`] takes the backup,
-//! [`injection`] strikes, and [`judgement`] demands that the outcome is one of two: a backup that
-//! verifies, restores and has the sums of its load right; or an error that fits the fault, and a
-//! server on which nothing is left and the next backup succeeds.
+//! A [`plan::Plan`] is derived from a number and specifies the fault and its stage. [`course`]
+//! takes the backup, [`injection`] injects the fault, and [`judgement`] requires one of two
+//! outcomes. Either the backup verifies, restores and has consistent sums; or the error fits the
+//! fault, the server has no leftovers, and the next backup succeeds.
 
 pub mod course;
 pub mod injection;

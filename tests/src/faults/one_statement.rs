@@ -1,4 +1,4 @@
-//! The course of a backup that is one statement, `base_backup()`, in one session.
+//! Course of a backup taken with the single statement `base_backup()` in one session.
 
 use super::course::{Course, RATE, Step, at};
 use super::injection::Injection;
@@ -7,7 +7,7 @@ use super::session::{Session, wait_until};
 use super::site::Site;
 use crate::stream::copy_of;
 
-/// Takes the backup; its archive is added to `archives`.
+/// Takes the backup and appends its archive to `archives`.
 pub fn run(
     course: &mut Course,
     site: &Site,

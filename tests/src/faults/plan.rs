@@ -1,24 +1,24 @@
-//! What happens in one run: which fault strikes where, and what kind of backup it strikes.
+//! Plan of one run: which fault strikes, at which stage, and what kind of backup it hits.
 
 use std::fmt;
 
 use super::random::Random;
 
-/// What goes wrong.
+/// Fault to inject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     Nothing,
-    /// pg_cancel_backend() of the first worker, and so on.
+    /// pg_cancel_backend() on the first worker. Other variants name their target in the same way.
     CancelWorker,
     TerminateWorker,
-    /// SIGKILL, after which the server restarts all its processes.
+    /// SIGKILL. The postmaster then restarts all server processes.
     KillWorker,
-    /// SIGSTOP, and SIGCONT after a while.
+    /// SIGSTOP, then SIGCONT after a while.
     PauseWorker,
-    /// The connection is cut between client and server.
+    /// The connection between client and server breaks.
     CutWorker,
-    /// Nothing passes through the connection for a while.
+    /// The connection stalls for a while.
     StallWorker,
     CancelLeader,
     TerminateLeader,
@@ -26,23 +26,23 @@ pub enum Fault {
     PauseLeader,
     CutLeader,
     StallLeader,
-    /// The background worker that retains the WAL.
+    /// Termination of the background worker that retains the WAL.
     TerminateRetention,
     KillRetention,
     PauseRetention,
-    /// statement_timeout strikes.
+    /// statement_timeout fires.
     TimeOutWorker,
     TimeOutLeader,
-    /// lock_timeout strikes, while something else holds a lock on pg_proc.
+    /// lock_timeout fires while another session holds a lock on pg_proc.
     LockTimeOutWorker,
     LockTimeOutLeader,
-    /// idle_session_timeout strikes between two statements of the leader.
+    /// idle_session_timeout fires between two statements of the leader.
     IdleTimeOutLeader,
     /// The disk of the data directory is full.
     FullDisk,
-    /// The server may not read something.
+    /// The server has no permission to read the target.
     Unreadable,
-    /// Reading something gives EIO.
+    /// Reads of the target fail with EIO.
     FailingReads,
     /// SIGKILL to the postmaster.
     KillServer,
@@ -52,89 +52,90 @@ pub enum Fault {
     StopServer,
     /// The standby is promoted.
     Promotion,
-    /// WAL segments and checkpoints as fast as they go.
+    /// Continuous WAL switches and checkpoints.
     WalPressure,
-    /// Tablespaces, databases and tables come and go.
+    /// Tablespaces, databases and tables are created and dropped.
     Churn,
 }
 
-/// A step of a backup at which a fault can strike.
+/// Stage of a backup at which a fault can strike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Before the leader connects.
     BeforeStart,
-    /// The start waits for its checkpoint.
+    /// The start is waiting for its checkpoint.
     Checkpoint,
     /// Between the start and the first worker.
     Started,
     /// The first worker has received some bytes.
     Stream,
-    /// The first worker has ended, and the others have not begun.
+    /// The first worker has ended; the others have not begun.
     BetweenStreams,
     /// Between the last worker and the stop.
     Streamed,
-    /// The stop waits for the archive.
+    /// The stop is waiting for the WAL archive.
     Stopping,
-    /// The client of the closing archive has received some bytes.
+    /// The client has received some bytes of the closing archive.
     Closing,
-    /// After a time, wherever the backup is then.
+    /// After a delay, whatever the stage.
     Moment,
 }
 
-/// What cannot be read.
+/// Target of a read fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The file of a table that nothing else reads.
+    /// File of a table that nothing else reads.
     Table,
-    /// The same in a tablespace.
+    /// File of such a table in a tablespace.
     TableElsewhere,
-    /// A file that is none of a relation.
+    /// File that does not belong to a relation.
     SmallFile,
-    /// A directory of a database.
+    /// Directory of a database.
     Directory,
     /// `global/pg_control`.
     ControlFile,
-    /// The segments in `pg_wal`.
+    /// WAL segments in `pg_wal`.
     Wal,
 }
 
-/// On what kind of server a run takes place.
+/// Kind of server for a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ground {
-    /// A server with a tablespace.
+    /// Primary with a tablespace.
     Primary,
-    /// The same on a disk of its own, which is small.
+    /// Primary with a tablespace, on a small disk of its own.
     SmallDisk,
-    /// A standby, whose primary is written to.
+    /// Standby of a primary under write load.
     Standby,
 }
 
 /// One run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// All the rest follows from it.
+    /// Seed from which all other fields are derived.
     pub seed: u64,
     pub ground: Ground,
     pub fault: Fault,
     pub stage: Stage,
     pub target: Target,
-    /// Received by the client before the fault strikes, in the stages that have a stream.
+    /// Bytes that the client receives before the fault strikes, for stages with a stream.
     pub bytes: u64,
-    /// Milliseconds before the fault strikes, for [`Stage::Moment`].
+    /// Delay in milliseconds before the fault strikes, for [`Stage::Moment`].
     pub delay: u64,
-    /// Milliseconds that a fault lasts that passes by itself.
+    /// Duration of a transient fault in milliseconds.
     pub duration: u64,
     pub workers: usize,
-    /// The first worker stops reading when the fault strikes; otherwise its stream has a rate.
+    /// Whether the first worker stops reading when the fault strikes. If not, its stream is
+    /// rate-limited.
     pub halting: bool,
     pub retain_wal: bool,
     pub algorithm: &'static str,
-    /// After a fault that leaves files unsent they are sent once more; otherwise the backup is
-    /// aborted.
+    /// Whether to resend files left unsent by a fault. If not, the backup is aborted.
     pub tries_again: bool,
-    /// The restored cluster is looked at with pg_amcheck.
+    /// Whether to check the restored cluster with pg_amcheck.
     pub thorough: bool,
-    /// The backup is one of base_backup(): its session is the leader and the only worker.
+    /// Whether to take the backup with base_backup(). Its session is the leader and the only
+    /// worker.
     pub one_statement: bool,
 }
 
@@ -172,7 +173,7 @@ impl Fault {
         Fault::Churn,
     ];
 
-    /// Where it can strike.
+    /// Stages at which the fault can strike.
     pub fn stages(self) -> &'static [Stage] {
         use Stage::*;
         match self {
@@ -249,7 +250,7 @@ impl Fault {
         }
     }
 
-    /// Whether it can strike a backup that is one statement in one session.
+    /// Whether the fault can strike a backup that is one statement in one session.
     fn suits_one_statement(self, stage: Stage) -> bool {
         let has_no_sense = matches!(
             self,
@@ -273,7 +274,7 @@ impl Fault {
         )
     }
 
-    /// Whether it also has a sense on a standby, besides what is tried on a primary.
+    /// Whether a run on a standby adds anything to a run on a primary.
     fn suits_standby(self) -> bool {
         !matches!(
             self,
@@ -287,7 +288,7 @@ impl Fault {
 }
 
 impl Plan {
-    /// The run that belongs to a seed.
+    /// Plan for a seed.
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let fault = random.pick(&Fault::ALL);
@@ -319,7 +320,7 @@ impl Plan {
             duration: 50 + random.below(400),
             workers: 2 + random.below(2) as usize,
             halting: random.percent(60),
-            // A segment that is closed to readers must not be recycled.
+            // An unreadable segment must not be recycled.
             retain_wal: random.percent(60) || fault.is_of_retention() || target == Target::Wal,
             algorithm: random.pick(&["CRC32C", "CRC32C", "SHA256", "NONE"]),
             tries_again: random.percent(60),
@@ -328,12 +329,12 @@ impl Plan {
         }
     }
 
-    /// The first run by number that has this fault in this stage.
+    /// Plan with the lowest seed that has this fault at this stage.
     pub fn first(fault: Fault, stage: Stage) -> Self {
         Self::search(fault, stage, false)
     }
 
-    /// The same for a backup in one statement, if there is such a run.
+    /// Same search for a backup in one statement. `None` if no such plan exists.
     pub fn first_in_one_statement(fault: Fault, stage: Stage) -> Option<Self> {
         fault
             .suits_one_statement(stage)
@@ -355,8 +356,8 @@ impl Plan {
     }
 }
 
-/// What can be aimed at without hitting processes of the server that have nothing to do with a
-/// backup: they write pg_control at each checkpoint, and a standby reads WAL all the time.
+/// Targets whose failure affects only the backup. Other server processes write pg_control at each
+/// checkpoint, and a standby reads WAL all the time.
 fn targets(fault: Fault, stage: Stage, ground: Ground) -> &'static [Target] {
     use Target::*;
     match (stage, ground) {

@@ -1,4 +1,4 @@
-//! Faults that go on: sessions that do something hard for the server for as long as they are let.
+//! Continuous faults: sessions that put the server under pressure until told to stop.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::plan::{Plan, Stage};
 use super::random::Random;
 use super::site::Site;
 
-/// How a session is told to stop, and the thread that does.
+/// Stop flag of a session, and its thread.
 pub type Begun = (Arc<AtomicBool>, JoinHandle<()>);
 
-/// Runs `round` again and again until it is told to stop.
+/// Runs `round` repeatedly until the stop flag is set.
 fn repeat(site: &Site, mut round: impl FnMut(&mut Client) + Send + 'static) -> Begun {
     let stop = Arc::new(AtomicBool::new(false));
     let config = site.cluster.config("postgres");
@@ -35,7 +35,7 @@ fn repeat(site: &Site, mut round: impl FnMut(&mut Client) + Send + 'static) -> B
     (stop, thread)
 }
 
-/// WAL segments and checkpoints as fast as they go.
+/// Switches WAL segments and requests checkpoints continuously.
 pub fn switch_wal(site: &Site) -> Begun {
     repeat(site, |client| {
         for statement in [
@@ -50,12 +50,13 @@ pub fn switch_wal(site: &Site) -> Begun {
     })
 }
 
-/// Tablespaces, databases and tables come and go. They have gone when the thread ends.
+/// Creates and drops tablespaces, databases and tables. All are gone when the thread ends.
 pub fn churn(site: &Site, plan: &Plan) -> Begun {
     let mut random = Random::new(plan.seed);
     let mut number = 0;
-    // A tablespace that is there at the start would have to be unpacked to a place of its own. What
-    // comes later is made again by WAL, in the same place: so each has one that nothing else uses.
+    // A tablespace that exists at the start would have to be unpacked to a separate location. WAL
+    // replay recreates later ones in the same location, so each gets a location used by nothing
+    // else.
     let places = (plan.stage != Stage::BeforeStart).then(|| site.dir().to_owned());
     repeat(site, move |client| {
         number += 1;
@@ -85,14 +86,14 @@ pub fn churn(site: &Site, plan: &Plan) -> Begun {
         ] {
             let _ = client.batch_execute(statement);
         }
-        // What a round could not drop would hinder the next.
+        // An object that a round failed to drop would block the next round.
         if number % 4 == 0 {
             let _ = client.batch_execute("DROP TABLE IF EXISTS churned_here, churned_there");
         }
     })
 }
 
-/// Holds a lock on the catalog of functions; it is held on return.
+/// Locks pg_proc. The lock is held on return.
 pub fn lock_functions(site: &Site) -> Option<Begun> {
     let mut client = site.try_connect().ok()?;
     let stop = Arc::new(AtomicBool::new(false));

@@ -1,4 +1,4 @@
-//! A connection that can be cut or stalled between its client and the server.
+//! Proxy that can cut or stall the connection between client and server.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -24,7 +24,7 @@ struct Valve {
     ends: Mutex<Vec<UnixStream>>,
 }
 
-/// Listens in a folder of its own under the name that the server's socket has in the server's.
+/// Listener in a directory of its own, with the same socket name as the server.
 pub struct Proxy {
     dir: Folder,
     socket: PathBuf,
@@ -33,7 +33,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Connects to the server whenever something connects to it.
+    /// Starts a proxy that opens a server connection for each client connection.
     pub fn before(cluster: &Cluster) -> io::Result<Self> {
         let dir = Folder::new("p");
         let name = format!(".s.PGSQL.{}", cluster.port());
@@ -51,7 +51,7 @@ impl Proxy {
                 for client in listener.incoming() {
                     match client {
                         Ok(client) if valve.flow() != Flow::Cut => {
-                            // Where there is no server the client finds its connection closed.
+                            // Without a server, the client finds its connection closed.
                             let _ = connect(&valve, client, &server);
                         }
                         _ => return,
@@ -67,12 +67,12 @@ impl Proxy {
         })
     }
 
-    /// The folder to connect to.
+    /// Socket directory for clients.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Neither side hears of the other again.
+    /// Cuts all connections for good.
     pub fn cut(&self) {
         self.valve.set(Flow::Cut);
         for end in lock(&self.valve.ends).iter() {
@@ -80,12 +80,12 @@ impl Proxy {
         }
     }
 
-    /// Nothing passes until [`Proxy::open`] is called.
+    /// Stalls all traffic until [`Proxy::open`] is called.
     pub fn stall(&self) {
         self.valve.set(Flow::Stalled);
     }
 
-    /// Lets everything pass again, unless it was cut.
+    /// Resumes traffic, unless the connection was cut.
     pub fn open(&self) {
         if self.valve.flow() == Flow::Stalled {
             self.valve.set(Flow::Open);
@@ -96,7 +96,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.cut();
-        // Wakes the listener.
+        // Wakes the listener, which waits for a connection.
         let _ = UnixStream::connect(&self.socket);
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
@@ -114,7 +114,7 @@ impl Valve {
         self.changed.notify_all();
     }
 
-    /// Waits while the connection is stalled; false when it was cut.
+    /// Waits while the connection is stalled. Returns false if it was cut.
     fn pass(&self) -> bool {
         let mut flow = lock(&self.flow);
         while *flow == Flow::Stalled {

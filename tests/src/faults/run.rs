@@ -1,4 +1,4 @@
-//! One run from its seed to its judgement.
+//! One run, from its seed to the check of its outcome.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::judgement;
 use super::plan::{Fault, Plan, Stage};
 use super::site::Site;
 
-/// Runs a plan, and fails if the outcome is none that may be. What happened, in one line.
+/// Runs a plan and checks that the outcome is valid. Returns a summary in one line.
 #[track_caller]
 pub fn run(site: &mut Site, plan: &Plan) -> String {
     let _told = TellOnPanic(*plan);

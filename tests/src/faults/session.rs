@@ -1,4 +1,4 @@
-//! Sessions and streams that a fault can be aimed at: whatever they wait for, they do not hang.
+//! Sessions and streams that a fault can target. Every wait is bounded, so none can hang.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use crate::notices::Notices;
 use crate::stream::Worker;
 use crate::wait::{PATIENCE, wait_for};
 
-/// A session behind a proxy of its own.
+/// Session behind a proxy of its own.
 pub struct Session {
     pub client: Client,
     pub pid: i32,
@@ -52,7 +52,7 @@ impl Session {
             .batch_execute(&format!("SET {timeout} = {milliseconds}"))?)
     }
 
-    /// What the first worker needs for its fault.
+    /// Prepares the first worker for its fault.
     pub fn prepare(&mut self, plan: &Plan) -> Result<(), Failure> {
         match plan.fault {
             Fault::TimeOutWorker => self.set("statement_timeout"),
@@ -61,7 +61,7 @@ impl Session {
         }
     }
 
-    /// The leader has nothing to do while a fault strikes.
+    /// Leaves the leader idle while a fault strikes.
     pub fn idle(&mut self, plan: &Plan, injection: &Injection, stage: Stage) {
         if plan.stage != stage || injection.has_struck() {
             return;
@@ -74,7 +74,7 @@ impl Session {
         }
     }
 
-    /// Whether the session is there and leads a backup.
+    /// Whether the session is alive and leads a backup.
     pub fn leads(&mut self, site: &Site) -> bool {
         let own = "SELECT FROM backup_progress() WHERE leader_pid = pg_backend_pid()";
         !self.client.is_closed()
@@ -91,7 +91,7 @@ impl Session {
     }
 }
 
-/// A stream that runs in a session.
+/// Stream that runs in a session.
 pub struct Stream {
     worker: Worker,
     proxy: Arc<Proxy>,
@@ -102,7 +102,7 @@ impl Stream {
         self.worker.is_finished()
     }
 
-    /// Waits until so many bytes have come, or no more will.
+    /// Waits until this many bytes have arrived or the stream has ended.
     pub fn wait_for_bytes(&self, bytes: u64) {
         wait_for("a stream to go on or to end", PATIENCE * 2, || {
             self.is_finished() || self.worker.received() >= bytes.max(1)
@@ -119,7 +119,7 @@ impl Stream {
     }
 }
 
-/// Something that runs in a thread, and must not hang.
+/// Work in a thread that must not hang.
 pub struct Task<T>(JoinHandle<T>);
 
 impl<T: Send + 'static> Task<T> {
@@ -139,7 +139,7 @@ impl<T: Send + 'static> Task<T> {
     }
 }
 
-/// Polls in a session past the proxies, until the condition holds or the server is gone.
+/// Polls in a session that bypasses the proxies, until the condition holds or the server is gone.
 pub fn wait_until(
     site: &Site,
     what: &str,

@@ -1,4 +1,4 @@
-//! A server on which many runs take place, one after another, and the load that writes to it.
+//! Server for a series of runs, with the load that writes to it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,22 +14,22 @@ use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 use crate::workload::{Pgbench, create_table};
 
-/// Enough for the cluster and its WAL.
+/// Large enough for the cluster and its WAL.
 const DISK_MEGABYTES: u32 = 400;
 
-/// Files of the cluster that faults are aimed at, relative to the data directory.
+/// Cluster files that faults target, relative to the data directory.
 pub struct Places {
-    /// A table of 16 MB that nothing reads or writes.
+    /// Table of 16 MB that nothing reads or writes.
     pub table: String,
-    /// One of 4 MB in a tablespace; the same as `table` where there is none.
+    /// Table of 4 MB in a tablespace. Same as `table` if there is no tablespace.
     pub table_elsewhere: String,
-    /// The directory of a database that nobody is connected to.
+    /// Directory of a database without sessions.
     pub directory: String,
 }
 
-/// A server, its load, and what can be done to it.
+/// Server under load, with operations on it.
 pub struct Site {
-    // The load ends before the servers.
+    // Dropped first: the load must end before the servers.
     pub load: Load,
     pub cluster: Cluster,
     primary: Option<Cluster>,
@@ -41,7 +41,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// Makes the server, fills it, and starts to write.
+    /// Creates the server, fills it, and starts the load.
     pub fn new(ground: Ground) -> Self {
         let layer = Layer::new();
         let gate = crate::scratch::dir().join(format!("gate{}", crate::scratch::number()));
@@ -50,7 +50,8 @@ impl Site {
             builder = builder.disk(DISK_MEGABYTES);
         }
         if ground != Ground::Standby {
-            // A backup has full pages written for as long as it runs, which tells whether one does.
+            // A running backup forces full-page writes. With the setting off, full pages reveal a
+            // running backup.
             builder = builder.setting("full_page_writes", "off");
         }
         let cluster = builder
@@ -85,7 +86,7 @@ impl Site {
         }
     }
 
-    /// A session past all proxies.
+    /// Opens a session that bypasses the proxies.
     pub fn try_connect(&self) -> Result<Client, Failure> {
         let mut config = self.cluster.config("postgres");
         Ok(config
@@ -93,7 +94,7 @@ impl Site {
             .connect(NoTls)?)
     }
 
-    /// Runs statements past all proxies, each by itself, and does not mind when they fail.
+    /// Runs statements one by one in a session that bypasses the proxies. Ignores errors.
     pub fn try_execute(&self, statements: &[&str]) {
         if let Ok(mut client) = self.try_connect() {
             for statement in statements {
@@ -102,18 +103,18 @@ impl Site {
         }
     }
 
-    /// Lets no WAL be archived.
+    /// Blocks WAL archiving.
     pub fn hold_archive(&self) {
         std::fs::write(&self.gate, "").expect("could not close the archive");
     }
 
-    /// Lets WAL be archived again.
+    /// Resumes WAL archiving.
     pub fn release_archive(&self) {
         let _ = std::fs::remove_file(&self.gate);
     }
 
-    /// Waits until something archives WAL. After a crash the server starts its archiver only when some
-    /// seconds are over and something has woken it up.
+    /// Waits until WAL is being archived. After a crash the server starts its archiver only after
+    /// some seconds, and only when something wakes it up.
     pub fn wait_for_archiver(&self) {
         let Ok(mut client) = self.try_connect() else {
             return;
@@ -130,12 +131,12 @@ impl Site {
         });
     }
 
-    /// Where a file of [`Places`] is.
+    /// Path of a file of [`Places`].
     pub fn path(&self, place: &str) -> PathBuf {
         self.cluster.data_dir().join(place)
     }
 
-    /// Fills the disk of the server, or has its writes fail as if it were full.
+    /// Fills the disk of the server, or makes its writes fail as on a full disk.
     pub fn fill_disk(&self) {
         match self.cluster.disk() {
             Some(disk) => disk.fill(),
@@ -151,27 +152,27 @@ impl Site {
         }
     }
 
-    /// The data directory as the system names it.
+    /// Canonical path of the data directory.
     pub fn real_data_dir(&self) -> PathBuf {
         let dir = self.cluster.data_dir();
         std::fs::canonicalize(&dir).unwrap_or(dir)
     }
 
-    /// Has the server accept connections again, whatever has become of it. Where `ends` is set, it
-    /// was told to end.
+    /// Brings the server back to accepting connections, whatever its state. `ends` means that the
+    /// server was told to shut down.
     #[track_caller]
     pub fn revive(&mut self, ends: bool) {
         if ends {
             wait_for("the server to end", PATIENCE, || self.cluster.has_ended());
         }
         wait_for("the server to be up again", PATIENCE * 2, || {
-            // Processes of a server that was killed may still hold its shared memory.
+            // Processes of a killed server may still hold its shared memory.
             let is_up = !self.cluster.has_ended() || self.cluster.try_start().is_ok();
             is_up && self.try_connect().is_ok()
         });
     }
 
-    /// Puts a new standby in the place of one that was promoted.
+    /// Replaces a promoted standby with a new one.
     pub fn renew_standby(&mut self) {
         if let Some(primary) = &self.primary {
             self.cluster = primary.standby();
@@ -184,7 +185,7 @@ impl Site {
         self.primary.is_some()
     }
 
-    /// The folder of the server beside the data directory.
+    /// Directory of the server, beside the data directory.
     pub fn dir(&self) -> &Path {
         self.cluster.socket_dir()
     }
@@ -205,7 +206,7 @@ fn fill(cluster: &Cluster, ground: Ground) -> Places {
     create_table(cluster, "big", 16);
     let table = crate::workload::path_of(&mut client, "big");
     let table_elsewhere = if ground == Ground::Standby {
-        // A standby on the same machine would use the same location.
+        // A standby on the same machine would use the same tablespace location.
         table.clone()
     } else {
         cluster.create_tablespace("elsewhere");

@@ -3,7 +3,7 @@
 use super::*;
 use crate::archive;
 
-/// What came, with content as a whole.
+/// Members received, each with its whole content.
 #[derive(Default, Debug, PartialEq)]
 struct Kept(Vec<(Member, Vec<u8>)>);
 
@@ -84,7 +84,7 @@ fn what_was_written_is_read_in_pieces_of_any_size() {
 
 #[test]
 fn content_can_be_left_out() {
-    /// The names, and whether each member has ended.
+    /// Length of each name, and whether the member has ended.
     #[derive(Default)]
     struct Names(Vec<(usize, bool)>);
 

@@ -1,4 +1,4 @@
-//! Archives of this crate, as the `tar` crate and GNU tar read them.
+//! Archives of this crate, read by the `tar` crate and GNU tar.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

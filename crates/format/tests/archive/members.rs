@@ -1,4 +1,4 @@
-//! Members of every kind, with names, sizes, owners and times at the limits of the format.
+//! Members of every type, with names, sizes, owners and times at the limits of the format.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,7 +13,7 @@ use backup_format::archive::{
 use crate::readers::{gnu_list, gnu_tar};
 use crate::{ATTRIBUTES, add_file};
 
-/// An empty directory that goes away at the end of the test, even if that fails.
+/// Empty directory, removed at the end of the test even if the test fails.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -55,7 +55,7 @@ fn gnu_tar_lists_what_the_header_says() {
     let lines: Vec<_> = gnu_list(&archive)
         .iter()
         .map(|line| {
-            // The width of columns depends on what is in them.
+            // The width of columns depends on their content.
             let line = String::from_utf8_lossy(line);
             let words: Vec<_> = line.split_ascii_whitespace().collect();
             words.join(" ")
@@ -126,7 +126,7 @@ fn a_size_of_8_gib_survives() {
             tar::Header::from_byte_slice(&header).entry_size().unwrap(),
             size
         );
-        // The data is not there, of which GNU tar complains after it listed the member.
+        // The data is missing. GNU tar reports that only after it has listed the member.
         let listing = gnu_tar(&["-tv"], &header).stdout;
         let listing = String::from_utf8_lossy(&listing);
         assert!(listing.contains(&format!(" {size} ")), "{listing}");
@@ -149,7 +149,7 @@ fn a_name_of_100_bytes_fits_a_plain_header() {
             "link target of {len} bytes"
         );
 
-        // The slash counts.
+        // The trailing slash counts towards the length.
         let mut directory = Vec::new();
         directory_header(&mut directory, &name[1..], &ATTRIBUTES);
         assert_eq!(
@@ -185,7 +185,7 @@ fn plain_members_are_ustar_and_long_ones_gnu() {
 fn members_are_no_devices() {
     let mut block = Vec::new();
     file_header(&mut block, b"PG_VERSION", 3, &ATTRIBUTES);
-    // Some readers take a field without digits for damage.
+    // Some readers treat a field without digits as corrupt.
     assert_eq!(block[329..345], *b"0000000\x000000000\x00");
 }
 

@@ -1,4 +1,4 @@
-//! What holds for members of any name, attributes and data.
+//! Properties of members with any name, attributes and data.
 
 use backup_format::archive::{
     Attributes, BLOCK_SIZE, END, directory_header, file_header, link_header,
@@ -8,12 +8,12 @@ use proptest::prelude::*;
 use crate::readers::{Member, gnu_list, members};
 use crate::{ATTRIBUTES, add_file};
 
-/// Any bytes that a file name in a tar archive can have.
+/// Any name that a tar archive can contain.
 fn name(len: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(1_u8.., len)
 }
 
-/// Relative paths that a listing by lines can show, of one to some hundred bytes.
+/// Relative paths of one to some hundred bytes that fit on a line of a listing.
 fn printable_path() -> impl Strategy<Value = Vec<u8>> {
     let byte = (1_u8..).prop_filter("no separator", |byte| !b"\n/.".contains(byte));
     let part = proptest::collection::vec(byte, 1..130);

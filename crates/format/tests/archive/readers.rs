@@ -1,10 +1,10 @@
-//! Two readers of tar archives: the `tar` crate, which also lays out the headers under test, and
-//! GNU tar, a judge that shares nothing with them.
+//! Two readers of tar archives. The `tar` crate also lays out the headers under test. GNU tar shares
+//! no code with either.
 
 use std::io::{Read, Write};
 use std::process::{Command, Output, Stdio};
 
-/// Runs GNU tar with an archive as its input.
+/// Runs GNU tar with the archive as its input.
 pub fn gnu_tar(arguments: &[&str], archive: &[u8]) -> Output {
     let mut tar = Command::new("tar")
         .args(["--quoting-style=literal", "-f", "-"])
@@ -18,13 +18,13 @@ pub fn gnu_tar(arguments: &[&str], archive: &[u8]) -> Output {
         .expect("GNU tar");
     let mut input = tar.stdin.take().unwrap();
     std::thread::scope(|scope| {
-        // A tar that has seen enough closes its input; its exit status tells the rest.
+        // tar may close its input early. The write error is ignored: the exit status of tar reports failures.
         scope.spawn(move || input.write_all(archive));
         tar.wait_with_output().unwrap()
     })
 }
 
-/// What GNU tar says of an archive, one line for each member. It must find nothing wrong.
+/// Listing of an archive by GNU tar, one line for each member. GNU tar must report no error.
 pub fn gnu_list(archive: &[u8]) -> Vec<Vec<u8>> {
     let output = gnu_tar(&["-tv", "--full-time"], archive);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -38,7 +38,7 @@ pub fn gnu_list(archive: &[u8]) -> Vec<Vec<u8>> {
     lines
 }
 
-/// A member of an archive, as the `tar` crate reads it.
+/// Member of an archive, as read by the `tar` crate.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Member {
     pub typeflag: u8,
@@ -47,7 +47,7 @@ pub struct Member {
     pub data: Vec<u8>,
 }
 
-/// All members of an archive, as the `tar` crate reads them.
+/// All members of an archive, as read by the `tar` crate.
 pub fn members(archive: &[u8]) -> Vec<Member> {
     tar::Archive::new(archive)
         .entries()

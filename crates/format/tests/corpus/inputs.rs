@@ -1,4 +1,4 @@
-//! The files of the corpus, and what becomes of them when bytes are changed, lost and added.
+//! Files of the corpus, as they are and with bytes changed, removed and added.
 
 use std::fs;
 use std::path::Path;
@@ -8,19 +8,19 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// A file of the corpus.
+/// File of the corpus.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// The folder below `corpus`.
+    /// Folder below `corpus`.
     pub subject: String,
-    /// What the parser of the subject must say, where there is one.
+    /// Whether the parser of the subject must accept it; `None` without such a parser.
     pub accepted: Option<bool>,
     pub bytes: Vec<u8>,
     #[allow(dead_code, reason = "shown when a test fails")]
     name: String,
 }
 
-/// All of them.
+/// All files of the corpus.
 pub fn inputs() -> &'static [Input] {
     static INPUTS: OnceLock<Vec<Input>> = OnceLock::new();
     INPUTS.get_or_init(|| {
@@ -61,7 +61,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// A change to an input.
+/// Change to an input.
 #[derive(Clone, Debug)]
 enum Change {
     Replace(Index, u8),
@@ -69,11 +69,11 @@ enum Change {
     Remove(Index),
     Cut(Index),
     Repeat(Index),
-    /// The rest is that of another input.
+    /// Replaces the rest by that of another input.
     GoOnWith(Index, Index),
 }
 
-/// An input with up to six changes. The bytes put in are mostly those that mean something somewhere.
+/// An input with up to six changes. Most inserted bytes have a meaning in one of the formats.
 pub fn mangled() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![
         select(b"\0\n /\\._:-+0129aAfFtZ\x7f\x80\xc3\xff".as_slice()),
@@ -121,7 +121,7 @@ fn apply(change: Change, bytes: &mut Vec<u8>) {
         }
         Change::Repeat(at) => {
             let at = place(at);
-            // Long enough to leave every field of a tar header.
+            // Up to this limit, an input can overflow every field of a tar header.
             if bytes.len() < 1000 {
                 bytes.extend_from_within(at..);
             }

@@ -1,8 +1,8 @@
-//! The inputs in `corpus/`, as they are and mangled at random, fed to everything that reads.
+//! Runs all readers on the inputs in `corpus/`, as they are and mangled at random.
 //!
-//! `corpus/<subject>/` has one input in each file; where a parser decides, it has `accepted` and
-//! `refused` below it. An input that has made a parser fail stays there. `PROPTEST_CASES` says how many
-//! mangled ones are tried.
+//! `corpus/<subject>/` has one input in each file. A subject with a parser has the folders `accepted`
+//! and `refused`. An input that has made a parser fail stays in the corpus. `PROPTEST_CASES` sets the
+//! number of mangled inputs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -1,4 +1,4 @@
-//! Everything in the crate that reads bytes, and what must hold of the result whatever they are.
+//! All functions of the crate that read bytes, with properties of their results for any bytes.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -22,8 +22,8 @@ const ATTRIBUTES: Attributes = Attributes {
     mtime: 0,
 };
 
-/// Whether the parser of a subject of the corpus accepts these bytes. What is no text is not even
-/// offered to those that take one.
+/// Whether the parser of a subject of the corpus accepts these bytes. A parser that takes text does
+/// not get invalid UTF-8.
 pub fn accepts(subject: &str, bytes: &[u8]) -> bool {
     let text = std::str::from_utf8(bytes).ok();
     match subject {
@@ -38,7 +38,7 @@ pub fn accepts(subject: &str, bytes: &[u8]) -> bool {
     }
 }
 
-/// Gives the bytes to all that reads.
+/// Runs all readers on the bytes.
 pub fn read_everything(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         read_text(text);
@@ -140,7 +140,7 @@ fn read_paths(bytes: &[u8]) {
     }
     let stripped = path::strip_current_directory(bytes);
     assert!(bytes.ends_with(stripped) && [0, 2].contains(&(bytes.len() - stripped.len())));
-    // What is not in the WAL cannot be repaired, and pages of relations are always verified.
+    // Only changes in the WAL can be repaired, and pages of relations are always verified.
     let relation = relation_file::relation_at(bytes);
     assert_eq!(
         ChecksummedFiles::Relations.segment(bytes),
@@ -172,7 +172,7 @@ fn read_page(bytes: &[u8]) {
     }
 }
 
-/// Makes an archive of empty files with these names; their names as the `tar` crate reads them.
+/// Builds an archive of empty files with these names. Returns the names that the `tar` crate reads.
 pub fn names_in_archive(names: &[&[u8]]) -> Vec<Vec<u8>> {
     let mut archive = Vec::new();
     for name in names {
@@ -204,8 +204,8 @@ fn manifest(names: &[Vec<u8>], style: PathStyle) -> Vec<u8> {
     out
 }
 
-/// Makes a manifest of files with these names; their names as Python, which shares nothing with us,
-/// reads them.
+/// Builds a manifest of files with these names. Returns the names that Python reads: it shares no code
+/// with this crate.
 pub fn names_read_by_python(names: &[Vec<u8>]) -> Vec<Vec<u8>> {
     const PROGRAM: &str = "import json, sys
 for file in json.loads(sys.stdin.buffer.read().decode('utf-8'))['Files']:
