@@ -59,6 +59,14 @@ pub const HEADROOM: usize = 5;
 /// Bytes of the largest payload that fits a message's length field and PQ_LARGE_MESSAGE_LIMIT.
 const LARGEST_PAYLOAD: usize = 0x3FFF_FFFF - 4;
 
+/// Bytes of one write to an encrypted connection, which makes one record of it.
+///
+/// libpq (`pqReadData()` in fe-misc.c) reads while its buffer has room for 8 kB, and then enlarges it
+/// if a part of the last record is left. With records of 16 kB, the largest, that happens whenever the
+/// buffer gets full: a fast server makes it double, up to 1 GB, where libpq gives up. A record of 8 kB
+/// always fits. Up to 16 `pq_putmessage()` makes such records.
+const ENCRYPTED_WRITE: usize = 8192;
+
 /// Sends one CopyData message. The first [`HEADROOM`] bytes of `message` are for the head, which
 /// is written here; the payload follows.
 ///
@@ -76,9 +84,15 @@ pub fn send_copy_data(message: &mut [u8]) {
     message[1..HEADROOM].copy_from_slice(&(payload as u32 + 4).to_be_bytes());
 
     flush_server_buffer();
+    let largest_write = if is_encrypted() {
+        ENCRYPTED_WRITE
+    } else {
+        message.len()
+    };
     let mut sent = 0;
     while sent < message.len() {
-        let rest = &mut message[sent..];
+        let end = message.len().min(sent + largest_write);
+        let rest = &mut message[sent..end];
         // SAFETY: guarded; MyProcPort is the connection of this session, which has one because
         // the COPY goes to a client. After the flush it blocks until all is written.
         let count = unsafe {
@@ -90,6 +104,15 @@ pub fn send_copy_data(message: &mut [u8]) {
             _ => end_lost_connection(),
         }
     }
+}
+
+/// Whether the connection of this session is encrypted, by TLS or GSSAPI.
+#[must_use]
+pub fn is_encrypted() -> bool {
+    // SAFETY: null in a process without an entry, else the entry of this process, which nobody else
+    // writes. A connection that GSSAPI only authenticates counts too.
+    let entry = unsafe { pg_sys::MyBEEntry.as_ref() };
+    entry.is_some_and(|entry| entry.st_ssl || entry.st_gss)
 }
 
 /// Gives a connection within this machine a larger buffer than it has, so that the client has

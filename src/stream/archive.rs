@@ -10,7 +10,7 @@ use crate::server::client;
 use crate::server::report::Result;
 
 use super::compress::CompressSink;
-use super::message::{FULL_PAYLOAD, HEADER_ROOM, Message};
+use super::message::{FULL_ENCRYPTED_PAYLOAD, FULL_PAYLOAD, HEADER_ROOM, Message};
 use super::sink::{BlackholeSink, ClientSink, Sink};
 use super::throttle::{Throttle, ThrottleSink};
 
@@ -40,7 +40,11 @@ impl<'a> Archive<'a> {
         encoder: Option<Encoder>,
         check: RunningCheck<'a>,
     ) -> Result<Self> {
-        let capacity = throttle.chunk(FULL_PAYLOAD - HEADER_ROOM) + HEADER_ROOM;
+        let payload = match target {
+            Target::Client if client::is_encrypted() => FULL_ENCRYPTED_PAYLOAD,
+            _ => FULL_PAYLOAD,
+        };
+        let capacity = throttle.chunk(payload - HEADER_ROOM) + HEADER_ROOM;
         let last: Box<dyn Sink> = match target {
             Target::Client => Box::new(ClientSink::new()),
             Target::Blackhole => Box::new(BlackholeSink),
