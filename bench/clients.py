@@ -1,4 +1,4 @@
-"""The programs that a benchmark starts: what they say when they fail, and their end."""
+"""Programs that a benchmark starts, with their errors and their end."""
 
 import os
 import re
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 class Failed(Exception):
-    """A program or a statement did not do what was asked; the text says what it said."""
+    """Failure of a program or a statement; the text is its error output."""
 
 
 class Client:
-    """A program that runs beside us, with nothing on its standard input unless told."""
+    """A child process. Its standard input is empty unless set otherwise."""
 
     running = []
-    peak_kb = 0  # the highest resident size of one that has ended
+    peak_kb = 0  # the highest resident size of all clients that have ended
 
     def __init__(self, command, **options):
         self.name = Path(str(command[0])).name
@@ -26,7 +26,7 @@ class Client:
         Client.running.append(self)
 
     def finish(self):
-        """Waits for its end, and returns how many bytes it wrote, where the system tells."""
+        """Waits for its end. Returns the number of bytes that it wrote, or None if unknown."""
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         written = bytes_written(self.process.pid)
         _, status, usage = os.wait4(self.process.pid, 0)
@@ -38,12 +38,12 @@ class Client:
         return written
 
     def runs(self):
-        """Whether it has not ended yet. Leaves the rest to finish()."""
+        """Whether it is still running. Does not reap it; finish() does."""
         flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
         return os.waitid(os.P_PID, self.process.pid, flags) is None
 
     def give_up(self):
-        """Ends it, and returns how many bytes it wrote until then."""
+        """Ends it. Returns the number of bytes that it wrote until then."""
         self.process.terminate()
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         written = bytes_written(self.process.pid)
@@ -52,13 +52,13 @@ class Client:
         return written or 0
 
     def last_words(self):
-        """What it wrote to its standard error, in one line."""
+        """Its standard error, in one line."""
         self.said.seek(0)
         return " ".join(self.said.read().split())[:500] or "it said nothing"
 
     @classmethod
     def end_all(cls):
-        """Ends what still runs: gently first, because the driver removes what it wrote."""
+        """Ends all running clients, first with SIGTERM, because the driver removes its files."""
         for client in cls.running:
             client.process.terminate()
         deadline = time.monotonic() + 20
@@ -77,7 +77,7 @@ def run(command, **options):
 
 
 def bytes_written(pid):
-    """What a process, also one that has just ended, handed to write() in its life."""
+    """Bytes that a process, running or just ended, has passed to write()."""
     try:
         text = Path(f"/proc/{pid}/io").read_text()
     except OSError:
@@ -96,14 +96,14 @@ class Session(Client):
         )
 
     def send(self, statement):
-        """Hands over a statement without waiting."""
+        """Sends a statement without waiting."""
         try:
             print(statement, f"\\echo {self.MARK}", sep="\n", file=self.process.stdin, flush=True)
         except BrokenPipeError:
             raise self.ended() from None
 
     def answer(self):
-        """The rows of the statement that was sent."""
+        """Rows of the statement that was sent."""
         rows = []
         for line in self.process.stdout:
             if line.rstrip("\n") == self.MARK:
@@ -117,17 +117,17 @@ class Session(Client):
         return self.answer()
 
     def copy(self, query):
-        """COPY of a query to /dev/null, through the client."""
+        """Runs COPY of a query to /dev/null, through the client."""
         self.ask(f"\\o /dev/null\nCOPY ({query}) TO STDOUT;\n\\o")
 
     def ended(self):
-        """psql ends at the first error."""
+        """Error of a session that has ended: psql exits at the first error."""
         self.process.wait()
         Client.running.remove(self)
         return Failed(self.last_words())
 
     def close(self):
-        """Ends the session, unless it is over already."""
+        """Ends the session, unless it has ended already."""
         if self in Client.running:
             self.process.stdin.close()
             self.finish()
@@ -136,7 +136,7 @@ class Session(Client):
         return self
 
     def __exit__(self, error, *_):
-        # What ends us must not wait for a statement to end.
+        # After an error, do not wait for a running statement.
         if error:
             self.process.kill()
         else:

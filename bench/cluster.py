@@ -1,4 +1,4 @@
-"""The cluster that is backed up: where it is, what it consists of, what its processes used."""
+"""The cluster that is backed up: its location, its files, the CPU time of its processes."""
 
 import os
 import pwd
@@ -11,7 +11,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Cluster:
-    """Where the server is and which programs talk to it."""
+    """Location of the server, and its client programs."""
 
     def __init__(self, arguments):
         self.bin = Path(arguments.bin)
@@ -25,39 +25,39 @@ class Cluster:
         self.postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
         (self.link,) = (self.data / "pg_tblspc").iterdir()
         (self.in_tablespace,) = self.tablespace.glob("PG_*/*")
-        # Named as the directory of a database that is not there.
+        # The name of a directory of a nonexistent database.
         self.in_base = self.data / "base" / "4999999"
 
     def psql(self, dbname="postgres"):
-        """The command line of a psql that stops at the first error."""
+        """Command line of a psql that stops at the first error."""
         return [self.bin / "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *self.address, "-d", dbname]
 
     def ask(self, statement):
-        """The rows of a statement in a session of its own."""
+        """Runs a statement in a new session. Returns its rows."""
         with Session(self) as session:
             return session.ask(statement)
 
     # ---- files ---------------------------------------------------------------------------------
 
     def hide_tablespace(self):
-        """Makes the directory in the tablespace look like one of another database.
+        """Moves the tablespace's directory into base/, like that of another database.
 
-        pg_basebackup -D - writes one archive only, so that it refuses a cluster that has a
-        tablespace, and it leaves out one that is a directory in pg_tblspc. Like this the bytes to
-        be backed up are the same in all parts. The server has nothing to do there meanwhile.
+        pg_basebackup -D - writes only one archive. It refuses a cluster with a tablespace, and
+        leaves out an in-place tablespace. After the move, all parts back up the same bytes. The
+        server does not use these files meanwhile.
         """
         self.ask("CHECKPOINT;")
         self.in_tablespace.rename(self.in_base)
         self.link.unlink()
 
     def show_tablespace(self):
-        """Undoes that."""
+        """Reverts hide_tablespace()."""
         self.in_base.rename(self.in_tablespace)
         self.link.symlink_to(self.tablespace)
 
     def read_everything(self):
-        """Brings the files into the page cache and returns their size, without WAL. The tablespace
-        has to be hidden."""
+        """Reads all files except WAL into the page cache and returns their size. The tablespace
+        must be hidden."""
         size = 0
         block = bytearray(1 << 20)
         for folder, below, names in os.walk(self.data):
@@ -72,7 +72,7 @@ class Cluster:
     # ---- processes -----------------------------------------------------------------------------
 
     def processes(self):
-        """The server's processes besides the postmaster."""
+        """The server's processes except the postmaster."""
         return {
             int(entry.name)
             for entry in Path("/proc").iterdir()
@@ -81,22 +81,22 @@ class Cluster:
         }  # fmt: skip
 
     def cpu_seconds(self):
-        """What all processes of the server have used since it started, those that ended too."""
+        """CPU time of all server processes since the start, including those that have ended."""
         stats = (read_stat(pid) for pid in {self.postmaster, *self.processes()})
         return sum(stat.own + stat.ended for stat in stats if stat)
 
     def wait_for_others_to_end(self, processes):
-        """Waits until there are no processes besides these: backends outlive their clients."""
+        """Waits until only these processes are left: backends outlive their clients."""
         deadline = time.monotonic() + 10
         while self.processes() - processes and time.monotonic() < deadline:
             time.sleep(0.005)
 
 
 class Stat:
-    """The fields of /proc/PID/stat that matter here, times in seconds."""
+    """Fields of /proc/PID/stat, times in seconds."""
 
     def __init__(self, text):
-        # The name of the program comes first, in parentheses, and may hold anything.
+        # The program's name comes first, in parentheses, and may contain any characters.
         fields = text.rpartition(")")[2].split()
         self.parent = int(fields[1])
         user, system, children_user, children_system = map(int, fields[11:15])
@@ -105,7 +105,7 @@ class Stat:
 
 
 def read_stat(pid):
-    """None for a process that has gone."""
+    """Returns None if the process does not exist."""
     try:
         return Stat(Path(f"/proc/{pid}/stat").read_text())
     except (FileNotFoundError, ProcessLookupError):
@@ -114,9 +114,9 @@ def read_stat(pid):
 
 
 def put_away(path, trash):
-    """Empties the files of a folder and moves it aside, instead of removing it: ext4 makes new
-    files slowly for some minutes after many have been removed, so that a case would pay for the
-    tidiness of the last. All is removed at the end, by bench/run.sh."""
+    """Truncates the files of a folder and moves the folder aside instead of removing it: ext4
+    creates files slowly for some minutes after many have been removed, so the removal would slow
+    the next case down. bench/run.sh removes everything at the end."""
     if path.exists():
         for folder, _, names in os.walk(path):
             for name in names:
@@ -127,7 +127,7 @@ def put_away(path, trash):
 
 
 def move_aside(path, trash):
-    """The same for files that take no space."""
+    """The same for files that use no space."""
     if path.exists():
         trash.mkdir(exist_ok=True)
         path.rename(trash / f"{len(list(trash.iterdir()))}")

@@ -1,4 +1,4 @@
-"""Backups into a directory on disk. Nobody is asked to wait for the disk, except where said."""
+"""Backups into a directory on disk, without sync except in the cases that say so."""
 
 import os
 from pathlib import Path
@@ -15,23 +15,23 @@ STANZA = "bench"
 
 
 def driven(count):
-    """The name of a case."""
+    """Name of a case."""
     return f"{workers(count)}, tar"
 
 
 def by_program(count):
-    """The same by the program that ships with the extension."""
+    """The same with the program that comes with the extension."""
     return f"{workers(count)}, pg_parallel_backup"
 
 
 def measure_directory(cluster, settings, notes):
-    """The tablespace is behind a link meanwhile, with a place of its own in the backup."""
+    """Measures with the tablespace behind its link, mapped to a separate location."""
     target = Path(settings["target"])
     copy, tablespace = target / "data", target / "tablespace"
 
     def prepare():
         target.mkdir()
-        # What the last case has left to write is not to be written at the expense of the next.
+        # Dirty pages of the last case must not slow the next one down.
         os.sync()
 
     def driver(count, *options):
@@ -55,7 +55,7 @@ def measure_directory(cluster, settings, notes):
         )  # fmt: skip
 
     def cp():
-        # pg_wal is copied too: it is kept small.
+        # pg_wal is copied too; it is small.
         run(["cp", "-r", cluster.data, cluster.tablespace, target])
 
     cases = [
@@ -89,7 +89,7 @@ def measure_directory(cluster, settings, notes):
 
 
 def check_size(target, expected):
-    """A case that copied nothing would be a fast one."""
+    """Refuses runs that copied too little."""
     size = 0
     for folder, _, names in os.walk(target):
         size += sum(os.lstat(os.path.join(folder, name)).st_size for name in names)
@@ -98,7 +98,7 @@ def check_size(target, expected):
 
 
 class PgBackRest:
-    """A repository below the target, and nothing of pgBackRest's anywhere else."""
+    """Options for a repository below the target, so that pgBackRest writes nowhere else."""
 
     def __init__(self, cluster, program, target):
         self.target = target
@@ -111,11 +111,11 @@ class PgBackRest:
         ]  # fmt: skip
 
     def make_stanza(self):
-        """What comes before the first backup."""
+        """Prepares for the first backup."""
         run([*self.command, "stanza-create"])
 
     def backup(self):
-        """A full one."""
+        """Takes a full backup."""
         run(
             [*self.command, "--type=full", "--process-max=2", "--compress-type=none",
              "--no-archive-check", "--start-fast", "--repo1-retention-full=1", "backup"]

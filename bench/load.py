@@ -1,7 +1,7 @@
-"""What a backup costs the users of the server: pgbench writes while backups are taken.
+"""Effect of a backup on the load: pgbench writes while backups are taken.
 
-Each case lasts as long as the others, and backups are taken one after the other for as long as it
-does, so that they take from the load all the time. The last one is given up when the load ends.
+All cases last equally long. During a case, backups are taken one after another, so that they
+affect the load all the time. The last backup is cancelled when the load ends.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ POLL = 0.01
 
 
 def limited(name):
-    """The name of a case with a rate limit."""
+    """Name of a case with a rate limit."""
     return f"{name}, max_rate {MAX_RATE}"
 
 
 def measure_load(cluster, settings, notes):
-    """All cases in turn. WAL asks for no checkpoint meanwhile: those that remain are the one before
-    each case and the backups' own."""
+    """Runs all cases in turn. max_wal_size is raised so that WAL causes no checkpoint: the only
+    checkpoints are the one before each case and those of the backups."""
     cases = {
         NONE: None,
         PG_BASEBACKUP: lambda: PgBasebackup(cluster),
@@ -65,12 +65,12 @@ def measure_load(cluster, settings, notes):
 
 
 def set_max_wal_size(cluster, change):
-    """For the server as it runs."""
+    """Changes max_wal_size of the running server."""
     cluster.ask(f"ALTER SYSTEM {change};\nSELECT pg_reload_conf();")
 
 
 def measure_case(cluster, settings, begin):
-    """The load for as long as it is to last, with backups beside it."""
+    """Runs the load for its full time, together with backups."""
     seconds = settings["load_seconds"]
     cluster.ask(
         "VACUUM pgbench_branches, pgbench_tellers;\nTRUNCATE pgbench_history;\nCHECKPOINT;"
@@ -99,7 +99,7 @@ def measure_case(cluster, settings, begin):
 
 
 def read_log(folder):
-    """The latency of each transaction in microseconds."""
+    """Latency of each transaction in microseconds."""
     return [
         int(line.split()[2])
         for log in Path(folder).iterdir()
@@ -111,7 +111,7 @@ def read_log(folder):
 
 
 def take_backup(begin, pgbench):
-    """Takes one backup, or as much of it as there is time for; the bytes that came out of it."""
+    """Takes one backup, or a part of it if pgbench ends first. Returns the bytes received."""
     with begin() as backup:
         while any(client.runs() for client in backup.clients):
             if not pgbench.runs():
@@ -123,7 +123,7 @@ def take_backup(begin, pgbench):
 
 
 class PgBasebackup(contextlib.ExitStack):
-    """One process for everything."""
+    """A backup with pg_basebackup."""
 
     def __init__(self, cluster, max_rate=None):
         super().__init__()
@@ -136,11 +136,11 @@ class PgBasebackup(contextlib.ExitStack):
         ]  # fmt: skip
 
     def stop(self):
-        """It has stopped the backup itself."""
+        """Does nothing: pg_basebackup has stopped the backup itself."""
 
 
 class Streams(contextlib.ExitStack):
-    """A leader and its workers. Without a stop the backup ends with the leader's session."""
+    """A leader and its workers. Without stop() the backup ends with the leader's session."""
 
     def __init__(self, cluster, count, max_rate=None):
         super().__init__()
@@ -153,5 +153,5 @@ class Streams(contextlib.ExitStack):
         self.clients = [Client([*cluster.psql(), "-c", statement]) for _ in range(count)]
 
     def stop(self):
-        """The end of a backup that has been sent."""
+        """Stops a backup whose files have been sent."""
         self.leader.copy("SELECT send_stop_backup(wait => false)")

@@ -1,4 +1,4 @@
-"""On what was measured."""
+"""Description of the machine and the software."""
 
 import datetime
 import os
@@ -41,14 +41,14 @@ def describe(cluster, arguments):
 
 
 def library(cluster):
-    """What is installed, to notice that it is replaced while it is measured."""
+    """Size and modification time of the installed library, to detect its replacement meanwhile."""
     (folder,) = cluster.ask("SELECT setting FROM pg_config WHERE name = 'PKGLIBDIR';")
     stat = os.stat(Path(folder, "pg_parallel_backup.so"))
     return stat.st_size, stat.st_mtime_ns
 
 
 def field(path, name, separator=":"):
-    """The value of the first line that begins with the name."""
+    """Value of the first line that begins with the name."""
     try:
         text = Path(path).read_text()
     except OSError:
@@ -58,7 +58,7 @@ def field(path, name, separator=":"):
 
 
 def said(*command):
-    """The first line of what a program says."""
+    """First line of a program's output."""
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     except OSError:

@@ -1,6 +1,6 @@
-"""Clusters of very many files: how long the listing takes.
+"""Time of the listing in clusters with very many files.
 
-The files are hard links, a hundred to each inode, and sparse: quick to make and to remove.
+The files are sparse hard links, a hundred to each inode, so that creating and removing them is fast.
 """
 
 import multiprocessing
@@ -14,7 +14,7 @@ from cluster import move_aside
 from rounds import progress, spread
 
 LINKS = 100
-FOLDERS = 10  # for a million; the 100,000 are in one
+FOLDERS = 10  # for a million files; 100,000 are in one folder
 FIND = "find -printf '%s\\n'"
 BEYOND = "start_backup beyond the checkpoint"
 BACKUP = "pg_parallel_backup, 2 workers to /dev/null"
@@ -27,7 +27,7 @@ def measure_files(cluster, settings, _notes):
 
 
 def measure_million(cluster, settings, _notes):
-    """1,000,000 files in some directories, beside find, which looks at each of them too."""
+    """1,000,000 files in several directories, compared with find, which also stats each file."""
     counts = [1_000_000 // FOLDERS] * FOLDERS
     return with_files(cluster, settings, counts, min(settings["repeats"], 3), find=True)
 
@@ -36,8 +36,8 @@ def measure_million(cluster, settings, _notes):
 
 
 def with_files(cluster, settings, counts, repeats, find):
-    """Plants a folder of files for each count, measures, and takes them away again."""
-    # Names of databases that are not there: the server has no use for them, a backup takes them.
+    """Creates a folder of files for each count, measures, and removes the files again."""
+    # Names of nonexistent databases: the server does not use them, but a backup contains them.
     folders = [cluster.data / "base" / str(4_000_000 + number) for number in range(len(counts))]
     try:
         plant(folders, counts, cluster.owner)
@@ -49,7 +49,7 @@ def with_files(cluster, settings, counts, repeats, find):
 
 
 def plant(folders, counts, owner):
-    """Files of one page's size, named as the server names relations, by some processes."""
+    """Creates files of one page with names of relations, in several processes."""
     processes = [
         multiprocessing.Process(target=plant_folder, args=(folder, count, owner))
         for folder, count in zip(folders, counts)
@@ -68,7 +68,7 @@ def plant(folders, counts, owner):
 
 
 def plant_folder(folder, count, owner):
-    """In a process of its own, as the server's account, so that nothing has to be given away."""
+    """Runs in a separate process as the server's account, so that the files have its owner."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(owner.pw_gid)
@@ -89,8 +89,9 @@ def plant_folder(folder, count, owner):
 
 
 def measure(cluster, files, repeats, find):
-    """The listing alone, the start of a backup, and core's, which lists nothing; a whole backup, and
-    a check, which asks for files in thousands of statements. The first round brings the inodes into the cache, if planting has not."""
+    """Measures the listing alone, the start of a backup, core's start, which lists nothing, a whole
+    backup, and a check, which requests files in thousands of statements. The first round loads the
+    inodes into the cache."""
     taken = {"backup_filelist()": [], "start_backup(fast => true)": [], "pg_backup_start": []}
     taken |= {BACKUP: [], CHECK: []}
     if find:
@@ -129,7 +130,7 @@ def measure(cluster, files, repeats, find):
 
 
 def seconds(action, *arguments):
-    """How long it takes."""
+    """Duration of an action in seconds."""
     began = time.monotonic()
     action(*arguments)
     return time.monotonic() - began

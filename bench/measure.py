@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measures base backups of a running cluster and writes the results; called by bench/run.sh, which
-says what there is to choose from.
+"""Measures base backups of a running cluster and writes the results. bench/run.sh calls it and
+describes the choices.
 
-The standard library is enough. Every way of taking a backup is measured from its start to its end,
-the checkpoint and the stop included, as its user would wait for it.
+It needs only the standard library. Each method is measured from start to end, including the
+checkpoint and the stop: the time that its user waits.
 """
 
 import argparse
@@ -42,7 +42,7 @@ PARTS = {
 
 
 def parse_arguments():
-    """What bench/run.sh says."""
+    """Arguments from bench/run.sh."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("bin", "socket", "data", "tablespace", "owner", "target", "trash", "driver",
                  "pgbackrest", "pgbackrest-note", "commit", "results", "size", "load"):  # fmt: skip
@@ -55,7 +55,7 @@ def parse_arguments():
 
 
 def measure(arguments):
-    """All parts that are wanted."""
+    """Measures all requested parts."""
     cluster = Cluster(arguments)
     about = machine.describe(cluster, arguments)
     library = machine.library(cluster)
@@ -97,7 +97,7 @@ def measure(arguments):
 
 
 def keep(result, folder):
-    """Writes Markdown, raw numbers and the plot, and the same under the name "latest"."""
+    """Writes Markdown, raw numbers and the plot, each also under the name "latest"."""
     folder.mkdir(parents=True, exist_ok=True)
     name = result["about"]["date"].replace("-", "").replace(":", "").replace(" ", "-")
     files = {"md": report.report(result), "json": json.dumps(result, indent=2) + "\n"}
@@ -115,7 +115,7 @@ def keep(result, folder):
 
 
 def main():
-    """Measures, prints the tables and keeps them."""
+    """Measures, prints the tables and saves them."""
 
     def stop(number, _frame):
         for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""The whole backups as one SVG: a bar of wall time for each case, and a thin one of CPU time."""
+"""Plot of whole backups as an SVG: for each case a bar of wall time and a thin bar of CPU time."""
 
 from html import escape
 
@@ -10,7 +10,7 @@ OURS, OTHERS, CPU, INK, FAINT = "#2f6f9f", "#b8bec6", "#d98c3f", "#22272e", "#8b
 
 
 def plot(result):
-    """Each part has a scale of its own: what it compares are its cases."""
+    """Each part has its own scale: only cases of the same part are compared."""
     parts = {name: result["parts"][name] for name in ALL_CASES if result["parts"].get(name)}
     pieces = []
     y = TOP
@@ -42,7 +42,7 @@ def plot(result):
 
 
 def bars(case, y, scale):
-    """Label, bars, the range of the runs, and the number."""
+    """Label, bars, range of the runs, and number."""
     wall, cpu = case["wall"], case["cpu"]
     ours = "worker" in case["name"] or case["name"].startswith("base_backup")
     low, high, end = (LEFT + wall[key] * scale for key in ("minimum", "maximum", "median"))
@@ -61,7 +61,7 @@ def bars(case, y, scale):
 
 
 def legend():
-    """At the top, on the right."""
+    """Legend, at the top right."""
     pieces, x = [], WIDTH - 400
     for color, words, width in (
         (OURS, "this extension", 120),

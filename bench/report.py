@@ -1,4 +1,4 @@
-"""The result as Markdown."""
+"""Results as Markdown."""
 
 import load
 import targets
@@ -19,7 +19,7 @@ HEADINGS = {
 
 
 def report(result):
-    """Everything, in the order in which it was measured; the targets first."""
+    """The whole report: the targets first, then all parts in the order of measurement."""
     about, parts = result["about"], result["parts"]
     sections = [f"# Benchmark of {about['date']}", introduction(about)]
     if result["targets"]:
@@ -34,7 +34,7 @@ def report(result):
 
 
 def introduction(about):
-    """What was measured on what."""
+    """Machine, cluster and settings."""
     settings = ", ".join(f"{name} = {value}" for name, value in about["settings"].items())
     rest = f", pgBackRest: {about['pgbackrest']}" if about["pgbackrest"] else ""
     return (
@@ -52,7 +52,7 @@ def introduction(about):
 
 
 def section(part, measured, about):
-    """The table of one part; nothing where it could not be measured."""
+    """Table of one part; empty if it could not be measured."""
     if not measured:
         return ""
     if part in ALL_CASES:
@@ -67,9 +67,9 @@ def section(part, measured, about):
 
 
 def cases_table(cases, size, part):
-    """Whole backups. Compression is compared by method, and shows how small the archives are; clients
-    that write to a directory show the memory that one of them took at most, which cannot come out below
-    that of this interpreter."""
+    """Whole backups. Compression is compared by method, with archive sizes. Clients that write to a
+    directory have a column for the peak memory of one of them; it cannot be lower than that of this
+    interpreter."""
     by_method, by_client = part == "compression", part == "directory"
     heading = ["case", "wall", "CPU", "ratio", "CPU ratio", "MB/s"]
     rows = []
@@ -97,7 +97,7 @@ def cases_table(cases, size, part):
 
 
 def stages_table(stages):
-    """Differences of medians, and what the whole is made of."""
+    """Differences of medians, and the share of each stage."""
     whole = stages[-1]
     wall, cpu = whole["wall"]["median"], whole["cpu"]["median"]
     rows = [
@@ -119,7 +119,7 @@ def stages_table(stages):
 
 
 def memory_table(used):
-    """How a worker grows."""
+    """Memory growth of a worker."""
     limit = used["target_kb"] // 1024
     return table(
         ["growth of a worker over an idle backend", "MB", "target"],
@@ -134,7 +134,7 @@ def memory_table(used):
 
 
 def files_table(part, measured):
-    """The listing of many files."""
+    """Listing of many files."""
     judged = ("backup_filelist()", "start_backup beyond the checkpoint")
     return table(
         [f"with {measured['files']:,} files", "seconds", "target"],
@@ -148,7 +148,7 @@ def files_table(part, measured):
 
 
 def load_table(measured, size):
-    """What is left for the load, and what a whole backup at this pace takes from it."""
+    """Remaining throughput of the load, and the cost of a whole backup at this speed."""
     cases = measured["cases"]
     alone = next((case for case in cases if case["name"] == load.NONE), None)
     rows = []
@@ -176,7 +176,7 @@ def load_table(measured, size):
 
 
 def targets_table(rows):
-    """Ratios beside what they are to be."""
+    """Ratios with their targets."""
     return table(
         ["case", "against", "of", "ratio", "target"],
         [
@@ -192,27 +192,27 @@ def targets_table(rows):
 
 
 def spread_text(values):
-    """Median, and how far the runs were apart."""
+    """Median, minimum and maximum."""
     return f"{values['median']:.2f} ({values['minimum']:.2f} to {values['maximum']:.2f})"
 
 
 def decimal(value):
-    """Two digits, without a minus for nothing: differences of short runs may be below zero."""
+    """Two decimals, without a sign for zero: differences of short runs may be negative."""
     return f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def ratio(value, base):
-    """To two digits, where there is something to divide by."""
+    """Ratio with two decimals; empty without a divisor."""
     return f"{value / base:.2f}" if base else ""
 
 
 def verdict(value, target):
-    """Whether a figure is within its target."""
+    """Whether a figure meets its target."""
     return f"{'met' if value <= target else 'missed'} (at most {target})"
 
 
 def table(heading, rows):
-    """A Markdown table whose columns line up as plain text too."""
+    """A Markdown table with aligned columns."""
     widths = [max(len(str(row[i])) for row in [heading, *rows]) for i in range(len(heading))]
     lines = [heading, ["-" * width for width in widths], *rows]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Cases that take turns, and what is kept of their times."""
+"""Cases that take turns, and statistics of their times."""
 
 import dataclasses
 import resource
@@ -12,7 +12,7 @@ from clients import Client, Failed
 
 @dataclasses.dataclass
 class Case:
-    """A way to take a backup. Only `run` is measured; `check` gets the Run and may refuse it."""
+    """A method to take a backup. Only `run` is measured; `check` gets the Run and may refuse it."""
 
     name: str
     run: Callable
@@ -24,8 +24,8 @@ class Case:
 
 @dataclasses.dataclass
 class Run:
-    """What one run took; `written` is the size of its archives, where that is known, `peak_mb` the
-    highest resident size of one of its clients."""
+    """Result of one run. `written` is the size of its archives if known, `peak_mb` the highest
+    resident size of one of its clients."""
 
     wall: float
     cpu: float
@@ -34,18 +34,18 @@ class Run:
 
 
 def progress(text):
-    """For whoever waits."""
+    """Reports progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def ended_clients():
-    """CPU seconds of all programs that have been started here and have ended."""
+    """CPU seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def measure(cluster, action):
-    """Wall time of an action, and CPU time of all processes of the server and the clients."""
+    """Wall time of an action, and CPU time of all server and client processes."""
     processes = cluster.processes()
     before = cluster.cpu_seconds() + ended_clients()
     Client.peak_kb = 0
@@ -58,8 +58,8 @@ def measure(cluster, action):
 
 
 def take_turns(cluster, cases, repeats, notes, warm_up=False):
-    """Runs the cases in turn, as often as wanted. A warm-up round does not count. A run that fails
-    is noted and left out; a case whose first run fails gets no other."""
+    """Runs the cases in turn, `repeats` times. A warm-up round does not count. A failed run is
+    noted and left out. A case whose first run fails is not run again."""
     taken = {case.name: [] for case in cases}
     begun, hopeless = set(), set()
     for turn in range(0 if warm_up else 1, repeats + 1):
@@ -83,7 +83,7 @@ def take_turns(cluster, cases, repeats, notes, warm_up=False):
                     notes.append(f"{case.name}: not measured. {failure}")
                 progress(f"  {notes[-1]}")
             except BaseException:
-                # They may still write, and have things of their own to remove.
+                # Clients may still write, and have files to remove.
                 Client.end_all()
                 raise
             finally:
@@ -103,7 +103,7 @@ def take_turns(cluster, cases, repeats, notes, warm_up=False):
 
 
 def spread(values):
-    """Median, minimum and maximum, with the values they come from."""
+    """Median, minimum and maximum, with the values."""
     return {
         "median": round(statistics.median(values), 3),
         "minimum": round(min(values), 3),

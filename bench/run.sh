@@ -1,52 +1,52 @@
 #!/usr/bin/env bash
-# Measures the extension beside pg_basebackup, pgBackRest, tar and cp on one cluster, in one run.
-# Needs the release version to be installed; `make bench` sees to that.
+# Compares the extension with pg_basebackup, pgBackRest, tar and cp on one cluster, in one run.
+# The release version must be installed; `make bench` installs it.
 #
 # usage: bench/run.sh [GIGABYTES [REPEATS [PART...]]]
 #        make bench [SIZE=…] [REPEATS=…] [PARTS="…"] …
 #
-#   GIGABYTES, SIZE   size of the cluster (default 3; fractions such as 0.2 are possible). Twice as
-#                     much is needed in FOLDER, a little more than that with pgBackRest
+#   GIGABYTES, SIZE   size of the cluster (default 3; fractions such as 0.2 are possible). FOLDER
+#                     needs twice as much space, a little more with pgBackRest
 #   REPEATS           measured runs of each case (default 5); slow cases have fewer, see below
-#   PART, PARTS       what to measure, any of these words (default: all, in this order)
+#   PART, PARTS       parts to measure, any of these (default: all, in this order)
 #       nowhere       workers, pg_basebackup and tar, with output to /dev/null
 #       manifest      one worker by checksum algorithm of the manifest
-#       stages        where one stream spends its time
-#       memory        how far a worker grows
+#       stages        time of each stage of one stream
+#       memory        memory growth of a worker
 #       compression   gzip, lz4, zstd at level 1 (gzip, lz4: at most 3 runs)
-#       directory     into a directory on disk, beside pg_basebackup, pgBackRest and cp. ext4 makes
-#                     files slowly for some minutes after many have been removed: measured alone,
-#                     this should not follow tests, or another benchmark, at once
-#       cold          with an empty page cache, at most 3 runs. Root or sudo empties it, for the
-#                     whole machine
+#       directory     into a directory on disk, compared with pg_basebackup, pgBackRest and cp. ext4
+#                     creates files slowly for some minutes after many have been removed: do not run
+#                     this part alone right after tests or another benchmark
+#       cold          with an empty page cache, at most 3 runs. Needs root or sudo. Empties the cache
+#                     of the whole machine
 #       files         listing, backing up and checking 100,000 files
 #       million       listing, backing up and checking 1,000,000 files, at most 3 runs
-#       load          what a write-heavy pgbench has left beside a backup: transactions per second
-#                     and 99th percentile of latency beside none, pg_basebackup, 1, 2 and 4 workers,
-#                     with and without a rate limit, at most 3 runs. The cluster runs with
-#                     fsync=off, as in all parts, so that no transaction waits for the disk. Comes
-#                     last, because it changes the tables; less than four minutes
+#       load          a write-heavy pgbench during a backup: transactions per second and 99th
+#                     percentile of latency with no backup, pg_basebackup, 1, 2 and 4 workers, with
+#                     and without a rate limit, at most 3 runs. As in all parts, the cluster runs
+#                     with fsync=off, so no transaction waits for the disk. Runs last, because it
+#                     changes the tables; less than four minutes
 #
-# Also from the environment:
-#   PGBACKREST=no     do not measure pgBackRest, and do not install its package, which happens
-#                     otherwise where it is missing and apt is there to be used (root or sudo)
+# Environment variables:
+#   PGBACKREST=no     do not measure pgBackRest, and do not install its package. By default a missing
+#                     package is installed if apt can be used (root or sudo)
 #   LOAD_SECONDS      how long each run of "load" lasts (default 9)
-#   FOLDER            where the cluster and the backups go, in a folder that is removed at the end
-#                     (default: a scratch folder in /tmp). To be short, and open to the account
-#                     that runs the server (postgres, where this runs as root)
-#   RESULTS           where the results go (default bench/results)
+#   FOLDER            place for cluster and backups, in a subfolder that is removed at the end
+#                     (default: a scratch folder in /tmp). The path must be short, and accessible to
+#                     the account that runs the server (postgres, if this runs as root)
+#   RESULTS           folder for the results (default bench/results)
 #
-# Examples: PARTS=nowhere takes two minutes, with SIZE=1 less than one. A run without "directory",
+# Examples: PARTS=nowhere takes two minutes, and less than one with SIZE=1. A run without "directory",
 # or with PGBACKREST=no, installs nothing.
 #
-# The cluster has data checksums, two tables in several segments, 1,000 small ones, and a
-# tablespace. Half of its data compresses well. Its files are in the page cache (but for "cold"),
-# and it listens on a socket in the scratch folder only. The cases of a part take turns, so that
-# whatever else the machine does falls on all of them. Tables show median, minimum and maximum of
-# wall time and of CPU seconds; these are of all processes of the server and of the clients.
+# The cluster has data checksums, two tables in several segments, 1,000 small tables, and a
+# tablespace. Half of its data compresses well. Its files are in the page cache (except for "cold").
+# It listens only on a socket in the scratch folder. The cases of a part take turns, so that other
+# work on the machine affects all of them. Tables show median, minimum and maximum of wall time and of
+# CPU seconds. CPU seconds include all processes of the server and the clients.
 #
-# Results: RESULTS/latest.md (also on standard output), latest.json, latest.svg, and the same with
-# the date as name. Progress is on standard error.
+# Results: RESULTS/latest.md (also on standard output), latest.json, latest.svg, and copies named after
+# the date. Progress goes to standard error.
 set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -83,9 +83,8 @@ progress() {
 job=''
 place=''
 
-# run_job COMMAND...: in a process group of its own, for which this shell waits in such a way that
-# it can act on a signal at once. An interrupt from the keyboard reaches this shell alone, which
-# then ends the job in order.
+# run_job COMMAND...: runs it in a separate process group. While this shell waits, it can act on a
+# signal at once. A keyboard interrupt reaches only this shell, which then ends the job in order.
 run_job() {
     local status=0
     set -m
@@ -100,7 +99,7 @@ run_job() {
 end_job() {
     local signal tries
     [[ -n $job ]] || return 0
-    # What measures ends its clients first, and they may have to remove what they wrote.
+    # The measuring program ends its clients first, which may have to remove their files.
     for signal in TERM KILL; do
         kill "-$signal" -- "-$job" 2>/dev/null || return 0
         for ((tries = 0; tries < 300; tries++)); do
@@ -124,11 +123,11 @@ clean_up() {
     exit "$status"
 }
 
-# ---- what is measured beside us ----------------------------------------------------------------
+# ---- programs to compare with ------------------------------------------------------------------
 
 apt_get() {
     local as_root=()
-    # No question for a password: nobody may be there to answer.
+    # No password prompt: nobody may be there to answer.
     [[ $(id -u) -eq 0 ]] || as_root=(sudo -n)
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@"
 }
@@ -137,7 +136,7 @@ apt_install() {
     apt_get install -y --no-install-recommends pgbackrest
 }
 
-# find_pgbackrest: sets pgbackrest to the program, or says why there is none.
+# find_pgbackrest: sets pgbackrest to the program, or reports why it is missing.
 find_pgbackrest() {
     local log=$SCRATCH/apt.log
     pgbackrest='' pgbackrest_note=''
@@ -148,7 +147,7 @@ find_pgbackrest() {
     fi
     if ! pgbackrest=$(command -v pgbackrest); then
         progress "Installing pgBackRest"
-        # The lists of packages may be missing, or too old.
+        # The package lists may be missing or outdated.
         { apt_install || { apt_get update && apt_install; }; } >"$log" 2>&1 || true
         pgbackrest=$(command -v pgbackrest) \
             || pgbackrest_note="it is missing and could not be installed: $(tail -n 1 "$log")"
@@ -157,8 +156,8 @@ find_pgbackrest() {
 
 # ---- the cluster -------------------------------------------------------------------------------
 
-# part_of_size FACTOR: a whole number that grows with SIZE, 1 at least. System tables and the small
-# ones take 0.07 GB.
+# part_of_size FACTOR: an integer in proportion to SIZE, at least 1. System tables and the small tables
+# use 0.07 GB.
 part_of_size() {
     awk -v size="$SIZE" -v factor="$1" \
         'BEGIN { n = int((size - 0.07) * factor); print n < 1 ? 1 : n }'
@@ -171,9 +170,9 @@ fill_accounts() {
         || { cat "$SCRATCH/pgbench.out" >&2; return 1; }
 }
 
-# A table that does not compress so well, a part of it once more in a tablespace, small tables.
-# The repetition inside a table is too far apart for any of the compression methods to see it.
-# What is made and filled in one transaction needs no WAL, as wal_level is minimal.
+# A table that compresses less well, a copy of a part of it in a tablespace, small tables. Repetitions
+# inside a table are too far apart for the compression methods. Tables that are created and filled in
+# one transaction need no WAL, because wal_level is minimal.
 fill_events() {
     sql $PORT <<SQL
 BEGIN;
@@ -219,8 +218,8 @@ build_cluster() {
     run_job fill_cluster
     sql $PORT -c CHECKPOINT
     stop_cluster "$source"
-    # Little WAL, since tar and cp do not know that it is no part of a backup. No checkpoint but
-    # those that are asked for.
+    # Little WAL, because tar and cp copy it although a backup does not contain it. Only requested
+    # checkpoints.
     start_cluster "$source" $PORT autovacuum=off wal_level=replica max_wal_size=256MB \
         min_wal_size=32MB checkpoint_timeout=1h
     sql $PORT -c "CREATE EXTENSION pg_parallel_backup" -c CHECKPOINT

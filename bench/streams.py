@@ -1,4 +1,4 @@
-"""Backups that go through the client to /dev/null, or to nowhere on the server."""
+"""Backups through the client to /dev/null, or into the server's blackhole."""
 
 import contextlib
 import os
@@ -12,22 +12,22 @@ from rounds import Case, take_turns
 PG_BASEBACKUP = "pg_basebackup -Ft -D -"
 PG_BASEBACKUP_BLACKHOLE = "pg_basebackup -t blackhole"
 BLACKHOLE = "1 worker, target blackhole"
-METHODS = {"gzip": 3, "lz4": 3, "zstd": sys.maxsize}  # and how many runs at most
+METHODS = {"gzip": 3, "lz4": 3, "zstd": sys.maxsize}  # with the maximum number of runs
 DROP_CACHES = "/proc/sys/vm/drop_caches"
 
 
 def workers(count):
-    """The name of a case."""
+    """Name of a case."""
     return f"{count} worker{'s' if count > 1 else ''}"
 
 
 def compressed(count, level):
-    """The same with compression."""
+    """Name of a case with compression."""
     return f"{workers(count)}, {level}"
 
 
 def pg_basebackup_compressed(level):
-    """What that is compared with."""
+    """Name of the case that it is compared with."""
     return f"pg_basebackup --compress=server-{level}"
 
 
@@ -35,21 +35,21 @@ def pg_basebackup_compressed(level):
 
 
 def pg_basebackup(cluster, *options):
-    """Returns the size of what it wrote."""
+    """Returns the size of its output."""
     program = cluster.bin / "pg_basebackup"
     return run([program, *cluster.address, "-X", "none", "-c", "fast", *options])
 
 
 def streams(cluster, count, compression=None, manifest="CRC32C"):
-    """start_backup, as many workers as wanted at once, send_stop_backup. Returns the size of the
-    archives of the workers."""
+    """start_backup, `count` workers at once, send_stop_backup. Returns the size of the workers'
+    archives."""
     compressed_too = f", compression => '{compression}'" if compression else ""
     with Session(cluster) as leader:
         (backup_id,) = leader.ask(
             f"SELECT backup_id FROM start_backup(fast => true, manifest_checksums => '{manifest}');"
         )
         statement = f"COPY (SELECT send_backup_files({backup_id}{compressed_too})) TO STDOUT"
-        # All have to have started before one of them is waited for.
+        # Start all clients before waiting for the first.
         clients = [Client([*cluster.psql(), "-c", statement]) for _ in range(count)]
         written = [client.finish() for client in clients]
         leader.copy(f"SELECT send_stop_backup(wait => false{compressed_too})")
@@ -57,7 +57,7 @@ def streams(cluster, count, compression=None, manifest="CRC32C"):
 
 
 def blackhole(cluster):
-    """The same on the server alone. Nothing has been sent, so that there is nothing to finish."""
+    """The same on the server alone. Nothing has been sent, so the backup is aborted."""
     with Session(cluster) as leader:
         (backup_id,) = leader.ask("SELECT backup_id FROM start_backup(fast => true);")
         statement = f"SELECT send_backup_files({backup_id}, target => 'blackhole')"
@@ -66,14 +66,14 @@ def blackhole(cluster):
 
 
 def base_backup(cluster):
-    """The whole in one statement."""
+    """A whole backup in one statement."""
     return run(
         [*cluster.psql(), "-c", "COPY (SELECT base_backup(fast => true, wait => false)) TO STDOUT"]
     )
 
 
 def tar(cluster):
-    """tar would not read files whose archive goes to /dev/null, so that there is a pipe."""
+    """tar does not read the files if its archive is /dev/null, so it writes to a pipe."""
     with contextlib.ExitStack() as stack:
         sink = Client(["cat"], stdin=subprocess.PIPE)
         stack.callback(sink.process.stdin.close)
@@ -85,7 +85,7 @@ def tar(cluster):
 
 
 def check_size(cases, expected):
-    """A case that sent nothing would be a fast one. Archives are larger than their files."""
+    """Refuses runs that sent too little. Archives are larger than their files."""
 
     def check(run):
         if run.written is not None and run.written < expected:
@@ -99,7 +99,7 @@ def check_size(cases, expected):
 
 
 def measure_nowhere(cluster, settings, notes):
-    """How fast a cluster can be read, checked and handed over."""
+    """Time to read, check and send a cluster."""
     cases = [
         Case(PG_BASEBACKUP, lambda: pg_basebackup(cluster, "-Ft", "-D", "-")),
         Case(workers(1), lambda: streams(cluster, 1)),
@@ -117,7 +117,7 @@ def measure_nowhere(cluster, settings, notes):
 
 
 def measure_manifest(cluster, settings, notes):
-    """What the checksums of the manifest cost."""
+    """Cost of the manifest's checksums."""
     cases = [
         Case(f"manifest {name}", lambda name=name: streams(cluster, 1, manifest=name))
         for name in ("NONE", "CRC32C", "SHA256")
@@ -127,8 +127,8 @@ def measure_manifest(cluster, settings, notes):
 
 
 def measure_compression(cluster, settings, notes):
-    """Compression on the server. With --no-manifest, because pg_basebackup cannot put the
-    manifest into an archive on standard output that the server has compressed."""
+    """Compression on the server. pg_basebackup runs with --no-manifest, because it cannot put the
+    manifest into a server-compressed archive on standard output."""
     cases = []
     for method, repeats in METHODS.items():
         level = f"{method}:1"
@@ -153,7 +153,7 @@ def measure_compression(cluster, settings, notes):
 
 
 def measure_cold(cluster, settings, notes):
-    """With an empty page cache, where the machine lets us empty it."""
+    """Backups with an empty page cache, if the machine allows emptying it."""
 
     def empty():
         os.sync()
@@ -176,7 +176,7 @@ def measure_cold(cluster, settings, notes):
 
 
 def drop_caches():
-    """Needs root, or sudo that asks for no password."""
+    """Empties the page cache. Needs root, or sudo without a password."""
     if os.geteuid() == 0:
         Path(DROP_CACHES).write_text("3\n")
     else:

@@ -1,10 +1,10 @@
-"""What is to be reached, as ratios of medians of one run."""
+"""Performance targets, as ratios of medians of one run."""
 
 import directories
 import many_files
 import streams
 
-# What, measured as, in which part, which case, against which case, at most.
+# Target, measure, part, case, case to compare with, maximum.
 TARGETS = (
     ("1 worker to /dev/null, first goal", "wall", "nowhere", streams.workers(1),
      streams.PG_BASEBACKUP, 0.65),
@@ -35,7 +35,7 @@ FILES_SECONDS = 2.0  # backup_filelist() and start_backup on 100,000 files
 
 
 def compare(parts):
-    """A row for each target; one whose cases have not been measured has no ratio."""
+    """A row for each target, without a ratio if its cases have not been measured."""
     rows = []
     for what, measured, part, case, against, at_most in TARGETS:
         if part in parts:
@@ -66,7 +66,7 @@ def compare(parts):
 
 
 def median(cases, name, measured):
-    """None where the case was not measured."""
+    """Returns None if the case was not measured."""
     return cases[name][measured]["median"] if name in cases else None
 
 

@@ -1,4 +1,4 @@
-"""One worker looked at closely: where its time goes, and how much memory it takes."""
+"""Time and memory of a single worker."""
 
 import re
 import threading
@@ -9,7 +9,7 @@ from clients import Session
 from cluster import read_stat
 from rounds import progress, spread
 
-# Each has one thing more to do than the one before: name, what is added, options.
+# Each stage does one thing more than the one before: name, addition, options.
 STAGES = (
     ("read", "open and read the files, make the archive's headers", "false", "NONE", "blackhole"),
     ("page check", "verify the checksum of each page", "true", "NONE", "blackhole"),
@@ -19,7 +19,7 @@ STAGES = (
 
 
 def one_stream(cluster, verify, manifest, target):
-    """Wall time of one worker's statement alone, and CPU time of its backend meanwhile."""
+    """Wall time of one worker's statement, and CPU time of its backend meanwhile."""
     with Session(cluster) as leader, Session(cluster) as worker:
         (backup_id,) = leader.ask(
             "SELECT backup_id FROM start_backup(fast => true, "
@@ -39,7 +39,7 @@ def one_stream(cluster, verify, manifest, target):
 
 
 def measure_stages(cluster, settings, _notes):
-    """Runs with ever more stages, in turn; a stage takes what its run takes beyond the last."""
+    """Runs with one more stage each time. A stage's time is the difference to the previous run."""
     repeats = settings["repeats"]
     taken = [[] for _ in STAGES]
     for turn in range(repeats + 1):
@@ -76,8 +76,8 @@ def memory(pid, name):
 
 
 def measure_memory(cluster, _settings, _notes):
-    """How far a worker grows beyond the same session when it was idle: its own memory while it
-    streams, and the highest resident size, which also counts shared pages it has touched."""
+    """Growth of a worker compared with its idle session: its private memory while it streams, and
+    its highest resident size, which includes the shared pages that it has touched."""
     with Session(cluster) as leader, Session(cluster) as worker:
         (backup_id,) = leader.ask("SELECT backup_id FROM start_backup(fast => true);")
         (pid,) = worker.ask("SELECT pg_backend_pid();")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A server that is not to be trusted, for the tests of the drivers.
+"""A hostile server for the tests of the drivers.
 
-It speaks as much of PostgreSQL's protocol as psql and psycopg need, answers the questions of the
-drivers, and in one of the answers or archives tries to reach beyond the backup.
+It implements the part of PostgreSQL's protocol that psql and psycopg need, and answers the drivers'
+queries. One of the answers or archives attacks files outside the backup.
 
-usage: hostile_server.py SOCKET ATTACK OUTSIDE    OUTSIDE: the directory that it wants to reach
+usage: hostile_server.py SOCKET ATTACK OUTSIDE    OUTSIDE: the directory to attack
 """
 
 import io
@@ -17,7 +17,7 @@ from pathlib import Path
 
 SOCKET, ATTACK, OUTSIDE = sys.argv[1:]
 OUTSIDE = Path(OUTSIDE)
-# What a shell would execute, should it ever evaluate an answer.
+# Text that a shell would execute if it evaluated an answer.
 COMMAND = "$(touch executed)"
 
 
@@ -29,7 +29,7 @@ def link(name, target, kind=tarfile.SYMTYPE):
     return (name, kind, str(target))
 
 
-# The members of an archive, by the attack and the statement that asks for it.
+# Members of an archive, by attack and requesting statement.
 ARCHIVES = {
     ("absolute_name", "worker"): [file(f"{OUTSIDE}/written")],
     ("name_with_parent", "worker"): [file("../outside/written")],
@@ -54,7 +54,7 @@ ARCHIVES = {
     ],
 }  # fmt: skip
 
-# The answers, by a part of the question. What an attack changes comes first.
+# Answers, by a part of the query. Answers that an attack changes come first.
 TABLESPACES = [("16400", "/no/such/place")] if ATTACK.startswith("tablespace_") else []
 LIES = {
     "number_of_the_backup": ("start_backup", [("1); DROP", "1", "1", "0/1", "1")]),
@@ -77,7 +77,7 @@ NUMBER, TEXT = 20, 25
 
 
 def archive(purpose):
-    """The stream that a COPY asks for."""
+    """Stream that a COPY requests."""
     members = ARCHIVES.get((ATTACK, purpose), [])
     if purpose == "closing":
         members = [*members, file("backup_label"), file("backup_manifest")]
@@ -97,7 +97,7 @@ def message(kind, body=b""):
 
 
 def answer(query):
-    """What follows a query, up to its CommandComplete."""
+    """Messages that follow a query, up to its CommandComplete."""
     if "COPY" in query:
         purpose = "closing" if "send_stop_backup" in query else "worker"
         purpose = "directories" if "ARRAY" in query else purpose
@@ -110,7 +110,7 @@ def answer(query):
     if rows is None:
         yield message(b"C", b"SET\0")
         return
-    # psql asks for version and mode at once, psycopg knows the version.
+    # psql queries version and mode together, psycopg knows the version.
     if ATTACK == "mode" and "server_version_num" in query:
         rows = [("15", *row) for row in rows]
     columns = rows[0] if rows else ("",)
@@ -126,7 +126,7 @@ def answer(query):
 
 
 def serve(connection):
-    """A session, from its start-up packet on."""
+    """Runs a session, from its start-up packet on."""
     stream = connection.makefile("rwb")
 
     def send(*messages):
@@ -174,7 +174,7 @@ def main():
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{SOCKET}.early")
         listener.listen()
-        # Under this name it is found when it listens.
+        # The socket gets its final name when the server listens.
         Path(f"{SOCKET}.early").rename(SOCKET)
         while True:
             connection, _ = listener.accept()

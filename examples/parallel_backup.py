@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Takes a base backup with several workers, by psycopg 3 and GNU tar.
+"""Takes a base backup with several workers, using psycopg 3 and GNU tar.
 
-One connection, the leader, starts and stops the backup and stays open in between. Each worker is
-a thread with a connection of its own: it asks for files until none is left and hands the stream to
-a tar that unpacks it. All unpack into one directory, which then starts as a data directory. Links
-of tablespaces are made here, before anything is unpacked below them, so that a tablespace can get
-a new place.
+One connection, the leader, starts and stops the backup and stays open in between. Each worker is a
+thread with its own connection. It requests files until none is left and passes the stream to a tar
+that unpacks it. All unpack into one directory, which then is a data directory. This program creates
+the links of tablespaces before anything is unpacked below them, so that a tablespace can be
+relocated.
 
-After any error, and after Ctrl-C, the workers are stopped, the backup is ended on the server (it
-ends with the leader's session) and what was made is removed.
+After any error, and after Ctrl-C, the program stops the workers, ends the backup on the server (it
+ends with the leader's session) and removes what it has created.
 """
 
 import argparse
@@ -29,9 +29,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-# What a server sends must not reach beyond the backup: tar refuses absolute names and "..", and a
-# link that is not there already gets a target that does not exist. The links of the tablespaces are
-# there already and stay what they are.
+# A server must not write outside the backup: tar refuses absolute names and "..", and a new link gets
+# a target that does not exist. The links of the tablespaces already exist and are not replaced.
 NOWHERE = "/nonexistent"
 UNTAR = [
     "tar", "-x", "-f", "-", "--blocking-factor=512", "--same-permissions", "--no-same-owner", "--numeric-owner",
@@ -40,14 +39,14 @@ UNTAR = [
 
 
 class BackupFailed(Exception):
-    """Something that ends the backup, in words for the person who runs it."""
+    """An error that ends the backup, with a message for the user."""
 
 
 # ---- arguments ---------------------------------------------------------------------------------
 
 
 def tablespace_mapping(text):
-    """OLD=NEW by the rules of pg_basebackup: both absolute, and \\= is a = in a path."""
+    """OLD=NEW by the rules of pg_basebackup: both absolute; \\= is a = in a path."""
     sides = [side.replace("\\=", "=") for side in re.split(r"(?<!\\)=", text)]
     if len(sides) != 2 or not all(sides):
         raise argparse.ArgumentTypeError(f'invalid tablespace mapping "{text}", must be "OLD=NEW"')
@@ -61,14 +60,14 @@ def tablespace_mapping(text):
 
 
 def directory(text):
-    """An absolute path. An empty one would be that of the working directory."""
+    """Makes a path absolute. Refuses an empty path, which would mean the working directory."""
     if not text:
         raise argparse.ArgumentTypeError("no target directory specified")
     return Path(text).absolute()
 
 
 def positive(text):
-    """A whole number of at least one."""
+    """An integer of at least one."""
     number = int(text)
     if number < 1:
         raise ValueError
@@ -76,17 +75,17 @@ def positive(text):
 
 
 def parse_arguments():
-    """The command line; the same as that of parallel_backup.sh."""
+    """Parses the command line, which is the same as that of parallel_backup.sh."""
     parser = argparse.ArgumentParser(
         description="Takes a parallel base backup of a PostgreSQL server.", allow_abbrev=False
     )
     add = parser.add_argument
     add("-D", "--directory", required=True, type=directory,
-        help="where the backup goes; must be empty or not exist")  # fmt: skip
+        help="target directory; must be empty or not exist")  # fmt: skip
     add("-d", "--dbname", default="", help="connection string, or name of a database")
     add("-j", "--jobs", type=positive, default=4, help="number of workers (default 4)")
     add("-T", "--tablespace-mapping", type=tablespace_mapping, action="append", default=[],
-        metavar="OLD=NEW", help="puts the tablespace at OLD into NEW")  # fmt: skip
+        metavar="OLD=NEW", help="relocate the tablespace at OLD to NEW")  # fmt: skip
     add("--wal", action=argparse.BooleanOptionalAction, default=True,
         help="include the WAL that the backup needs")  # fmt: skip
     add("-c", "--checkpoint", choices=("fast", "spread"), default="spread")
@@ -106,7 +105,7 @@ def parse_arguments():
 
 
 class Directories:
-    """The directories of a backup: made, or found empty, and put back as they were on failure."""
+    """Directories of a backup, created or found empty. A failure restores that state."""
 
     def __init__(self):
         self.made = []
@@ -114,7 +113,7 @@ class Directories:
         self.claimed = []
 
     def claim(self, path, mode):
-        """Makes the directory, or takes one that is empty."""
+        """Creates the directory, or uses an empty one."""
         if path.is_symlink() or path.exists():
             require_empty(path)
             self.emptied.append(path)
@@ -128,7 +127,7 @@ class Directories:
         self.claimed.append(path)
 
     def restore(self):
-        """Removes what was made. Links are removed, never followed."""
+        """Removes everything created. Links are removed, never followed."""
         for path in self.made:
             shutil.rmtree(path, ignore_errors=True)
         for path in self.emptied:
@@ -139,12 +138,12 @@ class Directories:
                     entry.unlink(missing_ok=True)
 
     def sync(self):
-        """Waits until the file systems have everything."""
+        """Waits until all files are on disk."""
         subprocess.run(["sync", "-f", *self.claimed], check=True)
 
 
 def require_empty(path):
-    """Refuses what is not an empty directory."""
+    """Refuses anything other than an empty directory."""
     if not path.is_dir():
         raise BackupFailed(f'"{path}" exists but is not a directory')
     if any(path.iterdir()):
@@ -155,7 +154,7 @@ def require_empty(path):
 
 
 class Stream:
-    """One COPY into one tar. What it carried is counted for the report."""
+    """One COPY into one tar. Its bytes are counted for the report."""
 
     def __init__(self, name, directory):
         self.name = name
@@ -169,14 +168,14 @@ class Stream:
         self.connection = None
 
     def run(self, connection, statement):
-        """Runs the COPY and unpacks it; an error of either side is an error of the stream."""
+        """Runs the COPY and unpacks it; an error on either side is an error of the stream."""
         connection.add_notice_handler(self.notice)
         with tempfile.TemporaryFile() as said:
             with self.lock:
                 if self.stopped:
                     raise BackupFailed(f"{self.name}: stopped")
                 self.connection = connection
-                # A session of its own keeps a Ctrl-C from tar: this program ends it, in order.
+                # In its own session tar gets no Ctrl-C: this program ends it in order.
                 self.tar = subprocess.Popen(
                     [*UNTAR, "-C", self.directory],
                     stdin=subprocess.PIPE, stderr=said, start_new_session=True,
@@ -185,7 +184,7 @@ class Stream:
                 try:
                     self.pump(statement)
                 except BaseException:
-                    # An archive that was cut off must not look like one that ended.
+                    # A truncated archive must not look complete.
                     self.tar.kill()
                     raise
             if self.tar.returncode != 0:
@@ -198,7 +197,7 @@ class Stream:
         self.ended = time.monotonic()
 
     def pump(self, statement):
-        """From the server to tar. A tar that went away is judged by its exit status."""
+        """Copies from the server to tar. If tar has ended, its exit status decides."""
         with contextlib.suppress(BrokenPipeError), self.tar.stdin as sink:
             with self.connection.cursor().copy(statement) as copy:
                 for block in copy:
@@ -206,18 +205,18 @@ class Stream:
                     self.octets += len(block)
 
     def notice(self, diagnostic):
-        """Warnings about pages come this way."""
+        """Receives notices, such as warnings about pages."""
         print(f"{self.name}: {diagnostic.severity}: {diagnostic.message_primary}", file=sys.stderr)
 
     def stop(self):
-        """Called from another thread: makes run() end, whatever it waits for."""
+        """Makes run() end, whatever it waits for. Called from another thread."""
         with self.lock:
             self.stopped = True
             if self.tar is not None:
                 self.tar.kill()
             if self.connection is not None and not self.connection.closed:
-                # Closing a connection that another thread waits for would not wake that thread;
-                # the end of the socket does, and the server notices it as well.
+                # Closing a connection does not wake another thread that waits for it. Shutting down
+                # the socket does, and the server notices it as well.
                 with contextlib.suppress(OSError, psycopg.Error):
                     with socket.socket(fileno=os.dup(self.connection.fileno())) as duplicate:
                         duplicate.shutdown(socket.SHUT_RDWR)
@@ -232,7 +231,7 @@ def rate_line(name, octets, seconds):
 # ---- the backup --------------------------------------------------------------------------------
 
 
-# They would end a session, or hold it up.
+# Settings that could end a session or delay it.
 SETTINGS = [
     "search_path=pg_catalog",
     "statement_timeout=0",
@@ -246,7 +245,7 @@ SETTINGS = [
 
 
 class Backup:
-    """A backup from its start to its end, in the order of the methods."""
+    """A backup from start to end, in the order of the methods."""
 
     def __init__(self, arguments, directories):
         self.arguments = arguments
@@ -257,27 +256,27 @@ class Backup:
         self.leader = self.connect("leader")
 
     def connect(self, role):
-        """A session without what the role may have for its ordinary work: time limits and the like."""
+        """A session with the role's time limits and similar settings reset."""
         session = psycopg.connect(
             self.arguments.dbname, autocommit=True,
             application_name=f"parallel_backup.py {role}",
             options=" ".join(f"-c {setting}" for setting in SETTINGS),
         )  # fmt: skip
-        # 17 and later have it.
+        # Exists from 17 on.
         session.execute(
             "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'"
         )
         return session
 
     def call(self, text, **names):
-        """A statement: {name} becomes a function of the extension, or a number or truth value."""
+        """A statement, in which {name} stands for a function of the extension, a number or a boolean."""
         return sql.SQL(text).format(**{
             name: sql.Identifier(self.schema, value) if isinstance(value, str) else sql.Literal(value)
             for name, value in names.items()
         })  # fmt: skip
 
     def start(self):
-        """Begins the backup; returns when the server lists its files."""
+        """Starts the backup; returns when the server has listed its files."""
         row = self.leader.execute(
             "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
             " WHERE e.extname = 'pg_parallel_backup'"
@@ -317,7 +316,7 @@ class Backup:
         self.total_bytes = number("size", total_bytes)
 
     def prepare_tablespaces(self):
-        """A new place for each tablespace, and the link to it in the backup."""
+        """Creates a new location for each tablespace, and the link to it in the backup."""
         mapping = dict(self.arguments.tablespace_mapping)
         unused = set(mapping)
         self.directories.claim(self.directory, self.mode)
@@ -328,7 +327,7 @@ class Backup:
             ),
             (self.id,),
         ).fetchall():
-            # One that is a real directory in pg_tblspc travels with the data directory.
+            # An in-place tablespace is part of the data directory.
             if not location.startswith("/"):
                 continue
             oid = number("tablespace OID", oid)
@@ -342,8 +341,8 @@ class Backup:
             raise BackupFailed(f'there is no tablespace at "{old}", which -T maps')
 
     def make_directories(self):
-        """Before the workers begin: two tars that miss the same directory at the same time get into
-        each other's way when they make it."""
+        """Unpacks directories before the workers begin: two tars that create the same directory at the
+        same time can fail."""
         directories = Stream("directories", self.directory)
         self.streams = [directories]
         statement = self.call(
@@ -378,7 +377,7 @@ class Backup:
             running -= 1
 
     def work(self, stream, results):
-        """The body of a worker's thread: reports None, or what went wrong."""
+        """Body of a worker's thread. Reports None or an error."""
         try:
             statement = self.call(
                 "COPY (SELECT {send}({id})) TO STDOUT", send="send_backup_files", id=self.id
@@ -388,11 +387,11 @@ class Backup:
             results.put(None)
         except BackupFailed as error:
             results.put(error)
-        except Exception as error:  # whatever it is, the backup is not complete
+        except Exception as error:  # after any error the backup is incomplete
             results.put(BackupFailed(f"{stream.name}: {describe(error)}"))
 
     def show_progress(self):
-        """What the server says of this backup."""
+        """Progress of this backup, from the server."""
         row = self.leader.execute(
             self.call(
                 "SELECT phase, files_sent, files_total, bytes_sent / 1000000,"
@@ -420,7 +419,7 @@ class Backup:
         self.leader.close()
 
     def check_links(self):
-        """No link can have come in but those that were made here."""
+        """Checks that the backup contains only the links that this program has created."""
         for folder, folders, files in os.walk(self.directory):
             for name in folders + files:
                 path = os.path.join(folder, name)
@@ -428,7 +427,7 @@ class Backup:
                     raise BackupFailed(f'the server sent an unexpected link "{path}"')
 
     def end_everything(self):
-        """After an error: the workers first, then the leader, with whom the backup ends."""
+        """Ends the workers after an error, then the leader, and with it the backup."""
         for stream in self.streams:
             stream.stop()
         for thread in self.threads:
@@ -437,7 +436,7 @@ class Backup:
 
 
 def number(what, value):
-    """A whole number from a server, which may send anything."""
+    """Parses an integer from the server, which is not trusted."""
     try:
         return int(value)
     except (TypeError, ValueError):
@@ -445,7 +444,7 @@ def number(what, value):
 
 
 def describe(error):
-    """An error of the server with its detail and hint, or whatever else it is, in words."""
+    """Text of an error, with detail and hint if it comes from the server."""
     diagnostic = getattr(error, "diag", None)
     if diagnostic is None or diagnostic.message_primary is None:
         return str(error).strip() or type(error).__name__
@@ -461,7 +460,7 @@ def describe(error):
 
 
 def verify_backup(directory, server_major, wal):
-    """Runs pg_verifybackup where there is one."""
+    """Runs pg_verifybackup if it is installed."""
     folders = [os.environ.get("PATH", ""), f"/usr/lib/postgresql/{server_major}/bin"]
     program = shutil.which("pg_verifybackup", path=os.pathsep.join(folders))
     if program is None:
@@ -476,7 +475,7 @@ def verify_backup(directory, server_major, wal):
 def take_backup(arguments, directories):
     """The backup from end to end."""
     if arguments.directory.exists():
-        # Before the server does anything; it is looked at again when it is claimed.
+        # Check before the server does anything; it is checked again when it is claimed.
         require_empty(arguments.directory)
     began = time.monotonic()
     backup = Backup(arguments, directories)
@@ -509,7 +508,7 @@ def stopped(_signal, _frame):
 
 
 def main():
-    """Reports errors in one place and puts the directories back after any of them."""
+    """Reports errors in one place and restores the directories after any error."""
     arguments = parse_arguments()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stopped)
@@ -519,7 +518,7 @@ def main():
         return 0
     except KeyboardInterrupt:
         message = "stopped by a signal"
-    except Exception as error:  # whatever it is, nothing of the backup stays
+    except Exception as error:  # after any error nothing of the backup remains
         message = str(error) if isinstance(error, BackupFailed) else f"leader: {describe(error)}"
     print(f"parallel_backup.py: error: {message}", file=sys.stderr)
     directories.restore()

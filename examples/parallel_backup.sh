@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Takes a base backup with several workers, by nothing but psql and GNU tar.
+# Takes a base backup with several workers, using only psql and GNU tar.
 #
-# One psql, the leader, starts and stops the backup and stays connected in between. Each worker is
-# a pipe: psql asks for files until none is left, tar unpacks them. All unpack into one directory,
-# which then starts as a data directory. Links of tablespaces are made here, before anything is
-# unpacked below them, so that a tablespace can get a new place.
+# One psql, the leader, starts and stops the backup and stays connected in between. Each worker is a
+# pipe: psql requests files until none is left, tar unpacks them. All unpack into one directory, which
+# then is a data directory. This script creates the links of tablespaces before anything is unpacked
+# below them, so that a tablespace can be relocated.
 #
-# After any error, and after Ctrl-C, the workers are stopped, the backup is ended on the server
-# (it ends with the leader's session) and what was made is removed.
+# After any error, and after Ctrl-C, the script stops the workers, ends the backup on the server (it ends
+# with the leader's session) and removes what it has created.
 set -euo pipefail
 export LC_ALL=C
 
@@ -20,11 +20,11 @@ $PROGRAM takes a parallel base backup of a PostgreSQL server.
 
 Usage: $PROGRAM -D DIRECTORY [OPTION]...
 
-  -D, --directory DIR       where the backup goes; must be empty or not exist
+  -D, --directory DIR       target directory; must be empty or not exist
   -d, --dbname CONNINFO     connection string, or name of a database that has the extension
   -j, --jobs N              number of workers (default 4)
   -T, --tablespace-mapping OLD=NEW
-                            puts the tablespace at OLD into NEW; \\= is a = in a path
+                            relocate the tablespace at OLD to NEW; write \\= for = in a path
       --wal, --no-wal       include the WAL that the backup needs (default), or not
   -c, --checkpoint fast|spread
                             (default spread)
@@ -34,9 +34,9 @@ Usage: $PROGRAM -D DIRECTORY [OPTION]...
       --no-verify           do not run pg_verifybackup on the result
       --no-sync             do not wait for the files to reach the disk
   -v, --verbose             show the progress once a second
-  -h, --help                this help
+  -h, --help                show this help
 
-Passwords come from a password file or PGPASSWORD: nothing is asked for.
+The program never prompts for a password: use a password file or PGPASSWORD.
 USAGE
 }
 
@@ -51,23 +51,23 @@ fail() {
     exit 1
 }
 
-work=''            # scratch folder: pipes, and what the programs said
-tablespaces=()     # where the tablespaces of the backup are
-made=()            # what to remove after an error
-emptied=()         # directories that existed, to be empty again after an error
-jobs_started=()    # process groups of all programs that we started
+work=''            # scratch folder: pipes, and output of the programs
+tablespaces=()     # locations of the backup's tablespaces
+made=()            # files and directories to remove after an error
+emptied=()         # existing directories, to be emptied again after an error
+jobs_started=()    # process groups of all started programs
 leader_in=''
 leader_out=''
 complete=no
 
-# Every job runs in a process group of its own (set -m): killing the group ends psql and tar both,
-# and a Ctrl-C reaches this script alone, which then ends them in order.
+# Every job runs in its own process group (set -m): killing the group ends both psql and tar. A Ctrl-C
+# reaches only this script, which then ends the jobs in order.
 stop_jobs() {
     local group signal deadline
     if [[ -n $leader_in ]]; then
         exec {leader_in}>&- || true
     fi
-    # An interrupt makes psql cancel what it waits for; the rest is for what does not end by that.
+    # On SIGINT psql cancels its statement. The other signals end programs that ignore SIGINT.
     for signal in INT TERM KILL; do
         for group in "${jobs_started[@]}"; do
             kill "-$signal" -- "-$group" 2>/dev/null || true
@@ -124,7 +124,7 @@ verify=yes
 sync=yes
 verbose=no
 
-# add_mapping OLD=NEW: the rules of pg_basebackup.
+# add_mapping OLD=NEW: follows the rules of pg_basebackup.
 add_mapping() {
     local text=$1 sides=('') side=0 i
     for ((i = 0; i < ${#text}; i++)); do
@@ -188,7 +188,7 @@ parse_arguments() {
 
 # ---- directories -------------------------------------------------------------------------------
 
-# claim_directory DIR: makes it, or takes one that is empty, and remembers how to undo that.
+# claim_directory DIR: creates it, or uses an empty one, and records how to undo that.
 claim_directory() {
     local missing=$1
     if [[ -e $1 || -L $1 ]]; then
@@ -205,7 +205,7 @@ claim_directory() {
     chmod "$directory_mode" -- "$1"
 }
 
-# prepare_tablespaces: a new place for each tablespace, and the link to it in the backup.
+# prepare_tablespaces: creates a new location for each tablespace, and the link to it in the backup.
 prepare_tablespaces() {
     local row oid location target old
     declare -A used=()
@@ -214,11 +214,11 @@ prepare_tablespaces() {
     for row in "${rows[@]}"; do
         oid=${row%%|*}
         location=${row#*|}
-        # One that is a real directory in pg_tblspc travels with the data directory.
+        # An in-place tablespace is part of the data directory.
         [[ $location == /* ]] || continue
         [[ $oid =~ ^[0-9]+$ ]] || fail "the server sent an invalid tablespace OID \"$oid\""
         target=${mapping[$location]:-$location}
-        # "unset" would evaluate the subscript, and what a server calls a place is no command.
+        # "unset" would evaluate the subscript, which comes from the server and must not be executed.
         used[$location]=yes
         claim_directory "$target"
         tablespaces+=("$target")
@@ -241,7 +241,7 @@ start_leader() {
     exec {leader_in}>"$work/leader.in" {leader_out}<"$work/leader.out"
 }
 
-# leader STATEMENT: runs it in the leader's session; the rows come back in the array of that name.
+# leader STATEMENT: runs it in the leader's session; returns the rows in the array of that name.
 leader() {
     local line
     rows=()
@@ -257,15 +257,14 @@ leader_failed() {
     fail "leader: $(said leader.err)"
 }
 
-# said FILE...: what programs wrote to their standard error.
+# said FILE...: standard error of programs.
 said() {
     local text
     text=$(cd "$work" && cat -- "$@" 2>/dev/null)
     printf '%s' "${text:-connection lost}"
 }
 
-# Settings that the role has for its ordinary work would end a session, or hold it up. Of these only 17
-# and later have transaction_timeout.
+# Settings of the role that could end a session or delay it. transaction_timeout exists from 17 on.
 readonly settings="SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0;
     SET idle_session_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET exit_on_error = off;
     SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off;
@@ -278,7 +277,7 @@ start_backup() {
     ((${#rows[@]} == 1)) \
         || fail "this database has no extension pg_parallel_backup (CREATE EXTENSION pg_parallel_backup)"
     schema=${rows[0]}
-    # It goes into statements for psql, which would run a command behind a backslash.
+    # It becomes part of statements for psql, which would execute a backslash command.
     [[ $schema =~ ^([a-z_][a-z0-9_]*|\"([^\"]|\"\")+\")$ ]] || fail "the server sent an invalid schema name \"$schema\""
     leader "SELECT current_setting('server_version_num')::integer / 10000, current_setting('data_directory_mode');"
     IFS='|' read -r server_major directory_mode <<<"${rows[0]:-}"
@@ -298,14 +297,13 @@ start_backup() {
 
 # ---- streams -----------------------------------------------------------------------------------
 
-# Unpacks an archive. What a server sends must not reach beyond the backup: tar refuses absolute
-# names and "..", and a link that is not there already gets a target that does not exist. The
-# links of the tablespaces are there already and stay what they are. Large records: by default tar
-# reads and writes 10 kB at a time.
+# Unpacks an archive. A server must not write outside the backup: tar refuses absolute names and "..",
+# and a new link gets a target that does not exist. The links of the tablespaces already exist and
+# are not replaced. Large records, because tar reads and writes 10 kB at a time by default.
 untar=(tar -x -f - --blocking-factor=512 --same-permissions --no-same-owner --numeric-owner --skip-old-files
     --transform='s,.*,/nonexistent,sRH' --totals)
 
-# unpack_from_leader NAME CALL: the archive that a function sends in the leader's session.
+# unpack_from_leader NAME CALL: unpacks the archive that a function sends in the leader's session.
 unpack_from_leader() {
     local pipe=$work/$1.pipe unpacker
     mkfifo "$pipe"
@@ -318,8 +316,8 @@ COPY (SELECT $2) TO STDOUT;
     wait "$unpacker" || fail "$1 archive: tar: $(said "$1.tar")"
 }
 
-# Before the workers begin: two tars that miss the same directory at the same time get into each
-# other's way when they make it.
+# Directories are unpacked before the workers begin: two tars that create the same directory at the same
+# time can fail.
 make_directories() {
     unpack_from_leader directories "$schema.send_backup_files($backup_id,
         ARRAY(SELECT path FROM $schema.backup_filelist($backup_id) WHERE type <> 'f'))"
@@ -336,7 +334,7 @@ run_worker() {
     printf '%s\n' "${status[*]} $started $EPOCHREALTIME" >"$work/$1.status"
 }
 
-# check_worker N: called when its process has ended.
+# check_worker N: checks a worker whose process has ended.
 check_worker() {
     local sender unpacker started ended
     [[ -s $work/$1.status ]] || fail "worker $1: its process was killed"
@@ -361,7 +359,7 @@ run_workers() {
         jobs_started+=("$!")
     fi
     while ((running)); do
-        # It returns when any of our programs has ended, the leader among them.
+        # Returns when any of our programs has ended, including the leader.
         wait -n 2>/dev/null || true
         kill -0 "$leader_pid" 2>/dev/null || leader_failed
         for n in "${!pid[@]}"; do
@@ -393,7 +391,7 @@ stop_backup() {
     cat -- "$work/leader.err" >&2
 }
 
-# No link can have come in but those that were made here.
+# Checks that the backup contains only the links that this script has created.
 check_links() {
     local link
     while IFS= read -r -d '' link; do
@@ -443,12 +441,12 @@ report=()
 set -m
 trap at_exit EXIT
 trap 'fail "stopped by a signal"' HUP INT TERM
-# A leader that went away is noticed when its answer does not come.
+# A missing answer shows that the leader has ended.
 trap : PIPE
 work=$(mktemp -d)
 psql=(psql -XAtqw -v ON_ERROR_STOP=1 "${connection[@]}")
 
-# Before the server does anything; the directory is looked at again when it is made.
+# Check before the server does anything; claim_directory checks again.
 [[ ! -d $directory || -z $(ls -A -- "$directory") ]] || fail "directory \"$directory\" exists but is not empty"
 
 began=$EPOCHREALTIME

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Tests both drivers against a scratch cluster: a backup that is restored and queried, and every
-# way in which a driver has to give up without leaving anything behind.
+# Tests both drivers against a scratch cluster: a backup that is restored and queried, and every failure
+# after which a driver must leave nothing behind.
 #
-# LANGUAGES (sh, py) and TESTS (names without test_) choose from them.
+# LANGUAGES (sh, py) and TESTS (names without test_) select tests.
 set -uo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -13,7 +13,7 @@ require_postgres
 export PATH=$PG_BIN:$PATH
 
 readonly PORT=54611 RESTORED_PORT=54612
-# A name that goes wrong wherever it is not quoted.
+# A name that fails wherever it is not quoted.
 readonly SCHEMA='"Backup ""of"" everything"'
 passed=0
 failed=0
@@ -46,8 +46,8 @@ python_with_psycopg() {
 
 # ---- how a driver is called --------------------------------------------------------------------
 
-# Signals that this script ignores, as every background job of a shell without job control does
-# with SIGINT, would be ignored by the driver too.
+# The driver would inherit ignored signals from this script. A background job of a shell without job
+# control ignores SIGINT.
 run_driver() {
     local fresh=(env '--default-signal=INT,TERM,HUP')
     case $language in
@@ -70,8 +70,8 @@ take() {
     (driver -c fast "$@") >"$SCRATCH/out" 2>&1
 }
 
-# take_slowly: starts the driver with a rate at which the backup takes long, and returns
-# when files are on their way. Sets driver_pid.
+# take_slowly: starts the driver with a low rate, so that the backup takes long, and returns when files
+# are being sent. Sets driver_pid.
 take_slowly() {
     (driver -c fast -T "$(mapped)" -r 1024 -j 3) >"$SCRATCH/out" 2>&1 &
     driver_pid=$!
@@ -79,7 +79,7 @@ take_slowly() {
         WHERE workers = 3 AND bytes_sent > 100000"
 }
 
-# until_true WHAT QUERY: polls the source until the query says true.
+# until_true WHAT QUERY: polls the source until the query returns true.
 until_true() {
     local deadline=$((SECONDS + 60))
     until [[ $(sql $PORT -c "$2") == t ]]; do
@@ -106,7 +106,7 @@ said() {
     grep -q "$@" "$SCRATCH/out"
 }
 
-# gave_up STATUS: the driver failed and left nothing, neither here nor on the server.
+# gave_up STATUS: checks that the driver failed and left nothing behind, here or on the server.
 gave_up() {
     expect "exit status 1, not $1" test "$1" -eq 1 \
         && expect "backup directory is gone" test ! -e "$SCRATCH/backup" \
@@ -125,7 +125,7 @@ no_process_works_in() {
     done
 }
 
-# descendants_named NAME PID: process ids.
+# descendants_named NAME PID: prints process IDs.
 descendants_named() {
     local child
     for child in $(ps -o pid= --ppid "$2"); do
@@ -256,7 +256,7 @@ test_damaged_page_ends_the_backup() {
     local file status
     sql $PORT -c "CREATE TABLE damaged AS SELECT generate_series(1, 1000)" -c "CHECKPOINT"
     file=$SCRATCH/source/$(sql $PORT -c "SELECT pg_relation_filepath('damaged')")
-    # In the middle of the second page, where rows are.
+    # In the middle of the second page, among its rows.
     printf 'damage' | dd of="$file" bs=1 seek=$((8192 + 4096)) conv=notrunc status=none
     take -T "$(mapped)" -j 2
     status=$?
@@ -272,7 +272,7 @@ test_no_directory_is_refused() {
         return 1
     fi
     expect "message" said '-D' || return 1
-    # An empty name would be that of the directory from which the driver is started.
+    # An empty name would mean the driver's working directory.
     if (run_driver -D '') >"$SCRATCH/out" 2>&1; then
         say "# accepted an empty -D"
         return 1
@@ -280,7 +280,7 @@ test_no_directory_is_refused() {
     expect "message" said '-D'
 }
 
-# Functions, operators and views by which somebody else would act for whoever takes the backup.
+# Functions, operators and views with which an attacker could act as the role that takes the backup.
 test_hostile_search_path_calls_nothing() {
     local status
     sql $PORT <<'SQL' || return 1
@@ -324,10 +324,10 @@ test_database_without_extension_is_refused() {
     gave_up $? && expect "message" said 'CREATE EXTENSION pg_parallel_backup'
 }
 
-# ---- a server that is not to be trusted --------------------------------------------------------
+# ---- a hostile server --------------------------------------------------------------------------
 
-# attacked ATTACK [OPTION...]: a backup from such a server fails in words, and nothing is written or
-# executed where the backup is not.
+# attacked ATTACK [OPTION...]: checks that a backup from such a server fails with a message, and that
+# nothing outside the backup is written or executed.
 attacked() {
     local attack=$1 socket=$SCRATCH/hostile status=0 hostile_pid
     shift
@@ -340,7 +340,7 @@ attacked() {
         kill -0 "$hostile_pid" || return 1
         sleep 0.05
     done
-    # There a command that was executed would leave its file.
+    # An executed command would leave its file here.
     (cd "$SCRATCH/outside" && driver -j 1 --no-sync \
         -d "host=$socket port=$PORT user=postgres dbname=postgres" "$@") >"$SCRATCH/out" 2>&1 \
         || status=$?
@@ -358,7 +358,7 @@ not() {
     ! "$@"
 }
 
-# The server is good enough for an attack to fail by itself alone.
+# Without an attack, a backup from this server gets as far as pg_verifybackup.
 test_hostile_server_as_such_is_left_to_pg_verifybackup() {
     attacked none && expect "message" said 'pg_verifybackup did not accept'
 }
@@ -382,7 +382,7 @@ test_hostile_answers_are_refused() {
         && attacked mode && expect "message" said 'invalid' \
         && attacked schema || return 1
     if [[ $language == sh ]]; then
-        # The other has its version from the library, as a number.
+        # The Python driver gets the version from the library, as a number.
         attacked version && expect "message" said 'invalid version'
     fi
 }

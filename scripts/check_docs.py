@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Checks the documentation against the tree.
+"""Checks the documentation against the source tree.
 
 - Every relative link in Markdown leads to a file, and every anchor to a heading.
 - The options in docs/program-reference.md are those of each command's --help.
 - The functions in docs/sql-reference.md, with their arguments, are those of sql/functions.sql.
-- The tests in docs/tested-properties.md are there.
+- The tests named in docs/tested-properties.md exist.
 
 usage: check_docs.py PROGRAM    the built pg_parallel_backup
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-# The sections of the program reference that have the options of a command.
+# Sections of the program reference with the options of a command.
 COMMANDS = {"A backup": [], "check": ["check"], "verify": ["verify"], "restore": ["restore"]}
 
 findings = []
@@ -58,7 +58,7 @@ def check_links(document):
 
 
 def anchors(document):
-    """The anchors that GitHub makes of headings."""
+    """Anchors that GitHub generates for headings."""
     text = FENCE.sub("", document.read_text())
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     made = [re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles]
@@ -106,7 +106,7 @@ def check_functions():
         told = re.search(rf"\b{name}\((.*?)\)\s*(?:--[^\n]*)?\s*RETURNS", sections[name], re.DOTALL)
         if not told:
             say(reference, f"{name} has no arguments")
-        # Those of two other functions, say: not written out again.
+        # "…" stands for the arguments of other functions.
         elif told[1].strip() != "…" and words(told[1]) != words(arguments):
             say(reference, f"{name} has other arguments")
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Checks that imports lead down: between the folders of a crate, and between the files of a folder.
+"""Checks the direction of imports between the folders of a crate and between the files of a folder.
 
-The head of each folder's mod.rs says which folders it imports:
+The head of each folder's mod.rs lists the folders that it imports:
 
     //! Imports: `manifest`, `runtime`.
 
-Its files import nothing else of the crate, none of the lists leads back to the folder, and the
-files of a crate import each other without a circle. A file `name.rs` and the folder `name/` of its
-parts count as one, since a part may use what its whole declares.
+The folder's files import nothing else of the crate. No chain of lists leads back to the folder. The
+files of a crate import each other without cycles. A file `name.rs` and the folder `name/` of its parts
+count as one, because a part may use declarations of its parent.
 
 usage: check_imports.py CRATE_SOURCE...
 """
@@ -21,7 +21,7 @@ PATH = re.compile(r"\b(crate|super)((?:::super)*)((?:::\w+)*)(::\{[^;]*\})?")
 
 
 def modules_of(source):
-    """The modules of a crate by their paths, each with its text without tests and comments."""
+    """Modules of a crate by path, each with its text without tests and comments."""
     modules = {}
     for file in sorted(source.rglob("*.rs")):
         parts = file.relative_to(source).with_suffix("").parts
@@ -33,7 +33,7 @@ def modules_of(source):
 
 
 def imports_of(parts, text, modules):
-    """The modules that a module names, by `crate::` and `super::` paths."""
+    """Modules that a module names with `crate::` and `super::` paths."""
     code = re.sub(r"(?m)^\s*//.*$", "", text)
     for root, ups, path, group in PATH.findall(code):
         base = () if root == "crate" else parts[: -1 - ups.count("super")]
@@ -48,7 +48,7 @@ def imports_of(parts, text, modules):
 
 
 def circle_in(graph):
-    """A circle of a graph as a list of its nodes, or None."""
+    """A cycle of a graph as a list of its nodes, or None."""
     done, path = set(), []
 
     def visit(node):
@@ -91,7 +91,7 @@ def check(source):
             here, there = parts[0], target[0]
             if here != there and here in allowed and there not in allowed[here]:
                 findings.append(f"{'::'.join(parts)} imports {'::'.join(target)}: {here} does not import {there}")
-            # What a folder declares in its mod.rs belongs to its parts, and its parts to it.
+            # A folder's mod.rs and the folder's parts may use each other's declarations.
             if parts[: len(target)] != target and target[: len(parts)] != parts:
                 files.setdefault("::".join(parts), set()).add("::".join(target))
     if found := circle_in(files):

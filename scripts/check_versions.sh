@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The files that name the version agree, every released version leads to it, and what has been
-# released is as it was: servers have run those scripts, so that a change would reach nobody, or
-# would make two different extensions of the same version.
+# Checks that all files name the same version, that an upgrade leads to it from every released version,
+# and that released scripts are unchanged. Servers have already run those scripts: a change would reach
+# nobody, or create two different extensions with the same version.
 #
-# CHANGELOG.md says which versions there are. One with a date in place of "(unreleased)" has been
-# released, and its scripts in sql/ are frozen by a line in sql/released.sha256.
+# CHANGELOG.md lists the versions. A version with a date in place of "(unreleased)" has been released;
+# lines in sql/released.sha256 freeze its scripts in sql/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ mapfile -t versions < <(sed -n 's/^## \([0-9][0-9.]*\) (.*/\1/p' CHANGELOG.md)
 mapfile -t unreleased < <(sed -n 's/^## \([0-9][0-9.]*\) (unreleased)$/\1/p' CHANGELOG.md)
 readonly VERSION=${versions[0]}
 
-# Nothing but the newest version can be unreleased.
+# Only the newest version can be unreleased.
 ((${#unreleased[@]} == 0)) || [[ ${unreleased[*]} == "$VERSION" ]] \
     || problem "CHANGELOG.md: a version other than the first is unreleased: ${unreleased[*]}"
 [[ $(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml) == "$VERSION" ]] \
@@ -59,7 +59,7 @@ for script in sql/pg_parallel_backup--*.sql; do
         || problem "$script leads to a version that is not in CHANGELOG.md"
 done
 
-# Between a release and the next version's first change both make the same functions.
+# After a release, until the next version's first change, both scripts create the same functions.
 if ((${#unreleased[@]} == 0)); then
     [[ $(<"sql/pg_parallel_backup--$VERSION.sql") == *"$(<sql/functions.sql)"* ]] \
         || problem "sql/functions.sql has changed since $VERSION was released: it needs a new version"

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Sourced by scripts that look beyond the machine's own release of Debian.
+# Sourced by scripts that use other releases of Debian than the machine's.
 
-# suite_of MAJOR: the release of Debian that has this version of PostgreSQL; 16 was in none.
+# suite_of MAJOR: the release of Debian that has this version of PostgreSQL. No release has 16.
 suite_of() {
     case $1 in
         15) echo bookworm ;;
@@ -11,7 +11,7 @@ suite_of() {
     esac
 }
 
-# The mirrors of Debian's main archive that apt is configured with on this machine.
+# The mirrors of Debian's main archive in this machine's apt configuration.
 debian_mirrors() {
     # shellcheck disable=SC2016 # apt fills these in
     apt-get indextargets --format '$(COMPONENT) $(LABEL) $(REPO_URI)' 'Created-By: Packages' \

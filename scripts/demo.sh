@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job on real data: a cluster that pgbench writes to is backed up by the program with several
-# workers, verified, started with its tablespace in another place, and checked there.
+# Demonstration: while pgbench writes to a cluster, the program backs it up with several workers. The
+# backup is verified, started with its tablespace in another location, and checked.
 #
 # usage: scripts/demo.sh [SCALE [WORKERS]]    pgbench scale (default 50, about 750 MB), workers (4)
 set -euo pipefail
@@ -19,7 +19,7 @@ step() {
     printf '\n== %s\n' "$*"
 }
 
-# The sums that every pgbench transaction changes by the same amount.
+# Sums that every pgbench transaction changes by the same amount.
 invariant() {
     sql "$1" -c "SELECT (SELECT sum(abalance) FROM pgbench_accounts),
         (SELECT sum(tbalance) FROM pgbench_tellers), (SELECT sum(bbalance) FROM pgbench_branches),
@@ -51,7 +51,7 @@ sql $PORT -c "CREATE EXTENSION pg_parallel_backup" -c "CREATE TABLESPACE outside
 say "data directory $(du -sh "$SOURCE" | cut -f1), tablespace $(du -sh "$TABLESPACE" | cut -f1)"
 
 step "pgbench goes on writing"
-# A rate, so that what there is to restore does not depend on the speed of the machine.
+# A fixed rate, so that the amount of data to restore does not depend on the machine's speed.
 "$PG_BIN/pgbench" -h "$SCRATCH/socket" -p $PORT -U postgres -n -c 2 -R 200 -T 3600 postgres \
     >"$SCRATCH/pgbench.run" 2>&1 &
 writer=$!

@@ -1,21 +1,21 @@
 # shellcheck shell=bash
-# Sourced by the other scripts. It answers: where is the repository, which PostgreSQL is built
-# for, where is cargo, and which account runs the servers.
+# Sourced by the other scripts. It determines the repository's path, the PostgreSQL to build for, the
+# path of cargo, and the account that runs the servers.
 #
-# Afterwards these are set: ROOT, SUPPORTED_MAJORS, BUILDABLE_MAJORS, PG_CONFIG, PG_MAJOR, PG_BIN (the last three
-# are empty while the machine has no PostgreSQL to build for), SERVER_USER.
+# It sets ROOT, SUPPORTED_MAJORS, BUILDABLE_MAJORS, SERVER_USER, PG_CONFIG, PG_MAJOR and PG_BIN. The last
+# three are empty if the machine has no PostgreSQL to build for.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# The versions that all tests run on, in the order in which they are looked for and installed where
-# any will do: 15 is the one that is tested most, the others go from the newest to the oldest.
+# The versions that all tests run on, in order of preference for searching and installing: 15 is tested
+# most, the others go from newest to oldest.
 SUPPORTED_MAJORS='15 18 17 '
 
-# What a PG_CONFIG in the environment may be: Cargo.toml has a feature for each version that the
-# code builds for.
+# The versions that PG_CONFIG in the environment may have: Cargo.toml has a feature for each version that
+# the code builds for.
 BUILDABLE_MAJORS=$(sed -n 's/^pg\([0-9][0-9]*\) *=.*/\1/p' "$ROOT/Cargo.toml" | sort -rn | tr '\n' ' ')
 
-# An installation by rustup need not be in the PATH of a shell that reads no profile.
+# A rustup installation may be missing from the PATH of a shell that reads no profile.
 if ! command -v cargo >/dev/null && [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo ]]; then
     PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 fi
@@ -38,13 +38,13 @@ have() {
     command -v "$1" >/dev/null
 }
 
-# The words of SUPPORTED_MAJORS for a message: "15" or "15, 16, 17".
+# SUPPORTED_MAJORS as text for a message: "15" or "15, 16, 17".
 supported_majors_text() {
     # shellcheck disable=SC2086 # one word for each version
     printf '%s\n' $SUPPORTED_MAJORS | sort -n | paste -sd, | sed 's/,/, /g'
 }
 
-# pg_config_major PROGRAM: the major version that a pg_config belongs to.
+# pg_config_major PROGRAM: the major version of a pg_config.
 pg_config_major() {
     "$1" --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9][0-9]*\).*/\1/p'
 }
@@ -55,12 +55,12 @@ usable_pg_config() {
     [[ -x $1 ]] || return 1
     major=$(pg_config_major "$1")
     [[ -n $major && " $BUILDABLE_MAJORS" == *" $major "* ]] || return 1
-    # libpq-dev has a pg_config of its own, without the server's headers and programs.
+    # libpq-dev has its own pg_config, without the server's headers and programs.
     [[ -f $("$1" --includedir-server)/postgres.h && -x $("$1" --bindir)/initdb ]]
 }
 
-# installed_pg_config MAJOR: prints the pg_config of a version's packages; where the environment has
-# PG_CONFIG_<major>, that decides alone.
+# installed_pg_config MAJOR: prints the pg_config of a version's packages. PG_CONFIG_<major> in the
+# environment takes precedence.
 installed_pg_config() {
     local program named=PG_CONFIG_$1
     if [[ -n ${!named:-} ]]; then
@@ -74,8 +74,8 @@ installed_pg_config() {
     return 1
 }
 
-# find_pg_config: prints the pg_config to build with, of the first of SUPPORTED_MAJORS that the
-# machine has; a PG_CONFIG in the environment decides alone.
+# find_pg_config: prints the pg_config to build with, of the first of SUPPORTED_MAJORS that is
+# installed. PG_CONFIG in the environment takes precedence.
 find_pg_config() {
     local major program
     if [[ -n ${PG_CONFIG:-} ]]; then
@@ -90,7 +90,7 @@ find_pg_config() {
     [[ " $SUPPORTED_MAJORS" == *" $major "* ]] && say "$program"
 }
 
-# set_postgres: sets PG_CONFIG, PG_MAJOR and PG_BIN; fails when there is nothing to set.
+# set_postgres: sets PG_CONFIG, PG_MAJOR and PG_BIN; fails if there is no PostgreSQL.
 set_postgres() {
     local program
     program=$(find_pg_config) || true
@@ -99,12 +99,12 @@ set_postgres() {
     PG_CONFIG=$program
     PG_MAJOR=$(pg_config_major "$PG_CONFIG")
     PG_BIN=$("$PG_CONFIG" --bindir)
-    # pgrx takes this for what `cargo pgrx init` would have written to the home directory.
+    # pgrx uses this in place of the configuration that `cargo pgrx init` writes to the home directory.
     export PGRX_PG_CONFIG_PATH=$PG_CONFIG
     export PG_CONFIG PG_MAJOR PG_BIN
 }
 
-# require_postgres: the same for scripts that cannot do without.
+# require_postgres: the same for scripts that need PostgreSQL; exits with a message if there is none.
 require_postgres() {
     set_postgres || die "no PostgreSQL $(supported_majors_text) with server headers found; scripts/setup.sh installs it"
 }
@@ -116,8 +116,8 @@ else
     SERVER_USER=$(id -un)
 fi
 
-# as_server_user COMMAND...: runs it as the account that owns the scratch clusters, in a folder
-# that this account can enter.
+# as_server_user COMMAND...: runs it as the account that owns the scratch clusters, in a folder that the
+# account can enter.
 as_server_user() {
     if [[ $(id -u) -eq 0 ]]; then
         (cd / && exec runuser -u "$SERVER_USER" -- "$@")
@@ -126,7 +126,7 @@ as_server_user() {
     fi
 }
 
-# as_root COMMAND...: for what an ordinary user may not write.
+# as_root COMMAND...: runs it as root, for files that an ordinary user may not write.
 as_root() {
     if [[ $(id -u) -eq 0 ]]; then
         "$@"

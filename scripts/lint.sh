@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Everything that can be said about the sources without running them. Each check runs, also after
-# one that failed.
+# Static checks of the sources. Each check runs, even after a failed one.
 set -uo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -39,7 +38,7 @@ fi
 check bash scripts/check_versions.sh
 if command -v cargo-deny >/dev/null; then
     check cargo deny check --hide-inclusion-graph licenses bans sources
-    # By itself first, so that a network without it is not taken for a finding.
+    # A separate step first, so that an unreachable network does not count as a finding.
     if timeout 120 cargo deny fetch db >/dev/null 2>&1; then
         check cargo deny --offline check --hide-inclusion-graph advisories
     else
@@ -48,7 +47,7 @@ if command -v cargo-deny >/dev/null; then
 else
     say "cargo-deny is not installed: licences and sources of crates are not checked"
 fi
-# Without this, byte code would be left beside the sources.
+# Without this, Python would leave byte code beside the sources.
 export PYTHONPYCACHEPREFIX=${CARGO_TARGET_DIR:-$ROOT/target}/pycache
 check python3 scripts/check_imports.py src client/src
 check cargo build --quiet -p pg_parallel_backup_client

@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# Builds Debian packages of the release version: one of the extension for each PostgreSQL version
-# that it is tested on, and one of the program, which knows no version. Each of the former is tried
-# together with the latter in a clean Debian: scripts/package_in_chroot.sh. The packages are left in
-# target/packages.
+# Builds Debian packages of the release version: one of the extension for each tested PostgreSQL
+# version, and one of the program, which does not depend on the version. Each extension package is
+# tested together with the program in a clean Debian: scripts/package_in_chroot.sh. The packages are
+# left in target/packages.
 #
-# The pg_config of a version is the one that PG_CONFIG_<major> in the environment names, or that of
-# Debian's packages, or what scripts/servers.sh brings. Wherever it belongs to, the files of the
-# package are in Debian's places.
+# The pg_config of a version is that of PG_CONFIG_<major> in the environment, or of Debian's packages, or
+# of scripts/servers.sh. In any case, the files of the package are in Debian's locations.
 #
 # usage: scripts/package.sh [MAJOR...]    major versions of PostgreSQL (all tested ones by default)
 #
-# environment: DEBFULLNAME, DEBEMAIL    who the packages name as their maintainer
-#              SOURCE_DATE_EPOCH        the time of their files, by default that of the last commit
+# environment: DEBFULLNAME, DEBEMAIL    maintainer of the packages
+#              SOURCE_DATE_EPOCH        time of their files, by default that of the last commit
 set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -27,7 +26,7 @@ for program in dpkg dpkg-deb dpkg-shlibdeps strip; do
 done
 
 VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
-# A package of what is not released yet is older than the one of the release.
+# A package of an unreleased version sorts before the package of the release.
 if grep -q "^## $VERSION (unreleased)" CHANGELOG.md; then
     VERSION+="~$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M)"
 fi
@@ -36,7 +35,7 @@ ARCHITECTURE=$(dpkg --print-architecture)
 readonly VERSION ARCHITECTURE
 readonly MAINTAINER="${DEBFULLNAME:-The pg_parallel_backup developers} <${DEBEMAIL:-root@localhost}>"
 
-# pg_config_of MAJOR: prints it; fails where there is none.
+# pg_config_of MAJOR: prints it; fails if there is none.
 pg_config_of() {
     local named=PG_CONFIG_$1 program
     program=${!named:-/usr/lib/postgresql/$1/bin/pg_config}
@@ -49,20 +48,20 @@ pg_config_of() {
     fi
 }
 
-# The packages with the shared libraries that a library or program needs, with the versions it needs.
+# The packages of the shared libraries that a library or program needs, with versions.
 dependencies_of() {
     local built=$1 folder
     folder=$(mktemp -d "$WORK/shlibdeps.XXXXXX")
     mkdir "$folder/debian"
     printf 'Source: pg-parallel-backup\n\nPackage: pg-parallel-backup\nArchitecture: any\n' >"$folder/debian/control"
-    # The server has the symbols that no library has.
+    # The server defines the symbols that no library defines.
     (cd "$folder" && dpkg-shlibdeps -O "$built" 2>"$folder/warnings") \
         | sed -n 's/^shlibs:Depends=//p' || { cat "$folder/warnings" >&2; return 1; }
 }
 
-# finish_package NAME BUILT CRATE [FEATURE] <FIELDS: adds to the files of the folder $WORK/NAME what every
-# package has, and sets PACKAGE to the package. BUILT is the library or program in it; the standard
-# input has the fields of the control file that are its own.
+# finish_package NAME BUILT CRATE [FEATURE] <FIELDS: adds the files that every package has to the folder
+# $WORK/NAME, builds the package and sets PACKAGE. BUILT is the library or program in the package.
+# Standard input contains the fields of its control file.
 finish_package() {
     local name=$1 built=$2 root=$WORK/$1 doc
     shift 2
@@ -99,7 +98,7 @@ CONTROL
     say "Built $PACKAGE"
 }
 
-# build_extension MAJOR PG_CONFIG: sets PACKAGE to the package.
+# build_extension MAJOR PG_CONFIG: builds the package and sets PACKAGE.
 build_extension() {
     local major=$1 pg_config=$2 name=postgresql-$1-pg-parallel-backup
     local stage=$WORK/stage-$1 root=$WORK/$name library extension doc depends
@@ -128,13 +127,13 @@ Description: parallel physical base backups through plain SQL
 CONTROL
 }
 
-# install_completion FILE FOLDER: FILE is one that scripts/install.sh has generated.
+# install_completion FILE FOLDER: scripts/install.sh has generated FILE.
 install_completion() {
     install -d "$2"
     install -m 644 "${CARGO_TARGET_DIR:-$ROOT/target}/release/completion/$1" "$2"
 }
 
-# build_program PG_CONFIG: sets PACKAGE to the package. Which PostgreSQL is beside does not matter.
+# build_program PG_CONFIG: builds the package and sets PACKAGE. Any version of PostgreSQL will do.
 build_program() {
     local name=pg-parallel-backup stage=$WORK/stage-program root=$WORK/pg-parallel-backup program depends
     DESTDIR=$stage PG_CONFIG=$1 scripts/install.sh
@@ -173,7 +172,7 @@ for major in "${majors[@]}"; do
         summary+=("PostgreSQL $major: not built, its server headers are not on this machine (PG_CONFIG_$major names its pg_config)")
         continue
     fi
-    # Not in a condition: set -e would not hold in it.
+    # Not in a condition, where set -e has no effect.
     if [[ -z $program ]]; then
         build_program "$pg_config"
         program=$PACKAGE

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs as postgres in the clean Debian of scripts/package_in_chroot.sh, where the packages of the
-# extension and of the program are installed and nothing else of the project exists: backups by the
-# driver that comes with the extension and by the program, and the servers that start from them.
+# Runs as postgres in the clean Debian of scripts/package_in_chroot.sh, which contains only the packages
+# of the extension and the program. Takes backups with the driver of the extension's package and with
+# the program, and starts servers from them.
 #
 # usage: package_backup.sh MAJOR
 set -euo pipefail
@@ -39,7 +39,7 @@ sql postgres -c "CREATE EXTENSION pg_parallel_backup" \
     -c "CREATE TABLE t TABLESPACE outside AS SELECT a, md5(a::text) AS b FROM generate_series(1, 200000) AS a" \
     -c "CREATE INDEX ON t (b)"
 
-# The scripts of earlier versions are in the package too.
+# The package also contains the scripts of earlier versions.
 sql postgres -c "CREATE DATABASE upgraded"
 sql upgraded -c "CREATE EXTENSION pg_parallel_backup VERSION '0.1.0'" -c "ALTER EXTENSION pg_parallel_backup UPDATE"
 [[ $(sql upgraded -c "SELECT extversion = default_version FROM pg_extension
@@ -67,7 +67,7 @@ done
 for file in zsh/vendor-completions/_pg_parallel_backup fish/vendor_completions.d/pg_parallel_backup.fish; do
     [[ -s /usr/share/$file ]]
 done
-# As bash-completion loads it.
+# Load it as bash-completion does.
 # shellcheck source=/dev/null
 (. /usr/share/bash-completion/completions/pg_parallel_backup && complete -p pg_parallel_backup) >/dev/null
 rm -rf "$WORK"

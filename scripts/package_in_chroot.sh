@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Tries the Debian packages of the extension and of the program in a clean Debian of the release that
-# has this version of PostgreSQL: debootstrap makes it in a temporary folder, apt installs the packages
-# there with what they depend on, scripts/package_backup.sh takes backups and starts them, and apt
-# removes the packages.
-# No service is started. Needs root.
+# Tests the Debian packages of the extension and the program in a clean Debian of the release that has
+# this version of PostgreSQL. debootstrap creates it in a temporary folder. apt installs the packages
+# with their dependencies, scripts/package_backup.sh takes backups and starts them, and apt removes the
+# packages. No service is started. Needs root.
 #
-# All of this is in namespaces of its own: what is mounted and started there ends with it, however
-# it ends, and is never seen from outside.
+# Everything runs in separate namespaces: mounts and processes end with the script, however it ends, and
+# are invisible from outside.
 #
-# It exits with 2 where the machine cannot do this, and says why; with 1 where a package failed.
+# Exits with 2 and a reason if the machine cannot run the test, with 1 if a package failed.
 #
 # usage: scripts/package_in_chroot.sh MAJOR EXTENSION PROGRAM    two packages
 set -euo pipefail
@@ -29,7 +28,7 @@ not_here() {
     exit 2
 }
 
-# logged COMMAND...: shows what it said only if it fails.
+# logged COMMAND...: shows its output only if it fails.
 logged() {
     "$@" >"$FOLDER/log" 2>&1 || { tail -n 40 "$FOLDER/log" >&2; return 1; }
 }
@@ -39,7 +38,7 @@ in_chroot() {
         DEBIAN_FRONTEND=noninteractive ${http_proxy:+"http_proxy=$http_proxy"} "$@"
 }
 
-# What happens in the namespaces.
+# Runs in the namespaces.
 try_packages() {
     local root=$FOLDER/root suite script
     local http_proxy_of_apt='' check_valid_until=''
@@ -48,7 +47,7 @@ try_packages() {
     if [[ -n $http_proxy_of_apt ]]; then
         export http_proxy=$http_proxy_of_apt
     fi
-    # A debootstrap older than the release has no script of that name; they are all the same.
+    # A debootstrap older than the release has no script for it; all scripts are the same.
     script=/usr/share/debootstrap/scripts/$suite
     [[ -e $script ]] || script=/usr/share/debootstrap/scripts/sid
 
@@ -62,7 +61,7 @@ try_packages() {
     mkdir -p "$root/etc/postgresql-common/createcluster.d"
     say 'create_main_cluster = false' >"$root/etc/postgresql-common/createcluster.d/none.conf"
 
-    # Where this machine's mirror lags behind, its apt has been told so.
+    # If this machine's mirror is outdated, its apt configuration allows for that.
     eval "$(apt-config shell check_valid_until Acquire::Check-Valid-Until)"
     if [[ -n $check_valid_until ]]; then
         say "Acquire::Check-Valid-Until \"$check_valid_until\";" >"$root/etc/apt/apt.conf.d/50as-outside"
@@ -110,7 +109,7 @@ namespaces=''
 remove_folder() {
     local first=''
     if [[ -n $namespaces ]]; then
-        # With the first process in there all others end.
+        # When the first process of the namespace ends, all others end.
         read -r first 2>/dev/null <"/proc/$namespaces/task/$namespaces/children" || true
         [[ -z $first ]] || kill -KILL "$first" 2>/dev/null || true
         wait "$namespaces" 2>/dev/null || true
@@ -126,7 +125,7 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# In the background, so that a signal is answered at once.
+# In the background, so that a signal is handled at once.
 unshare --mount --propagation private --pid --ipc --fork --kill-child --mount-proc \
     "$0" --in-namespaces "$MAJOR" "$EXTENSION" "$PROGRAM" "$MIRROR" "$FOLDER" &
 namespaces=$!

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Prints the file "copyright" of a package: the licence of the project, and those of the crates
-that are linked into its library or program, each text once.
+"""Prints the file "copyright" of a package: the licences of the project and of all crates that are
+linked into its library or program, each text once.
 
-usage: scripts/package_licences.py CRATE [FEATURE]    the crate that was built, and with which
-                                                      feature of the extension, such as pg15
+usage: scripts/package_licences.py CRATE [FEATURE]    the crate, and the feature of the extension that
+                                                      it was built with, such as pg15
 """
 
 import json
@@ -15,13 +15,13 @@ NAMES = ("LICENSE*", "LICENCE*", "license-*", "COPYRIGHT*", "NOTICE*")
 
 
 def host():
-    """The platform that is built for."""
+    """Target platform of the build."""
     lines = subprocess.check_output(["rustc", "-vV"], text=True).splitlines()
     return next(line.removeprefix("host: ") for line in lines if line.startswith("host: "))
 
 
 def linked_crates(crate, features):
-    """The packages of cargo's metadata that end up in what a crate of ours is built to, by name."""
+    """Packages of cargo's metadata that are linked into one of our crates, by name."""
     command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", host()]
     command += ["--no-default-features", "--features", ",".join(features)]
     metadata = json.loads(subprocess.check_output(command))
@@ -37,14 +37,13 @@ def linked_crates(crate, features):
             if normal and not macro and id not in seen:
                 seen.add(id)
                 waiting.append(id)
-    # Those without a source are our own.
+    # Packages without a source are our own.
     crates = [packages[id] for id in seen if packages[id]["source"]]
     return sorted(crates, key=lambda crate: (crate["name"], crate["version"]))
 
 
 def licence_files(crate):
-    """The texts that come with a crate and the C library that it may hold; MIT where that is one
-    to choose from."""
+    """Licence texts of a crate and of a C library in it; MIT if there is a choice."""
     folder = pathlib.Path(crate["manifest_path"]).parent
     files = sorted({file for name in NAMES for file in folder.rglob(name) if file.is_file()})
     mit = [file for file in files if "MIT" in file.name]

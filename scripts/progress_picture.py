@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""Runs a command on a pseudo-terminal and draws what that shows as an SVG.
+"""Runs a command on a pseudo-terminal and draws the terminal's content as an SVG.
 
-The picture is animated. Where animations are not shown, or not wanted, it is the moment in the middle
-of the command.
+The picture is animated. Without animation it shows the middle of the command.
 
 usage: progress_picture.py PICTURE COMMAND [ARGUMENT...]
 """
@@ -19,9 +18,9 @@ import time
 from html import escape
 
 COLUMNS, ROWS = 84, 12
-# What comes within this many seconds is one frame.
+# Output within this many seconds is one frame.
 TOGETHER = 0.05
-# How long the last frame stays.
+# Duration of the last frame.
 LAST = 5.0
 
 FONT_SIZE = 14
@@ -29,12 +28,12 @@ CELL = (8.4, 20)
 MARGIN = 18
 TITLE_BAR = 34
 FONTS = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
-# One that stands out from dark and light pages alike.
+# Colours that contrast with dark and light pages.
 BACKGROUND, BAR, BORDER, TEXT, PROMPT = "#1c2430", "#2a3444", "#6b7686", "#dfe6ee", "#7fd08a"
 
 
 class Screen:
-    """A terminal as far as the program uses one: anything else is an error."""
+    """A terminal that supports only the sequences that the program uses; others raise an error."""
 
     SEQUENCES = re.compile(r"\x1b\[(\d*)([AKJ])|\r|\n|[^\x00-\x1f\x7f]+")
 
@@ -79,7 +78,7 @@ class Screen:
 
 
 def record(command):
-    """Runs the command, and returns the frames: when each began, and its rows."""
+    """Runs the command and returns the frames, each with its start time and its rows."""
     child, terminal = pty.fork()
     if child == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
@@ -97,7 +96,7 @@ def record(command):
             break
         if not data:
             break
-        # A sequence may have come in part.
+        # The last sequence may be incomplete.
         text, mark, part = (rest + data).rpartition(b"\x1b")
         if mark and not re.match(rb"\[\d*[A-Z]", part):
             data, rest = text, mark + part
@@ -117,7 +116,7 @@ def record(command):
 
 def draw_row(number, text):
     x, y = MARGIN, TITLE_BAR + MARGIN + number * CELL[1] + FONT_SIZE
-    # Columns are in line whatever the font.
+    # Keep columns aligned in any font.
     width = round(len(text) * CELL[0], 1)
     attributes = f'x="{x}" y="{y}" textLength="{width}"'
     body = escape(text)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Draws docs/progress.svg: what a terminal shows of a real backup of a scratch cluster, as the program
-# that scripts/install.sh has installed writes it.
+# Draws docs/progress.svg: terminal output of a real backup of a scratch cluster, taken with the program
+# that scripts/install.sh has installed.
 #
 # usage: scripts/progress_picture.sh
 set -euo pipefail
@@ -20,7 +20,7 @@ say "Filling a cluster"
 init_cluster "$SCRATCH/data"
 start_cluster "$SCRATCH/data" "$PORT" wal_level=minimal max_wal_senders=0 max_wal_size=4GB
 sql "$PORT" -c "CREATE EXTENSION pg_parallel_backup" >/dev/null
-# Of several sizes, so that the workers end their files at several times. The rows are 1 kB each.
+# Tables of several sizes, so that the workers finish their files at different times. Each row has 1 kB.
 sizes=(210 150 120 95 90 70 60 45 35 20 10)
 for number in "${!sizes[@]}"; do
     sql "$PORT" -c "BEGIN" -c "CREATE TABLE t$number (a text)" \
@@ -29,7 +29,7 @@ for number in "${!sizes[@]}"; do
         -c "COMMIT"
 done
 stop_cluster "$SCRATCH/data"
-# As one that is backed up has it.
+# Restart with the default settings, which a backup needs.
 start_cluster "$SCRATCH/data" "$PORT"
 
 say "Recording a backup"

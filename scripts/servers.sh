@@ -1,20 +1,19 @@
 #!/usr/bin/env bash
-# Brings a PostgreSQL of a major version for the tests, and prints the path of its pg_config and
-# nothing else on standard output. The first of these is taken:
+# Provides a PostgreSQL of a major version for the tests. Standard output is only the path of its
+# pg_config. The first available of these is used:
 #
-#   1. what PG_CONFIG_<major> in the environment names
+#   1. PG_CONFIG_<major> in the environment
 #   2. the installation of the machine's packages
-#   3. what an earlier run has built and kept
-#   4. a build from the source package of the Debian release that has this version, or, where a mirror
-#      does not have what its index names, from an earlier one whose checksum is known here
+#   3. a build of an earlier run
+#   4. a new build from the source package of the Debian release that has this version, or, if a mirror
+#      lacks the version in its index, from an earlier source package whose checksum is listed here
 #
-# It exits with 2 where the version cannot be had here, and says what is missing; with 1 where a
-# build failed.
+# Exits with 2 and a reason if the version is not available, with 1 if a build failed.
 #
 # usage: scripts/servers.sh [--find] MAJOR    --find: build nothing
 #
-# environment: SERVERS_FOLDER    where builds are kept, /var/tmp/pg_parallel_backup-<uid> by default
-#              BLOCK_SIZE        the size of pages in kB, where it is not to be 8: a build of its own
+# environment: SERVERS_FOLDER    folder for builds, by default /var/tmp/pg_parallel_backup-<uid>
+#              BLOCK_SIZE        page size in kB (default 8); another size needs a separate build
 set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -30,7 +29,7 @@ fi
 readonly MAJOR=${1:?which major version?}
 readonly FOLDER=${SERVERS_FOLDER:-/var/tmp/pg_parallel_backup-$(id -u)}
 readonly BLOCK_SIZE=${BLOCK_SIZE:-8}
-# What builds are called, before the version.
+# Prefix of the names of builds, before the version.
 NAME=postgresql-
 [[ $BLOCK_SIZE == 8 ]] || NAME=pages-of-${BLOCK_SIZE}kB-$NAME
 readonly NAME
@@ -46,7 +45,7 @@ unavailable() {
     exit 2
 }
 
-# What lies in the folder is executed, so nobody else may be able to put something there.
+# Programs in the folder are executed, so nobody else may have write access.
 is_safe() {
     local mode owner
     [[ -d $1 && ! -L $1 ]] || return 1
@@ -64,7 +63,7 @@ kept_pg_config() {
     return 1
 }
 
-# What configure and make need, as far as the machine lacks it, by the names of Debian's packages.
+# Missing dependencies of configure and make, as names of Debian packages.
 missing_build_parts() {
     local name
     { have cc && have make && have pkg-config; } || echo build-essential pkg-config
@@ -92,8 +91,8 @@ require_build_parts() {
     fi
 }
 
-# private_apt FOLDER COMMAND...: apt-get with lists, cache and sources of its own, so that the
-# machine's stay as they are.
+# private_apt FOLDER COMMAND...: apt-get with private lists, cache and sources, so that the machine's
+# remain unchanged.
 private_apt() {
     local folder=$1
     shift
@@ -102,7 +101,7 @@ private_apt() {
         -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
-# Source archives as they are in Debian's pool: version and SHA-256.
+# Source archives in Debian's pool: version and SHA-256.
 readonly KNOWN_SOURCES="
 17.11 dd27f2b3c59e73ed14aa3324901242bf69a032a6347805f274e6260322d42979
 18.6  555610c24d53e4316da5b7d3fc25c279d96856d5e0e23ee308c328c5fa881d9f
@@ -116,7 +115,7 @@ fetch_known_source() {
         name=postgresql-${MAJOR}_$version.orig.tar.bz2
         for mirror in $(debian_mirrors); do
             note "Fetching the known archive of PostgreSQL $version instead"
-            # apt's, which checks what it has downloaded.
+            # apt's helper verifies its downloads.
             /usr/lib/apt/apt-helper download-file "${mirror%/}/pool/main/p/postgresql-$MAJOR/$name" \
                 "$1/$name" "SHA256:$checksum" >&2 && return
         done
@@ -124,13 +123,13 @@ fetch_known_source() {
     return 1
 }
 
-# fetch_source FOLDER: downloads the source package into the folder, checked by apt's signatures.
+# fetch_source FOLDER: downloads the source package into the folder; apt verifies its signatures.
 fetch_source() {
     local folder=$1 suite mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg options=''
     suite=$(suite_of "$MAJOR") || unavailable "no Debian release has its source package"
     have apt-get || unavailable "its source package comes by apt, which this machine does not have"
     if [[ -z $(debian_mirrors) ]] && { [[ $(id -u) -eq 0 ]] || have sudo; }; then
-        # Until the first update apt does not know what its sources are.
+        # apt does not know its sources before the first update.
         apt_get update >&2 || true
     fi
     [[ -r $keyring ]] && options="[signed-by=$keyring] "
@@ -147,10 +146,10 @@ fetch_source() {
         "Install its packages, or name its pg_config in PG_CONFIG_$MAJOR"
 }
 
-# compile SOURCE PREFIX STAGE: builds the server with its contrib modules, and leaves it in STAGE
-# as it is to be at PREFIX.
+# compile SOURCE PREFIX STAGE: builds the server with its contrib modules for PREFIX, and installs it in
+# STAGE.
 compile() {
-    # In a condition set -e does not hold.
+    # set -e has no effect in a condition.
     cd "$1" \
         && ./configure --quiet --prefix="$2" --with-lz4 --with-zstd --with-openssl \
             --with-blocksize="$BLOCK_SIZE" --without-icu --without-readline \
@@ -162,7 +161,7 @@ compile() {
 
 build_server() {
     local work archive version prefix
-    # Servers run as postgres when this is root, and have to be able to read it.
+    # If this is root, servers run as postgres and must be able to read the build.
     umask 022
     mkdir -m 0755 -- "$FOLDER" 2>/dev/null || true
     is_safe "$FOLDER" || unavailable "$FOLDER is no folder, belongs to somebody else, or can be" \
@@ -170,7 +169,7 @@ build_server() {
     work=$(mktemp -d "$FOLDER/build.XXXXXX")
     # shellcheck disable=SC2064 # the name is meant as it is now
     trap "rm -rf -- '$work'" EXIT
-    # mktemp gives nobody else access, and apt takes the archives' place for readable.
+    # mktemp denies access to others, but apt expects to read the archives there.
     chmod 0755 "$work"
     fetch_source "$work"
     require_build_parts
@@ -186,7 +185,7 @@ build_server() {
         note "PostgreSQL $version could not be built"
         exit 1
     fi
-    # It appears whole or not at all; another run may have been faster.
+    # The rename is atomic; another run may have been faster.
     mv -T -- "$work/stage$prefix" "$prefix" 2>/dev/null || true
 }
 

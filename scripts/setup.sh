@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what this machine lacks for building, testing and demonstrating the extension: on
-# Debian and Ubuntu by apt, and cargo-pgrx by cargo. Where nothing is missing it does nothing,
-# says nothing and needs no network. On other systems it names what is missing.
+# Installs missing dependencies for building, testing and demonstrating the extension: packages with apt
+# on Debian and Ubuntu, and cargo-pgrx with cargo. If nothing is missing, it does nothing, prints nothing
+# and needs no network. On other systems it lists the missing dependencies.
 #
-# usage: scripts/setup.sh [lint]    lint: cargo-deny too, which takes some more minutes
+# usage: scripts/setup.sh [lint]    lint: also installs cargo-deny, which takes some more minutes
 set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -14,7 +14,7 @@ readonly CARGO_DENY_VERSION=0.20.2
 RUST_VERSION=$(sed -n 's/^rust-version *= *"\([0-9.]*\)"/\1/p' "$ROOT/Cargo.toml")
 readonly RUST_VERSION
 
-# Prints what is missing, one word a line; the words are also the cases of packages_for().
+# Prints missing dependencies, one word a line; packages_for() has a case for each word.
 missing_system_parts() {
     local major=$PG_MAJOR
     { have cc && have make && have pkg-config; } || echo compiler
@@ -23,7 +23,7 @@ missing_system_parts() {
     if [[ -n $major && ! -e $("$PG_CONFIG" --sharedir)/extension/amcheck.control ]]; then
         echo contrib
     fi
-    # The in-server tests install as root and run the server as somebody else: pgrx calls sudo.
+    # The in-server tests install as root and run the server as another user: pgrx calls sudo.
     have sudo || echo sudo
     { [[ $(id -u) -ne 0 ]] || have runuser; } || echo runuser
     [[ $(tar --version 2>/dev/null) == *"GNU tar"* ]] || echo tar
@@ -69,7 +69,7 @@ packages_for() {
     esac
 }
 
-# describe PART: what somebody on another system has to look for.
+# describe PART: a description for users of other systems.
 describe() {
     case $1 in
         compiler) echo "a C compiler, make and pkg-config" ;;
@@ -88,7 +88,7 @@ describe() {
     esac
 }
 
-# The package of a supported major version that apt can install, in the order of preference.
+# The first supported major version that apt can install, in order of preference.
 apt_postgresql_major() {
     local major
     for major in $SUPPORTED_MAJORS; do
@@ -98,14 +98,14 @@ apt_postgresql_major() {
 }
 
 apt_has() {
-    # Read whole before it is searched: grep -q would end apt-cache by SIGPIPE, and the pipe with it.
+    # Read all output before searching it: in a pipe, grep -q would end apt-cache with SIGPIPE.
     local policy
     policy=$(apt-cache policy "$1" 2>/dev/null)
     grep -q '^ *Candidate: [0-9]' <<<"$policy"
 }
 
-# Debian creates and starts a cluster on port 5432 when the server is installed. It is not ours
-# to have one there: switched off while we install, and only then.
+# Debian creates and starts a cluster on port 5432 when the server is installed. This is switched off
+# during the installation only.
 install_postgresql_without_cluster() {
     local switch=/etc/postgresql-common/createcluster.d/zz-pg_parallel_backup.conf
     apt_get install -y --no-install-recommends postgresql-common >/dev/null

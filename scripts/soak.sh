@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Backups under load that something goes wrong with, one after another: a worker, the leader, the
-# connections, the disk, the files, the server. Each run follows from a number that is printed.
+# Takes backups under load, one after another, and injects faults: in a worker, the leader, the
+# connections, the disk, the files, the server. Each run prints the seed that determines it.
 #
-# usage: scripts/soak.sh [MINUTES [SEED]]    minutes (30); the number of one run, to run it alone
+# usage: scripts/soak.sh [MINUTES [SEED]]    duration in minutes (30); seed of a single run to repeat
 set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -10,7 +10,7 @@ set -euo pipefail
 require_postgres
 cd "$ROOT"
 
-# A server that inherited this would put backtraces into the DETAIL of its errors.
+# A server that inherits this adds backtraces to the DETAIL of its errors.
 unset RUST_BACKTRACE
 
 if [[ -n ${2:-} ]]; then

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs all tests on every supported version, that of the machine's packages first, and ends with
-# one line over all of them: "N passed, N failed". Exits with 1 when anything failed. The others are
-# brought by scripts/servers.sh.
+# Runs all tests on every supported version, beginning with that of the machine's packages.
+# scripts/servers.sh provides the others. The last line is the total: "N passed, N failed". Exits with 1
+# if anything failed.
 #
 # usage: scripts/test-all.sh [--others-within MINUTES]
 #
-# With --others-within it leaves out the first version, and of the others what is not expected to end
-# in that time, going by what the first has taken. A version that cannot be had here is no failure
-# then.
+# With --others-within it leaves out the first version, and those tests of the others that are not
+# expected to finish in time, judging by the first version's times. An unavailable version is then no
+# failure.
 set -uo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -24,20 +24,20 @@ fi
 readonly limit FIRST=$PG_MAJOR FIRST_PG_CONFIG=$PG_CONFIG
 readonly TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 
-# Seconds that building takes on two cores: a server, and what the first part of a version needs
-# beyond the time that the same part took before.
+# Seconds of building on two cores: of a server, and of the additional time of a version's first part
+# compared with the same part of the first version.
 readonly SERVER_BUILD=270 EXTENSION_BUILD=240
 
 passed=0
 failed=0
 summary=()
 
-# fits SECONDS: whether something that is expected to take so long may still begin.
+# fits SECONDS: whether a task with this expected duration may still begin.
 fits() {
     [[ -z $limit ]] || ((SECONDS + $1 <= limit))
 }
 
-# bring MAJOR: prints the pg_config, with the status of scripts/servers.sh; 3 where there is no time.
+# bring MAJOR: prints the pg_config, with the status of scripts/servers.sh; 3 if there is no time left.
 bring() {
     if [[ $1 == "$FIRST" ]]; then
         say "$FIRST_PG_CONFIG"
@@ -48,12 +48,12 @@ bring() {
     fi
 }
 
-# expected PART MAJOR: the seconds that a part is expected to take.
+# expected PART MAJOR: expected duration of a part in seconds.
 expected() {
     local time=0 trace=$TARGET/release/package-pg$2
     { read -r time <"$TARGET/test-logs/pg$FIRST/$1.seconds"; } 2>/dev/null || true
     time=$((time * 11 / 10))
-    # The tests inside a server have a debug version of their own.
+    # The in-server tests need a separate debug build.
     [[ $1 != server ]] || trace=$TARGET/test-logs/pg$2/server.log
     [[ -e $trace ]] || ((time += EXTENSION_BUILD))
     echo "$time"
@@ -87,7 +87,7 @@ test_version() {
             return
             ;;
     esac
-    # These know no version.
+    # These do not depend on the version.
     [[ $major != "$FIRST" ]] || parts=(format client "${parts[@]}")
     for part in "${parts[@]}"; do
         if [[ $major == "$FIRST" ]] || fits "$(expected "$part" "$major")"; then

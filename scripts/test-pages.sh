@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the tests of pages with a server whose pages have another size than 8 kB, which no package has:
-# scripts/servers.sh builds it. The extension is built for it, and installed beside it.
+# Runs the page tests with a server whose page size is not 8 kB. No package has such a server, so
+# scripts/servers.sh builds it. The extension is built for it and installed into it.
 #
-# usage: scripts/test-pages.sh [KB [MAJOR]]    size of a page (32), major version of PostgreSQL (17)
+# usage: scripts/test-pages.sh [KB [MAJOR]]    page size (32), major version of PostgreSQL (17)
 set -euo pipefail
 
 # shellcheck source=scripts/environment.sh

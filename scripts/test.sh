@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test there is, the later parts also when an earlier one failed, and ends with one
-# line over all of them: "N passed, N failed". Exits with 1 when anything failed.
+# Runs all tests. A failed part does not stop the later ones. The last line is the total: "N passed, N
+# failed". Exits with 1 if anything failed.
 #
 # usage: scripts/test.sh [PART...]    parts: format client server outside examples (all by default)
 set -uo pipefail
@@ -17,9 +17,9 @@ passed=0
 failed=0
 summary=()
 
-# run_part NAME COMMAND...: runs it, shows its output and counts its tests. The counts come from
-# the closing lines of cargo's test runner and of our own scripts. A command that fails although
-# no test did (it was not built, it crashed) counts as one failure, and so does one without tests.
+# run_part NAME COMMAND...: runs it, shows its output and counts its tests, from the closing lines of
+# cargo's test runner and of our own scripts. A command that fails without a failed test (it was not
+# built, it crashed) counts as one failure, and so does a command without tests.
 run_part() {
     local name=$1 log=$LOGS/$1.log status part_passed part_failed began=$SECONDS
     shift
@@ -44,13 +44,13 @@ run_part() {
     fi
     passed=$((passed + part_passed))
     failed=$((failed + part_failed))
-    # What the same part of another version can be expected to take.
+    # scripts/test-all.sh estimates the duration of the same part of another version from this.
     echo $((SECONDS - began)) >"$LOGS/$name.seconds"
     summary+=("$(printf '%-10s %4d passed, %d failed' "$name" "$part_passed" "$part_failed")")
 }
 
-# The tests inside a server: pgrx builds a debug version with the tests in it, installs that and
-# starts a cluster of its own. Where the installation folders belong to root it does this by sudo.
+# The in-server tests: pgrx builds a debug version that contains the tests, installs it and starts its
+# own cluster. If the installation folders belong to root, it uses sudo.
 server_tests() {
     local data status run_as=()
     data=$(mktemp -d /tmp/pgrx-test.XXXXXX)
@@ -64,8 +64,8 @@ server_tests() {
     return "$status"
 }
 
-# The other tests use the release version, which also takes the place of the one with tests in it.
-# It is installed once, and builds the command line program on the way.
+# The other tests use the release version, which replaces the one that contains the tests. It is
+# installed once; that also builds the command line program.
 install_release() {
     [[ -z ${release_installed:-} ]] || return 0
     release_installed=yes
@@ -85,7 +85,7 @@ for part in "${parts[@]}"; do
         server) run_part server server_tests ;;
         outside)
             install_release
-            # Where it could not be installed it may be built all the same.
+            # The program may have been built even if the installation failed.
             cargo build --release -p pg_parallel_backup_client
             run_part outside cargo test --no-fail-fast -p backup_tests
             ;;
@@ -96,7 +96,7 @@ for part in "${parts[@]}"; do
         *) die "no such part: $part" ;;
     esac
 done
-# Whatever ran last, the version without tests in it is the one that stays installed.
+# Leave the version without tests installed, whichever part ran last.
 install_release
 
 say ""

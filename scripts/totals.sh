@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sourced by what adds up the totals of other commands.
+# Sourced by scripts that sum the totals of other commands.
 
-# add_total COMMAND...: runs it, and adds the last total that it prints to the variables passed and
-# failed. One that fails without a failure in its total counts as one.
+# add_total COMMAND...: runs it, and adds the last total in its output to the variables passed and
+# failed. A command that fails without a failure in its total counts as one failure.
 add_total() {
     local log status part_passed part_failed
     log=$(mktemp)

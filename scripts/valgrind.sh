@@ -1,14 +1,12 @@
 #!/usr/bin/env bash
-# valgrind's memcheck on the tests of crates/format, and on every process of a scratch cluster from
-# which a whole backup is taken: two workers, all page checks, each method of compression, a stream
-# that is broken off, the closing tar with WAL. Exits with 1 when an error or a leak has a frame of
-# our code. The server's own memory contexts look like one block to valgrind; what Rust code
-# allocates does not.
+# Runs valgrind's memcheck on the tests of crates/format, and on every process of a scratch cluster
+# during a whole backup: two workers, all page checks, each compression method, an interrupted stream,
+# the closing tar with WAL. Exits with 1 if an error or a leak has a frame of our code. valgrind sees the
+# server's memory contexts as single blocks, but tracks each allocation of Rust code.
 #
-# It runs what is installed, and needs valgrind, which it installs with apt where it is missing, and
-# some minutes.
+# It uses the installed version and takes some minutes. It installs valgrind with apt if it is missing.
 #
-# usage: scripts/valgrind.sh [FOLDER]    where the logs stay; by default they go when all is well
+# usage: scripts/valgrind.sh [FOLDER]    folder for the logs; by default they are removed on success
 set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -19,7 +17,7 @@ require_postgres
 cd "$ROOT"
 
 readonly PORT=54631
-# Few cases: under valgrind each takes fifty times as long.
+# Few cases, because valgrind makes each fifty times slower.
 readonly CASES=8
 
 if ! command -v valgrind >/dev/null; then
@@ -56,14 +54,14 @@ as_server_user "${memcheck[@]}" --trace-children=yes --log-file="$LOGS/%p" \
 sql $PORT -c "CREATE EXTENSION pg_parallel_backup" -c "CREATE TABLE filled AS
     SELECT i, repeat('x', 900) AS filler FROM generate_series(1, 8000) AS i"
 
-# stream CALL: a tar archive on standard output.
+# stream CALL: writes a tar archive to standard output.
 stream() {
     sql $PORT -c "COPY (SELECT $1) TO STDOUT"
 }
 
 say "==> A backup"
 coproc leader { sql $PORT 2>&1; }
-# lead STATEMENT: has the leader run it, and prints the last line that it says.
+# lead STATEMENT: runs it in the leader's session and prints the last line of its output.
 lead() {
     local line said=''
     printf '%s\n\\echo done\n' "$1" >&"${leader[1]}"
@@ -80,7 +78,7 @@ for compression in gzip lz4 zstd; do
     stream "send_backup_files($id, ARRAY(SELECT path FROM backup_filelist($id) WHERE size > 100000),
         compression => '$compression')" | "$compression" -d | tar -x -C "$BACKUP"
 done
-# A client that goes away, and a statement that is cancelled.
+# A client that disconnects, and a statement that is cancelled.
 timeout --signal=KILL 3 "$PG_BIN/psql" -X -h "$SCRATCH/socket" -p $PORT -U postgres \
     -c "COPY (SELECT send_backup_files($id, max_rate => 32)) TO STDOUT" >"$SCRATCH/broken" || true
 sql $PORT -c "SET statement_timeout = '1s'" -c "SELECT send_backup_files($id, max_rate => 32, target => 'blackhole')" \
@@ -111,7 +109,7 @@ fi
 if grep -E 'terminated by signal|PANIC' "$DATA.log" >&2; then
     die "the server crashed"
 fi
-# An error is a paragraph. A frame of ours has the name of the library, or that of a file in Rust.
+# An error is a paragraph. A frame of our code has the name of the library or of a Rust file.
 paragraphs() {
     sed 's/^==[0-9]*== *//' "$SCRATCH/report" \
         | awk -v wanted="$1" 'BEGIN { RS = "" } ((/\.rs:[0-9]+\)|pg_parallel_backup\.so/) ? "ours" : "other") == wanted { print $0 "\n" }'
