@@ -1,5 +1,5 @@
--- The SQL interface. Names, arguments, defaults and result columns are what other programs rely on:
--- a change here needs an upgrade script. Every function is for whoever EXECUTE is granted to.
+-- The SQL interface. Other programs rely on names, arguments, defaults and result columns: a change
+-- here needs an upgrade script. Only roles with EXECUTE can call a function.
 
 CREATE FUNCTION start_backup(
     label text DEFAULT 'pg_parallel_backup',
@@ -39,10 +39,11 @@ CREATE FUNCTION send_backup_files(
     verify_checksums boolean DEFAULT NULL,
     start_wal_location pg_lsn DEFAULT NULL,
     compression text DEFAULT NULL,
-    target text DEFAULT 'client'
+    target text DEFAULT 'client',
+    max_bytes bigint DEFAULT NULL
 ) RETURNS SETOF bytea
 LANGUAGE c VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'send_backup_files_wrapper';
+AS 'MODULE_PATHNAME', 'send_backup_files_within_wrapper';
 
 CREATE FUNCTION stop_backup(wait boolean DEFAULT true, allow_incomplete boolean DEFAULT false)
 RETURNS TABLE (
@@ -106,7 +107,7 @@ REVOKE ALL ON FUNCTION start_backup(text, boolean, boolean, integer, boolean, te
 REVOKE ALL ON FUNCTION backup_tablespaces(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backup_filelist(bigint, oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION send_backup_files(
-    bigint, text[], oid, integer, boolean, pg_lsn, text, text
+    bigint, text[], oid, integer, boolean, pg_lsn, text, text, bigint
 ) FROM PUBLIC;
 REVOKE ALL ON FUNCTION stop_backup(boolean, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION send_stop_backup(boolean, boolean, boolean, text) FROM PUBLIC;
@@ -116,8 +117,8 @@ REVOKE ALL ON FUNCTION base_backup(
 REVOKE ALL ON FUNCTION abort_backup() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backup_progress() FROM PUBLIC;
 
--- Without argument types, so that the installation fails beside another function of one of these names:
--- calls that leave arguments out could mean either.
+-- Without argument types, so that the installation fails if another function has one of these names:
+-- calls with omitted arguments would be ambiguous.
 COMMENT ON FUNCTION start_backup IS
     'starts a backup that this session leads';
 COMMENT ON FUNCTION backup_tablespaces IS

@@ -18,6 +18,7 @@ fn no_rows(outcome: Result<()>) -> SetOfIterator<'static, Vec<u8>> {
     SetOfIterator::empty()
 }
 
+/// The function of versions up to 0.2.0, whose definitions can outlive their library.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
 fn send_backup_files(
@@ -31,10 +32,47 @@ fn send_backup_files(
     target: Option<Vec<u8>>,
     call: Call<'_>,
 ) -> SetOfIterator<'static, Vec<u8>> {
+    send_backup_files_within(
+        backup_id,
+        files,
+        tablespace,
+        max_rate,
+        verify_checksums,
+        start_wal_location,
+        compression,
+        target,
+        None,
+        call,
+    )
+}
+
+/// send_backup_files() since 0.3.0, with `max_bytes`.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn send_backup_files_within(
+    backup_id: Option<i64>,
+    files: Option<Array<&[u8]>>,
+    tablespace: Option<Oid>,
+    max_rate: Option<i32>,
+    verify_checksums: Option<bool>,
+    start_wal_location: Option<i64>,
+    compression: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+    max_bytes: Option<i64>,
+    call: Call<'_>,
+) -> SetOfIterator<'static, Vec<u8>> {
     let request = || {
         let target = options::check_target(&required("target", target)?)?;
         if target == Target::Client {
             begin_stream("send_backup_files", &call)?;
+        }
+        let max_bytes = options::check_max_bytes(max_bytes)?;
+        if max_bytes.is_some() && files.is_some() {
+            return Err(Error::new(
+                Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
+                "argument \"max_bytes\" cannot be used with a list of files",
+            )
+            .hint("Named files are sent all, in one archive. Name fewer of them."));
         }
         Ok(data_files::Request {
             backup_id,
@@ -43,6 +81,7 @@ fn send_backup_files(
             max_rate: options::check_max_rate(max_rate)?,
             verify_checksums,
             start_lsn: start_wal_location.map(i64::cast_unsigned),
+            max_bytes,
             compression: options::check_compression(compression.as_deref())?,
             target,
         })

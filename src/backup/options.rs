@@ -60,6 +60,24 @@ pub fn check_max_rate(max_rate: Option<i32>) -> Result<Option<u32>> {
     Ok(Some(rate.unsigned_abs()))
 }
 
+/// Checks the number of bytes after which an archive ends.
+///
+/// # Errors
+/// `numeric_value_out_of_range`.
+pub fn check_max_bytes(max_bytes: Option<i64>) -> Result<Option<u64>> {
+    let Some(bytes) = max_bytes else {
+        return Ok(None);
+    };
+    match u64::try_from(bytes) {
+        Ok(bytes) if bytes > 0 => Ok(Some(bytes)),
+        _ => Err(Error::new(
+            Sqlstate::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            format!("argument \"max_bytes\" must be at least 1, and is {bytes}"),
+        )
+        .hint("Leave the argument out for an archive of all files that are left.")),
+    }
+}
+
 /// Checks the name of a manifest's checksum algorithm. OFF stands for no manifest.
 ///
 /// # Errors

@@ -113,9 +113,11 @@ impl<'a> FileTable<'a> {
         position: &mut QueueCursor,
         also_discarded: bool,
         wanted: impl Fn(&Slot) -> bool,
+        most_bytes: u64,
         batch: &mut Vec<&'a Slot>,
     ) {
         batch.clear();
+        let most_bytes = most_bytes.min(BATCH_BYTES);
         let generation = self.header().generation.load(Ordering::Acquire);
         if position.generation != generation {
             *position = QueueCursor {
@@ -126,7 +128,7 @@ impl<'a> FileTable<'a> {
         let mut bytes = 0;
         let begin = position.next;
         while let Some(slot) = self.slots().get(position.next) {
-            if batch.len() == BATCH_FILES || bytes >= BATCH_BYTES {
+            if batch.len() == BATCH_FILES || bytes >= most_bytes {
                 break;
             }
             position.next += 1;

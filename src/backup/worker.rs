@@ -72,18 +72,26 @@ impl Worker {
     }
 
     /// Takes the next files of the queue that `wanted` accepts. Leaves `batch` empty where there is
-    /// none left.
+    /// none left. The batch ends with the file that brings it to `most_bytes`, or earlier.
     pub fn take<'a>(
         &'a self,
         position: &mut QueueCursor,
         target: Target,
         wanted: impl Fn(&Slot) -> bool,
+        most_bytes: u64,
         batch: &mut Vec<&'a Slot>,
     ) {
         let table = self.table();
         // What went nowhere still has to go to a client.
         let also_discarded = target == Target::Client;
-        table.take(self.number, position, also_discarded, wanted, batch);
+        table.take(
+            self.number,
+            position,
+            also_discarded,
+            wanted,
+            most_bytes,
+            batch,
+        );
     }
 
     /// Takes files by name, also those that have been sent before. Takes none where one cannot be

@@ -35,6 +35,9 @@ pub struct Request {
     pub verify_checksums: Option<bool>,
     /// Override of the position from which a page counts as changed.
     pub start_lsn: Option<u64>,
+    /// Bytes of files after which the archive ends, at the end of a file; `None` for no limit. Only
+    /// for files of the queue.
+    pub max_bytes: Option<u64>,
     /// How the archive is compressed.
     pub compression: Compression,
     /// Where it goes.
@@ -115,12 +118,18 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
         None => {
             let mut position = QueueCursor::default();
             let mut batch = Vec::new();
+            let max_bytes = request.max_bytes.unwrap_or(u64::MAX);
             loop {
+                let most_bytes = max_bytes.saturating_sub(sender.bytes_sent);
+                if most_bytes == 0 {
+                    break;
+                }
                 let target = request.target;
                 worker.take(
                     &mut position,
                     target,
                     |slot| filter.accepts(slot),
+                    most_bytes,
                     &mut batch,
                 );
                 if batch.is_empty() {

@@ -28,7 +28,8 @@ const MEMBERS: [&str; 9] = [
     "function send_backup_files(backup_id bigint DEFAULT NULL::bigint, files text[] DEFAULT NULL::text[], \
      tablespace oid DEFAULT NULL::oid, max_rate integer DEFAULT NULL::integer, \
      verify_checksums boolean DEFAULT NULL::boolean, start_wal_location pg_lsn DEFAULT NULL::pg_lsn, \
-     compression text DEFAULT NULL::text, target text DEFAULT 'client'::text) \
+     compression text DEFAULT NULL::text, target text DEFAULT 'client'::text, \
+     max_bytes bigint DEFAULT NULL::bigint) \
      -> SETOF bytea",
     "function send_stop_backup(wal boolean DEFAULT false, wait boolean DEFAULT true, \
      allow_incomplete boolean DEFAULT false, compression text DEFAULT NULL::text) \
