@@ -17,6 +17,7 @@ pub mod disk;
 pub mod encrypted;
 pub mod failure;
 pub mod faults;
+pub mod gateway;
 pub mod last_files;
 pub mod leftover;
 pub mod lossy;

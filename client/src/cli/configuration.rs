@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use backup_format::checksum::Algorithm;
 use backup_format::compression::{Compression, Method};
@@ -24,6 +25,27 @@ pub struct Address {
     pub ask_password: bool,
     /// Whether to ask for one when the server wants it.
     pub may_ask: bool,
+    /// Measures against silent connections.
+    pub silence: Silence,
+}
+
+/// Measures against silent connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silence {
+    /// Interval of statements of a leader that waits for workers; `None` for no statements.
+    pub heartbeat: Option<Duration>,
+    /// Silence after which a connection counts as lost; `None` for no limit.
+    pub limit: Option<Duration>,
+}
+
+impl Silence {
+    /// Time in which a leader has to answer a heartbeat: short enough for the program to notice a
+    /// dropped connection before the server ends the session for want of heartbeats.
+    pub fn answer_limit(&self) -> Option<Duration> {
+        let heartbeat = self.heartbeat.unwrap_or_default();
+        self.limit
+            .map(|limit| limit.saturating_sub(heartbeat * 2).max(limit / 2))
+    }
 }
 
 /// Format of a backup.
@@ -147,6 +169,8 @@ pub struct BackupConfig {
     pub verbose: bool,
     /// Number of lost connections that are replaced.
     pub retries: u32,
+    /// Bytes of files after which a stream ends and the next begins; `None` for no limit.
+    pub stream_size: Option<u64>,
 }
 
 /// Configuration of `verify`.

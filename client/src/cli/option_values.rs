@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Whether a name is valid for a replication slot, by the server's rules.
 pub fn is_slot_name(name: &str) -> bool {
@@ -44,6 +44,34 @@ pub fn parse_rate(text: &str) -> Result<u32> {
         "transfer rate \"{text}\" is out of range: it must be from 32 kB/s to 1 GB/s"
     );
     Ok(rate as u32)
+}
+
+/// Parses a size in bytes: a number with an optional unit, as in postgresql.conf.
+///
+/// # Errors
+/// An error if the size is malformed or too large.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let text = text.trim();
+    let unit = text.trim_start_matches(|letter: char| letter.is_ascii_digit());
+    let factor: u64 = match unit.trim_start() {
+        "" | "B" => 1,
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        "TB" => 1 << 40,
+        _ => bail!(
+            "size \"{text}\" is not a valid value\nHINT:  Valid units are \"B\", \"kB\", \"MB\", \"GB\", and \"TB\"."
+        ),
+    };
+    let digits = &text[..text.len() - unit.len()];
+    let number: u64 = digits
+        .parse()
+        .with_context(|| format!("size \"{text}\" is not a valid value"))?;
+    // The server's argument is a bigint.
+    number
+        .checked_mul(factor)
+        .filter(|&size| i64::try_from(size).is_ok())
+        .with_context(|| format!("size \"{text}\" is out of range"))
 }
 
 /// Parses a mapping `OLD=NEW`; `\=` is an equals sign in a path.
@@ -131,6 +159,32 @@ mod tests {
             "", "k", "x", "31", "0", "-5", "1049000", "1025M", "1G", "nan", "inf", "1e9",
         ] {
             assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_the_units_of_postgresql_conf() {
+        for (text, size) in [
+            ("0", 0),
+            ("17", 17),
+            ("8kB", 8192),
+            ("3 MB", 3 << 20),
+            ("4GB", 4 << 30),
+            ("8388607TB", 8_388_607 << 40),
+        ] {
+            assert_eq!(parse_size(text).unwrap(), size, "{text}");
+        }
+        for text in [
+            "",
+            "kB",
+            "-1",
+            "1.5GB",
+            "4gb",
+            "4G",
+            "8388608TB",
+            "99999999999999999999",
+        ] {
+            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 

@@ -20,9 +20,11 @@ use crate::runtime::cancellation::Cancellation;
 use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Watch};
 use crate::server::cancel_statement::interruptible;
-use crate::server::connection::{self, Opener, Session};
+use crate::server::connection::Session;
 use crate::server::extension::{self, Extension, Started};
+use crate::server::opener::{self, Opener};
 use crate::server::session;
+use crate::server::silence;
 use crate::server::workers::{self, Connections, give_up, is_lost};
 use crate::stream::part::Request;
 
@@ -54,7 +56,7 @@ impl<'a> Shared<'a> {
 pub fn run(config: &BackupConfig) -> Result<()> {
     // May ask for a password, before anything else is on the terminal.
     let (opener, mut session) = Opener::connect(&config.address)?;
-    session::prepare(&session)?;
+    session::prepare(&mut session, &opener)?;
     let extension = Extension::find(&session)?;
     if !config.wal {
         session::show_notices(&session)?;
@@ -126,6 +128,7 @@ fn lead(
     })?;
     let led = (|| {
         cancellation.check()?;
+        silence::end_without_heartbeat(session, opener)?;
         counters.expect(Expected {
             bytes: started.total_bytes,
             files: started.file_count,
@@ -163,15 +166,16 @@ fn lead(
     counters.enter(Phase::Ending);
     let statement = extension.closing_copy(config);
     let closed = interruptible(session, opener, cancellation, |session| {
-        let sink = target.sink(Request::All, 0, shared.streams(counters.leader()))?;
+        let sink = target.sink(Request::All, (0, 0), shared.streams(counters.leader()))?;
         receive(session, &statement, sink, &received, None)
-    });
+    })
+    .map(drop);
     closed.context("could not end the backup")?;
     let standby = if config.standby {
         Some(standby::settings(&Standby {
             server_version: session.server_version(),
             conninfo: &session.parameters()?,
-            database: connection::named_database(&config.address)?.as_deref(),
+            database: opener::named_database(&config.address)?.as_deref(),
             slot: config.slot.as_deref(),
         }))
     } else {
@@ -247,16 +251,25 @@ fn run_workers(
     let requests: Vec<_> = target
         .requests()
         .into_iter()
-        .map(|request| (request, extension.worker_copy(started, request, config)))
+        .map(|request| {
+            let size = target.stream_size(config, shared.jobs);
+            let (statement, is_limited) = extension.worker_copy(started, request, size, config);
+            (request, statement, is_limited)
+        })
         .collect();
     let work = |number: usize, worker: &Worker| {
         let connections =
             Connections::new((opener, cancellation), (number, worker), config.retries);
         work(shared, &requests, connections, target, received)
     };
-    workers::run(counters, cancellation, &work, || {
-        let _ = extension.abort(leader);
-    })
+    workers::run(
+        (counters, cancellation),
+        (leader, opener.silence),
+        &work,
+        || {
+            let _ = extension.abort(leader);
+        },
+    )
 }
 
 /// Requests directories and links that were lost with a connection.
@@ -273,7 +286,8 @@ fn receive_missing(
     let ask_again = |request, names: &[&str]| {
         let statement = extension.named_copy(started, request, names, config);
         let sink = target.late_sink(request, shared.streams(counters.leader()))?;
-        receive(leader, &statement, sink, received, None)
+        receive(leader, &statement, sink, received, None)?;
+        Ok(())
     };
     let parts = (leader, extension);
     let gone = lost_directories::complete(parts, started, target, received, ask_again)?;
@@ -289,29 +303,36 @@ fn receive_missing(
     Ok(())
 }
 
-/// Runs one worker, with a new connection after each loss.
+/// Runs one worker, with a new connection after each loss. A stream that is limited is followed by
+/// others until one is empty, so that a loss costs no more than one.
 fn work(
     shared: &Shared<'_>,
-    requests: &[(Request, String)],
+    requests: &[(Request, String, bool)],
     mut connections: Connections<'_>,
     target: &Target,
     received: &ReceivedFiles,
 ) -> Result<()> {
     let Connections { number, worker, .. } = connections;
     let shown = shared.config.progress.is_some().then_some(worker);
-    for (request, statement) in requests {
-        connections.run(|session| {
-            worker.begins(Activity::Waiting);
-            let sink = target.sink(*request, number, shared.streams(&worker.counter))?;
-            receive(session, statement, sink, received, shown).map_err(|error| {
-                let may_go_on = shared.config.manifest.is_some() || !is_lost(&error);
-                if may_go_on {
-                    error
-                } else {
-                    cannot_go_on(&error)
-                }
-            })
-        })?;
+    for (request, statement, is_limited) in requests {
+        for stream in 0.. {
+            let has_members = connections.run(|session| {
+                worker.begins(Activity::Waiting);
+                let streams = shared.streams(&worker.counter);
+                let sink = target.sink(*request, (number, stream), streams)?;
+                receive(session, statement, sink, received, shown).map_err(|error| {
+                    let may_go_on = shared.config.manifest.is_some() || !is_lost(&error);
+                    if may_go_on {
+                        error
+                    } else {
+                        cannot_go_on(&error)
+                    }
+                })
+            })?;
+            if !(has_members && *is_limited) {
+                break;
+            }
+        }
     }
     Ok(())
 }
@@ -325,13 +346,14 @@ fn cannot_go_on(lost: &Error) -> Error {
 }
 
 /// Receives one stream, and reports the current file of a worker. Its files count if it ends well.
+/// Returns whether it had any members.
 fn receive(
     session: &Session,
     statement: &str,
     mut sink: Sink<'_>,
     received: &ReceivedFiles,
     worker: Option<&Worker>,
-) -> Result<()> {
+) -> Result<bool> {
     let result = session.copy(statement, |bytes| {
         sink.take(bytes)?;
         if let Some((worker, file)) = worker.zip(sink.current()) {
@@ -340,7 +362,12 @@ fn receive(
         Ok(())
     });
     match result {
-        Ok(()) => received.add(sink.finish()?),
+        Ok(()) => {
+            let contents = sink.finish()?;
+            let has_members = !contents.is_empty();
+            received.add(contents)?;
+            Ok(has_members)
+        }
         Err(error) if is_lost(&error) => {
             received.lose_stream();
             let file = sink.current();

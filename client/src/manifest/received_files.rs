@@ -33,6 +33,13 @@ pub struct Contents {
     pub directories: HashSet<Vec<u8>>,
 }
 
+impl Contents {
+    /// Whether the stream had no members.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.directories.is_empty()
+    }
+}
+
 /// Content of all streams that ended well.
 #[derive(Debug, Default)]
 pub struct ReceivedFiles {

@@ -1,6 +1,7 @@
 //! Backup in tar archives: `base.tar` and one for each tablespace, as pg_basebackup names them.
 //! With several workers each has its own archives (`base.0.tar`, `base.1.tar`), which unpack into
-//! one directory. They go to files of a directory, or each to a command.
+//! one directory. A worker that sends more than one stream has an archive for each (`base.0.1.tar`).
+//! They go to files of a directory, or each to a command.
 //!
 //! Archives are what the server sends, byte for byte, also if compressed by the server. The
 //! exception is the first: the closing stream is appended to it, except for the manifest, which is
@@ -59,6 +60,8 @@ pub struct Id {
     pub part: Part,
     /// The number of the worker.
     pub worker: usize,
+    /// Its place among the worker's archives of this part.
+    pub number: usize,
 }
 
 impl Id {
@@ -66,6 +69,7 @@ impl Id {
     pub const FIRST: Self = Self {
         part: Part::Base,
         worker: 0,
+        number: 0,
     };
 }
 
@@ -111,22 +115,34 @@ impl ArchiveSet {
             Part::Tablespace(oid) => oid.to_string(),
         };
         let suffix = self.compress.compression.method.suffix();
-        if self.jobs == 1 && id.worker == 0 {
-            format!("{part}.tar{suffix}")
-        } else {
-            format!("{part}.{}.tar{suffix}", id.worker)
+        match id {
+            Id {
+                worker: 0,
+                number: 0,
+                ..
+            } if self.jobs == 1 => format!("{part}.tar{suffix}"),
+            Id { number: 0, .. } => format!("{part}.{}.tar{suffix}", id.worker),
+            Id { number, .. } => format!("{part}.{}.{number}.tar{suffix}", id.worker),
         }
     }
 
     /// The archive of a tablespace for what comes after the workers. One that is whole is not begun
     /// anew.
     pub fn late(&self, part: Part) -> Id {
-        let own = Id { part, worker: 0 };
+        let own = Id {
+            part,
+            worker: 0,
+            number: 0,
+        };
         if self.jobs == 1 && !self.lock_complete().contains(&own) {
             return own;
         }
         let worker = self.jobs;
-        Id { part, worker }
+        Id {
+            part,
+            worker,
+            number: 0,
+        }
     }
 
     /// An archive other than the first is whole.

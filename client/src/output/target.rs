@@ -89,14 +89,22 @@ impl Target {
         }
     }
 
-    /// For what a worker has asked for.
+    /// Bytes after which a worker's stream ends. One worker alone has one archive, as pg_basebackup.
+    pub fn stream_size(&self, config: &BackupConfig, jobs: usize) -> Option<u64> {
+        match self {
+            Self::Tar(..) if jobs == 1 => None,
+            _ => config.stream_size,
+        }
+    }
+
+    /// Sink of a worker's request, and of its `number`th stream.
     ///
     /// # Errors
     /// Errors of the operating system.
     pub fn sink<'a>(
         &'a self,
         request: Request,
-        worker: usize,
+        (worker, number): (usize, usize),
         streams: Streams<'a>,
     ) -> Result<Sink<'a>> {
         let Streams {
@@ -109,7 +117,11 @@ impl Target {
         Ok(match (self, request) {
             (Self::Tar(archives, _), Request::Part(part)) => {
                 let check = Check::new(part.prefix(), algorithm, counter);
-                let id = Id { part, worker };
+                let id = Id {
+                    part,
+                    worker,
+                    number,
+                };
                 Sink::Archive(Archive::new(archives, id, input, check, cancellation)?)
             }
             (Self::Tar(archives, _), Request::All) => {
@@ -151,9 +163,9 @@ impl Target {
                 )?))
             }
             (Self::Tar(archives, _), Request::Part(part)) => {
-                self.sink(request, archives.late(part).worker, streams)
+                self.sink(request, (archives.late(part).worker, 0), streams)
             }
-            _ => self.sink(request, 0, streams),
+            _ => self.sink(request, (0, 0), streams),
         }
     }
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::runtime::cancellation::Cancellation;
-use crate::server::connection::{Opener, Session};
-use crate::server::session::Backend;
+use crate::server::backend::Backend;
+use crate::server::connection::Session;
+use crate::server::opener::Opener;
 
 /// How often to look whether the backup is to stop.
 const LOOK: Duration = Duration::from_millis(20);
@@ -37,7 +38,7 @@ pub fn interruptible<T: Send>(
         while ended.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
             if cancellation.is_requested() {
                 // Where that fails, the end of the program ends the session.
-                let _ = backend.cancel(opener);
+                let _ = opener.open_aside().and_then(|other| backend.cancel(&other));
                 break;
             }
         }

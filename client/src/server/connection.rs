@@ -1,31 +1,37 @@
-//! Sessions through libpq, with the connection options of psql.
+//! Sessions through libpq: statements, COPY, and the wait for what the server sends.
 
-use std::collections::HashMap;
+use std::cell::{OnceCell, RefCell};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use libpq::connection::Info;
 use libpq::result::ErrorField;
 use libpq::{Connection, PQResult, Status};
 
-use crate::cli::configuration::Address;
 use crate::console::escape;
+use crate::server::socket::Socket;
 
-/// Default database, which every cluster has.
-const DEFAULT_DATABASE: &str = "postgres";
+/// Error of libpq for a COPY of which nothing has arrived that was not taken yet.
+const STILL_IN_PROGRESS: &str = "COPY still in progress";
 
-/// Message of libpq for a missing password.
-const NO_PASSWORD: &str = "no password supplied";
-
-/// Connection parameters, for sessions to the same server.
-#[derive(Clone, Debug)]
-pub struct Opener {
-    parameters: HashMap<String, String>,
-}
+/// Longest wait for the socket. A TLS library may hold bytes that the socket does not show.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A session of the server.
-#[derive(Debug)]
 pub struct Session {
     connection: Connection,
+    socket: RefCell<Socket>,
+    watch: Option<Watch>,
+    /// First message about the loss of the connection. Later ones say only that there is none.
+    loss: OnceCell<String>,
+}
+
+/// Watch over a session that waits for its server.
+pub struct Watch {
+    /// Silence after which it is looked after.
+    pub limit: Duration,
+    /// Says why the connection counts as lost, or nothing where the silence has a reason.
+    pub find_loss: Box<dyn Fn() -> Option<String> + Send>,
 }
 
 /// Values in text form, as the server sent them; `None` is NULL.
@@ -48,166 +54,91 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-impl Opener {
-    /// Opens the first session from options, connection string and environment. May prompt for a
-    /// password.
-    ///
-    /// # Errors
-    /// Where the connection string cannot be read, or no session can be opened.
-    pub fn connect(address: &Address) -> Result<(Self, Session)> {
-        let mut opener = Self {
-            parameters: parameters(address)?,
-        };
-        if address.ask_password {
-            opener.ask_password()?;
-        }
-        let session = match opener.open() {
-            Err(error)
-                if address.may_ask
-                    && !address.ask_password
-                    && error.to_string().contains(NO_PASSWORD) =>
-            {
-                opener.ask_password().context(error)?;
-                opener.open()?
-            }
-            opened => opened?,
-        };
-        opener.stay_with(&session)?;
-        Ok((opener, session))
-    }
-
-    /// Pins the host that the first session found: no other server knows the backup.
-    fn stay_with(&mut self, session: &Session) -> Result<()> {
-        let connection = &session.connection;
-        let place = [
-            ("host", connection.host()?),
-            ("hostaddr", connection.hostaddr()?),
-            ("port", connection.port()?),
-        ];
-        for (keyword, value) in place {
-            if !value.is_empty() {
-                self.parameters.insert(keyword.to_owned(), value);
-            }
-        }
-        Ok(())
-    }
-
-    /// Opens one more session.
-    ///
-    /// # Errors
-    /// Errors of libpq.
-    pub fn open(&self) -> Result<Session> {
-        let parameters = self.parameters.iter();
-        let parameters = parameters.map(|(key, value)| (key.as_str(), value.as_str()));
-        let connection =
-            Connection::with_params(&parameters.collect(), false).map_err(|error| Failure {
-                message: error.to_string().trim_end().to_owned(),
-                connection_lost: true,
-            })?;
-        Ok(Session { connection })
-    }
-
-    /// Parameters for another database of the same server.
-    pub fn of_database(&self, name: &str) -> Self {
-        let mut opener = self.clone();
-        opener
-            .parameters
-            .insert("dbname".to_owned(), name.to_owned());
-        opener
-    }
-
-    fn ask_password(&mut self) -> Result<()> {
-        let password =
-            rpassword::prompt_password("Password: ").context("could not read the password")?;
-        self.parameters.insert("password".to_owned(), password);
-        Ok(())
-    }
-}
-
-/// Options of the command line are stronger than the connection string, and that than the
-/// environment, which libpq looks at itself.
-fn parameters(address: &Address) -> Result<HashMap<String, String>> {
-    let mut parameters = HashMap::new();
-    match &address.dbname {
-        Some(text) if is_connection_string(text) => {
-            let settings =
-                Info::from(text).map_err(|error| anyhow!("{}", error.to_string().trim_end()))?;
-            for Info { keyword, val, .. } in settings {
-                parameters.extend(val.map(|value| (keyword, value)));
-            }
-        }
-        Some(name) => {
-            parameters.insert("dbname".to_owned(), name.clone());
-        }
-        None => {}
-    }
-    let options = [
-        ("host", &address.host),
-        ("port", &address.port),
-        ("user", &address.user),
-    ];
-    for (keyword, value) in options {
-        if let Some(value) = value {
-            parameters.insert(keyword.to_owned(), value.clone());
+impl Watch {
+    /// Watch for which any silence of that length is a loss.
+    pub fn hard(limit: Duration) -> Self {
+        Self {
+            limit,
+            find_loss: Box::new(|| Some(String::new())),
         }
     }
-    if parameters.values().any(|value| value.contains('\0')) {
-        bail!("a connection parameter contains a zero byte");
-    }
-    let has_database = parameters.contains_key("dbname")
-        || parameters.contains_key("service")
-        || ["PGDATABASE", "PGSERVICE"]
-            .iter()
-            .any(|name| std::env::var_os(name).is_some());
-    if !has_database {
-        parameters.insert("dbname".to_owned(), DEFAULT_DATABASE.to_owned());
-    }
-    let name = "pg_parallel_backup".to_owned();
-    parameters.insert("fallback_application_name".to_owned(), name);
-    Ok(parameters)
-}
-
-/// The database that the user named, and no default: in the connection string, or else in the
-/// environment. As GetDbnameFromConnectionOptions() of pg_basebackup, which looks into a service file
-/// only for a service of the environment.
-///
-/// # Errors
-/// Where the connection string cannot be read.
-pub fn named_database(address: &Address) -> Result<Option<String>> {
-    let in_string = match &address.dbname {
-        Some(text) if is_connection_string(text) => named_in(Info::from(text)?),
-        name => name.clone().filter(|name| !name.is_empty()),
-    };
-    match in_string {
-        Some(name) => Ok(Some(name)),
-        None => Ok(named_in(Info::defaults()?)),
-    }
-}
-
-fn named_in(settings: Vec<Info>) -> Option<String> {
-    let setting = settings.into_iter().find(|info| info.keyword == "dbname")?;
-    setting.val.filter(|name| !name.is_empty())
-}
-
-/// As recognized_connection_string() in fe-connect.c.
-fn is_connection_string(text: &str) -> bool {
-    text.starts_with("postgresql://") || text.starts_with("postgres://") || text.contains('=')
 }
 
 impl Session {
+    /// Takes over a connection.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn new(connection: Connection) -> Result<Self> {
+        let socket = Socket::new(connection.socket()?);
+        Ok(Self {
+            connection,
+            socket: RefCell::new(socket.context("could not wait for a connection")?),
+            watch: None,
+            loss: OnceCell::new(),
+        })
+    }
+
+    /// Keywords and values by which libpq finds the server of this session again.
+    ///
+    /// # Errors
+    /// Errors of libpq.
+    pub fn place(&self) -> Result<[(&'static str, String); 3]> {
+        Ok([
+            ("host", self.connection.host()?),
+            ("hostaddr", self.connection.hostaddr()?),
+            ("port", self.connection.port()?),
+        ])
+    }
+
+    /// Whether a connection parameter has a value, whatever it comes from.
+    ///
+    /// # Errors
+    /// Errors of libpq.
+    pub fn has_parameter(&self, keyword: &str) -> Result<bool> {
+        let settings = self.connection.info()?;
+        Ok(settings.get(keyword).is_some_and(|info| info.val.is_some()))
+    }
+
+    /// Sets the watch over the waits of this session.
+    pub fn watch(&mut self, watch: Watch) {
+        self.watch = Some(watch);
+    }
+
+    /// Makes sure that the server answers within a time.
+    ///
+    /// # Errors
+    /// Errors of the server, and [`Failure`] if it does not answer.
+    pub fn check_answer(&self, limit: Option<Duration>) -> Result<()> {
+        let watch = limit.map(Watch::hard);
+        self.rows_under("SELECT", &[], watch.as_ref())?;
+        Ok(())
+    }
+
     /// Runs a statement and returns its rows.
     ///
     /// # Errors
     /// Errors of the server.
     pub fn rows(&self, statement: &str, values: &[&[u8]]) -> Result<Vec<Row>> {
+        self.rows_under(statement, values, self.watch.as_ref())
+    }
+
+    fn rows_under(
+        &self,
+        statement: &str,
+        values: &[&[u8]],
+        watch: Option<&Watch>,
+    ) -> Result<Vec<Row>> {
         let values: Vec<_> = values.iter().map(|v| [*v, b"\0"].concat()).collect();
         let values: Vec<_> = values.iter().map(|value| Some(value.as_slice())).collect();
-        let result = self
-            .connection
-            .exec_params(statement, &[], &values, &[], libpq::Format::Text);
-        match result.status() {
-            Status::TuplesOk | Status::CommandOk => {}
-            _ => return Err(self.failure(&result).into()),
+        self.connection
+            .send_query_params(statement, &[], &values, &[], libpq::Format::Text)
+            .map_err(|_| self.lost())?;
+        let result = self.next_result(watch)?.ok_or_else(|| self.lost())?;
+        let ended_well = matches!(result.status(), Status::TuplesOk | Status::CommandOk);
+        self.end_statement(watch)?;
+        if !ended_well {
+            return Err(self.failure(&result).into());
         }
         let value = |row, column| result.value(row, column).map(<[u8]>::to_vec);
         let row = |row| {
@@ -224,28 +155,81 @@ impl Session {
     /// # Errors
     /// Errors of the server, as [`Failure`], and those of `take`.
     pub fn copy(&self, statement: &str, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let result = self.connection.exec(statement);
+        let watch = self.watch.as_ref();
+        self.connection
+            .send_query(statement)
+            .map_err(|_| self.lost())?;
+        let result = self.next_result(watch)?.ok_or_else(|| self.lost())?;
         if result.status() != Status::CopyOut {
+            self.end_statement(watch)?;
             return Err(self.failure(&result).into());
         }
+        let mut last_word = Instant::now();
         // The end of the data and an error look alike here; the result after it tells.
-        while let Ok(message) = self.connection.copy_data(false) {
-            take(&message)?;
-        }
-        let mut outcome = None;
-        while let Some(result) = self.connection.result() {
-            let ended_well = result.status() == Status::CommandOk;
-            let said = if ended_well {
-                Ok(())
-            } else {
-                Err(self.failure(&result).into())
-            };
-            outcome.get_or_insert(said);
-            if !ended_well && self.is_lost() {
-                break;
+        loop {
+            match self.connection.copy_data(true) {
+                Ok(message) => {
+                    take(&message)?;
+                    last_word = Instant::now();
+                }
+                Err(libpq::errors::Error::Backend(text))
+                    if text == STILL_IN_PROGRESS && !self.is_lost() =>
+                {
+                    self.wait(watch, &mut last_word)?;
+                }
+                Err(_) => break,
             }
         }
-        outcome.unwrap_or_else(|| Err(self.lost().into()))
+        let result = self.next_result(watch)?.ok_or_else(|| self.lost())?;
+        let ended_well = result.status() == Status::CommandOk;
+        self.end_statement(watch)?;
+        if ended_well {
+            Ok(())
+        } else {
+            Err(self.failure(&result).into())
+        }
+    }
+
+    /// Next result of the running statement, `None` after the last.
+    fn next_result(&self, watch: Option<&Watch>) -> Result<Option<PQResult>> {
+        let mut last_word = Instant::now();
+        while !self.is_lost() && self.connection.is_busy() {
+            self.wait(watch, &mut last_word)?;
+        }
+        Ok(self.connection.result())
+    }
+
+    /// Takes the results after the one that counts.
+    fn end_statement(&self, watch: Option<&Watch>) -> Result<()> {
+        while !self.is_lost() && self.next_result(watch)?.is_some() {}
+        Ok(())
+    }
+
+    /// Waits a while for input, and takes it. The connection must not be lost, because libpq has
+    /// closed its socket then. Fails where `watch` finds the connection lost.
+    fn wait(&self, watch: Option<&Watch>, last_word: &mut Instant) -> Result<()> {
+        let mut socket = self.socket.borrow_mut();
+        if socket.wait(LOOK)? {
+            *last_word = Instant::now();
+        } else if let Some(watch) = watch
+            && last_word.elapsed() >= watch.limit
+        {
+            let silence = last_word.elapsed().as_secs();
+            if let Some(detail) = (watch.find_loss)()
+                && !socket.wait(Duration::ZERO)?
+            {
+                let message = format!("the server has sent nothing for {silence} s{detail}");
+                return Err(Failure {
+                    message,
+                    connection_lost: true,
+                }
+                .into());
+            }
+            *last_word = Instant::now();
+        }
+        // Where this fails, the result of the statement tells.
+        let _ = self.connection.consume_input();
+        Ok(())
     }
 
     /// How this session was opened, for another that is to be like it: keywords of a connection
@@ -308,13 +292,18 @@ impl Session {
             .error_message()
             .unwrap_or_default()
             .trim_end();
+        let message = match said {
+            "" => "the connection was lost",
+            said => said,
+        };
+        let connection_lost = self.is_lost();
         Failure {
-            message: if said.is_empty() {
-                "the connection was lost".to_owned()
+            message: if connection_lost {
+                self.loss.get_or_init(|| message.to_owned()).clone()
             } else {
-                said.to_owned()
+                message.to_owned()
             },
-            connection_lost: self.is_lost(),
+            connection_lost,
         }
     }
 

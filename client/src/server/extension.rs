@@ -9,7 +9,7 @@ use crate::cli::configuration::{BackupConfig, Format};
 use crate::cli::option_values::{default_jobs, own_processors};
 use crate::manifest::hex::unhex;
 use crate::server::connection::Session;
-use crate::server::session::{number, text, value};
+use crate::server::row::{number, text, value};
 use crate::server::sql_text::array;
 use crate::stream::part::Request;
 use crate::stream::part::Tablespace;
@@ -19,6 +19,8 @@ use crate::stream::part::Tablespace;
 pub struct Extension {
     /// Quoted schema name with a trailing dot.
     schema: String,
+    /// Whether send_backup_files() has max_bytes, which it has since 0.3.0.
+    has_max_bytes: bool,
 }
 
 /// Arguments of start_backup().
@@ -83,7 +85,9 @@ impl Extension {
     /// An error if it is not installed.
     pub fn find(session: &Session) -> Result<Self> {
         let rows = session.rows(
-            "SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
+            "SELECT quote_ident(nspname), EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid
+                 AND proname = 'send_backup_files' AND 'max_bytes' = ANY (proargnames))
+             FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
              WHERE extname = 'pg_parallel_backup'",
             &[],
         )?;
@@ -98,6 +102,7 @@ impl Extension {
         };
         Ok(Self {
             schema: format!("{}.", text(row, 0)?),
+            has_max_bytes: value(row, 1)? == b"t",
         })
     }
 
@@ -199,14 +204,24 @@ impl Extension {
         }
     }
 
-    /// COPY statement of a worker.
+    /// COPY statement of a worker, for at most about `max_bytes` of files where the server can end
+    /// a stream there. Returns whether it can.
     pub fn worker_copy(
         &self,
         started: &Started,
         request: Request,
+        max_bytes: Option<u64>,
         config: &BackupConfig,
-    ) -> String {
-        self.files_copy(started, request, "", config)
+    ) -> (String, bool) {
+        let max_bytes = max_bytes.filter(|_| self.has_max_bytes);
+        let limit = max_bytes.map(|bytes| format!(", max_bytes => {bytes}"));
+        let statement = self.files_copy(
+            started,
+            request,
+            limit.as_deref().unwrap_or_default(),
+            config,
+        );
+        (statement, max_bytes.is_some())
     }
 
     /// COPY statement for named entries.
@@ -226,7 +241,7 @@ impl Extension {
         &self,
         started: &Started,
         request: Request,
-        files: &str,
+        arguments: &str,
         config: &BackupConfig,
     ) -> String {
         let tablespace = match request {
@@ -234,7 +249,7 @@ impl Extension {
             Request::Part(part) => format!(", tablespace => {}::oid", part.oid()),
         };
         format!(
-            "COPY (SELECT {}send_backup_files({}{files}{tablespace}{})) TO STDOUT",
+            "COPY (SELECT {}send_backup_files({}{arguments}{tablespace}{})) TO STDOUT",
             self.schema,
             started.backup_id,
             compression_argument(config)

@@ -3,9 +3,14 @@
 //!
 //! Imports: `stream`, `manifest`, `runtime`, `console`, `cli`.
 
+pub mod backend;
 pub mod cancel_statement;
 pub mod connection;
 pub mod extension;
+pub mod opener;
+pub mod row;
 pub mod session;
+pub mod silence;
+pub mod socket;
 pub mod sql_text;
 pub mod workers;

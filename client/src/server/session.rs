@@ -1,8 +1,11 @@
 //! Set-up of sessions, and queries that need only the server.
 
-use anyhow::{Context, Error, Result};
+use anyhow::Result;
 
-use crate::server::connection::{Opener, Row, Session};
+use crate::server::connection::Session;
+use crate::server::opener::Opener;
+use crate::server::row::value;
+use crate::server::silence;
 
 /// Settings of every session, which override those of role and database. Names are resolved in
 /// pg_catalog. No timeout and no error ends a session. Nothing delays a statement: a deferrable
@@ -33,8 +36,8 @@ const LATER_TIMEOUTS: &str = "SELECT set_config(name, '0', false) FROM pg_settin
 /// # Errors
 /// Errors of libpq and of the server.
 pub fn open(opener: &Opener) -> Result<Session> {
-    let session = opener.open()?;
-    prepare(&session)?;
+    let mut session = opener.open()?;
+    prepare(&mut session, opener)?;
     Ok(session)
 }
 
@@ -42,11 +45,13 @@ pub fn open(opener: &Opener) -> Result<Session> {
 ///
 /// # Errors
 /// Errors of the server.
-pub fn prepare(session: &Session) -> Result<()> {
+pub fn prepare(session: &mut Session, opener: &Opener) -> Result<()> {
+    silence::watch(session, opener)?;
     for (name, value) in SETTINGS {
         session.rows(&format!("SET {name} = {value}"), &[])?;
     }
     session.rows(LATER_TIMEOUTS, &[])?;
+    silence::set_server_limits(session, opener)?;
     // Text can be shown. The extension has all names of files such that they can be converted.
     session.rows(
         "SELECT set_config('client_encoding', CASE current_setting('server_encoding')
@@ -97,65 +102,4 @@ pub fn archives(session: &Session) -> Result<bool> {
         &[],
     )?;
     Ok(rows.first().map(|row| value(row, 0)).transpose()? == Some(b"t"))
-}
-
-/// Backend of a session, identified by its pid and start time: a pid alone may have been reused, or
-/// belong to another of several servers.
-#[derive(Clone, Debug)]
-pub struct Backend(Option<(String, String)>);
-
-impl Backend {
-    /// Identifies the backend of a session.
-    ///
-    /// # Errors
-    /// Errors of the server.
-    pub fn of(session: &Session) -> Result<Self> {
-        let rows = session.rows(
-            "SELECT pid, extract(epoch FROM backend_start) FROM pg_stat_activity
-             WHERE pid = pg_backend_pid()",
-            &[],
-        )?;
-        let identity = |row: &Row| Ok::<_, Error>((text(row, 0)?, text(row, 1)?));
-        Ok(Self(rows.first().map(identity).transpose()?))
-    }
-
-    /// Cancels the statement of this backend from another session of the same role.
-    ///
-    /// # Errors
-    /// Errors of libpq and of the server.
-    pub fn cancel(&self, opener: &Opener) -> Result<()> {
-        if let Some((pid, start)) = &self.0 {
-            open(opener)?.rows(
-                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
-                 WHERE pid::text = $1 AND extract(epoch FROM backend_start)::text = $2",
-                &[pid.as_bytes(), start.as_bytes()],
-            )?;
-        }
-        Ok(())
-    }
-}
-
-/// Value of a column that is never NULL.
-///
-/// # Errors
-/// An error if it is NULL.
-pub fn value(row: &Row, column: usize) -> Result<&[u8]> {
-    row.get(column)
-        .and_then(Option::as_deref)
-        .context("the server returned an unexpected NULL")
-}
-
-pub fn text(row: &Row, column: usize) -> Result<String> {
-    Ok(String::from_utf8_lossy(value(row, column)?).into_owned())
-}
-
-/// Number in a column that is never NULL.
-///
-/// # Errors
-/// An error if it is NULL or no number.
-pub fn number<T: std::str::FromStr>(row: &Row, column: usize) -> Result<T> {
-    let text = text(row, column)?;
-    text.parse()
-        .ok()
-        .with_context(|| format!("the server returned \"{text}\" where a number must be"))
 }

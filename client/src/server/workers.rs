@@ -1,15 +1,18 @@
 //! Worker threads, each with its own connection.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 
+use crate::cli::configuration::Silence;
 use crate::console::messages;
 use crate::console::progress::{Activity, Counters, Worker};
 use crate::runtime::cancellation::Cancellation;
-use crate::server::connection::{Failure, Opener, Session};
+use crate::server::backend::Backend;
+use crate::server::connection::{Failure, Session};
 use crate::server::extension::Extension;
+use crate::server::opener::Opener;
 use crate::server::session;
 
 /// Polling interval for cancellation.
@@ -17,14 +20,14 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Delay before a lost connection is replaced.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Runs all workers. After an error or a cancellation `end` is called at once, because workers that
-/// wait for the server must be ended there.
+/// Runs all workers, while the leader's session sends a heartbeat. After an error or a cancellation
+/// `end` is called at once, because workers that wait for the server must be ended there.
 ///
 /// # Errors
-/// An error if cancellation was requested.
+/// An error if cancellation was requested, or the leader does not answer.
 pub fn run(
-    counters: &Counters,
-    cancellation: &Cancellation,
+    (counters, cancellation): (&Counters, &Cancellation),
+    (leader, silence): (&Session, Silence),
     work: &(impl Fn(usize, &Worker) -> Result<()> + Sync),
     end: impl FnOnce(),
 ) -> Result<()> {
@@ -42,16 +45,53 @@ pub fn run(
         let workers: Vec<_> = workers
             .map(|(number, worker)| scope.spawn(move || work(number, worker)))
             .collect();
+        let mut last_heartbeat = Instant::now();
         while !workers.iter().all(|worker| worker.is_finished()) {
             thread::sleep(LOOK);
+            let is_due = |interval| last_heartbeat.elapsed() >= interval;
+            if silence.heartbeat.is_some_and(is_due) {
+                if let Err(error) = check_leader(leader, silence) {
+                    cancellation.fail(error);
+                    break;
+                }
+                last_heartbeat = Instant::now();
+            }
             if cancellation.is_requested() {
                 end();
                 break;
             }
         }
     });
-    cancellation.check()
+    cancellation.check()?;
+    // What comes next may wait long for the server. That is told from a dead connection here.
+    check_leader(leader, silence)
 }
+
+/// Makes sure that the leader's session is there.
+fn check_leader(leader: &Session, silence: Silence) -> Result<()> {
+    leader
+        .check_answer(silence.answer_limit())
+        .map_err(leader_lost)
+}
+
+/// Error for the loss of the leader's connection.
+fn leader_lost(error: Error) -> Error {
+    const HINT: &str = "If the server still runs, a firewall or gateway on the way may have dropped the connection: see --heartbeat.";
+    let message = format!("{error:#}");
+    let message = if message.contains("HINT:") {
+        message
+    } else {
+        format!("{message}\nHINT:  {HINT}")
+    };
+    Error::from(Failure {
+        message,
+        connection_lost: true,
+    })
+    .context(LEADER_LOST)
+}
+
+/// Context of an error of the leader's connection.
+const LEADER_LOST: &str = "the connection that leads the backup was lost";
 
 /// Successive connections of one worker.
 pub struct Connections<'a> {
@@ -63,6 +103,8 @@ pub struct Connections<'a> {
     pub worker: &'a Worker,
     retries: u32,
     session: Option<Session>,
+    /// Backend of the last session.
+    backend: Option<Backend>,
 }
 
 impl<'a> Connections<'a> {
@@ -79,6 +121,7 @@ impl<'a> Connections<'a> {
             worker,
             retries,
             session: None,
+            backend: None,
         }
     }
 
@@ -102,9 +145,20 @@ impl<'a> Connections<'a> {
                     ));
                     // What ended it may last a moment.
                     self.cancellation.wait(PAUSE);
+                    self.end_lost_backend();
                 }
                 result => return result,
             }
+        }
+    }
+
+    /// Ends the server process of the lost session. It may not have noticed the loss, and keeps its
+    /// files until it has gone.
+    fn end_lost_backend(&mut self) {
+        if let Some(backend) = self.backend.take() {
+            let ended = self.opener.open_aside();
+            // Where that fails, the server has to notice by itself.
+            let _ = ended.and_then(|other| backend.terminate(&other));
         }
     }
 
@@ -114,7 +168,9 @@ impl<'a> Connections<'a> {
             Some(session) => session,
             None => {
                 self.worker.begins(Activity::Connecting);
-                session::open(self.opener)?
+                let session = session::open(self.opener)?;
+                self.backend = Some(Backend::of(&session)?);
+                session
             }
         };
         let done = work(&mut session)?;
@@ -140,9 +196,9 @@ pub fn give_up(
 ) -> Error {
     match extension.abort(leader) {
         // That is why the workers failed.
-        Err(lost) if is_lost(&lost) => {
+        Err(lost) if is_lost(&lost) && error.to_string() != LEADER_LOST => {
             drop(cancellation.reason());
-            lost.context("the connection that leads the backup was lost")
+            leader_lost(lost)
         }
         _ => error,
     }

@@ -64,14 +64,15 @@ impl ArchiveFile {
         ]
         .into_iter()
         .find_map(|(suffix, method)| Some((name.strip_suffix(suffix)?, method)))?;
-        let stem = match stem.split_once('.') {
-            // The number of a worker is written as an OID is.
-            Some((stem, worker)) => {
-                parse_oid(worker.as_bytes())?;
-                stem
-            }
-            None => stem,
-        };
+        let mut parts = stem.split('.');
+        let stem = parts.next()?;
+        // The numbers of a worker and of its archive are written as an OID is.
+        let numbers: Vec<_> = parts
+            .map(|number| parse_oid(number.as_bytes()))
+            .collect::<Option<_>>()?;
+        if numbers.len() > 2 || numbers.get(1) == Some(&0) {
+            return None;
+        }
         let content = match stem {
             "base" => Content::Part(Part::Base),
             "pg_wal" => Content::Wal,
@@ -164,6 +165,8 @@ mod tests {
             ("base.tar", base, Method::None),
             ("base.0.tar", base, Method::None),
             ("base.12.tar.gz", base, Method::Gzip),
+            ("base.1.2.tar", base, Method::None),
+            ("16384.0.13.tar.zst", space, Method::Zstd),
             ("base.tgz", base, Method::Gzip),
             ("16384.tar.lz4", space, Method::Lz4),
             ("16384.3.tar.zst", space, Method::Zstd),
@@ -181,7 +184,10 @@ mod tests {
             "base.tar.unfinished",
             "base.x.tar",
             "base.01.tar",
-            "base.1.2.tar",
+            "base.1.0.tar",
+            "base.1.02.tar",
+            "base.1.2.3.tar",
+            "base.1..tar",
             "base..tar",
             "0.tar",
             "016384.tar",

@@ -11,7 +11,7 @@ use super::compress::parse_compress;
 use super::{ConnectionOptions, GENERAL, OUTPUT, check_waldir, jobs, mapping};
 use crate::cli::command_template::CommandTemplate;
 use crate::cli::configuration::{BackupConfig, Compress, Format, ProgressFormat, Side, SyncMethod};
-use crate::cli::option_values::{is_slot_name, parse_rate};
+use crate::cli::option_values::{is_slot_name, parse_rate, parse_size};
 
 /// How to take a backup.
 #[derive(Debug, Args)]
@@ -96,6 +96,10 @@ pub struct BackupOptions {
     #[arg(long, value_name = "NUM", default_value_t = 3, help_heading = GENERAL)]
     retries: u32,
 
+    /// bytes of files after which a connection ends its stream and begins another (with "kB", "MB", "GB" or "TB"); 0 for no limit
+    #[arg(long, value_name = "SIZE", default_value = "4GB", help_heading = GENERAL)]
+    stream_size: String,
+
     /// use algorithm for manifest checksums: NONE, CRC32C, SHA224, SHA256, SHA384, SHA512
     #[arg(long, value_name = "ALGORITHM", default_value = "CRC32C", help_heading = GENERAL)]
     manifest_checksums: String,
@@ -141,6 +145,7 @@ impl BackupOptions {
     pub fn check(self) -> Result<BackupConfig> {
         let jobs = jobs(self.jobs)?;
         let max_rate = self.max_rate.as_deref().map(parse_rate).transpose()?;
+        let stream_size = parse_size(&self.stream_size)?;
         let mapping = mapping(&self.tablespace_mapping)?;
         let pipe = self
             .pipe
@@ -235,6 +240,7 @@ impl BackupOptions {
             progress: self.progress,
             verbose: self.verbose,
             retries: self.retries,
+            stream_size: (stream_size > 0).then_some(stream_size),
         })
     }
 }

@@ -1,7 +1,9 @@
 //! Where the server is.
 
 use super::CONNECTION;
-use crate::cli::configuration::Address;
+use std::time::Duration;
+
+use crate::cli::configuration::{Address, Silence};
 
 /// Options that say where the server is.
 #[derive(Debug, clap::Args)]
@@ -29,7 +31,18 @@ pub struct ConnectionOptions {
     /// force password prompt (should happen automatically)
     #[arg(short = 'W', long, help_heading = CONNECTION)]
     password: bool,
+
+    /// seconds after which the leading connection sends something while it waits for others; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(..=MOST_SECONDS), help_heading = CONNECTION)]
+    heartbeat: u32,
+
+    /// seconds without a word from the server after which a connection counts as lost; 0 for no limit
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(..=MOST_SECONDS), help_heading = CONNECTION)]
+    timeout: u32,
 }
+
+/// A day, so that all settings made from it are in range.
+const MOST_SECONDS: i64 = 86_400;
 
 impl From<ConnectionOptions> for Address {
     fn from(options: ConnectionOptions) -> Self {
@@ -40,6 +53,15 @@ impl From<ConnectionOptions> for Address {
             user: options.username,
             ask_password: options.password,
             may_ask: !options.no_password,
+            silence: Silence {
+                heartbeat: seconds(options.heartbeat),
+                limit: seconds(options.timeout),
+            },
         }
     }
+}
+
+/// Zero stands for none.
+fn seconds(number: u32) -> Option<Duration> {
+    (number > 0).then(|| Duration::from_secs(number.into()))
 }

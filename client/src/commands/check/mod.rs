@@ -23,9 +23,11 @@ use crate::runtime::cancellation::Cancellation;
 use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Watch};
 use crate::server::cancel_statement::interruptible;
-use crate::server::connection::{Failure, Opener, Session};
+use crate::server::connection::{Failure, Session};
 use crate::server::extension::{DAMAGE, Extension, ListedFile, Start, Started};
+use crate::server::opener::Opener;
 use crate::server::session;
+use crate::server::silence;
 use crate::server::workers::{self, Connections, give_up};
 
 use damage::Findings;
@@ -66,7 +68,7 @@ struct Checked {
 pub fn run(config: &CheckConfig) -> Result<()> {
     // May ask for a password, before anything else is on the terminal.
     let (opener, mut session) = Opener::connect(&config.address)?;
-    session::prepare(&session)?;
+    session::prepare(&mut session, &opener)?;
     let extension = Extension::find(&session)?;
     ensure!(
         session::has_data_checksums(&session)?,
@@ -132,6 +134,7 @@ fn lead(
     })?;
     let led = (|| {
         shared.cancellation.check()?;
+        silence::end_without_heartbeat(session, opener)?;
         let queue = Queue::new(extension.files(session)?);
         shared.counters.expect(Expected {
             bytes: queue.bytes(),
@@ -186,10 +189,15 @@ fn run_workers(
         }
         Ok(())
     };
-    workers::run(counters, cancellation, &work, || {
-        // Where this fails, so it does when it is tried again.
-        let _ = extension.abort(leader);
-    })
+    workers::run(
+        (counters, cancellation),
+        (leader, opener.silence),
+        &work,
+        || {
+            // Where this fails, so it does when it is tried again.
+            let _ = extension.abort(leader);
+        },
+    )
 }
 
 /// Worker thread with its connection.

@@ -13,8 +13,10 @@ use super::damage::{Damage, Findings};
 use crate::console::escape;
 use crate::console::messages;
 use crate::runtime::cancellation::Cancellation;
-use crate::server::connection::{Opener, Row, Session};
-use crate::server::session::{self, number, value};
+use crate::server::connection::{Row, Session};
+use crate::server::opener::Opener;
+use crate::server::row::{number, value};
+use crate::server::session;
 use crate::server::workers::is_lost;
 
 /// OID of the tablespace `pg_default`.
