@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 
-use backup_tests::client::{backup_of, new_target, verify};
+use backup_tests::client::{backup_of, new_target, program, verify};
+use backup_tests::encrypted::Encrypted;
 use backup_tests::program::{command, give_to_owner, succeed};
 use backup_tests::server::Cluster;
 
@@ -12,6 +13,43 @@ subprocess.run(sys.argv[1:], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
 
 const AT_MOST_KB: u64 = 64 * 1024;
+
+/// Takes 1 MB at a time, more slowly than a server sends it.
+const SLOW: &str = "python3 -c 'import sys, time
+while sys.stdin.buffer.read(1048576): time.sleep(0.01)'";
+
+/// libpq used to buffer what the server sent, as fast as it came.
+#[test]
+fn eight_encrypted_connections_into_a_slow_target_take_little_memory() {
+    let encrypted = Encrypted::start();
+    let cluster = &encrypted.cluster;
+    for name in 0..8 {
+        let path = cluster
+            .data_dir()
+            .join(format!("base/1/{}", 2_000_000 + name));
+        let file = File::create(&path).expect("a file");
+        file.set_len(64 << 20).expect("its size");
+        give_to_owner(&path);
+    }
+    let root = format!(
+        "sslmode=verify-full sslrootcert={}",
+        encrypted.file("root.crt")
+    );
+    let string = encrypted.string(
+        "certified",
+        &format!("{root} {}", encrypted.certificate("certified")),
+    );
+    let backup = program();
+    let mut measure = command("python3");
+    measure.args(["-c", MEASURE]).arg(backup.get_program());
+    measure
+        .args(backup.get_args())
+        .args(["-d", &string, "-c", "fast", "-j", "8", "--pipe", SLOW]);
+    let printed = succeed(&mut measure);
+    println!("{printed}");
+    let memory: u64 = printed.trim().parse().expect("a number");
+    assert!((1024..100 * 1024).contains(&memory), "{memory} kB");
+}
 
 #[test]
 fn a_large_cluster_takes_little_memory() {

@@ -253,8 +253,8 @@ fn run_workers(
         .into_iter()
         .map(|request| {
             let size = target.stream_size(config, shared.jobs);
-            let (statement, is_limited) = extension.worker_copy(started, request, size, config);
-            (request, statement, is_limited)
+            let (statement, limit) = extension.worker_copy(started, request, size, config);
+            (request, statement, limit)
         })
         .collect();
     let work = |number: usize, worker: &Worker| {
@@ -303,20 +303,20 @@ fn receive_missing(
     Ok(())
 }
 
-/// Runs one worker, with a new connection after each loss. A stream that is limited is followed by
-/// others until one is empty, so that a loss costs no more than one.
+/// Runs one worker, with a new connection after each loss. A stream that has reached its limit is
+/// followed by another, so that a loss costs no more than one.
 fn work(
     shared: &Shared<'_>,
-    requests: &[(Request, String, bool)],
+    requests: &[(Request, String, Option<u64>)],
     mut connections: Connections<'_>,
     target: &Target,
     received: &ReceivedFiles,
 ) -> Result<()> {
     let Connections { number, worker, .. } = connections;
     let shown = shared.config.progress.is_some().then_some(worker);
-    for (request, statement, is_limited) in requests {
+    for (request, statement, limit) in requests {
         for stream in 0.. {
-            let has_members = connections.run(|session| {
+            let bytes = connections.run(|session| {
                 worker.begins(Activity::Waiting);
                 let streams = shared.streams(&worker.counter);
                 let sink = target.sink(*request, (number, stream), streams)?;
@@ -329,7 +329,7 @@ fn work(
                     }
                 })
             })?;
-            if !(has_members && *is_limited) {
+            if limit.is_none_or(|limit| bytes < limit) {
                 break;
             }
         }
@@ -346,14 +346,14 @@ fn cannot_go_on(lost: &Error) -> Error {
 }
 
 /// Receives one stream, and reports the current file of a worker. Its files count if it ends well.
-/// Returns whether it had any members.
+/// Returns their bytes.
 fn receive(
     session: &Session,
     statement: &str,
     mut sink: Sink<'_>,
     received: &ReceivedFiles,
     worker: Option<&Worker>,
-) -> Result<bool> {
+) -> Result<u64> {
     let result = session.copy(statement, |bytes| {
         sink.take(bytes)?;
         if let Some((worker, file)) = worker.zip(sink.current()) {
@@ -364,9 +364,9 @@ fn receive(
     match result {
         Ok(()) => {
             let contents = sink.finish()?;
-            let has_members = !contents.is_empty();
+            let bytes = contents.bytes();
             received.add(contents)?;
-            Ok(has_members)
+            Ok(bytes)
         }
         Err(error) if is_lost(&error) => {
             received.lose_stream();

@@ -34,9 +34,9 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Whether the stream had no members.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty() && self.directories.is_empty()
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.values().map(|file| file.size).sum()
     }
 }
 

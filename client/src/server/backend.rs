@@ -74,8 +74,12 @@ impl Backend {
         let Some((pid, start)) = &self.0 else {
             return Ok(Vec::new());
         };
-        // No name is the session's own: operators and functions are looked for in pg_catalog.
-        other.rows("SET search_path = pg_catalog", &[])?;
+        // Names are looked for in pg_catalog, and no timeout of the role ends the statement.
+        other.rows(
+            "SELECT pg_catalog.set_config('search_path', 'pg_catalog', false),
+                 pg_catalog.set_config('statement_timeout', '0', false)",
+            &[],
+        )?;
         other.rows(
             &format!(
                 "SELECT {column} FROM pg_stat_activity

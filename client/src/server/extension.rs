@@ -204,15 +204,15 @@ impl Extension {
         }
     }
 
-    /// COPY statement of a worker, for at most about `max_bytes` of files where the server can end
-    /// a stream there. Returns whether it can.
+    /// COPY statement of a worker, and the bytes of files after which the stream ends, where the
+    /// server can end it there.
     pub fn worker_copy(
         &self,
         started: &Started,
         request: Request,
         max_bytes: Option<u64>,
         config: &BackupConfig,
-    ) -> (String, bool) {
+    ) -> (String, Option<u64>) {
         let max_bytes = max_bytes.filter(|_| self.has_max_bytes);
         let limit = max_bytes.map(|bytes| format!(", max_bytes => {bytes}"));
         let statement = self.files_copy(
@@ -221,7 +221,7 @@ impl Extension {
             limit.as_deref().unwrap_or_default(),
             config,
         );
-        (statement, max_bytes.is_some())
+        (statement, max_bytes)
     }
 
     /// COPY statement for named entries.

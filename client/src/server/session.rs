@@ -31,13 +31,14 @@ const SETTINGS: [(&str, &str); 12] = [
 const LATER_TIMEOUTS: &str = "SELECT set_config(name, '0', false) FROM pg_settings
      WHERE name = 'transaction_timeout'";
 
-/// Opens and prepares a session.
+/// Opens and prepares a session that is never idle for long.
 ///
 /// # Errors
 /// Errors of libpq and of the server.
 pub fn open(opener: &Opener) -> Result<Session> {
     let mut session = opener.open()?;
     prepare(&mut session, opener)?;
+    silence::end_when_idle(&session, opener)?;
     Ok(session)
 }
 
@@ -46,11 +47,11 @@ pub fn open(opener: &Opener) -> Result<Session> {
 /// # Errors
 /// Errors of the server.
 pub fn prepare(session: &mut Session, opener: &Opener) -> Result<()> {
-    silence::watch(session, opener)?;
     for (name, value) in SETTINGS {
         session.rows(&format!("SET {name} = {value}"), &[])?;
     }
     session.rows(LATER_TIMEOUTS, &[])?;
+    silence::watch(session, opener)?;
     silence::set_server_limits(session, opener)?;
     // Text can be shown. The extension has all names of files such that they can be converted.
     session.rows(

@@ -56,16 +56,32 @@ pub fn set_server_limits(session: &Session, opener: &Opener) -> Result<()> {
     Ok(())
 }
 
-/// Has the server end this session, and its backup, when no heartbeat comes: behind a gateway that
-/// keeps the connection open the server cannot notice otherwise that the client has gone.
+/// Has the server end this session when nothing comes for the limit: behind a gateway that keeps the
+/// connection open the server cannot notice otherwise that the client has gone.
+///
+/// # Errors
+/// Errors of the server.
+pub fn end_when_idle(session: &Session, opener: &Opener) -> Result<()> {
+    match opener.silence.limit {
+        Some(limit) => set_idle_limit(session, limit),
+        None => Ok(()),
+    }
+}
+
+/// The same for a leader, which sends heartbeats. Its backup ends with it.
 ///
 /// # Errors
 /// Errors of the server.
 pub fn end_without_heartbeat(leader: &Session, opener: &Opener) -> Result<()> {
     if let (Some(heartbeat), Some(limit)) = (opener.silence.heartbeat, opener.silence.limit) {
-        let limit = limit.max(heartbeat * 3).as_millis();
-        leader.rows(&format!("SET idle_session_timeout = {limit}"), &[])?;
+        set_idle_limit(leader, limit.max(heartbeat * 3))?;
     }
+    Ok(())
+}
+
+fn set_idle_limit(session: &Session, limit: Duration) -> Result<()> {
+    let limit = limit.as_millis();
+    session.rows(&format!("SET idle_session_timeout = {limit}"), &[])?;
     Ok(())
 }
 
