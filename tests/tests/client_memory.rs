@@ -15,7 +15,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
 const AT_MOST_KB: u64 = 64 * 1024;
 
 /// Takes 1 MB at a time, more slowly than a server sends it.
-const SLOW: &str = "python3 -c 'import sys, time
+const SLOW: &str = ": %f; python3 -c 'import sys, time
 while sys.stdin.buffer.read(1048576): time.sleep(0.01)'";
 
 /// libpq used to buffer what the server sent, as fast as it came.
