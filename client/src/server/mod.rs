@@ -6,6 +6,8 @@
 pub mod cancel_statement;
 pub mod connection;
 pub mod extension;
+pub mod requirements;
 pub mod session;
 pub mod sql_text;
+pub mod tablespace_sizes;
 pub mod workers;

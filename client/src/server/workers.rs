@@ -1,5 +1,6 @@
 //! Worker threads, each with its own connection.
 
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +17,23 @@ use crate::server::session;
 const LOOK: Duration = Duration::from_millis(20);
 /// Delay before a lost connection is replaced.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Sessions that were opened before the start, for the workers to take.
+#[derive(Debug)]
+pub struct OpenSessions(Mutex<Vec<Option<Session>>>);
+
+impl OpenSessions {
+    /// One for each worker, in the order of their numbers.
+    pub fn new(sessions: Vec<Session>) -> Self {
+        Self(Mutex::new(sessions.into_iter().map(Some).collect()))
+    }
+
+    /// Takes that of a worker.
+    pub fn take(&self, number: usize) -> Option<Session> {
+        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.get_mut(number)?.take()
+    }
+}
 
 /// Runs all workers. After an error or a cancellation `end` is called at once, because workers that
 /// wait for the server must be ended there.
@@ -80,6 +98,12 @@ impl<'a> Connections<'a> {
             retries,
             session: None,
         }
+    }
+
+    /// Begins with a session that is open already.
+    pub fn with_session(mut self, session: Option<Session>) -> Self {
+        self.session = session;
+        self
     }
 
     /// Runs a unit of work in a session, and again from its beginning in a new session after a
