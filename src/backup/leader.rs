@@ -13,6 +13,7 @@ use crate::server::backend_progress::{ProgressPhase, ProgressRow};
 use crate::server::backup_control::{self, StartedBackup, Tablespace};
 use crate::server::clock;
 use crate::server::lock_registry::{self, Registration};
+use crate::server::parameters;
 use crate::server::recovery;
 use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::settings;
@@ -206,7 +207,8 @@ impl Leader {
         let _row = ProgressRow::start(ProgressPhase::EstimatingSize);
         // The tablespaces of the start, not of now: replay makes what came later.
         let tablespaces: &[Tablespace] = &self.started.tablespaces;
-        let listing = walk::list(tablespaces, !tablespace_map)?;
+        let must_be_readable = !parameters::list_unreadable_files();
+        let listing = walk::list(tablespaces, !tablespace_map, must_be_readable)?;
         let digest_length = self.backup.options().algorithm.digest_len();
         let files = SharedFiles::share(&listing, tablespaces, digest_length, self.backup.nonce())?;
         self.backup.publish_files(files.handle());

@@ -26,8 +26,13 @@ use crate::server::settings;
 /// holds, in no particular order. pg_control is not among them: it is sent when the backup stops.
 ///
 /// # Errors
-/// Where a directory cannot be read. What vanishes meanwhile is no error.
-pub fn list(tablespaces: &[Tablespace], with_links: bool) -> Result<Listing> {
+/// Where a directory cannot be read, and where `must_be_readable` is set a file. What vanishes meanwhile
+/// is no error.
+pub fn list(
+    tablespaces: &[Tablespace],
+    with_links: bool,
+    must_be_readable: bool,
+) -> Result<Listing> {
     let mut walk = Walk {
         inside_data_directory: tablespaces
             .iter()
@@ -35,6 +40,7 @@ pub fn list(tablespaces: &[Tablespace], with_links: bool) -> Result<Listing> {
             .collect(),
         listing: Listing::default(),
         tablespace: 0,
+        must_be_readable,
     };
     walk.directory(b"")?;
     for tablespace in tablespaces {
@@ -50,6 +56,9 @@ struct Walk {
     listing: Listing,
     /// The tablespace that is being walked; 0 for the data directory.
     tablespace: u32,
+    /// Whether a file that the server may not read is an error here. Otherwise it is one when its turn
+    /// comes.
+    must_be_readable: bool,
 }
 
 impl Walk {
@@ -105,9 +114,13 @@ impl Walk {
             if path == control_file::PATH {
                 continue;
             }
-            if let Some(status) = directory.status(name)?
-                && let Some(path) = self.visit(path, name, status)?
-            {
+            let Some(status) = directory.status(name)? else {
+                continue;
+            };
+            if self.must_be_readable && status.file_type == FileType::Regular {
+                directory.check_readable(name, &status)?;
+            }
+            if let Some(path) = self.visit(path, name, status)? {
                 below.push(path);
             }
         }
@@ -122,6 +135,7 @@ impl Walk {
             file_type,
             size,
             mtime,
+            ..
         } = status;
         let may_be_emptied = matches!(file_type, FileType::Directory | FileType::Link);
         if path == b"pg_wal" && may_be_emptied {
@@ -206,7 +220,7 @@ mod tests {
         let made = "CREATE UNLOGGED TABLE unlogged (a int);
                     CREATE TEMPORARY TABLE temporary AS SELECT 1 AS a";
         assert_eq!(Spi::run(made), Ok(()));
-        let Ok(listing) = list(&[], true) else {
+        let Ok(listing) = list(&[], true, true) else {
             panic!("the walk failed")
         };
         let files: HashSet<String> = (listing.entries().iter())

@@ -125,6 +125,16 @@ pub struct Status {
     pub size: u64,
     /// Seconds since 1970.
     pub mtime: i64,
+    /// Owner, group and permissions.
+    access: Access,
+}
+
+/// What decides who may read a file.
+#[derive(Clone, Copy, Debug)]
+struct Access {
+    uid: u32,
+    gid: u32,
+    mode: u32,
 }
 
 /// An open directory.
@@ -211,6 +221,11 @@ impl Directory {
                 },
                 size: u64::try_from(status.st_size).unwrap_or(0),
                 mtime: status.st_mtime,
+                access: Access {
+                    uid: status.st_uid,
+                    gid: status.st_gid,
+                    mode: status.st_mode & 0o7777,
+                },
             })),
             Err(error) => match error.raw_os_error() {
                 Some(libc::ENOENT) => Ok(None),
@@ -220,6 +235,47 @@ impl Directory {
                 }
             },
         }
+    }
+}
+
+impl Directory {
+    /// Checks that the server may read a file of this directory. Owner and mode suffice for the files
+    /// that the server has made. Others are for the operating system to judge, which knows groups,
+    /// access control lists and capabilities.
+    ///
+    /// # Errors
+    /// "could not open file", with owners and mode, where it may not.
+    pub fn check_readable(&self, name: &[u8], status: &Status) -> Result<()> {
+        let Access { uid, gid, mode } = status.access;
+        // SAFETY: both only read the process's own ids.
+        let (own_uid, own_gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+        if uid == own_uid && mode & libc::S_IRUSR != 0 {
+            return Ok(());
+        }
+        let Ok(terminated) = CString::new(name) else {
+            return Ok(());
+        };
+        // SAFETY: the directory is open, and the name is terminated.
+        let result = unsafe {
+            let directory = libc::dirfd(self.stream.as_ptr().cast());
+            libc::faccessat(directory, terminated.as_ptr(), libc::R_OK, libc::AT_EACCESS)
+        };
+        let error = io::Error::last_os_error();
+        // Anything else shows when the file is sent, or it has vanished by then.
+        if result == 0 || error.raw_os_error() != Some(libc::EACCES) {
+            return Ok(());
+        }
+        let path = match self.path.as_slice() {
+            b"." => name.to_vec(),
+            directory => [directory, b"/", name].concat(),
+        };
+        Err(Error::of_file("open file", &path, &error)
+            .detail(format!(
+                "The file has owner {uid}, group {gid} and mode {mode:04o}; the server runs as user {own_uid} and group {own_gid}."
+            ))
+            .hint(
+                "Give the file to the server's account, or move it out of the data directory if it is not a part of the cluster.",
+            ))
     }
 }
 

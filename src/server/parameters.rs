@@ -30,6 +30,8 @@ static CHECKSUM_VECTORS: GucSetting<ChecksumVectors> =
 
 static MANIFEST_FORCE_ENCODE: GucSetting<bool> = GucSetting::<bool>::new(false);
 
+static LIST_UNREADABLE_FILES: GucSetting<bool> = GucSetting::<bool>::new(false);
+
 /// Only there to be shown, and then as [`show_processors`] says.
 static SERVER_PROCESSORS: GucSetting<i32> = GucSetting::<i32>::new(1);
 
@@ -48,6 +50,14 @@ pub fn define() {
         c"Writes all paths in a backup manifest in hexadecimal.",
         c"Otherwise only those are that are no text.",
         &MANIFEST_FORCE_ENCODE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_parallel_backup.list_unreadable_files",
+        c"Starts a backup although the server cannot read a file.",
+        c"The file is then an error of the stream that is to send it.",
+        &LIST_UNREADABLE_FILES,
         GucContext::Userset,
         GucFlags::default(),
     );
@@ -87,6 +97,12 @@ extern "C-unwind" fn show_processors() -> *const c_char {
 #[must_use]
 pub fn manifest_force_encode() -> bool {
     MANIFEST_FORCE_ENCODE.get()
+}
+
+/// The value of pg_parallel_backup.list_unreadable_files.
+#[must_use]
+pub fn list_unreadable_files() -> bool {
+    LIST_UNREADABLE_FILES.get()
 }
 
 /// The value of pg_parallel_backup.checksum_vectors.

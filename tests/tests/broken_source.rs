@@ -3,14 +3,14 @@
 //! that names the file. After a repair the next backup succeeds.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
 use backup_tests::backup::{Backup, start, try_send_stop, try_start};
 use backup_tests::builder::Builder;
 use backup_tests::failure::{Failure, expect_failure};
 use backup_tests::leftover;
 use backup_tests::member;
-use backup_tests::program::make_dir;
+use backup_tests::program::{give_to_owner, make_dir};
 use backup_tests::server::Cluster;
 use backup_tests::stepwise::Stepwise;
 use backup_tests::stream::{Worker, copy_of, copy_out};
@@ -127,6 +127,81 @@ fn a_directory_that_may_not_be_read_fails_the_start() {
     leftover::assert_none(&cluster);
     set_mode(0o700);
     start(&mut leader, "");
+}
+
+#[test]
+fn a_file_that_may_not_be_read_fails_the_start() {
+    let cluster = builder().start();
+    let (_, location) = cluster.create_tablespace("outside");
+    let version = fs::read_dir(&location).expect("a tablespace").next();
+    let version = version.expect("a directory").expect("its name");
+    let inside = version.path().join("closed");
+    for path in [
+        cluster.data_dir().join("closed"),
+        cluster.data_dir().join("base/1/closed"),
+        inside,
+    ] {
+        fs::write(&path, "1").expect("a file");
+        give_to_owner(&path);
+        let set_mode =
+            |mode| fs::set_permissions(&path, Permissions::from_mode(mode)).expect("mode");
+        set_mode(0o044);
+        let mut leader = cluster.connect();
+        let started = try_start(&mut leader, "retain_wal => true");
+        let failure = expect_failure("a start", started);
+        assert_eq!(failure.sqlstate, "42501", "{failure}");
+        let tail = path.strip_prefix(cluster.data_dir());
+        let tail = tail.map_or_else(|_| "/closed".to_owned(), |path| path.display().to_string());
+        assert!(
+            failure.message.starts_with("could not open file \""),
+            "{failure}"
+        );
+        let end = format!("{tail}\": Permission denied");
+        assert!(failure.message.ends_with(&end), "{failure}");
+        assert!(failure.detail.contains("mode 0044"), "{failure}");
+        leftover::assert_none(&cluster);
+        let whole = copy_of("base_backup(fast => true, retain_wal => true)");
+        let failure = expect_failure(&whole, copy_out(&mut leader, &whole));
+        assert!(failure.message.ends_with(&end), "{failure}");
+        leftover::assert_none(&cluster);
+        // With the setting the file is an error of its stream.
+        let list = "SET pg_parallel_backup.list_unreadable_files = on";
+        leader.batch_execute(list).expect("SET");
+        start(&mut leader, "");
+        let sent = copy_out(&mut leader, &copy_of("send_backup_files()"));
+        let failure = expect_failure("a stream", sent);
+        assert!(failure.message.ends_with(&end), "{failure}");
+        set_mode(0o600);
+        start(&mut cluster.connect(), "");
+        fs::remove_file(&path).expect("remove the file");
+    }
+}
+
+#[test]
+fn a_file_of_another_owner_that_may_be_read_is_sent() {
+    let cluster = builder().start();
+    let path = cluster.data_dir().join("of_another");
+    fs::write(&path, "1").expect("a file");
+    let owner = fs::metadata(&path).expect("the file").uid();
+    let server = fs::metadata(cluster.data_dir()).expect("a directory");
+    if owner == server.uid() {
+        eprintln!("skipped: only root can make files of another owner");
+        return;
+    }
+    let set_mode = |mode| fs::set_permissions(&path, Permissions::from_mode(mode)).expect("mode");
+    let sent = |client: &mut Client| copy_out(client, &copy_of("base_backup(fast => true)"));
+    set_mode(0o604);
+    let stream = sent(&mut cluster.connect()).expect("readable for others");
+    member::expect(&stream, "of_another");
+    set_mode(0o600);
+    expect_failure("a file of root", sent(&mut cluster.connect())).assert(
+        "42501",
+        "could not open file \"of_another\": Permission denied",
+    );
+    set_mode(0o640);
+    chown(&path, None, Some(server.gid())).expect("chown");
+    let stream = sent(&mut cluster.connect()).expect("readable for the group");
+    member::expect(&stream, "of_another");
 }
 
 /// Cluster with small segments, some of them needed by a backup that is about to stop. Returns the

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use backup_tests::archive::content;
-use backup_tests::backup::{Backup, start};
+use backup_tests::backup::{Backup, start, try_start};
 use backup_tests::failure::expect_failure;
 use backup_tests::member::{self, Member};
 use backup_tests::notices::Notices;
@@ -315,13 +315,15 @@ fn errors_and_warnings_name_a_file_that_is_no_utf8() {
     let cluster = Cluster::new();
     plant(&cluster, STRAY);
     let data = cluster.data_dir();
-    succeed(command("chmod").arg("000").arg(join(&data, STRAY)));
     succeed(command("mkfifo").arg(join(&data, b"pipe \xe9")));
     let mut taken = Stepwise::start(&cluster, "");
     let skipped = r#"skipping special file "pipe \351""#;
     assert_eq!(taken.notices.warnings(), [skipped]);
+    succeed(command("chmod").arg("000").arg(join(&data, STRAY)));
+    let message = format!("could not open file \"{STRAY_ESCAPED}\": Permission denied");
+    let started = try_start(&mut cluster.connect(), "");
+    expect_failure("a start", started).assert("42501", &message);
     for call in ["send_backup_files()", &send_of(STRAY_ESCAPED)] {
-        let message = format!("could not open file \"{STRAY_ESCAPED}\": Permission denied");
         expect_failure(call, taken.try_stream(call)).assert("42501", &message);
     }
     let others = "SELECT array_agg(path) FROM backup_filelist() WHERE path NOT LIKE 'caf%'";

@@ -149,6 +149,10 @@ pub struct BackupConfig {
     pub slot: Option<String>,
     /// Whether the WAL is part of the backup.
     pub wal: bool,
+    /// How long the end waits for the server's archive; `None` for as long as it takes.
+    pub archive_timeout: Option<Duration>,
+    /// Whether the free space of the targets is compared with the size of the backup.
+    pub space_check: bool,
     /// Whether the checkpoint is immediate.
     pub fast: bool,
     /// The label.

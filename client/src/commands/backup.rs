@@ -12,6 +12,7 @@ use crate::manifest;
 use crate::manifest::backup_path::CONTROL_FILE;
 use crate::manifest::received_files::ReceivedFiles;
 use crate::output::cleanup::{CleanupList, SharedCleanupList};
+use crate::output::free_space;
 use crate::output::pipe::Commands;
 use crate::output::standard_output;
 use crate::output::sync;
@@ -23,9 +24,10 @@ use crate::server::cancel_statement::interruptible;
 use crate::server::connection::Session;
 use crate::server::extension::{self, Extension, Started};
 use crate::server::opener::{self, Opener};
+use crate::server::requirements;
 use crate::server::session;
 use crate::server::silence;
-use crate::server::workers::{self, Connections, give_up, is_lost};
+use crate::server::workers::{self, Connections, OpenSessions, give_up, is_lost};
 use crate::stream::part::Request;
 
 /// State shared by all threads.
@@ -58,6 +60,7 @@ pub fn run(config: &BackupConfig) -> Result<()> {
     let (opener, mut session) = Opener::connect(&config.address)?;
     session::prepare(&mut session, &opener)?;
     let extension = Extension::find(&session)?;
+    check_privileges(config, &session)?;
     if !config.wal {
         session::show_notices(&session)?;
     }
@@ -98,6 +101,22 @@ pub fn run(config: &BackupConfig) -> Result<()> {
     result.inspect_err(|_| cleanup.clean_up(config.clean, config.verbose))
 }
 
+/// Checks that the role may call what the backup needs.
+fn check_privileges(config: &BackupConfig, session: &Session) -> Result<()> {
+    if config.to_stdout {
+        return requirements::check_functions(session, &["base_backup"]);
+    }
+    requirements::check_functions(session, &requirements::OF_A_BACKUP)?;
+    if config.retries > 0
+        && let Some(lacks) = requirements::lacks(session, requirements::AFTER_A_LOSS)?
+    {
+        messages::warn(format_args!(
+            "the loss of a connection may end the backup\nDETAIL:  {lacks}"
+        ));
+    }
+    Ok(())
+}
+
 fn lead(
     shared: &Shared<'_>,
     opener: &Opener,
@@ -123,6 +142,8 @@ fn lead(
         say(config, &format!("base backup of {count} files completed"));
         return Ok(());
     }
+    let sessions = requirements::open_workers((opener, session), shared.jobs, cancellation)?;
+    let sessions = OpenSessions::new(sessions);
     let started = interruptible(session, opener, cancellation, |session| {
         extension.start(session, &config.into())
     })?;
@@ -142,13 +163,17 @@ fn lead(
         );
         let mode = extension.directory_mode(session)?;
         let tablespaces = extension.tablespaces(session)?;
+        if config.space_check {
+            let sizes = extension.tablespace_sizes(session)?;
+            free_space::check(config, &started, &tablespaces, &sizes)?;
+        }
         let archives = (shared.jobs, &shared.commands);
         let target = Target::create(config, &tablespaces, archives, mode, &mut cleanup.lock())?;
         let received = ReceivedFiles::default();
         counters.enter(Phase::Copying);
         run_workers(
             shared,
-            opener,
+            (opener, &sessions),
             (session, extension),
             &started,
             &target,
@@ -236,7 +261,7 @@ fn complete(
 
 fn run_workers(
     shared: &Shared<'_>,
-    opener: &Opener,
+    (opener, sessions): (&Opener, &OpenSessions),
     (leader, extension): (&Session, &Extension),
     started: &Started,
     target: &Target,
@@ -259,7 +284,8 @@ fn run_workers(
         .collect();
     let work = |number: usize, worker: &Worker| {
         let connections =
-            Connections::new((opener, cancellation), (number, worker), config.retries);
+            Connections::new((opener, cancellation), (number, worker), config.retries)
+                .with_session(sessions.take(number));
         work(shared, &requests, connections, target, received)
     };
     workers::run(

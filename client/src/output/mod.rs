@@ -10,6 +10,7 @@ pub mod claim;
 pub mod cleanup;
 pub mod compressor;
 pub mod data_directory;
+pub mod free_space;
 pub mod layout;
 pub mod pipe;
 pub mod standard_output;

@@ -18,7 +18,7 @@ use crate::stream::part::Tablespace;
 #[derive(Clone, Debug)]
 pub struct Extension {
     /// Quoted schema name with a trailing dot.
-    schema: String,
+    pub(super) schema: String,
     /// Whether send_backup_files() has max_bytes, which it has since 0.3.0.
     has_max_bytes: bool,
 }
@@ -139,6 +139,21 @@ impl Extension {
     pub fn force_encode(&self, session: &Session) -> Result<()> {
         self.load_library(session)?;
         session.rows("SET pg_parallel_backup.manifest_force_encode = on", &[])?;
+        Ok(())
+    }
+
+    /// Has the start list files that the server cannot read, which versions of the extension do anyway
+    /// that have no such setting.
+    ///
+    /// # Errors
+    /// Errors of the server.
+    pub fn list_unreadable_files(&self, session: &Session) -> Result<()> {
+        self.load_library(session)?;
+        session.rows(
+            "SELECT set_config(name, 'on', false) FROM pg_settings
+             WHERE name = 'pg_parallel_backup.list_unreadable_files'",
+            &[],
+        )?;
         Ok(())
     }
 

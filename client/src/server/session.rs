@@ -31,14 +31,13 @@ const SETTINGS: [(&str, &str); 12] = [
 const LATER_TIMEOUTS: &str = "SELECT set_config(name, '0', false) FROM pg_settings
      WHERE name = 'transaction_timeout'";
 
-/// Opens and prepares a session that is never idle for long.
+/// Opens and prepares a session.
 ///
 /// # Errors
 /// Errors of libpq and of the server.
 pub fn open(opener: &Opener) -> Result<Session> {
     let mut session = opener.open()?;
     prepare(&mut session, opener)?;
-    silence::end_when_idle(&session, opener)?;
     Ok(session)
 }
 

@@ -1,5 +1,6 @@
 //! Worker threads, each with its own connection.
 
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,11 +15,28 @@ use crate::server::connection::{Failure, Session};
 use crate::server::extension::Extension;
 use crate::server::opener::Opener;
 use crate::server::session;
+use crate::server::silence;
 
 /// Polling interval for cancellation.
 const LOOK: Duration = Duration::from_millis(20);
 /// Delay before a lost connection is replaced.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Sessions that were opened before the start, for the workers to take.
+pub struct OpenSessions(Mutex<Vec<Option<Session>>>);
+
+impl OpenSessions {
+    /// One for each worker, in the order of their numbers.
+    pub fn new(sessions: Vec<Session>) -> Self {
+        Self(Mutex::new(sessions.into_iter().map(Some).collect()))
+    }
+
+    /// Takes that of a worker.
+    pub fn take(&self, number: usize) -> Option<Session> {
+        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.get_mut(number)?.take()
+    }
+}
 
 /// Runs all workers, while the leader's session sends a heartbeat. After an error or a cancellation
 /// `end` is called at once, because workers that wait for the server must be ended there.
@@ -125,6 +143,12 @@ impl<'a> Connections<'a> {
         }
     }
 
+    /// Begins with a session that is open already.
+    pub fn with_session(mut self, session: Option<Session>) -> Self {
+        self.session = session;
+        self
+    }
+
     /// Runs a unit of work in a session, and again from its beginning in a new session after a
     /// loss.
     ///
@@ -168,11 +192,14 @@ impl<'a> Connections<'a> {
             Some(session) => session,
             None => {
                 self.worker.begins(Activity::Connecting);
-                let session = session::open(self.opener)?;
-                self.backend = Some(Backend::of(&session)?);
-                session
+                session::open(self.opener)?
             }
         };
+        if self.backend.is_none() {
+            // From now on it is idle for moments only.
+            silence::end_when_idle(&session, self.opener)?;
+            self.backend = Some(Backend::of(&session)?);
+        }
         let done = work(&mut session)?;
         self.session = Some(session);
         Ok(done)

@@ -1,6 +1,7 @@
 //! The options of a backup, as those of pg_basebackup wherever that has the same one.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use backup_format::checksum::Algorithm;
@@ -91,6 +92,14 @@ pub struct BackupOptions {
     /// output verbose messages
     #[arg(short = 'v', long, help_heading = GENERAL)]
     verbose: bool,
+
+    /// with -X none: fail when the server has not archived the WAL after that many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..), help_heading = GENERAL)]
+    archive_timeout: Option<u64>,
+
+    /// do not compare the free space of the targets with the size of the backup
+    #[arg(long, help_heading = GENERAL)]
+    no_space_check: bool,
 
     /// how often a connection that was lost is replaced
     #[arg(long, value_name = "NUM", default_value_t = 3, help_heading = GENERAL)]
@@ -187,6 +196,11 @@ impl BackupOptions {
                 "only one job can write to standard output"
             );
         }
+        ensure!(
+            self.archive_timeout.is_none() || self.wal_method == WalMethod::None && !to_stdout,
+            "--archive-timeout is for -X none, and not for standard output\n\
+             HINT:  A backup with its WAL does not wait for the server's archive."
+        );
         if let Some(slot) = &self.slot {
             ensure!(
                 is_slot_name(slot),
@@ -228,6 +242,8 @@ impl BackupOptions {
             standby: self.write_recovery_conf,
             slot: self.slot,
             wal: self.wal_method == WalMethod::Fetch,
+            archive_timeout: self.archive_timeout.map(Duration::from_secs),
+            space_check: !self.no_space_check,
             fast: self.checkpoint == Checkpoint::Fast,
             label: self.label,
             manifest: (!self.no_manifest).then_some(algorithm),

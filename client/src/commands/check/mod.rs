@@ -26,9 +26,10 @@ use crate::server::cancel_statement::interruptible;
 use crate::server::connection::{Failure, Session};
 use crate::server::extension::{DAMAGE, Extension, ListedFile, Start, Started};
 use crate::server::opener::Opener;
+use crate::server::requirements;
 use crate::server::session;
 use crate::server::silence;
-use crate::server::workers::{self, Connections, give_up};
+use crate::server::workers::{self, Connections, OpenSessions, give_up};
 
 use damage::Findings;
 use queue::Queue;
@@ -70,12 +71,15 @@ pub fn run(config: &CheckConfig) -> Result<()> {
     let (opener, mut session) = Opener::connect(&config.address)?;
     session::prepare(&mut session, &opener)?;
     let extension = Extension::find(&session)?;
+    requirements::check_functions(&session, &requirements::OF_A_CHECK)?;
     ensure!(
         session::has_data_checksums(&session)?,
         "the cluster has no data checksums, by which damage could be told\n\
          HINT:  pg_checksums --enable adds them while the server is shut down."
     );
 
+    // Each is named in its turn, and hides no other damage.
+    extension.list_unreadable_files(&session)?;
     let watch = Watch {
         name: "check",
         progress: config.progress,
@@ -129,6 +133,9 @@ fn lead(
         manifest: None,
         retain_wal: false,
     };
+    let jobs = shared.counters.workers().len();
+    let sessions = requirements::open_workers((opener, session), jobs, shared.cancellation)?;
+    let sessions = OpenSessions::new(sessions);
     let started = interruptible(session, opener, shared.cancellation, |session| {
         extension.start(session, &start)
     })?;
@@ -142,7 +149,13 @@ fn lead(
         });
         shared.counters.enter(Phase::Copying);
         say(config, &format!("checking {} files", queue.files()));
-        run_workers(shared, opener, session, extension, &started, &queue)?;
+        run_workers(
+            shared,
+            (opener, &sessions),
+            (session, extension),
+            &started,
+            &queue,
+        )?;
         Ok(queue)
     })();
     let queue = match led {
@@ -165,9 +178,8 @@ fn lead(
 
 fn run_workers(
     shared: &Shared<'_>,
-    opener: &Opener,
-    leader: &Session,
-    extension: &Extension,
+    (opener, sessions): (&Opener, &OpenSessions),
+    (leader, extension): (&Session, &Extension),
     started: &Started,
     queue: &Queue,
 ) -> Result<()> {
@@ -182,7 +194,8 @@ fn run_workers(
             shared,
             extension,
             backup_id: started.backup_id,
-            connections: Connections::new((opener, cancellation), (number, worker), config.retries),
+            connections: Connections::new((opener, cancellation), (number, worker), config.retries)
+                .with_session(sessions.take(number)),
         };
         while let Some(batch) = queue.next() {
             eye.check(batch)?;
