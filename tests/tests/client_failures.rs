@@ -207,7 +207,7 @@ fn a_signal_ends_the_wait_for_the_archive() {
         .setting("archive_command", "false")
         .start();
     let (folder, target) = new_target();
-    let backup = Running::start(backup_of(&cluster).arg("-D").arg(&target));
+    let backup = Running::start(backup_of(&cluster).args(["-X", "none", "-D"]).arg(&target));
     cluster.wait_for_sql(
         "the wait for the archive",
         "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'BackupWaitWalArchive')",
