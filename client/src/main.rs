@@ -23,8 +23,12 @@ use cli::configuration::ProgressFormat;
 use cli::options::{Command, CommandLine};
 use commands::{backup, check, restore, verify};
 use console::messages;
+use output::command_guard;
 
 fn main() -> ExitCode {
+    if command_guard::is_wanted() {
+        return command_guard::run();
+    }
     match CommandLine::try_parse() {
         Ok(command_line) => run(command_line),
         Err(help_or_error) if help_or_error.use_stderr() => {

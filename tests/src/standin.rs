@@ -238,7 +238,14 @@ fn answer(stream: &mut UnixStream, statement: &str, script: &Script) -> io::Resu
         message(stream, b'N', fields.as_bytes())?;
     }
     let owned = |row: &[&str]| row.iter().map(|&value| value.to_owned()).collect();
-    let rows: Vec<Vec<String>> = if statement.contains("pg_extension") {
+    let rows: Vec<Vec<String>> = if statement.contains("has_function_privilege") {
+        // Those that the role may not execute.
+        Vec::new()
+    } else if statement.contains("datconnlimit") {
+        vec![owned(&["role", "database", "-1", "-1", "100", "0"])]
+    } else if statement.contains("coalesce(spcoid, 0)") {
+        vec![owned(&["0", "1000"])]
+    } else if statement.contains("pg_extension") {
         // As version 0.2.0: send_backup_files() has no argument max_bytes.
         vec![owned(&["public", "f"])]
     } else if statement.contains("start_backup(") {

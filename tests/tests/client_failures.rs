@@ -207,7 +207,7 @@ fn a_signal_ends_the_wait_for_the_archive() {
         .setting("archive_command", "false")
         .start();
     let (folder, target) = new_target();
-    let backup = Running::start(backup_of(&cluster).arg("-D").arg(&target));
+    let backup = Running::start(backup_of(&cluster).args(["-X", "none", "-D"]).arg(&target));
     cluster.wait_for_sql(
         "the wait for the archive",
         "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'BackupWaitWalArchive')",
@@ -393,7 +393,9 @@ fn a_full_disk_is_an_error_and_empty_afterwards() {
     };
     for format in ["-Fp", "-Ft"] {
         let target = disk.0.join("backup");
-        let said = expect_failure(backup_of(&cluster).args([format, "-D"]).arg(&target));
+        let mut backup = backup_of(&cluster);
+        backup.args(["--no-space-check", format, "-D"]).arg(&target);
+        let said = expect_failure(&mut backup);
         assert!(said.contains("No space left on device"), "{said}");
         assert!(said.contains("worker "), "{said}");
         assert!(names_in(&disk.0).is_empty());

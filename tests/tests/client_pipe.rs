@@ -282,3 +282,64 @@ fn without_a_file_no_command_is_run() {
         assert!(list.status.success() && !list.stdout.is_empty(), "{name}");
     }
 }
+
+/// The whole pipeline of a command ends without the end of its input.
+#[test]
+fn a_killed_program_leaves_no_command_that_takes_its_archive_for_whole() {
+    let cluster = Cluster::new();
+    let folder = folder();
+    let command = "echo $$ >DIR/%f.pid; cat | (cat >DIR/out/%f.part; touch DIR/out/%f.read) &&
+         mv DIR/out/%f.part DIR/out/%f";
+    let pipe = in_folder(command, &folder);
+    let mut backup = backup_of(&cluster);
+    backup.args(["-r", "8M", "-j", "2", "--pipe", &pipe]);
+    let running = Running::start(&mut backup);
+    let pids = [0, 1].map(|worker| folder.join(format!("base.{worker}.tar.pid")));
+    wait_for("two commands with bytes", PATIENCE, || {
+        let parts = [0, 1].map(|worker| folder.join(format!("out/base.{worker}.tar.part")));
+        let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+        parts.iter().all(|part| length(part) > 0) && pids.iter().all(|pid| length(pid) > 0)
+    });
+    let groups = pids.each_ref().map(|file| group_of(read(file).trim()));
+    running.signal("KILL");
+    assert_eq!(running.end().0, None);
+    for group in groups {
+        wait_for("the end of the group", PATIENCE, || members_of(&group) == 0);
+    }
+    let mut names = names_in(&folder.join("out"));
+    names.retain(|name| !name.ends_with(".part"));
+    assert!(names.is_empty(), "{names:?}");
+    // What is there is cut, and tools say so.
+    let part = folder.join("out/base.0.tar.part");
+    let bytes = fs::read(&part).expect("a part");
+    assert!(
+        !bytes.ends_with(&[0; 1024]) || bytes.len() % 512 != 0,
+        "it has an end"
+    );
+    leftover::assert_none(&cluster);
+}
+
+/// Process group of a process, by proc(5).
+#[track_caller]
+fn group_of(pid: &str) -> String {
+    field(pid, 2).expect("a process that runs")
+}
+
+/// A field after the name of the program.
+fn field(pid: &str, number: usize) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(number).map(str::to_owned)
+}
+
+/// Number of processes of a group that have not ended.
+fn members_of(group: &str) -> usize {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let names = processes.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter(|pid| {
+            field(pid, 2).as_deref() == Some(group) && field(pid, 0).as_deref() != Some("Z")
+        })
+        .count()
+}

@@ -210,7 +210,9 @@ fn the_end_of_a_backup_says_that_it_waits_for_the_archive() {
     let (folder, _) = new_target();
     let start = |name: &str, terminal: &str| {
         let mut backup = backup_of(&cluster);
-        backup.args(["-P", "-D"]).arg(folder.join(name));
+        backup
+            .args(["-X", "none", "-P", "-D"])
+            .arg(folder.join(name));
         Terminal::start(backup.env("TERM", terminal), USUAL)
     };
     let drawn = start("drawn", "xterm");

@@ -4,6 +4,7 @@
 use anyhow::{Context, Error, Result, anyhow};
 
 use crate::cli::configuration::{BackupConfig, Format};
+use crate::commands::archive_wait;
 use crate::commands::lost_directories;
 use crate::commands::standby::{self, Standby};
 use crate::console::messages;
@@ -130,7 +131,8 @@ fn lead(
         counters,
         ..
     } = *shared;
-    if config.progress.is_some() && session::archives(session)? {
+    let archives = extension::waits_for_archive(config) && session::archives(session)?;
+    if archives {
         counters.expect_archiving();
     }
     say(config, "waiting for the checkpoint of the backup's start");
@@ -190,11 +192,19 @@ fn lead(
 
     counters.enter(Phase::Ending);
     let statement = extension.closing_copy(config);
-    let closed = interruptible(session, opener, cancellation, |session| {
-        let sink = target.sink(Request::All, (0, 0), shared.streams(counters.leader()))?;
-        receive(session, &statement, sink, &received, None)
-    })
-    .map(drop);
+    let mut close = || {
+        interruptible(session, opener, cancellation, |session| {
+            let sink = target.sink(Request::All, (0, 0), shared.streams(counters.leader()))?;
+            receive(session, &statement, sink, &received, None)
+        })
+    };
+    let closed = if archives {
+        let arrived = counters.leader().bytes();
+        let is_over = || counters.leader().bytes() > arrived;
+        archive_wait::watch(config.archive_timeout, cancellation, is_over, close)
+    } else {
+        close()
+    };
     closed.context("could not end the backup")?;
     let standby = if config.standby {
         Some(standby::settings(&Standby {

@@ -2,6 +2,7 @@
 //!
 //! Imports: `output`, `server`, `stream`, `manifest`, `runtime`, `console`, `cli`.
 
+pub mod archive_wait;
 pub mod backup;
 pub mod check;
 pub mod lost_directories;

@@ -8,6 +8,7 @@ pub mod archive_stream;
 pub mod archive_writer;
 pub mod claim;
 pub mod cleanup;
+pub mod command_guard;
 pub mod compressor;
 pub mod data_directory;
 pub mod free_space;

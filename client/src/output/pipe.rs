@@ -2,12 +2,13 @@
 //!
 //! End of input tells a command that the archive is complete. So its input is closed only then;
 //! otherwise the command and its process group are killed first. A command may read slowly or not
-//! at all: every wait checks for cancellation.
+//! at all: every wait checks for cancellation. Where this program is killed itself, a guard kills the
+//! group ([`Guard`]).
 
 use std::fmt;
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, PipeWriter, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use crate::cli::command_template::CommandTemplate;
 use crate::console::messages;
+use crate::output::command_guard::Guard;
 use crate::runtime::cancellation::Cancellation;
 
 /// Polling interval of a wait for a command.
@@ -48,22 +50,24 @@ impl Commands {
         let mut groups = self.lock();
         ensure!(!groups.over, "the backup was ended");
         let spawn = || {
-            let mut child = Command::new("/bin/sh")
+            let (output, input) = std::io::pipe()?;
+            // Before the command: no moment is left in which nobody guards it.
+            let guard = Guard::start(&input)?;
+            let child = Command::new("/bin/sh")
                 .arg("-c")
                 .arg(format!("{PRELUDE}{text}"))
-                .stdin(Stdio::piped())
+                .stdin(output)
                 .stderr(messages::stderr_of_command())
-                .process_group(0)
+                .process_group(guard.group().as_raw_nonzero().get())
                 .spawn()?;
-            let input = child.stdin.take();
-            Ok::<_, std::io::Error>((child, input))
+            Ok::<_, std::io::Error>((child, input, guard))
         };
         let name = Name {
             command: text.clone(),
             file: file_name.to_owned(),
         };
-        let (child, input) = spawn().with_context(|| format!("could not run {name}"))?;
-        let group = Pid::from_child(&child);
+        let (child, input, guard) = spawn().with_context(|| format!("could not run {name}"))?;
+        let group = guard.group();
         groups.running.push(group);
         drop(groups);
         let piped = Piped {
@@ -71,7 +75,8 @@ impl Commands {
             name,
             group,
             child,
-            input,
+            guard,
+            input: Some(input),
             is_over: false,
         };
         // The other end, which is the command's, stays as it is.
@@ -127,7 +132,8 @@ pub struct Piped {
     name: Name,
     group: Pid,
     child: Child,
-    input: Option<ChildStdin>,
+    guard: Guard,
+    input: Option<PipeWriter>,
     is_over: bool,
 }
 
@@ -167,6 +173,7 @@ impl Piped {
     /// An error if the command fails, and cancellation.
     pub fn finish(mut self, cancellation: &Cancellation) -> Result<()> {
         self.wait_until_read(cancellation)?;
+        (self.guard.release()).with_context(|| format!("could not end {}", self.name))?;
         self.input = None;
         while !self.has_ended()? {
             cancellation.check()?;
@@ -225,7 +232,7 @@ impl Piped {
     /// Leaves its process as it is, so that its number stays its own.
     fn has_ended(&self) -> Result<bool> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let ended = waitid(WaitId::Pid(self.group), options)
+        let ended = waitid(WaitId::Pid(Pid::from_child(&self.child)), options)
             .with_context(|| format!("could not wait for {}", self.name))?;
         Ok(ended.is_some())
     }
@@ -237,7 +244,7 @@ impl Piped {
     /// An error if the command is stopped.
     fn check_not_stopped(&self) -> Result<()> {
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let signal = match waitid(WaitId::Pid(self.group), options) {
+        let signal = match waitid(WaitId::Pid(Pid::from_child(&self.child)), options) {
             Ok(stopped) => stopped.and_then(|status| status.stopping_signal()),
             // It has ended, and cannot stop any more.
             Err(rustix::io::Errno::CHILD) => None,
@@ -274,16 +281,16 @@ impl Drop for Piped {
     }
 }
 
-fn wait_until_writable(input: &ChildStdin) -> Result<()> {
+fn wait_until_writable(input: &PipeWriter) -> Result<()> {
     watch(input, LOOK).map(drop)
 }
 
 /// Whether nobody can read any more what is written.
-fn is_closed(input: &ChildStdin) -> Result<bool> {
+fn is_closed(input: &PipeWriter) -> Result<bool> {
     Ok(watch(input, Duration::ZERO)?.contains(PollFlags::ERR))
 }
 
-fn watch(input: &ChildStdin, time: Duration) -> Result<PollFlags> {
+fn watch(input: &PipeWriter, time: Duration) -> Result<PollFlags> {
     let mut descriptors = [PollFd::new(input, PollFlags::OUT)];
     let timeout = Timespec {
         tv_sec: 0,

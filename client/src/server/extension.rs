@@ -126,7 +126,7 @@ impl Extension {
 
     /// Loads the extension's library, which defines its settings. LIMIT 0 keeps the function from
     /// running.
-    fn load_library(&self, session: &Session) -> Result<()> {
+    pub(super) fn load_library(&self, session: &Session) -> Result<()> {
         let statement = format!("SELECT FROM {}send_backup_files() LIMIT 0", self.schema);
         session.rows(&statement, &[])?;
         Ok(())
@@ -139,21 +139,6 @@ impl Extension {
     pub fn force_encode(&self, session: &Session) -> Result<()> {
         self.load_library(session)?;
         session.rows("SET pg_parallel_backup.manifest_force_encode = on", &[])?;
-        Ok(())
-    }
-
-    /// Has the start list files that the server cannot read, which versions of the extension do anyway
-    /// that have no such setting.
-    ///
-    /// # Errors
-    /// Errors of the server.
-    pub fn list_unreadable_files(&self, session: &Session) -> Result<()> {
-        self.load_library(session)?;
-        session.rows(
-            "SELECT set_config(name, 'on', false) FROM pg_settings
-             WHERE name = 'pg_parallel_backup.list_unreadable_files'",
-            &[],
-        )?;
         Ok(())
     }
 
@@ -301,9 +286,10 @@ impl Extension {
     /// COPY statement that stops the backup.
     pub fn closing_copy(&self, config: &BackupConfig) -> String {
         format!(
-            "COPY (SELECT {}send_stop_backup(wal => {}{})) TO STDOUT",
+            "COPY (SELECT {}send_stop_backup(wal => {}, wait => {}{})) TO STDOUT",
             self.schema,
             config.wal,
+            waits_for_archive(config),
             compression_argument(config)
         )
     }
@@ -311,11 +297,12 @@ impl Extension {
     /// COPY statement of a whole backup.
     pub fn whole_copy(&self, config: &BackupConfig) -> String {
         format!(
-            "COPY (SELECT {}base_backup(label => '{}', {}, wal => {}{})) TO STDOUT",
+            "COPY (SELECT {}base_backup(label => '{}', {}, wal => {}, wait => {}{})) TO STDOUT",
             self.schema,
             config.label.replace('\'', "''"),
             Start::from(config).arguments(),
             config.wal,
+            waits_for_archive(config),
             compression_argument(config),
         )
     }
@@ -405,6 +392,12 @@ fn compression_argument(config: &BackupConfig) -> String {
         Method::None => String::new(),
         _ => format!(", compression => '{compression}'"),
     }
+}
+
+/// Whether the end of the backup waits until the server has archived the WAL that it needs. A backup
+/// with its WAL needs no archive, which may be broken.
+pub fn waits_for_archive(config: &BackupConfig) -> bool {
+    !config.wal
 }
 
 /// The algorithm whose checksums are compared with the manifest.

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Error, Result, bail};
 
 use crate::runtime::cancellation::Cancellation;
 use crate::server::connection::{Row, Session};
+use crate::server::extension::Extension;
 use crate::server::opener::Opener;
 use crate::server::row::{number, text, value};
 use crate::server::session;
@@ -85,6 +86,21 @@ fn missing(session: &Session, functions: &[&str]) -> Result<Option<Missing>> {
             column(1)?
         ),
     }))
+}
+
+/// Has the start list files that the server cannot read, which versions of the extension do anyway
+/// that have no such setting.
+///
+/// # Errors
+/// Errors of the server.
+pub fn list_unreadable_files(session: &Session, extension: &Extension) -> Result<()> {
+    extension.load_library(session)?;
+    session.rows(
+        "SELECT set_config(name, 'on', false) FROM pg_settings
+         WHERE name = 'pg_parallel_backup.list_unreadable_files'",
+        &[],
+    )?;
+    Ok(())
 }
 
 /// Limits of the number of connections.

@@ -79,7 +79,7 @@ pub fn run(config: &CheckConfig) -> Result<()> {
     );
 
     // Each is named in its turn, and hides no other damage.
-    extension.list_unreadable_files(&session)?;
+    requirements::list_unreadable_files(&session, &extension)?;
     let watch = Watch {
         name: "check",
         progress: config.progress,

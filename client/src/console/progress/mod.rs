@@ -83,6 +83,13 @@ pub struct Counter {
     files: AtomicU64,
 }
 
+impl Counter {
+    /// Bytes that have arrived.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
 /// Worker, as seen by other threads.
 #[derive(Debug, Default)]
 pub struct Worker {
