@@ -8,8 +8,8 @@ use crate::commands::lost_directories;
 use crate::commands::standby::{self, Standby};
 use crate::console::messages;
 use crate::console::progress::{Activity, Counter, Counters, Expected, Phase, Worker};
-use crate::manifest;
 use crate::manifest::backup_path::CONTROL_FILE;
+use crate::manifest::comparison::compare;
 use crate::manifest::received_files::ReceivedFiles;
 use crate::output::cleanup::{CleanupList, SharedCleanupList};
 use crate::output::pipe::Commands;
@@ -37,10 +37,13 @@ struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    fn streams(&self, counter: &'a Counter) -> Streams<'a> {
+    fn streams<'b>(&self, received: &'b ReceivedFiles, counter: &'b Counter) -> Streams<'b>
+    where
+        'a: 'b,
+    {
         Streams {
             method: self.config.compress.of_streams().method,
-            algorithm: extension::algorithm(self.config),
+            received,
             cancellation: self.cancellation,
             counter,
         }
@@ -141,7 +144,7 @@ fn lead(
         let tablespaces = extension.tablespaces(session)?;
         let archives = (shared.jobs, &shared.commands);
         let target = Target::create(config, &tablespaces, archives, mode, &mut cleanup.lock())?;
-        let received = ReceivedFiles::default();
+        let received = ReceivedFiles::new(extension::algorithm(config));
         counters.enter(Phase::Copying);
         run_workers(
             shared,
@@ -163,7 +166,11 @@ fn lead(
     counters.enter(Phase::Ending);
     let statement = extension.closing_copy(config);
     let closed = interruptible(session, opener, cancellation, |session| {
-        let sink = target.sink(Request::All, 0, shared.streams(counters.leader()))?;
+        let sink = target.sink(
+            Request::All,
+            0,
+            shared.streams(&received, counters.leader()),
+        )?;
         receive(session, &statement, sink, &received, None)
     });
     closed.context("could not end the backup")?;
@@ -199,17 +206,19 @@ fn complete(
     } = *shared;
     counters.enter(Phase::Comparing);
     let files = received.into_files();
-    if !files.contains_key(CONTROL_FILE) {
+    if !files.contains(CONTROL_FILE) {
         return Err(anyhow!("the server did not send global/pg_control"));
     }
+    let mut manifest = None;
     if let Some(algorithm) = config.manifest {
-        let count = manifest::compare(&target.manifest()?, files, algorithm)?;
+        let file = manifest.insert(target.take_manifest()?);
+        let (_, count) = compare(file.reader()?, files, algorithm, |_| false)?;
         say(config, &format!("{count} files match the manifest"));
     }
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
     }
-    target.end(config.manifest.is_some(), cancellation)?;
+    target.end(manifest.as_ref(), cancellation)?;
     if config.sync.is_some() {
         counters.enter(Phase::Syncing);
         say(config, "syncing data to disk");
@@ -272,7 +281,7 @@ fn receive_missing(
     } = *shared;
     let ask_again = |request, names: &[&str]| {
         let statement = extension.named_copy(started, request, names, config);
-        let sink = target.late_sink(request, shared.streams(counters.leader()))?;
+        let sink = target.late_sink(request, shared.streams(received, counters.leader()))?;
         receive(leader, &statement, sink, received, None)
     };
     let parts = (leader, extension);
@@ -302,7 +311,7 @@ fn work(
     for (request, statement) in requests {
         connections.run(|session| {
             worker.begins(Activity::Waiting);
-            let sink = target.sink(*request, number, shared.streams(&worker.counter))?;
+            let sink = target.sink(*request, number, shared.streams(received, &worker.counter))?;
             receive(session, statement, sink, received, shown).map_err(|error| {
                 let may_go_on = shared.config.manifest.is_some() || !is_lost(&error);
                 if may_go_on {
@@ -340,7 +349,7 @@ fn receive(
         Ok(())
     });
     match result {
-        Ok(()) => received.add(sink.finish()?),
+        Ok(()) => sink.finish(),
         Err(error) if is_lost(&error) => {
             received.lose_stream();
             let file = sink.current();
