@@ -9,8 +9,8 @@ use crate::commands::lost_directories;
 use crate::commands::standby::{self, Standby};
 use crate::console::messages;
 use crate::console::progress::{Activity, Counter, Counters, Expected, Phase, Worker};
-use crate::manifest;
 use crate::manifest::backup_path::CONTROL_FILE;
+use crate::manifest::comparison::compare;
 use crate::manifest::received_files::ReceivedFiles;
 use crate::output::cleanup::{CleanupList, SharedCleanupList};
 use crate::output::free_space;
@@ -42,10 +42,13 @@ struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    fn streams(&self, counter: &'a Counter) -> Streams<'a> {
+    fn streams<'b>(&self, received: &'b ReceivedFiles, counter: &'b Counter) -> Streams<'b>
+    where
+        'a: 'b,
+    {
         Streams {
             method: self.config.compress.of_streams().method,
-            algorithm: extension::algorithm(self.config),
+            received,
             cancellation: self.cancellation,
             counter,
         }
@@ -171,7 +174,7 @@ fn lead(
         }
         let archives = (shared.jobs, &shared.commands);
         let target = Target::create(config, &tablespaces, archives, mode, &mut cleanup.lock())?;
-        let received = ReceivedFiles::default();
+        let received = ReceivedFiles::new(extension::algorithm(config));
         counters.enter(Phase::Copying);
         run_workers(
             shared,
@@ -194,7 +197,11 @@ fn lead(
     let statement = extension.closing_copy(config);
     let mut close = || {
         interruptible(session, opener, cancellation, |session| {
-            let sink = target.sink(Request::All, (0, 0), shared.streams(counters.leader()))?;
+            let sink = target.sink(
+                Request::All,
+                (0, 0),
+                shared.streams(&received, counters.leader()),
+            )?;
             receive(session, &statement, sink, &received, None)
         })
     };
@@ -238,17 +245,19 @@ fn complete(
     } = *shared;
     counters.enter(Phase::Comparing);
     let files = received.into_files();
-    if !files.contains_key(CONTROL_FILE) {
+    if !files.contains(CONTROL_FILE) {
         return Err(anyhow!("the server did not send global/pg_control"));
     }
+    let mut manifest = None;
     if let Some(algorithm) = config.manifest {
-        let count = manifest::compare(&target.manifest()?, files, algorithm)?;
+        let file = manifest.insert(target.take_manifest()?);
+        let (_, count) = compare(file.reader()?, files, algorithm, |_| false)?;
         say(config, &format!("{count} files match the manifest"));
     }
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
     }
-    target.end(config.manifest.is_some(), cancellation)?;
+    target.end(manifest.as_ref(), cancellation)?;
     if config.sync.is_some() {
         counters.enter(Phase::Syncing);
         say(config, "syncing data to disk");
@@ -321,9 +330,8 @@ fn receive_missing(
     } = *shared;
     let ask_again = |request, names: &[&str]| {
         let statement = extension.named_copy(started, request, names, config);
-        let sink = target.late_sink(request, shared.streams(counters.leader()))?;
-        receive(leader, &statement, sink, received, None)?;
-        Ok(())
+        let sink = target.late_sink(request, shared.streams(received, counters.leader()))?;
+        receive(leader, &statement, sink, received, None)
     };
     let parts = (leader, extension);
     let gone = lost_directories::complete(parts, started, target, received, ask_again)?;
@@ -352,9 +360,10 @@ fn work(
     let shown = shared.config.progress.is_some().then_some(worker);
     for (request, statement, limit) in requests {
         for stream in 0.. {
-            let bytes = connections.run(|session| {
+            let before = worker.counter.bytes();
+            connections.run(|session| {
                 worker.begins(Activity::Waiting);
-                let streams = shared.streams(&worker.counter);
+                let streams = shared.streams(received, &worker.counter);
                 let sink = target.sink(*request, (number, stream), streams)?;
                 receive(session, statement, sink, received, shown).map_err(|error| {
                     let may_go_on = shared.config.manifest.is_some() || !is_lost(&error);
@@ -365,6 +374,7 @@ fn work(
                     }
                 })
             })?;
+            let bytes = worker.counter.bytes() - before;
             if limit.is_none_or(|limit| bytes < limit) {
                 break;
             }
@@ -382,14 +392,13 @@ fn cannot_go_on(lost: &Error) -> Error {
 }
 
 /// Receives one stream, and reports the current file of a worker. Its files count if it ends well.
-/// Returns their bytes.
 fn receive(
     session: &Session,
     statement: &str,
     mut sink: Sink<'_>,
     received: &ReceivedFiles,
     worker: Option<&Worker>,
-) -> Result<u64> {
+) -> Result<()> {
     let result = session.copy(statement, |bytes| {
         sink.take(bytes)?;
         if let Some((worker, file)) = worker.zip(sink.current()) {
@@ -398,12 +407,7 @@ fn receive(
         Ok(())
     });
     match result {
-        Ok(()) => {
-            let contents = sink.finish()?;
-            let bytes = contents.bytes();
-            received.add(contents)?;
-            Ok(bytes)
-        }
+        Ok(()) => sink.finish(),
         Err(error) if is_lost(&error) => {
             received.lose_stream();
             let file = sink.current();

@@ -59,6 +59,18 @@ impl Digest {
     }
 }
 
+/// Bytes of a checksum.
+pub fn length(algorithm: Algorithm) -> usize {
+    match algorithm {
+        Algorithm::None => 0,
+        Algorithm::Crc32c => 4,
+        Algorithm::Sha224 => 28,
+        Algorithm::Sha256 => 32,
+        Algorithm::Sha384 => 48,
+        Algorithm::Sha512 => 64,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +86,15 @@ mod tests {
         assert_eq!(of(Algorithm::Crc32c), 0xE306_9283_u32.to_le_bytes());
         assert_eq!(of(Algorithm::Sha256)[..4], [0x15, 0xe2, 0xb0, 0xd3]);
         assert!(of(Algorithm::None).is_empty());
+        for algorithm in [
+            Algorithm::None,
+            Algorithm::Crc32c,
+            Algorithm::Sha224,
+            Algorithm::Sha256,
+            Algorithm::Sha384,
+            Algorithm::Sha512,
+        ] {
+            assert_eq!(of(algorithm).len(), length(algorithm));
+        }
     }
 }

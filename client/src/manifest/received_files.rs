@@ -1,63 +1,192 @@
-//! Files received, as written.
+//! Files received, as written, and which stream owns each.
+//!
+//! When a worker's session ends, the server gives its files to others at once. What the worker had
+//! been sent by then still arrives here, beside the same files from another worker, in any order.
+//! So only the first to come writes a file under its name. The second writes to a name of its own
+//! and takes the first one's place when its stream has ended well, which only one of them does. A
+//! stream that failed takes away what it has written. A file counts as received when the stream
+//! that owns it has ended well.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Error, Result, anyhow};
 use backup_format::checksum::Algorithm;
 
-use crate::console::progress::{Counter, Tally};
 use crate::manifest::backup_path::display;
-use crate::manifest::digest::Digest;
+use crate::manifest::digest;
+use crate::manifest::file_table::{FileId, FileTable};
 
-/// File as written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReceivedFile {
-    /// Bytes.
-    pub size: u64,
-    /// Checksum of these bytes, in the manifest's algorithm.
-    pub digest: Vec<u8>,
-}
+/// Number of a stream.
+pub type Stream = u32;
 
-/// Files, by their paths in the backup.
-pub type Files = HashMap<Vec<u8>, ReceivedFile>;
+/// Owner of a file that a failed stream has given up.
+const NOBODY: Stream = 0;
 
-/// Content of one stream, by paths in the backup.
-#[derive(Debug, Default)]
-pub struct Contents {
-    /// Its files.
-    pub files: Files,
-    /// Its directories and links. The manifest does not name them.
-    pub directories: HashSet<Vec<u8>>,
-}
-
-impl Contents {
-    /// Bytes of all files.
-    pub fn bytes(&self) -> u64 {
-        self.files.values().map(|file| file.size).sum()
-    }
-}
-
-/// Content of all streams that ended well.
-#[derive(Debug, Default)]
+/// Files of all streams.
+#[derive(Debug)]
 pub struct ReceivedFiles {
-    contents: Mutex<Contents>,
+    /// Of the manifest's checksums.
+    pub algorithm: Algorithm,
+    state: Mutex<State>,
     has_lost: AtomicBool,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    streams: Stream,
+    files: Files,
+    /// For streams that have not ended: a file that another stream has taken over.
+    taken_over: BTreeMap<Stream, Vec<u8>>,
+    /// Directories and links of streams that ended well. The manifest does not name them.
+    directories: HashSet<Vec<u8>>,
+}
+
+/// Files by their paths in the backup.
+#[derive(Debug, Default)]
+pub struct Files {
+    table: FileTable<Holder>,
+    /// The streams that ended well.
+    ended: HashSet<Stream>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    owner: Stream,
+    /// Whether its size and checksum are those of the whole file.
+    is_complete: bool,
+    /// Whether it was compared with the manifest.
+    is_taken: bool,
+}
+
+/// File as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceivedFile<'a> {
+    /// Bytes.
+    pub size: u64,
+    /// Checksum of these bytes, in the manifest's algorithm.
+    pub digest: &'a [u8],
+}
+
+/// Name under which a stream writes a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// Its own.
+    Own(FileId),
+    /// One that is only for this stream, until it ends.
+    Aside,
+    /// None: the stream has had it before.
+    Twice,
+}
+
 impl ReceivedFiles {
-    /// Adds the content of a stream that ended well.
+    /// Begins with no files.
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self {
+            algorithm,
+            state: Mutex::default(),
+            has_lost: AtomicBool::new(false),
+        }
+    }
+
+    /// Allocates the number of a stream.
+    pub fn stream(&self) -> Stream {
+        let mut state = self.lock();
+        state.streams += 1;
+        state.streams
+    }
+
+    /// A stream begins a file.
     ///
     /// # Errors
-    /// An error if another stream had the same file: a server sends a file again only after a
-    /// failed stream.
-    pub fn add(&self, contents: Contents) -> Result<()> {
-        let mut all = self.lock();
-        all.directories.extend(contents.directories);
-        let mut files = contents.files.into_iter();
-        files.try_for_each(|file| add(&mut all.files, file))
+    /// As [`FileTable::insert`].
+    pub fn begin(&self, path: &[u8], stream: Stream) -> Result<Ownership> {
+        let table = &mut self.lock().files.table;
+        let Some(id) = table.find(path) else {
+            let room = vec![0; digest::length(self.algorithm)];
+            let id = table.insert(path, 0, &room, Holder::new(stream))?;
+            return Ok(Ownership::Own(id));
+        };
+        let holder = &mut table.entry_mut(id).state;
+        Ok(match holder.owner {
+            NOBODY => {
+                *holder = Holder::new(stream);
+                Ownership::Own(id)
+            }
+            owner if owner == stream => Ownership::Twice,
+            _ => Ownership::Aside,
+        })
+    }
+
+    /// A stream has the whole of a file, which another may have taken over meanwhile.
+    pub fn complete(&self, id: FileId, stream: Stream, file: ReceivedFile<'_>) {
+        self.lock().files.set(id, stream, file);
+    }
+
+    /// Transfers a file to a stream that ended well; `rename` gives the file its name. No other
+    /// stream owns it afterwards.
+    ///
+    /// # Errors
+    /// An error if another stream that ended well had the same file: a server sends a file again
+    /// only after a failed stream. Errors of `rename`.
+    pub fn take_over(
+        &self,
+        path: &[u8],
+        stream: Stream,
+        file: ReceivedFile<'_>,
+        rename: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let mut state = self.lock();
+        let State {
+            files, taken_over, ..
+        } = &mut *state;
+        let id = match files.table.find(path) {
+            Some(id) => id,
+            None => {
+                let room = vec![0; file.digest.len()];
+                files.table.insert(path, 0, &room, Holder::new(stream))?
+            }
+        };
+        let holder = &mut files.table.entry_mut(id).state;
+        if files.ended.contains(&holder.owner) {
+            return Err(twice(path));
+        }
+        if holder.owner != NOBODY && holder.owner != stream {
+            taken_over.insert(holder.owner, path.to_owned());
+        }
+        *holder = Holder::new(stream);
+        files.set(id, stream, file);
+        rename()
+    }
+
+    /// Gives up the files of a failed stream; `remove` is called for each that it still owns.
+    pub fn give_up(&self, stream: Stream, mut remove: impl FnMut(&[u8])) {
+        let ids = self.lock().files.table.ids();
+        for id in ids {
+            // Others go on between two files.
+            let table = &mut self.lock().files.table;
+            let holder = &mut table.entry_mut(id).state;
+            if holder.owner == stream {
+                *holder = Holder::new(NOBODY);
+                remove(table.path(id));
+            }
+        }
+        self.lock().taken_over.remove(&stream);
+    }
+
+    /// A stream has ended well: its files count, and so do the directories and links it had.
+    ///
+    /// # Errors
+    /// An error if a stream that ended well has taken over one of its files.
+    pub fn end_stream(&self, stream: Stream, directories: HashSet<Vec<u8>>) -> Result<()> {
+        let mut state = self.lock();
+        if let Some(path) = state.taken_over.get(&stream) {
+            return Err(twice(path));
+        }
+        state.files.ended.insert(stream);
+        state.directories.extend(directories);
+        Ok(())
     }
 
     /// Records that a stream was lost with its connection.
@@ -72,8 +201,8 @@ impl ReceivedFiles {
 
     /// The number of files, directories and links.
     pub fn count(&self) -> u64 {
-        let contents = self.lock();
-        contents.files.len() as u64 + contents.directories.len() as u64
+        let state = self.lock();
+        state.files.count() as u64 + state.directories.len() as u64
     }
 
     /// Whether a directory or link is among it.
@@ -83,24 +212,70 @@ impl ReceivedFiles {
 
     /// All files.
     pub fn into_files(self) -> Files {
-        let contents = self
-            .contents
+        let state = self
+            .state
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        contents.files
+        state.files
     }
 
-    fn lock(&self) -> MutexGuard<'_, Contents> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn add(files: &mut Files, (path, written): (Vec<u8>, ReceivedFile)) -> Result<()> {
-    match files.entry(path) {
-        Entry::Occupied(before) => Err(twice(before.key())),
-        Entry::Vacant(place) => {
-            place.insert(written);
-            Ok(())
+impl Files {
+    /// Whether a file was received.
+    pub fn contains(&self, path: &[u8]) -> bool {
+        self.table.find(path).is_some_and(|id| self.has(id))
+    }
+
+    /// The number of files received.
+    pub fn count(&self) -> usize {
+        self.table.ids().filter(|&id| self.has(id)).count()
+    }
+
+    /// Takes a received file out, which is not among the files any more.
+    pub fn take(&mut self, path: &[u8]) -> Option<ReceivedFile<'_>> {
+        let id = self.table.find(path).filter(|&id| self.is_left(id))?;
+        self.table.entry_mut(id).state.is_taken = true;
+        Some(ReceivedFile {
+            size: self.table.entry(id).size,
+            digest: self.table.digest(id),
+        })
+    }
+
+    /// Paths of the received files that were not taken out.
+    pub fn untaken(&self) -> impl Iterator<Item = &[u8]> {
+        let left = self.table.ids().filter(|&id| self.is_left(id));
+        left.map(|id| self.table.path(id))
+    }
+
+    fn has(&self, id: FileId) -> bool {
+        let holder = &self.table.entry(id).state;
+        holder.is_complete && self.ended.contains(&holder.owner)
+    }
+
+    fn is_left(&self, id: FileId) -> bool {
+        self.has(id) && !self.table.entry(id).state.is_taken
+    }
+
+    fn set(&mut self, id: FileId, stream: Stream, file: ReceivedFile<'_>) {
+        let entry = self.table.entry_mut(id);
+        if entry.state.owner == stream {
+            entry.size = file.size;
+            entry.state.is_complete = true;
+            self.table.set_digest(id, file.digest);
+        }
+    }
+}
+
+impl Holder {
+    fn new(owner: Stream) -> Self {
+        Self {
+            owner,
+            is_complete: false,
+            is_taken: false,
         }
     }
 }
@@ -110,84 +285,110 @@ pub fn twice(path: &[u8]) -> Error {
     anyhow!("backup contains file \"{}\" twice", display(path))
 }
 
-/// Content of a stream in progress: computes checksums and counts bytes.
-pub struct IncomingFiles<'a> {
-    algorithm: Algorithm,
-    tally: Tally<'a>,
-    current: Option<Current>,
-    contents: Contents,
-}
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
 
-struct Current {
-    path: Vec<u8>,
-    size: u64,
-    digest: Digest,
-}
+    use super::*;
 
-impl<'a> IncomingFiles<'a> {
-    /// Creates an empty content.
-    pub fn new(algorithm: Algorithm, counter: &'a Counter) -> Self {
-        Self {
-            algorithm,
-            tally: Tally::new(counter),
-            current: None,
-            contents: Contents::default(),
+    const FILE: ReceivedFile<'_> = ReceivedFile {
+        size: 3,
+        digest: &[1, 2, 3, 4],
+    };
+
+    fn is_own(received: &ReceivedFiles, path: &[u8], stream: Stream) -> bool {
+        matches!(received.begin(path, stream), Ok(Ownership::Own(_)))
+    }
+
+    #[test]
+    fn the_stream_that_ends_well_has_the_file() {
+        let received = ReceivedFiles::new(Algorithm::Crc32c);
+        let (lost, other) = (received.stream(), received.stream());
+        assert!(is_own(&received, b"a", lost));
+        assert_eq!(received.begin(b"a", lost).unwrap(), Ownership::Twice);
+        assert_eq!(received.begin(b"a", other).unwrap(), Ownership::Aside);
+        received.take_over(b"a", other, FILE, || Ok(())).unwrap();
+        received.give_up(lost, |_| panic!("the file is another stream's"));
+        assert_eq!(received.begin(b"a", other).unwrap(), Ownership::Twice);
+        received.end_stream(other, HashSet::new()).unwrap();
+        assert_eq!(received.into_files().take(b"a"), Some(FILE));
+    }
+
+    #[test]
+    fn a_failed_stream_removes_what_nobody_took() {
+        let received = ReceivedFiles::new(Algorithm::Crc32c);
+        let (lost, other) = (received.stream(), received.stream());
+        assert!(is_own(&received, b"a", lost));
+        let mut removed = false;
+        received.give_up(lost, |_| removed = true);
+        assert!(removed);
+        assert!(is_own(&received, b"a", other));
+    }
+
+    /// What a stream that failed late had of a file does not replace what has come since.
+    #[test]
+    fn a_file_that_was_taken_over_keeps_its_checksum() {
+        let received = ReceivedFiles::new(Algorithm::Crc32c);
+        let (late, other) = (received.stream(), received.stream());
+        let Ok(Ownership::Own(id)) = received.begin(b"a", late) else {
+            panic!("the file is new");
+        };
+        received.take_over(b"a", other, FILE, || Ok(())).unwrap();
+        received.end_stream(other, HashSet::new()).unwrap();
+        let torn = ReceivedFile {
+            size: 1,
+            digest: &[0; 4],
+        };
+        received.complete(id, late, torn);
+        received.give_up(late, |_| panic!("the file is another stream's"));
+        assert_eq!(received.into_files().take(b"a"), Some(FILE));
+    }
+
+    #[test]
+    fn one_of_two_streams_that_end_well_has_a_file() {
+        for first in [0, 1] {
+            let received = ReceivedFiles::new(Algorithm::Crc32c);
+            let (own, aside) = (received.stream(), received.stream());
+            let Ok(Ownership::Own(id)) = received.begin(b"a", own) else {
+                panic!("the file is new");
+            };
+            let end_own = || {
+                received.complete(id, own, FILE);
+                received.end_stream(own, HashSet::new())
+            };
+            let end_aside = || {
+                received.take_over(b"a", aside, FILE, || Ok(()))?;
+                received.end_stream(aside, HashSet::new())
+            };
+            let (before, after) = match first {
+                0 => (end_own(), end_aside()),
+                _ => (end_aside(), end_own()),
+            };
+            before.unwrap();
+            let said = after.unwrap_err().to_string();
+            assert_eq!(said, "backup contains file \"a\" twice");
         }
     }
 
-    /// Begins a file.
-    pub fn begin(&mut self, path: Vec<u8>, size: u64) {
-        self.current = Some(Current {
-            path,
-            size,
-            digest: Digest::new(self.algorithm),
-        });
-    }
-
-    /// Begins a directory or a link.
-    pub fn begin_directory(&mut self, path: Vec<u8>) {
-        self.contents.directories.insert(path);
-    }
-
-    /// Adds content of the current file.
-    pub fn content(&mut self, bytes: &[u8]) {
-        if let Some(current) = &mut self.current {
-            current.digest.update(bytes);
-        }
-        self.tally.add_bytes(bytes.len() as u64);
-    }
-
-    /// Ends the current file, directory or link.
-    ///
-    /// # Errors
-    /// An error if the stream had the same file before.
-    pub fn end(&mut self) -> Result<()> {
-        self.tally.add_file();
-        match self.current.take() {
-            Some(Current { path, size, digest }) => {
-                let digest = digest.finish();
-                add(
-                    &mut self.contents.files,
-                    (path, ReceivedFile { size, digest }),
-                )
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Path of the current file.
-    pub fn current(&self) -> Option<String> {
-        self.current.as_ref().map(|file| display(&file.path))
-    }
-
-    /// Paths of the complete files.
-    pub fn paths(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.contents.files.keys()
-    }
-
-    /// Returns the content of a stream that ended well.
-    pub fn into_contents(mut self) -> Contents {
-        self.tally.keep();
-        self.contents
+    #[test]
+    fn a_file_counts_once_its_stream_has_ended() {
+        let received = ReceivedFiles::new(Algorithm::Crc32c);
+        let stream = received.stream();
+        let Ok(Ownership::Own(id)) = received.begin(b"a", stream) else {
+            panic!("the file is new");
+        };
+        assert_eq!(received.count(), 0);
+        received.complete(id, stream, FILE);
+        assert_eq!(received.count(), 0);
+        received
+            .end_stream(stream, HashSet::from([b"d".to_vec()]))
+            .unwrap();
+        assert_eq!(received.count(), 2);
+        let mut files = received.into_files();
+        assert!(files.contains(b"a") && !files.contains(b"d"));
+        assert_eq!(files.untaken().collect::<Vec<_>>(), [b"a"]);
+        assert_eq!(files.take(b"a"), Some(FILE));
+        assert_eq!(files.take(b"a"), None);
+        assert_eq!(files.untaken().count(), 0);
     }
 }

@@ -9,17 +9,20 @@
 //! archive is decompressed and compressed again by the client, so that it is one frame and its end
 //! is the end of the archive.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use backup_format::archive::END;
+use rustix::fs::OFlags;
 
 use crate::cli::command_template::CommandTemplate;
 use crate::cli::configuration::{BackupConfig, Compress, Side};
 use crate::manifest::backup_path::MANIFEST;
+use crate::manifest::manifest_file::ManifestFile;
 use crate::output::archive_writer::{Destination, Writer};
 use crate::output::cleanup::CleanupList;
 use crate::output::data_directory::UNFINISHED;
@@ -27,11 +30,16 @@ use crate::output::pipe::Commands;
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::part::Part;
 
+/// Size of a read in bytes.
+const PIECE: usize = 64 * 1024;
+
 /// The archives of a backup.
 pub struct ArchiveSet {
     place: Place,
     jobs: usize,
     compress: Compress,
+    /// Whether the manifest belongs to the backup.
+    has_manifest: bool,
     /// Archives that were begun, including failed ones.
     begun: Mutex<Vec<Id>>,
     /// Complete archives, except for the first.
@@ -50,7 +58,7 @@ enum Place {
 struct First {
     /// Writer of the first archive, without its end.
     writer: Option<Writer>,
-    manifest: Vec<u8>,
+    manifest: Option<ManifestFile>,
 }
 
 /// Identity of an archive: its part of the backup and its worker.
@@ -98,6 +106,7 @@ impl ArchiveSet {
             place,
             jobs,
             compress: config.compress,
+            has_manifest: config.manifest.is_some(),
             begun: Mutex::default(),
             complete: Mutex::default(),
             first: Mutex::default(),
@@ -218,14 +227,44 @@ impl ArchiveSet {
         writer.context("the first archive is missing")
     }
 
-    /// Stores the manifest.
-    pub fn leave_manifest(&self, manifest: Vec<u8>) {
-        self.first().manifest = manifest;
+    /// Creates the file of the manifest: that of the backup with the name of an unfinished one, and a
+    /// temporary one for a command.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn create_manifest(&self) -> Result<ManifestFile> {
+        let Place::Directory { path, file_mode } = &self.place else {
+            return ManifestFile::temporary();
+        };
+        if !self.has_manifest {
+            return ManifestFile::temporary();
+        }
+        let path = path.join(format!("{}{UNFINISHED}", manifest_name()));
+        let name = format!("file \"{}\"", path.display());
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true);
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        options
+            .mode(*file_mode)
+            .custom_flags(flags.bits().cast_signed());
+        let file = options
+            .open(path)
+            .with_context(|| format!("could not create {name}"))?;
+        Ok(ManifestFile::new(file, name))
     }
 
-    /// The content of the manifest.
-    pub fn manifest(&self) -> Vec<u8> {
-        self.first().manifest.clone()
+    /// Stores the manifest.
+    pub fn leave_manifest(&self, manifest: ManifestFile) {
+        self.first().manifest = Some(manifest);
+    }
+
+    /// Takes the manifest out, an empty one where none has come.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn take_manifest(&self) -> Result<ManifestFile> {
+        let manifest = self.first().manifest.take();
+        manifest.map_or_else(ManifestFile::temporary, Ok)
     }
 
     fn begun(&self) -> MutexGuard<'_, Vec<Id>> {
@@ -240,17 +279,27 @@ impl ArchiveSet {
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the first archive and writes the manifest, after the comparison succeeded.
+    /// Ends the first archive and gives a command the manifest, after the comparison succeeded.
     ///
     /// # Errors
     /// Errors of the operating system and of commands, and cancellation.
-    pub fn end(&self, with_manifest: bool, cancellation: &Cancellation) -> Result<()> {
+    pub fn end(&self, manifest: Option<&ManifestFile>, cancellation: &Cancellation) -> Result<()> {
         let mut writer = self.take_first()?;
         writer.write(&END, cancellation)?;
         writer.finish(cancellation)?;
-        if with_manifest {
+        // In a directory it is there already.
+        if let (Place::Commands(..), Some(manifest)) = (&self.place, manifest) {
             let mut outlet = self.open(&manifest_name(), true)?;
-            outlet.write(&self.first().manifest, cancellation)?;
+            let mut reader = manifest.reader()?;
+            let mut piece = vec![0; PIECE];
+            loop {
+                match reader.read(&mut piece) {
+                    Ok(0) => break,
+                    Ok(length) => outlet.write(&piece[..length], cancellation)?,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error).context("could not read the backup manifest"),
+                }
+            }
             outlet.finish(cancellation)?;
         }
         Ok(())

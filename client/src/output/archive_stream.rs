@@ -5,7 +5,6 @@ use anyhow::{Error, Result};
 use backup_format::archive;
 use backup_format::member::{Kind, Member, Receiver};
 
-use crate::manifest::received_files::Contents;
 use crate::output::archive_set::{ArchiveSet, Id};
 use crate::output::archive_writer::Writer;
 use crate::output::withheld_end::WithheldEnd;
@@ -96,11 +95,11 @@ impl<'a> Archive<'a> {
         Ok(())
     }
 
-    /// Ends a stream that ended well, and returns its content. An empty archive is removed.
+    /// Ends a stream that ended well: its files count. An empty archive is removed.
     ///
     /// # Errors
-    /// An error if the stream is incomplete, and errors of the command.
-    pub fn finish(self) -> Result<Contents> {
+    /// An error if the stream is incomplete, errors of the command, and as [`Check::finish`].
+    pub fn finish(self) -> Result<()> {
         self.input.finish()?;
         match self.output {
             Output::First(writer, _) => self.archives.leave_first(writer),
@@ -112,7 +111,12 @@ impl<'a> Archive<'a> {
                 self.archives.empty(self.id, &nothing, self.cancellation)?
             }
         }
-        Ok(self.check.into_contents().0)
+        self.check.finish().map(drop)
+    }
+
+    /// The stream has failed. The archive is begun anew; a command is killed.
+    pub fn discard(self) {
+        self.check.discard();
     }
 }
 
@@ -194,16 +198,23 @@ impl<'a> Closing<'a> {
         input.push(bytes, |reader, plain| reader.push(plain, members))
     }
 
-    /// The stream has ended well; returns what it held. The end of the archive is not there yet.
+    /// The stream has ended well: its files count. The end of the archive is not there yet.
     ///
     /// # Errors
-    /// An error if the stream or its archive is incomplete.
-    pub fn finish(self) -> Result<Contents> {
+    /// An error if the stream or its archive is incomplete, and as [`Check::finish`].
+    pub fn finish(self) -> Result<()> {
         self.input.finish()?;
-        let (contents, manifest) = self.members.check.into_contents();
+        let manifest = self.members.check.finish()?;
         self.archives.leave_first(self.members.writer);
-        self.archives.leave_manifest(manifest);
-        Ok(contents)
+        if let Some(manifest) = manifest {
+            self.archives.leave_manifest(manifest);
+        }
+        Ok(())
+    }
+
+    /// The stream has failed.
+    pub fn discard(self) {
+        self.members.check.discard();
     }
 }
 

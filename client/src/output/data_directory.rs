@@ -19,10 +19,10 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
 
 use crate::manifest::backup_path::{CONTROL_FILE, MANIFEST, check_name, display, parse_oid};
-use crate::manifest::received_files::twice;
+use crate::manifest::manifest_file::ManifestFile;
+use crate::manifest::received_files::Stream;
 use crate::output::cleanup::CleanupList;
 use crate::output::layout::Layout;
-use crate::stream::file_ownership::{FileOwnership, Ownership, Stream};
 use crate::stream::part::Tablespace;
 
 /// Suffix of these two names, and of the first archive, until the backup is complete.
@@ -41,18 +41,8 @@ pub struct DataDirectory {
     target: Place,
     tablespaces: BTreeMap<u32, Place>,
     waldir: Option<Place>,
-    ownership: FileOwnership,
     /// Mode of its directories.
     mode: u32,
-}
-
-/// A file that a stream writes.
-#[derive(Debug)]
-pub struct NewFile {
-    /// Open for writing.
-    pub file: File,
-    /// Whether it has a temporary name: see [`DataDirectory::settle`].
-    pub aside: bool,
 }
 
 impl DataDirectory {
@@ -110,7 +100,6 @@ impl DataDirectory {
             target,
             tablespaces: places,
             waldir,
-            ownership: FileOwnership::default(),
             mode,
         })
     }
@@ -127,38 +116,13 @@ impl DataDirectory {
         set_mode(&place.dir, path, mode)
     }
 
-    /// Allocates the number of a stream.
-    pub fn stream(&self) -> Stream {
-        self.ownership.stream()
-    }
-
-    /// Registers a file of a stream that is not written.
+    /// Creates a file, with a name that is only for one stream where it is written aside: see
+    /// [`DataDirectory::settle`].
     ///
     /// # Errors
-    /// An error if the stream had the file before.
-    pub fn leave_out(&self, path: &[u8], stream: Stream) -> Result<()> {
-        match self.ownership.begin(path, stream) {
-            Ownership::Twice => Err(twice(path)),
-            Ownership::Own | Ownership::Aside => Ok(()),
-        }
-    }
-
-    /// Creates a file for a stream.
-    ///
-    /// # Errors
-    /// As above, and where the stream has had the same file before.
-    pub fn create_file(&self, path: &[u8], mode: u32, stream: Stream) -> Result<NewFile> {
-        let name = unfinished_name(path);
-        let aside = match self.ownership.begin(path, stream) {
-            Ownership::Own => false,
-            Ownership::Aside => true,
-            Ownership::Twice => return Err(twice(path)),
-        };
-        let name = if aside {
-            aside_name(&name, stream)
-        } else {
-            name
-        };
+    /// As above.
+    pub fn create_file(&self, path: &[u8], mode: u32, aside: Option<Stream>) -> Result<File> {
+        let name = name_of(path, aside);
         let (place, path) = self.locate_file(&name)?;
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
@@ -178,7 +142,7 @@ impl DataDirectory {
                     format!("could not set permissions of file \"{}\"", place.show(path))
                 })?;
         }
-        Ok(NewFile { file, aside })
+        Ok(file)
     }
 
     /// Renames a file of a stream that ended well from its temporary name, over what a failed
@@ -187,28 +151,20 @@ impl DataDirectory {
     /// # Errors
     /// Errors of the operating system.
     pub fn settle(&self, path: &[u8], stream: Stream) -> Result<()> {
-        let name = unfinished_name(path);
-        let aside = aside_name(&name, stream);
+        let (name, aside) = (name_of(path, None), name_of(path, Some(stream)));
         let (place, to) = self.locate_file(&name)?;
         let (_, from) = self.locate_file(&aside)?;
-        self.ownership
-            .take_over(path, stream, || place.dir.rename(from, &place.dir, to))
+        place
+            .dir
+            .rename(from, &place.dir, to)
             .with_context(|| format!("could not rename file to \"{}\"", place.show(to)))
     }
 
     /// Removes a file of a failed stream. A file that cannot be removed does not count in the
     /// comparison with the manifest.
-    pub fn discard(&self, path: &[u8], aside: bool, stream: Stream) {
-        let name = unfinished_name(path);
-        let remove = |name: &[u8]| {
-            if let Ok((place, path)) = self.locate_file(name) {
-                let _ = place.dir.remove_file(path);
-            }
-        };
-        if aside {
-            remove(&aside_name(&name, stream));
-        } else {
-            self.ownership.give_up(path, stream, || remove(&name));
+    pub fn discard(&self, path: &[u8], aside: Option<Stream>) {
+        if let Ok((place, path)) = self.locate_file(&name_of(path, aside)) {
+            let _ = place.dir.remove_file(path);
         }
     }
 
@@ -218,31 +174,30 @@ impl DataDirectory {
         oid.is_some_and(|oid| self.tablespaces.contains_key(&oid))
     }
 
-    /// The content of the manifest.
+    /// The manifest that was received.
     ///
     /// # Errors
     /// Errors of the operating system.
-    pub fn manifest(&self) -> Result<Vec<u8>> {
-        self.target
-            .dir
-            .read(format!("backup_manifest{UNFINISHED}"))
-            .context("could not read the backup manifest")
+    pub fn manifest(&self) -> Result<ManifestFile> {
+        let path = format!("backup_manifest{UNFINISHED}");
+        let name = format!("file \"{path}\"");
+        let file = (self.target.dir.open(&path)).context("could not read the backup manifest")?;
+        Ok(ManifestFile::new(file.into_std(), name))
     }
 
-    /// Writes the manifest.
+    /// Creates the file of the manifest, for writing and reading.
     ///
     /// # Errors
     /// Errors of the operating system.
-    pub fn write_manifest(&self, content: &[u8]) -> Result<()> {
-        let name = format!("backup_manifest{UNFINISHED}");
+    pub fn create_manifest(&self) -> Result<ManifestFile> {
+        let path = format!("backup_manifest{UNFINISHED}");
+        let name = format!("file \"{path}\"");
         let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
+        options.read(true).write(true).create_new(true);
         options.mode(self.mode & 0o640);
-        self.target
-            .dir
-            .open_with(&name, &options)
-            .and_then(|mut file| file.write_all(content))
-            .with_context(|| format!("could not write file \"{name}\""))
+        let file = (self.target.dir.open_with(path, &options))
+            .with_context(|| format!("could not write {name}"))?;
+        Ok(ManifestFile::new(file.into_std(), name))
     }
 
     /// Configures a standby: appends `settings` to postgresql.auto.conf and creates standby.signal.
@@ -326,8 +281,13 @@ fn unfinished_name(path: &[u8]) -> Vec<u8> {
     }
 }
 
-fn aside_name(name: &[u8], stream: Stream) -> Vec<u8> {
-    [name, format!(".{stream}{UNFINISHED}").as_bytes()].concat()
+/// Name under which a stream writes a file.
+fn name_of(path: &[u8], aside: Option<Stream>) -> Vec<u8> {
+    let mut name = unfinished_name(path);
+    if let Some(stream) = aside {
+        name.extend_from_slice(format!(".{stream}{UNFINISHED}").as_bytes());
+    }
+    name
 }
 
 fn as_path(path: &[u8]) -> &Path {

@@ -11,8 +11,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cli::configuration::{BackupConfig, Compress, Side};
 use crate::console::progress::{Counters, Phase};
-use crate::manifest;
 use crate::manifest::backup_path::CONTROL_FILE;
+use crate::manifest::comparison::compare;
+use crate::manifest::manifest_file::ManifestFile;
+use crate::manifest::received_files::ReceivedFiles;
 use crate::output::archive_writer::{Destination, Writer};
 use crate::output::withheld_end::WithheldEnd;
 use crate::runtime::cancellation::Cancellation;
@@ -38,7 +40,8 @@ pub fn pass_on(
         Side::Server => (Compress::NONE, true),
     };
     let mut writer = Writer::new(open()?, &compress)?;
-    let mut check = Check::with_manifest(extension::algorithm(config), counters.leader());
+    let received = ReceivedFiles::new(extension::algorithm(config));
+    let mut check = Check::with_manifest(&received, counters.leader(), ManifestFile::temporary);
     let mut input = Input::new(config.compress.of_streams().method)?;
     let mut held_back = WithheldEnd::default();
     let mut begun = false;
@@ -57,15 +60,19 @@ pub fn pass_on(
     })?;
     input.finish()?;
     counters.enter(Phase::Comparing);
-    let (contents, manifest) = check.into_contents();
-    let files = contents.files;
+    let manifest = check.finish()?;
+    let files = received.into_files();
     ensure!(
-        files.contains_key(CONTROL_FILE),
+        files.contains(CONTROL_FILE),
         "the server did not send global/pg_control"
     );
     let count = match config.manifest {
-        Some(algorithm) => manifest::compare(&manifest, files, algorithm)?,
-        None => files.len(),
+        Some(algorithm) => {
+            // An empty one is refused.
+            let manifest = manifest.map_or_else(ManifestFile::temporary, Ok)?;
+            compare(manifest.reader()?, files, algorithm, |_| false)?.1
+        }
+        None => files.count(),
     };
     writer.write(&held_back.into_inner(), cancellation)?;
     writer.finish(cancellation)?;

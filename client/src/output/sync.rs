@@ -1,6 +1,6 @@
 //! Synchronization of created files to disk.
 
-use std::fs::{self, File};
+use std::fs::{self, File, ReadDir};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -61,13 +61,20 @@ fn sync(
                 })?;
             }
             SyncMethod::Fsync => {
-                let (mut files, mut directories) = (Vec::new(), Vec::new());
-                walk(path, &mut files, &mut directories)
-                    .with_context(|| format!("could not read directory {}", quoted()))?;
+                // Nobody looks at these.
+                let counters = Counters::new(jobs);
+                let mut directories = Vec::new();
+                let walk = Walk::new(path, &mut directories).map(|file| {
+                    file.with_context(|| format!("could not read directory {}", quoted()))
+                });
+                parallel::for_each_of(walk, counters.workers(), cancellation, |_, path| {
+                    sync_opened(&path, regular_file::open(&path))
+                })?;
                 // Directories after what they hold.
-                sync_each(&files, regular_file::open, jobs, cancellation)?;
-                directories.reverse();
-                sync_each(&directories, |path| File::open(path), 1, cancellation)?;
+                for path in directories.iter().rev() {
+                    cancellation.check()?;
+                    sync_one(path)?;
+                }
             }
         }
     }
@@ -99,29 +106,53 @@ fn directory_above(path: &Path) -> &Path {
     }
 }
 
-fn walk(path: &Path, files: &mut Vec<PathBuf>, directories: &mut Vec<PathBuf>) -> io::Result<()> {
-    directories.push(path.to_owned());
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            walk(&entry.path(), files, directories)?;
-        } else if kind.is_file() {
-            files.push(entry.path());
-        }
-    }
-    Ok(())
+/// The files in a directory and in those below it. There may be millions, so that no list holds
+/// them; the directories, which are few, are noted on the way.
+struct Walk<'a> {
+    directories: &'a mut Vec<PathBuf>,
+    /// Directories whose entries are yet to be read: the rest of one, and the whole of others.
+    open: Option<ReadDir>,
+    left: Vec<PathBuf>,
 }
 
-fn sync_each(
-    paths: &[PathBuf],
-    open: impl Fn(&Path) -> io::Result<File> + Sync,
-    jobs: usize,
-    cancellation: &Cancellation,
-) -> Result<()> {
-    // Nobody looks at these.
-    let counters = Counters::new(jobs);
-    parallel::for_each(paths, counters.workers(), cancellation, |_, path| {
-        sync_opened(path, open(path))
-    })
+impl<'a> Walk<'a> {
+    fn new(path: &Path, directories: &'a mut Vec<PathBuf>) -> Self {
+        Self {
+            directories,
+            open: None,
+            left: vec![path.to_owned()],
+        }
+    }
+
+    fn next_file(&mut self) -> io::Result<Option<PathBuf>> {
+        loop {
+            let Some(entries) = &mut self.open else {
+                let Some(path) = self.left.pop() else {
+                    return Ok(None);
+                };
+                self.open = Some(fs::read_dir(&path)?);
+                self.directories.push(path);
+                continue;
+            };
+            let Some(entry) = entries.next() else {
+                self.open = None;
+                continue;
+            };
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                self.left.push(entry.path());
+            } else if kind.is_file() {
+                return Ok(Some(entry.path()));
+            }
+        }
+    }
+}
+
+impl Iterator for Walk<'_> {
+    type Item = io::Result<PathBuf>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_file().transpose()
+    }
 }

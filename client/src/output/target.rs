@@ -1,12 +1,13 @@
 //! Where a backup goes: a directory that starts as it is, or archives.
 
 use anyhow::Result;
-use backup_format::checksum::Algorithm;
 use backup_format::compression::Method;
 
 use crate::cli::configuration::{BackupConfig, Format};
 use crate::console::progress::Counter;
-use crate::manifest::received_files::{Contents, IncomingFiles};
+use crate::manifest::incoming_files::IncomingFiles;
+use crate::manifest::manifest_file::ManifestFile;
+use crate::manifest::received_files::ReceivedFiles;
 use crate::output::archive_set::{ArchiveSet, Id};
 use crate::output::archive_stream::{Archive, Closing};
 use crate::output::cleanup::CleanupList;
@@ -33,8 +34,8 @@ pub enum Target {
 pub struct Streams<'a> {
     /// By which method the server compresses them.
     pub method: Method,
-    /// The manifest's checksums.
-    pub algorithm: Algorithm,
+    /// Where their files count.
+    pub received: &'a ReceivedFiles,
     /// Cancellation flag.
     pub cancellation: &'a Cancellation,
     /// What has arrived.
@@ -109,14 +110,14 @@ impl Target {
     ) -> Result<Sink<'a>> {
         let Streams {
             method,
-            algorithm,
+            received,
             cancellation,
             counter,
         } = streams;
         let input = Input::new(method)?;
         Ok(match (self, request) {
             (Self::Tar(archives, _), Request::Part(part)) => {
-                let check = Check::new(part.prefix(), algorithm, counter);
+                let check = Check::new(part.prefix(), received, counter);
                 let id = Id {
                     part,
                     worker,
@@ -125,11 +126,12 @@ impl Target {
                 Sink::Archive(Archive::new(archives, id, input, check, cancellation)?)
             }
             (Self::Tar(archives, _), Request::All) => {
-                let check = Check::with_manifest(algorithm, counter);
+                let create = || archives.create_manifest();
+                let check = Check::with_manifest(received, counter, create);
                 Sink::Closing(Closing::new(archives, input, check, cancellation)?)
             }
             (Self::Plain(folder), _) => {
-                let arriving = IncomingFiles::new(algorithm, counter);
+                let arriving = IncomingFiles::new(received, counter);
                 Sink::Unpacker(Unpacker::new(folder, input, arriving, cancellation))
             }
         })
@@ -153,7 +155,7 @@ impl Target {
     pub fn late_sink<'a>(&'a self, request: Request, streams: Streams<'a>) -> Result<Sink<'a>> {
         match (self, request) {
             (Self::Tar(archives, _), Request::Part(Part::Base)) => {
-                let check = Check::new(Vec::new(), streams.algorithm, streams.counter);
+                let check = Check::new(Vec::new(), streams.received, streams.counter);
                 let input = Input::new(streams.method)?;
                 Ok(Sink::Closing(Closing::new(
                     archives,
@@ -169,14 +171,14 @@ impl Target {
         }
     }
 
-    /// The content of the manifest.
+    /// The manifest that was received.
     ///
     /// # Errors
     /// Errors of the operating system.
-    pub fn manifest(&self) -> Result<Vec<u8>> {
+    pub fn take_manifest(&self) -> Result<ManifestFile> {
         match self {
             Self::Plain(folder) => folder.manifest(),
-            Self::Tar(archives, _) => Ok(archives.manifest()),
+            Self::Tar(archives, _) => archives.take_manifest(),
         }
     }
 
@@ -195,10 +197,10 @@ impl Target {
     ///
     /// # Errors
     /// As [`ArchiveSet::end`].
-    pub fn end(&self, with_manifest: bool, cancellation: &Cancellation) -> Result<()> {
+    pub fn end(&self, manifest: Option<&ManifestFile>, cancellation: &Cancellation) -> Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
-            Self::Tar(archives, _) => archives.end(with_manifest, cancellation),
+            Self::Tar(archives, _) => archives.end(manifest, cancellation),
         }
     }
 
@@ -231,8 +233,8 @@ impl Sink<'_> {
     pub fn discard(self) {
         match self {
             Self::Unpacker(unpacker) => unpacker.discard(),
-            // Its archive is begun anew; a command has been killed then.
-            Self::Archive(_) | Self::Closing(_) => {}
+            Self::Archive(archive) => archive.discard(),
+            Self::Closing(closing) => closing.discard(),
         }
     }
 
@@ -245,11 +247,12 @@ impl Sink<'_> {
         }
     }
 
-    /// The stream has ended well; returns what it held.
+    /// The stream has ended well: its files count.
     ///
     /// # Errors
-    /// An error if the stream or its archive is incomplete.
-    pub fn finish(self) -> Result<Contents> {
+    /// An error if the stream or its archive is incomplete, and if another stream that ended well
+    /// had the same file.
+    pub fn finish(self) -> Result<()> {
         match self {
             Self::Unpacker(unpacker) => unpacker.finish(),
             Self::Archive(archive) => archive.finish(),

@@ -1,6 +1,5 @@
 //! Unpacks a stream while it arrives, from a server or from an archive.
 
-use std::collections::HashSet;
 use std::io::Write as _;
 
 use anyhow::{Context, Error, Result, bail};
@@ -9,10 +8,9 @@ use cap_std::fs::File;
 
 use crate::manifest;
 use crate::manifest::backup_path::{MANIFEST, display};
-use crate::manifest::received_files::{Contents, IncomingFiles};
+use crate::manifest::incoming_files::IncomingFiles;
 use crate::output::data_directory::DataDirectory;
 use crate::runtime::cancellation::Cancellation;
-use crate::stream::file_ownership::Stream;
 use crate::stream::input::Input;
 
 /// Unpacks one stream.
@@ -23,7 +21,6 @@ pub struct Unpacker<'a> {
 
 struct Members<'a> {
     folder: &'a DataDirectory,
-    stream: Stream,
     /// Prefix of its member names in the backup.
     prefix: Vec<u8>,
     /// What may precede them in the stream.
@@ -33,8 +30,6 @@ struct Members<'a> {
     cancellation: &'a Cancellation,
     arriving: IncomingFiles<'a>,
     current: Option<Current>,
-    /// Files that have not their own names yet.
-    aside: HashSet<Vec<u8>>,
 }
 
 /// The file that is being written.
@@ -43,7 +38,6 @@ struct Current {
     size: u64,
     /// `None` for one that is left out.
     file: Option<File>,
-    aside: bool,
 }
 
 impl<'a> Unpacker<'a> {
@@ -57,7 +51,6 @@ impl<'a> Unpacker<'a> {
         Self {
             input,
             members: Members {
-                stream: folder.stream(),
                 folder,
                 prefix: Vec::new(),
                 surplus: b"",
@@ -65,20 +58,13 @@ impl<'a> Unpacker<'a> {
                 cancellation,
                 arriving,
                 current: None,
-                aside: HashSet::new(),
             },
         }
     }
 
-    /// Is for an archive: all archives of a backup are one stream, which has each file once. Their
-    /// names lack a prefix, and some files are only compared with the manifest.
-    pub fn of_archive(
-        mut self,
-        stream: Stream,
-        prefix: Vec<u8>,
-        left_out: &'static [&'static [u8]],
-    ) -> Self {
-        self.members.stream = stream;
+    /// Is for an archive, whose member names lack a prefix. Some files are only compared with the
+    /// manifest.
+    pub fn of_archive(mut self, prefix: Vec<u8>, left_out: &'static [&'static [u8]]) -> Self {
         self.members.prefix = prefix;
         // As pg_basebackup has it before the directories of WAL.
         self.members.surplus = b"./";
@@ -98,30 +84,25 @@ impl<'a> Unpacker<'a> {
         })
     }
 
-    /// The stream has ended well, as the server says; returns what it held.
+    /// The stream has ended well, as the server says: its files count.
     ///
     /// # Errors
-    /// An error if the stream or its archive is incomplete.
-    pub fn finish(self) -> Result<Contents> {
+    /// An error if the stream or its archive is incomplete, and if another stream that ended well
+    /// had the same file.
+    pub fn finish(self) -> Result<()> {
         self.input.finish()?;
-        let members = self.members;
-        for path in &members.aside {
-            members.folder.settle(path, members.stream)?;
-        }
-        Ok(members.arriving.into_contents())
+        let Members {
+            folder, arriving, ..
+        } = self.members;
+        arriving.finish(|path, stream| folder.settle(path, stream))
     }
 
     /// The stream has failed, and what it held comes again in another.
-    pub fn discard(mut self) {
-        let members = &mut self.members;
-        let current = members.current.take();
-        if let Some(Current { path, aside, .. }) = current {
-            members.folder.discard(&path, aside, members.stream);
-        }
-        for path in members.arriving.paths() {
-            let aside = members.aside.contains(path);
-            members.folder.discard(path, aside, members.stream);
-        }
+    pub fn discard(self) {
+        let Members {
+            folder, arriving, ..
+        } = self.members;
+        arriving.discard(|path, aside| folder.discard(path, aside));
     }
 
     /// Path of the current file.
@@ -175,22 +156,20 @@ impl Receiver for Members<'_> {
                 display(&path)
             ),
             Kind::File => {
-                let (file, aside) = if self.left_out.contains(&path.as_slice()) {
-                    self.folder.leave_out(&path, self.stream)?;
-                    (None, false)
+                let is_left_out = self.left_out.contains(&path.as_slice());
+                if path == MANIFEST && !is_left_out {
+                    manifest::check_size(member.size)?;
+                }
+                let aside = self.arriving.begin(&path, member.size)?;
+                let file = if is_left_out {
+                    None
                 } else {
-                    if path == MANIFEST {
-                        manifest::check_size(member.size)?;
-                    }
-                    let new = self.folder.create_file(&path, mode, self.stream)?;
-                    (Some(new.file), new.aside)
+                    Some(self.folder.create_file(&path, mode, aside)?)
                 };
-                self.arriving.begin(path.clone(), member.size);
                 self.current = Some(Current {
                     path,
                     size: member.size,
                     file,
-                    aside,
                 });
                 Ok(())
             }
@@ -212,9 +191,6 @@ impl Receiver for Members<'_> {
     fn end(&mut self) -> Result<()> {
         if let Some(current) = self.current.take() {
             current.check_length()?;
-            if current.aside {
-                self.aside.insert(current.path);
-            }
         }
         self.arriving.end()
     }

@@ -2,42 +2,51 @@
 //! members.
 
 use anyhow::{Error, Result, ensure};
-use backup_format::checksum::Algorithm;
 use backup_format::member::{Kind, Member, Receiver};
 
 use crate::console::progress::Counter;
 use crate::manifest;
 use crate::manifest::backup_path::{MANIFEST, check_name, display};
-use crate::manifest::received_files::{Contents, IncomingFiles};
+use crate::manifest::incoming_files::IncomingFiles;
+use crate::manifest::manifest_file::ManifestFile;
+use crate::manifest::received_files::ReceivedFiles;
+
+/// Creates the file of the manifest.
+type CreateManifest<'a> = Box<dyn Fn() -> Result<ManifestFile> + 'a>;
 
 /// Checks passing members and keeps the manifest.
 pub struct Check<'a> {
     prefix: Vec<u8>,
     arriving: IncomingFiles<'a>,
     members: u64,
-    keeps_manifest: bool,
-    manifest: Vec<u8>,
+    create_manifest: Option<CreateManifest<'a>>,
+    manifest: Option<ManifestFile>,
     in_manifest: bool,
 }
 
 impl<'a> Check<'a> {
     /// Creates a check for an archive whose member names lack a prefix of the manifest's paths.
-    pub fn new(prefix: Vec<u8>, algorithm: Algorithm, counter: &'a Counter) -> Self {
+    pub fn new(prefix: Vec<u8>, received: &'a ReceivedFiles, counter: &'a Counter) -> Self {
         Self {
             prefix,
-            arriving: IncomingFiles::new(algorithm, counter),
+            arriving: IncomingFiles::new(received, counter),
             members: 0,
-            keeps_manifest: false,
-            manifest: Vec::new(),
+            create_manifest: None,
+            manifest: None,
             in_manifest: false,
         }
     }
 
-    /// Creates a check for the archive that contains the manifest.
-    pub fn with_manifest(algorithm: Algorithm, counter: &'a Counter) -> Self {
+    /// Creates a check for the archive that contains the manifest, which goes to the file that
+    /// `create_manifest` creates.
+    pub fn with_manifest(
+        received: &'a ReceivedFiles,
+        counter: &'a Counter,
+        create_manifest: impl Fn() -> Result<ManifestFile> + 'a,
+    ) -> Self {
         Self {
-            keeps_manifest: true,
-            ..Self::new(Vec::new(), algorithm, counter)
+            create_manifest: Some(Box::new(create_manifest)),
+            ..Self::new(Vec::new(), received, counter)
         }
     }
 
@@ -56,9 +65,18 @@ impl<'a> Check<'a> {
         self.in_manifest
     }
 
-    /// Returns the content of the archive, and the manifest if there was one.
-    pub fn into_contents(self) -> (Contents, Vec<u8>) {
-        (self.arriving.into_contents(), self.manifest)
+    /// The stream has ended well: its files count. Returns the manifest if there was one.
+    ///
+    /// # Errors
+    /// As [`IncomingFiles::finish`].
+    pub fn finish(self) -> Result<Option<ManifestFile>> {
+        self.arriving.finish(|_, _| Ok(()))?;
+        Ok(self.manifest)
+    }
+
+    /// The stream has failed, and what it held comes again in another.
+    pub fn discard(self) {
+        self.arriving.discard(|_, _| ());
     }
 }
 
@@ -76,12 +94,14 @@ impl Receiver for Check<'_> {
         );
         let path = [&self.prefix, member.path.as_slice()].concat();
         if member.kind == Kind::File {
-            self.in_manifest = self.keeps_manifest && path == MANIFEST;
-            if self.in_manifest {
+            let create = (self.create_manifest.as_ref()).filter(|_| path == MANIFEST);
+            self.in_manifest = create.is_some();
+            if let Some(create) = create {
                 manifest::check_size(member.size)?;
-                self.manifest.clear();
+                self.manifest = Some(create()?);
             }
-            self.arriving.begin(path, member.size);
+            // Each archive is a file of its own, so that none of its members is in another's way.
+            let _aside = self.arriving.begin(&path, member.size)?;
         } else {
             self.arriving.begin_directory(path);
         }
@@ -89,8 +109,8 @@ impl Receiver for Check<'_> {
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.in_manifest {
-            self.manifest.extend_from_slice(bytes);
+        if let Some(manifest) = self.manifest.as_mut().filter(|_| self.in_manifest) {
+            manifest.write(bytes)?;
         }
         self.arriving.content(bytes);
         Ok(())

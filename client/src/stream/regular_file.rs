@@ -28,16 +28,16 @@ pub fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Reads a whole file of less than `limit` bytes.
+/// Opens a file of less than `limit` bytes.
 ///
 /// # Errors
 /// As [`open`], and where it is larger.
-pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let content = read_start(path, limit)?;
-    if content.len() as u64 >= limit {
+pub fn open_limited(path: &Path, limit: u64) -> Result<File> {
+    let file = open(path)?;
+    if file.metadata()?.len() >= limit {
         return Err(Error::new(ErrorKind::FileTooLarge, "File too large"));
     }
-    Ok(content)
+    Ok(file)
 }
 
 /// Reads the first bytes of a file, `count` of them where there are so many.
@@ -71,8 +71,12 @@ mod tests {
         let path = env::temp_dir().join(format!("regular_file.{}", process::id()));
         fs::write(&path, b"12345").unwrap();
         assert_eq!(read_start(&path, 3).unwrap(), b"123");
-        assert_eq!(read(&path, 6).unwrap(), b"12345");
-        assert_eq!(read(&path, 5).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        let mut content = Vec::new();
+        let mut whole = open_limited(&path, 6).unwrap();
+        whole.read_to_end(&mut content).unwrap();
+        assert_eq!(content, b"12345");
+        let error = open_limited(&path, 5).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FileTooLarge);
         // Nobody could hold that.
         let file = File::options().write(true).open(&path).unwrap();
         file.set_len(1 << 40).unwrap();

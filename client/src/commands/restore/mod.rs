@@ -16,8 +16,8 @@ use crate::cli::configuration::{ProgressFormat, RestoreConfig};
 use crate::console::messages;
 use crate::console::progress::{Activity, Expected, Phase, Worker};
 use crate::manifest::backup_path::CONTROL_FILE;
-use crate::manifest::exemption::is_exempt;
-use crate::manifest::received_files::{Files, IncomingFiles, ReceivedFiles};
+use crate::manifest::incoming_files::IncomingFiles;
+use crate::manifest::received_files::{Files, ReceivedFiles};
 use crate::output::cleanup::{CleanupList, SharedCleanupList};
 use crate::output::data_directory::DataDirectory;
 use crate::output::layout::Layout;
@@ -57,13 +57,9 @@ pub fn run(config: RestoreConfig) -> Result<()> {
 fn restore(config: &RestoreConfig, shared: &Shared, cleanup: &SharedCleanupList) -> Result<()> {
     let source = Source::open(&config.archives, &shared.cancellation)?;
     if let Some(listing) = &source.manifest {
-        let files = &listing.manifest.files;
         shared.counters.expect(Expected {
-            bytes: files
-                .iter()
-                .map(|file| file.size)
-                .fold(0, u64::saturating_add),
-            files: files.len() as u64,
+            bytes: listing.bytes,
+            files: listing.count,
         });
     } else {
         messages::warn("backup has no manifest, so its files are not verified");
@@ -75,21 +71,17 @@ fn restore(config: &RestoreConfig, shared: &Shared, cleanup: &SharedCleanupList)
     };
     // The server's own, until it is known whether a group may read.
     let folder = DataDirectory::create(layout, &source.tablespaces, 0o700, &mut cleanup.lock())?;
-    let mut files = unpack(config, shared, &source, &folder)?;
+    let files = unpack(config, shared, &source, &folder)?;
     shared.counters.enter(Phase::Comparing);
     ensure!(
-        files.contains_key(CONTROL_FILE),
+        files.contains(CONTROL_FILE),
         "the archives have no global/pg_control"
     );
     let has_manifest = source.manifest.is_some();
-    if let Some(mut listing) = source.manifest {
-        let compared = &mut listing.manifest.files;
-        compared.retain(|file| !is_exempt(&file.path));
-        files.retain(|path, _| !is_exempt(path));
-        let count = compared.len();
-        listing.manifest.compare(files, listing.algorithm)?;
+    if let Some(listing) = source.manifest {
+        let count = listing.compare(files)?;
         say(config, &format!("{count} files match the manifest"));
-        folder.write_manifest(&listing.restored()?)?;
+        listing.write_restored(&mut folder.create_manifest()?)?;
     }
     // A lock that is held while the disk is waited for would keep the main thread from ending.
     let cleanup = cleanup.lock().clone();
@@ -119,21 +111,20 @@ fn unpack(
     folder: &DataDirectory,
 ) -> Result<Files> {
     let algorithm = (source.manifest.as_ref()).map_or(Algorithm::None, |listing| listing.algorithm);
-    let received = ReceivedFiles::default();
+    let received = ReceivedFiles::new(algorithm);
     // No file is in two of them, as it can be with streams that are lost.
-    let stream = folder.stream();
+    let stream = received.stream();
     let workers = shared.counters.workers();
-    let unpack_one =
-        |worker: &Worker, archive: &ArchiveFile| {
-            say(config, &format!("unpacking \"{}\"", archive.name));
-            worker.begins(Activity::Receiving(archive.name.clone()));
-            let arriving = IncomingFiles::new(algorithm, &worker.counter);
-            let input = Input::new(archive.method)?;
-            let mut unpacker = Unpacker::new(folder, input, arriving, &shared.cancellation)
-                .of_archive(stream, archive.content.prefix(), LEFT_OUT);
-            archive.read(|bytes| unpacker.take(bytes))?;
-            received.add(unpacker.finish().with_context(|| archive.place())?)
-        };
+    let unpack_one = |worker: &Worker, archive: &ArchiveFile| {
+        say(config, &format!("unpacking \"{}\"", archive.name));
+        worker.begins(Activity::Receiving(archive.name.clone()));
+        let arriving = IncomingFiles::of_stream(&received, stream, &worker.counter);
+        let input = Input::new(archive.method)?;
+        let mut unpacker = Unpacker::new(folder, input, arriving, &shared.cancellation)
+            .of_archive(archive.content.prefix(), LEFT_OUT);
+        archive.read(|bytes| unpacker.take(bytes))?;
+        unpacker.finish().with_context(|| archive.place())
+    };
     parallel::for_each(&source.archives, workers, &shared.cancellation, unpack_one)?;
     Ok(received.into_files())
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -13,9 +13,15 @@ use backup_format::tablespace_map;
 use super::wanted::Wanted;
 use crate::console::messages;
 use crate::manifest::backup_path::{MANIFEST, display};
-use crate::manifest::{self, Manifest, shortened};
+use crate::manifest::comparison::compare;
+use crate::manifest::exemption::is_exempt;
+use crate::manifest::manifest_file::ManifestFile;
+use crate::manifest::own_checksum::{Checksum, Summing};
+use crate::manifest::parser::Manifest;
+use crate::manifest::received_files::Files;
+use crate::manifest::{self, shortened};
 use crate::runtime::cancellation::Cancellation;
-use crate::stream::archive_files::{ArchiveFile, Content};
+use crate::stream::archive_files::{ArchiveFile, Content, PIECE};
 use crate::stream::part::Part;
 use crate::stream::part::Tablespace;
 use crate::stream::regular_file;
@@ -37,12 +43,16 @@ pub struct Source {
     pub manifest: Option<Listing>,
 }
 
-/// Manifest as text and parsed.
+/// Manifest in its file, and what is known of it.
 #[derive(Debug)]
 pub struct Listing {
-    text: Vec<u8>,
-    /// What it says.
-    pub manifest: Manifest,
+    file: ManifestFile,
+    manifest: Manifest,
+    has_map: bool,
+    /// The number of its files.
+    pub count: u64,
+    /// The bytes of its files.
+    pub bytes: u64,
     /// Of its checksums.
     pub algorithm: Algorithm,
 }
@@ -67,15 +77,15 @@ impl Source {
         let wanted = match &beside {
             // A single stream has it inside.
             None => vec![MANIFEST, TABLESPACE_MAP],
-            Some(listing) if listing.has_map() => vec![TABLESPACE_MAP],
+            Some(listing) if listing.has_map => vec![TABLESPACE_MAP],
             Some(_) => Vec::new(),
         };
         let mut found = Wanted::find(wanted, bases.into_iter(), cancellation)?;
-        let inside = found.take(MANIFEST).map(Listing::parse).transpose()?;
+        let inside = found.take_manifest().map(Listing::read).transpose()?;
         let manifest = beside.or(inside);
         let map = found.take(TABLESPACE_MAP);
         ensure!(
-            map.is_some() || !manifest.as_ref().is_some_and(Listing::has_map),
+            map.is_some() || !manifest.as_ref().is_some_and(|listing| listing.has_map),
             "\"tablespace_map\" is in the manifest and in no archive"
         );
         Ok(Self {
@@ -89,8 +99,11 @@ impl Source {
 impl Listing {
     fn beside(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(display(MANIFEST));
-        match regular_file::read(&path, manifest::LARGEST) {
-            Ok(text) => Self::parse(text).map(Some),
+        match regular_file::open_limited(&path, manifest::LARGEST) {
+            Ok(file) => {
+                let name = format!("file \"{}\"", path.display());
+                Self::read(ManifestFile::new(file, name)).map(Some)
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => {
                 Err(error).with_context(|| format!("could not read file \"{}\"", path.display()))
@@ -98,29 +111,78 @@ impl Listing {
         }
     }
 
-    fn parse(text: Vec<u8>) -> Result<Self> {
-        let manifest = Manifest::parse(&text)?;
+    fn read(file: ManifestFile) -> Result<Self> {
+        let (mut count, mut bytes, mut has_map) = (0, 0_u64, false);
+        let (mut first, mut is_mixed) = (None, false);
+        let manifest = Manifest::read(file.reader()?, |entry| {
+            count += 1;
+            bytes = bytes.saturating_add(entry.size);
+            has_map |= entry.path == TABLESPACE_MAP;
+            is_mixed |= *first.get_or_insert(entry.algorithm) != entry.algorithm;
+        })?;
+        ensure!(
+            !is_mixed,
+            "the backup manifest has checksums of several algorithms"
+        );
         Ok(Self {
-            algorithm: manifest.algorithm()?,
+            file,
             manifest,
-            text,
+            has_map,
+            count,
+            bytes,
+            algorithm: first.unwrap_or(Algorithm::None),
         })
     }
 
-    fn has_map(&self) -> bool {
-        self.manifest.has(TABLESPACE_MAP)
-    }
-
-    /// Manifest to write, without tablespace_map.
+    /// Compares it with the files of the archives, and returns how many match. What need not be as
+    /// the manifest says is not compared.
     ///
     /// # Errors
-    /// As [`shortened::without`].
-    pub fn restored(self) -> Result<Vec<u8>> {
-        if self.has_map() {
-            shortened::without(&self.text, TABLESPACE_MAP)
+    /// As [`compare`], and where somebody has changed it.
+    pub fn compare(&self, files: Files) -> Result<usize> {
+        let (manifest, count) = compare(self.file.reader()?, files, self.algorithm, is_exempt)?;
+        self.check_unchanged(&manifest.checksum)?;
+        Ok(count)
+    }
+
+    /// Writes the manifest of the restored backup, without tablespace_map.
+    ///
+    /// # Errors
+    /// As [`shortened::without`], and where somebody has changed it.
+    pub fn write_restored(&self, target: &mut ManifestFile) -> Result<()> {
+        let mut source = Summing::new(self.file.reader()?);
+        let mut write = |bytes: &[u8]| target.write(bytes);
+        if self.has_map {
+            shortened::without(&mut source, TABLESPACE_MAP, write)?;
         } else {
-            Ok(self.text)
+            let mut piece = vec![0; PIECE];
+            loop {
+                match source.read(&mut piece) {
+                    Ok(0) => break,
+                    Ok(length) => write(&piece[..length])?,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error).context("could not read the backup manifest"),
+                }
+            }
         }
+        self.check_unchanged(&source.finish()?)?;
+        let mut count = u64::from(self.has_map);
+        Manifest::read(target.reader()?, |_| count += 1)
+            .context("could not shorten the backup manifest")?;
+        ensure!(
+            count == self.count,
+            "could not take file \"{}\" out of the backup manifest",
+            display(TABLESPACE_MAP)
+        );
+        Ok(())
+    }
+
+    fn check_unchanged(&self, checksum: &Checksum) -> Result<()> {
+        ensure!(
+            *checksum == self.manifest.checksum,
+            "the backup manifest has changed while it was read"
+        );
+        Ok(())
     }
 }
 

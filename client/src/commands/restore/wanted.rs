@@ -12,7 +12,8 @@ use backup_format::compression::Method;
 use backup_format::member::{Kind, Member, Receiver};
 
 use crate::manifest;
-use crate::manifest::backup_path::display;
+use crate::manifest::backup_path::{MANIFEST, display};
+use crate::manifest::manifest_file::ManifestFile;
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::archive_files::{ArchiveFile, PIECE};
 use crate::stream::input::Input;
@@ -21,8 +22,15 @@ use crate::stream::input::Input;
 #[derive(Debug, Default)]
 pub struct Wanted {
     names: Vec<&'static [u8]>,
-    found: BTreeMap<Vec<u8>, Vec<u8>>,
-    current: Option<(Vec<u8>, Vec<u8>)>,
+    found: BTreeMap<Vec<u8>, Content>,
+    current: Option<(Vec<u8>, Content)>,
+}
+
+/// Content of a file.
+#[derive(Debug)]
+enum Content {
+    Memory(Vec<u8>),
+    Manifest(ManifestFile),
 }
 
 impl Wanted {
@@ -49,9 +57,20 @@ impl Wanted {
         Ok(wanted)
     }
 
-    /// The content of a file, where it was found.
+    /// The manifest, where it was found.
+    pub fn take_manifest(&mut self) -> Option<ManifestFile> {
+        match self.found.remove(MANIFEST)? {
+            Content::Manifest(manifest) => Some(manifest),
+            Content::Memory(_) => None,
+        }
+    }
+
+    /// The content of another file, where it was found.
     pub fn take(&mut self, name: &[u8]) -> Option<Vec<u8>> {
-        self.found.remove(name)
+        match self.found.remove(name)? {
+            Content::Memory(content) => Some(content),
+            Content::Manifest(_) => None,
+        }
     }
 
     fn is_complete(&self) -> bool {
@@ -88,20 +107,26 @@ impl Receiver for Wanted {
     fn begin(&mut self, member: &Member) -> Result<()> {
         if member.kind == Kind::File && self.names.contains(&member.path.as_slice()) {
             let name = || display(&member.path);
-            // They are held in memory, and the manifest is the largest of them.
+            // The manifest is the largest of them.
             ensure!(
                 member.size < manifest::LARGEST,
                 "file \"{}\" is too large",
                 name()
             );
-            self.current = Some((member.path.clone(), Vec::new()));
+            let content = match &member.path[..] {
+                MANIFEST => Content::Manifest(ManifestFile::temporary()?),
+                _ => Content::Memory(Vec::new()),
+            };
+            self.current = Some((member.path.clone(), content));
         }
         Ok(())
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
-        if let Some((_, content)) = &mut self.current {
-            content.extend_from_slice(bytes);
+        match &mut self.current {
+            Some((_, Content::Memory(content))) => content.extend_from_slice(bytes),
+            Some((_, Content::Manifest(manifest))) => manifest.write(bytes)?,
+            None => {}
         }
         Ok(())
     }

@@ -1,68 +1,92 @@
 //! Expected files of a backup, and which of them were found.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
 use backup_format::checksum::Algorithm;
 
-use crate::manifest::Entry;
 use crate::manifest::backup_path::display;
 use crate::manifest::exemption::{EXEMPT, is_within};
+use crate::manifest::file_table::{FileId, FileTable};
+use crate::manifest::parser::Entry;
 
 /// Files in the manifest.
 #[derive(Debug)]
 pub struct Expected {
-    files: HashMap<Vec<u8>, File>,
+    files: FileTable<Marks>,
     /// Ignored paths, including everything below them.
     ignored: Vec<Vec<u8>>,
 }
 
 /// A file as the manifest has it.
-#[derive(Debug)]
-pub struct File {
+#[derive(Clone, Copy, Debug)]
+pub struct File<'a> {
     /// Its size in bytes.
     pub size: u64,
     /// Checksum algorithm.
     pub algorithm: Algorithm,
     /// Its checksum.
-    pub checksum: Vec<u8>,
+    pub checksum: &'a [u8],
+    marks: &'a Marks,
+}
+
+#[derive(Debug)]
+struct Marks {
+    algorithm: Algorithm,
     found: AtomicBool,
     bad: AtomicBool,
 }
 
 impl Expected {
-    /// Takes the files of a manifest, and the paths that the user does not care for.
+    /// Begins without files, and with the paths that the user does not care for.
+    pub fn new(ignored: &[Vec<u8>]) -> Self {
+        let always = EXEMPT.into_iter().map(<[u8]>::to_vec);
+        Self {
+            files: FileTable::default(),
+            ignored: always.chain(ignored.iter().cloned()).collect(),
+        }
+    }
+
+    /// Adds a file of the manifest.
     ///
     /// # Errors
-    /// Where a file is in it twice.
-    pub fn new(entries: Vec<Entry>, ignored: &[Vec<u8>]) -> Result<Self> {
-        let mut files = HashMap::with_capacity(entries.len());
-        for entry in entries {
-            let file = File {
-                size: entry.size,
-                algorithm: entry.algorithm,
-                checksum: entry.checksum,
-                found: AtomicBool::new(false),
-                bad: AtomicBool::new(false),
-            };
-            ensure!(
-                !files.contains_key(&entry.path),
-                "duplicate path name in backup manifest: \"{}\"",
-                display(&entry.path)
-            );
-            files.insert(entry.path, file);
-        }
-        let always = EXEMPT.into_iter().map(<[u8]>::to_vec);
-        Ok(Self {
-            files,
-            ignored: always.chain(ignored.iter().cloned()).collect(),
-        })
+    /// Where it is in the manifest twice.
+    pub fn add(&mut self, entry: &Entry) -> Result<()> {
+        ensure!(
+            self.files.find(&entry.path).is_none(),
+            "duplicate path name in backup manifest: \"{}\"",
+            display(&entry.path)
+        );
+        let marks = Marks {
+            algorithm: entry.algorithm,
+            found: AtomicBool::new(false),
+            bad: AtomicBool::new(false),
+        };
+        self.files
+            .insert(&entry.path, entry.size, &entry.checksum, marks)?;
+        Ok(())
     }
 
     /// The file of that path.
-    pub fn file(&self, path: &[u8]) -> Option<&File> {
-        self.files.get(path)
+    pub fn file(&self, path: &[u8]) -> Option<File<'_>> {
+        self.files.find(path).map(|id| self.get(id))
+    }
+
+    /// The file of that number.
+    pub fn get(&self, id: FileId) -> File<'_> {
+        let entry = self.files.entry(id);
+        File {
+            size: entry.size,
+            algorithm: entry.state.algorithm,
+            checksum: self.files.digest(id),
+            marks: &entry.state,
+        }
+    }
+
+    /// Its path.
+    pub fn path(&self, id: FileId) -> &[u8] {
+        self.files.path(id)
     }
 
     /// Whether a path is ignored.
@@ -77,46 +101,45 @@ impl Expected {
 
     /// Missing files by their paths.
     pub fn missing(&self) -> Vec<&[u8]> {
-        let missing = self.looked_at().filter(|(_, file)| !file.is_found());
-        let mut paths: Vec<_> = missing.map(|(path, _)| path).collect();
+        let missing = self.looked_at().filter(|&id| !self.get(id).is_found());
+        let mut paths: Vec<_> = missing.map(|id| self.path(id)).collect();
         paths.sort_unstable();
         paths
     }
 
     /// The files whose content is yet to be checked, the largest first.
-    pub fn unchecked(&self) -> Vec<(&[u8], &File)> {
-        let good = |file: &File| file.is_found() && !file.bad.load(Ordering::Relaxed);
-        let unchecked = self
-            .looked_at()
-            .filter(|(_, file)| good(file) && file.algorithm != Algorithm::None);
+    pub fn unchecked(&self) -> Vec<FileId> {
+        let is_unchecked =
+            |file: File<'_>| file.is_found() && !file.is_bad() && file.algorithm != Algorithm::None;
+        let unchecked = self.looked_at().filter(|&id| is_unchecked(self.get(id)));
         let mut files: Vec<_> = unchecked.collect();
-        files.sort_unstable_by(|(path, file), (other_path, other)| {
-            (other.size, path).cmp(&(file.size, other_path))
-        });
+        let key = |id| (Reverse(self.files.entry(id).size), self.path(id));
+        files.sort_unstable_by(|&id, &other| key(id).cmp(&key(other)));
         files
     }
 
-    fn looked_at(&self) -> impl Iterator<Item = (&[u8], &File)> {
-        self.files
-            .iter()
-            .map(|(path, file)| (path.as_slice(), file))
-            .filter(|(path, _)| !self.ignores(path))
+    fn looked_at(&self) -> impl Iterator<Item = FileId> {
+        self.files.ids().filter(|&id| !self.ignores(self.path(id)))
     }
 }
 
-impl File {
+impl File<'_> {
     /// Marks the file as found; returns whether it was found before.
     pub fn find(&self) -> bool {
-        self.found.swap(true, Ordering::Relaxed)
+        self.marks.found.swap(true, Ordering::Relaxed)
     }
 
     fn is_found(&self) -> bool {
-        self.found.load(Ordering::Relaxed)
+        self.marks.found.load(Ordering::Relaxed)
+    }
+
+    fn is_bad(&self) -> bool {
+        self.marks.bad.load(Ordering::Relaxed)
     }
 
     /// Something is wrong with it, so that its checksum is of no interest.
     pub fn spoil(&self) {
-        self.bad.store(true, Ordering::Relaxed);
+        self.marks.bad.store(true, Ordering::Relaxed);
     }
 
     /// What is wrong with a checksum of its content, where something is.
@@ -149,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_is_below_an_ignored_path_is_ignored() {
-        let expected = Expected::new(Vec::new(), &[b"base/1".to_vec()]).unwrap();
+        let expected = Expected::new(&[b"base/1".to_vec()]);
         for path in ["base/1", "base/1/2", "pg_wal", "pg_wal/x", "standby.signal"] {
             assert!(expected.ignores(path.as_bytes()), "{path}");
         }
@@ -160,15 +183,18 @@ mod tests {
 
     #[test]
     fn large_files_come_first() {
-        let entries = vec![entry("a", 1), entry("b", 3), entry("c", 3), entry("d", 2)];
-        let expected = Expected::new(entries, &[]).unwrap();
+        let mut expected = Expected::new(&[]);
+        for entry in [entry("a", 1), entry("b", 3), entry("c", 3), entry("d", 2)] {
+            expected.add(&entry).unwrap();
+        }
         assert_eq!(expected.missing(), [b"a", b"b", b"c", b"d"]);
         for path in [b"a", b"b", b"c"] {
             assert!(!expected.file(path).unwrap().find());
         }
         expected.file(b"a").unwrap().spoil();
         assert!(expected.file(b"b").unwrap().find());
-        let unchecked: Vec<_> = expected.unchecked().iter().map(|&(path, _)| path).collect();
+        let unchecked = expected.unchecked();
+        let unchecked: Vec<_> = unchecked.iter().map(|&id| expected.path(id)).collect();
         assert_eq!(unchecked, [b"b", b"c"]);
         assert_eq!(expected.missing(), [b"d"]);
     }

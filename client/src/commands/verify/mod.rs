@@ -20,8 +20,9 @@ use anyhow::{Context, Result, anyhow};
 use crate::cli::configuration::{Format, ProgressFormat, VerifyConfig};
 use crate::console::messages::reason;
 use crate::console::progress::Phase;
+use crate::manifest::LARGEST;
 use crate::manifest::backup_path::display;
-use crate::manifest::{LARGEST, Manifest};
+use crate::manifest::parser::Manifest;
 use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Shared, Watch};
 use crate::stream::regular_file;
@@ -73,8 +74,7 @@ pub fn run(config: VerifyConfig) -> Result<bool> {
 fn verify(config: &VerifyConfig, shared: &Shared) -> Result<bool> {
     // Before the work of hours.
     let programs = config.parse_wal.then(Programs::find).transpose()?;
-    let manifest = read_manifest(config)?;
-    let mut expected = Expected::new(manifest.files, &config.ignore)?;
+    let (manifest, mut expected) = read_manifest(config)?;
     let verifier = Verifier {
         config,
         findings: Findings::new(config.exit_on_error),
@@ -112,15 +112,23 @@ fn verify(config: &VerifyConfig, shared: &Shared) -> Result<bool> {
     Ok(!verifier.findings.any())
 }
 
-fn read_manifest(config: &VerifyConfig) -> Result<Manifest> {
-    let text = regular_file::read(&config.manifest, LARGEST).map_err(|error| {
+fn read_manifest(config: &VerifyConfig) -> Result<(Manifest, Expected)> {
+    let file = regular_file::open_limited(&config.manifest, LARGEST).map_err(|error| {
         anyhow!(
             "could not open file \"{}\": {}",
             config.manifest.display(),
             reason(&error)
         )
     })?;
-    Manifest::parse(&text)
+    let mut expected = Expected::new(&config.ignore);
+    let mut added = Ok(());
+    let manifest = Manifest::read(file, |entry| {
+        if added.is_ok() {
+            added = expected.add(&entry);
+        }
+    })?;
+    added?;
+    Ok((manifest, expected))
 }
 
 impl Verifier<'_> {

@@ -144,29 +144,25 @@ fn verify_checksums(verifier: &Verifier<'_>, expected: &Expected) -> Result<()> 
     counters.expect(progress::Expected {
         bytes: files
             .iter()
-            .map(|(_, file)| file.size)
+            .map(|&id| expected.get(id).size)
             .fold(0, u64::saturating_add),
         files: files.len() as u64,
     });
-    parallel::for_each(
-        &files,
-        counters.workers(),
-        cancellation,
-        |worker, &(path, file)| {
-            worker.begins(Activity::Receiving(display(path)));
-            let mut tally = Tally::new(&worker.counter);
-            verify_checksum(verifier, path, file, &mut tally)?;
-            tally.add_file();
-            tally.keep();
-            Ok(())
-        },
-    )
+    parallel::for_each(&files, counters.workers(), cancellation, |worker, &id| {
+        let (path, file) = (expected.path(id), expected.get(id));
+        worker.begins(Activity::Receiving(display(path)));
+        let mut tally = Tally::new(&worker.counter);
+        verify_checksum(verifier, path, file, &mut tally)?;
+        tally.add_file();
+        tally.keep();
+        Ok(())
+    })
 }
 
 fn verify_checksum(
     verifier: &Verifier<'_>,
     path: &[u8],
-    file: &expected::File,
+    file: expected::File<'_>,
     tally: &mut Tally<'_>,
 ) -> Result<()> {
     let findings = &verifier.findings;

@@ -176,7 +176,7 @@ struct Members<'a> {
 struct Current<'a> {
     path: Vec<u8>,
     /// What the manifest says of it, and its checksum, where that is wanted.
-    expected: Option<(&'a expected::File, Digest)>,
+    expected: Option<(expected::File<'a>, Digest)>,
     /// Its content, where that is wanted.
     kept: Option<Vec<u8>>,
     /// Where its content goes, where it is WAL.
