@@ -3,20 +3,18 @@
 
 use anyhow::{Context, Error, Result, anyhow};
 
-use crate::cli::configuration::{BackupConfig, Format};
+use crate::cli::configuration::BackupConfig;
 use crate::commands::archive_wait;
+use crate::commands::completion::{self, say};
 use crate::commands::lost_directories;
 use crate::commands::standby::{self, Standby};
 use crate::console::messages;
 use crate::console::progress::{Activity, Counter, Counters, Expected, Phase, Worker};
-use crate::manifest::backup_path::CONTROL_FILE;
-use crate::manifest::comparison::compare;
 use crate::manifest::received_files::ReceivedFiles;
-use crate::output::cleanup::{CleanupList, SharedCleanupList};
+use crate::output::cleanup::SharedCleanupList;
 use crate::output::free_space;
 use crate::output::pipe::Commands;
 use crate::output::standard_output;
-use crate::output::sync;
 use crate::output::target::{Sink, Streams, Target};
 use crate::runtime::cancellation::Cancellation;
 use crate::runtime::signals::Signals;
@@ -225,57 +223,8 @@ fn lead(
     };
     // A lock that is held while the disk is waited for would keep the main thread from ending.
     let cleanup = cleanup.lock().clone();
-    complete(shared, &target, received, standby, &cleanup)
-}
-
-/// Completes a backup that was received: compares it with the manifest, synchronizes it, and
-/// removes the marks that keep a server from starting on it.
-fn complete(
-    shared: &Shared<'_>,
-    target: &Target,
-    received: ReceivedFiles,
-    standby: Option<String>,
-    cleanup: &CleanupList,
-) -> Result<()> {
-    let Shared {
-        config,
-        cancellation,
-        counters,
-        ..
-    } = *shared;
-    counters.enter(Phase::Comparing);
-    let files = received.into_files();
-    if !files.contains(CONTROL_FILE) {
-        return Err(anyhow!("the server did not send global/pg_control"));
-    }
-    let mut manifest = None;
-    if let Some(algorithm) = config.manifest {
-        let file = manifest.insert(target.take_manifest()?);
-        let (_, count) = compare(file.reader()?, files, algorithm, |_| false)?;
-        say(config, &format!("{count} files match the manifest"));
-    }
-    if let Some(settings) = standby {
-        target.make_standby(&settings)?;
-    }
-    target.end(manifest.as_ref(), cancellation)?;
-    if config.sync.is_some() {
-        counters.enter(Phase::Syncing);
-        say(config, "syncing data to disk");
-    }
-    let mut last = vec![config.target.clone()];
-    if config.format == Format::Plain {
-        last.push(config.target.join("global"));
-    }
-    sync::complete(
-        config.sync,
-        cleanup,
-        shared.jobs,
-        cancellation,
-        &last,
-        || target.finish(config.manifest.is_some()),
-    )?;
-    say(config, "base backup completed");
-    Ok(())
+    let parts = (shared.jobs, cancellation, counters);
+    completion::complete(config, parts, &target, received, standby, &cleanup)
 }
 
 fn run_workers(
@@ -418,11 +367,5 @@ fn receive(
             })
         }
         Err(error) => Err(error),
-    }
-}
-
-fn say(config: &BackupConfig, text: &str) {
-    if config.verbose {
-        messages::say(text);
     }
 }

@@ -5,6 +5,7 @@
 pub mod archive_wait;
 pub mod backup;
 pub mod check;
+pub mod completion;
 pub mod lost_directories;
 pub mod restore;
 pub mod standby;

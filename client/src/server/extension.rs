@@ -5,12 +5,13 @@ use backup_format::checksum::Algorithm;
 use backup_format::compression::Method;
 use backup_format::path;
 
-use crate::cli::configuration::{BackupConfig, Format};
+use crate::cli::configuration::BackupConfig;
 use crate::cli::option_values::{default_jobs, own_processors};
 use crate::manifest::hex::unhex;
 use crate::server::connection::Session;
 use crate::server::row::{number, text, value};
 use crate::server::sql_text::array;
+use crate::server::start_arguments::Start;
 use crate::stream::part::Request;
 use crate::stream::part::Tablespace;
 
@@ -21,25 +22,6 @@ pub struct Extension {
     pub(super) schema: String,
     /// Whether send_backup_files() has max_bytes, which it has since 0.3.0.
     has_max_bytes: bool,
-}
-
-/// Arguments of start_backup().
-#[derive(Clone, Copy, Debug)]
-pub struct Start<'a> {
-    /// The label.
-    pub label: &'a str,
-    /// Whether the checkpoint is immediate.
-    pub fast: bool,
-    /// Whether tablespace links are sent as the file tablespace_map.
-    pub tablespace_map: bool,
-    /// kB/s of all streams together.
-    pub max_rate: Option<u32>,
-    /// Whether pages are verified.
-    pub verify_checksums: bool,
-    /// The manifest's checksums; `None` for no manifest.
-    pub manifest: Option<Algorithm>,
-    /// Whether the WAL is held until the end.
-    pub retain_wal: bool,
 }
 
 /// A backup that has begun.
@@ -347,41 +329,6 @@ impl Extension {
     pub fn abort(&self, session: &Session) -> Result<()> {
         session.rows(&format!("SELECT {}abort_backup()", self.schema), &[])?;
         Ok(())
-    }
-}
-
-impl<'a> From<&'a BackupConfig> for Start<'a> {
-    fn from(config: &'a BackupConfig) -> Self {
-        Self {
-            label: &config.label,
-            fast: config.fast,
-            // In a directory the links are made here.
-            tablespace_map: config.format == Format::Tar,
-            max_rate: config.max_rate,
-            verify_checksums: config.verify_checksums,
-            manifest: config.manifest,
-            retain_wal: config.wal,
-        }
-    }
-}
-
-impl Start<'_> {
-    /// The arguments after the label.
-    fn arguments(&self) -> String {
-        let manifest = match self.manifest {
-            None => "OFF",
-            Some(algorithm) => algorithm.name().unwrap_or("NONE"),
-        };
-        format!(
-            "fast => {}, tablespace_map => {}, max_rate => {}, verify_checksums => {},
-             manifest_checksums => '{manifest}', retain_wal => {}",
-            self.fast,
-            self.tablespace_map,
-            self.max_rate
-                .map_or("NULL".to_owned(), |rate| rate.to_string()),
-            self.verify_checksums,
-            self.retain_wal,
-        )
     }
 }
 

@@ -14,5 +14,6 @@ pub mod session;
 pub mod silence;
 pub mod socket;
 pub mod sql_text;
+pub mod start_arguments;
 pub mod tablespace_sizes;
 pub mod workers;

@@ -24,11 +24,12 @@ use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Watch};
 use crate::server::cancel_statement::interruptible;
 use crate::server::connection::{Failure, Session};
-use crate::server::extension::{DAMAGE, Extension, ListedFile, Start, Started};
+use crate::server::extension::{DAMAGE, Extension, ListedFile, Started};
 use crate::server::opener::Opener;
 use crate::server::requirements;
 use crate::server::session;
 use crate::server::silence;
+use crate::server::start_arguments::Start;
 use crate::server::workers::{self, Connections, OpenSessions, give_up};
 
 use damage::Findings;

@@ -1,0 +1,64 @@
+//! End of a backup whose files have all been received.
+
+use anyhow::{Result, anyhow};
+
+use crate::cli::configuration::{BackupConfig, Format};
+use crate::console::messages;
+use crate::console::progress::{Counters, Phase};
+use crate::manifest::backup_path::CONTROL_FILE;
+use crate::manifest::comparison::compare;
+use crate::manifest::received_files::ReceivedFiles;
+use crate::output::cleanup::CleanupList;
+use crate::output::sync;
+use crate::output::target::Target;
+use crate::runtime::cancellation::Cancellation;
+
+/// Completes a backup that was received: compares it with the manifest, synchronizes it, and
+/// removes the marks that keep a server from starting on it.
+///
+/// # Errors
+/// Where the backup differs from the manifest, errors of the operating system, and cancellation.
+pub fn complete(
+    config: &BackupConfig,
+    (jobs, cancellation, counters): (usize, &Cancellation, &Counters),
+    target: &Target,
+    received: ReceivedFiles,
+    standby: Option<String>,
+    cleanup: &CleanupList,
+) -> Result<()> {
+    counters.enter(Phase::Comparing);
+    let files = received.into_files();
+    if !files.contains(CONTROL_FILE) {
+        return Err(anyhow!("the server did not send global/pg_control"));
+    }
+    let mut manifest = None;
+    if let Some(algorithm) = config.manifest {
+        let file = manifest.insert(target.take_manifest()?);
+        let (_, count) = compare(file.reader()?, files, algorithm, |_| false)?;
+        say(config, &format!("{count} files match the manifest"));
+    }
+    if let Some(settings) = standby {
+        target.make_standby(&settings)?;
+    }
+    target.end(manifest.as_ref(), cancellation)?;
+    if config.sync.is_some() {
+        counters.enter(Phase::Syncing);
+        say(config, "syncing data to disk");
+    }
+    let mut last = vec![config.target.clone()];
+    if config.format == Format::Plain {
+        last.push(config.target.join("global"));
+    }
+    sync::complete(config.sync, cleanup, jobs, cancellation, &last, || {
+        target.finish(config.manifest.is_some())
+    })?;
+    say(config, "base backup completed");
+    Ok(())
+}
+
+/// Reports a step, where the user wants that.
+pub fn say(config: &BackupConfig, text: &str) {
+    if config.verbose {
+        messages::say(text);
+    }
+}
