@@ -50,7 +50,7 @@ mod tests {
 
     fn take<'a>(table: &FileTable<'a>, worker: u32, position: &mut QueueCursor) -> Vec<&'a Slot> {
         let mut batch = Vec::new();
-        table.take(worker, position, true, |_| true, &mut batch);
+        table.take(worker, position, true, |_| true, u64::MAX, &mut batch);
         batch
     }
 
@@ -300,6 +300,7 @@ mod tests {
                 &mut QueueCursor::default(),
                 false,
                 |_| true,
+                u64::MAX,
                 &mut batch,
             );
             assert!(batch.is_empty());
@@ -313,7 +314,14 @@ mod tests {
         with_table(|table| {
             let mut batch = Vec::new();
             let small = |slot: &Slot| slot.kind() == Kind::File && slot.size < 100;
-            table.take(ONE, &mut QueueCursor::default(), true, small, &mut batch);
+            table.take(
+                ONE,
+                &mut QueueCursor::default(),
+                true,
+                small,
+                u64::MAX,
+                &mut batch,
+            );
             assert_eq!(paths(&table, &batch), ["base/1", "base/2"]);
             let unsent = table.unsent(2);
             assert_eq!(
