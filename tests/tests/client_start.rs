@@ -142,18 +142,11 @@ fn a_superuser_has_no_limit_but_max_connections() {
 #[test]
 fn a_backup_that_does_not_fit_is_refused_with_both_numbers() {
     let cluster = Cluster::new();
-    cluster.create_tablespace("outside");
+    let (_, location) = cluster.create_tablespace("outside");
     cluster.execute(
         "CREATE TABLE t TABLESPACE outside AS SELECT repeat('x', 1000) FROM generate_series(1, 9000)",
     );
-    let location: String = cluster
-        .connect()
-        .query_one(
-            "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'outside'",
-            &[],
-        )
-        .expect("a tablespace")
-        .get(0);
+    let location = location.display();
     let (folder, target) = new_target();
     let small = folder.join("small");
     let Some(disk) = Disk::mount(&small, 8) else {
@@ -196,18 +189,11 @@ fn a_backup_that_does_not_fit_is_refused_with_both_numbers() {
 #[test]
 fn what_goes_to_one_file_system_is_added_up() {
     let cluster = Cluster::new();
-    cluster.create_tablespace("outside");
+    let (_, location) = cluster.create_tablespace("outside");
     cluster.execute(
         "CREATE TABLE t TABLESPACE outside AS SELECT repeat('x', 1000) FROM generate_series(1, 30000)",
     );
-    let location: String = cluster
-        .connect()
-        .query_one(
-            "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'outside'",
-            &[],
-        )
-        .expect("a tablespace")
-        .get(0);
+    let location = location.display();
     let (folder, _) = new_target();
     let small = folder.join("small");
     // Each of data directory, WAL and tablespace fits, and no two of them.

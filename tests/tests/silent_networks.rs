@@ -55,6 +55,26 @@ fn assert_server_gets_clean(cluster: &Cluster) {
     leftover::assert_none(cluster);
 }
 
+/// Fails a backup by what a proxy does in its middle. Checks that nothing is left on either side, and
+/// returns the output.
+#[track_caller]
+fn fails_when(cluster: &Cluster, happens: impl FnOnce(&Gateway)) -> String {
+    let gateway = Gateway::start(cluster);
+    let (_folder, target) = new_target();
+    let mut backup = backup_through(&gateway, &target);
+    backup
+        .args(SLOWLY)
+        .args(["--heartbeat", "1", "--timeout", "2"]);
+    let running = Running::start(&mut backup);
+    wait_for_workers(&gateway);
+    happens(&gateway);
+    let (status, said) = running.end();
+    assert_eq!(status, Some(1), "{said}");
+    assert!(!target.exists());
+    assert_server_gets_clean(cluster);
+    said
+}
+
 #[test]
 fn a_heartbeat_keeps_the_leaders_connection_from_being_idle() {
     let cluster = cluster();
@@ -84,17 +104,7 @@ fn a_heartbeat_keeps_the_leaders_connection_from_being_idle() {
 #[test]
 fn a_leader_whose_connection_is_dropped_is_noticed_on_both_sides() {
     let cluster = cluster();
-    let gateway = Gateway::start(&cluster);
-    let (_folder, target) = new_target();
-    let mut backup = backup_through(&gateway, &target);
-    backup
-        .args(SLOWLY)
-        .args(["--heartbeat", "1", "--timeout", "2"]);
-    let running = Running::start(&mut backup);
-    wait_for_workers(&gateway);
-    gateway.drop_silently(0);
-    let (status, said) = running.end();
-    assert_eq!(status, Some(1), "{said}");
+    let said = fails_when(&cluster, |gateway| gateway.drop_silently(0));
     assert!(
         said.contains(
             "the connection that leads the backup was lost: the server has sent nothing for "
@@ -102,8 +112,6 @@ fn a_leader_whose_connection_is_dropped_is_noticed_on_both_sides() {
         "{said}"
     );
     assert!(said.contains("a firewall or gateway on the way"), "{said}");
-    assert!(!target.exists());
-    assert_server_gets_clean(&cluster);
 }
 
 #[test]
@@ -130,20 +138,8 @@ fn a_worker_whose_connection_is_dropped_is_replaced() {
 #[test]
 fn a_network_that_drops_everything_ends_the_backup_on_both_sides() {
     let cluster = cluster();
-    let gateway = Gateway::start(&cluster);
-    let (_folder, target) = new_target();
-    let mut backup = backup_through(&gateway, &target);
-    backup
-        .args(SLOWLY)
-        .args(["--heartbeat", "1", "--timeout", "2"]);
-    let running = Running::start(&mut backup);
-    wait_for_workers(&gateway);
-    gateway.drop_everything();
-    let (status, said) = running.end();
-    assert_eq!(status, Some(1), "{said}");
+    let said = fails_when(&cluster, |gateway| gateway.drop_everything());
     assert!(said.contains("the server has sent nothing for "), "{said}");
-    assert!(!target.exists());
-    assert_server_gets_clean(&cluster);
 }
 
 /// A connection that is silent because the server waits is no lost one: here the extension is looked

@@ -38,7 +38,33 @@ pub struct Silence {
     pub limit: Option<Duration>,
 }
 
+/// Times by which TCP notices within a limit that the other side has gone, as text of a connection
+/// parameter of libpq or a setting of the server.
+#[derive(Clone, Debug)]
+pub struct Keepalives {
+    /// Seconds until the first probe.
+    pub idle: String,
+    /// Seconds between probes.
+    pub interval: String,
+    /// Number of probes.
+    pub count: String,
+    /// Milliseconds after which data that was not acknowledged ends the connection.
+    pub user_timeout: String,
+}
+
 impl Silence {
+    /// Times of TCP for both sides; `None` where there is no limit.
+    pub fn keepalives(&self) -> Option<Keepalives> {
+        let limit = self.limit?;
+        let seconds = |duration: Duration| duration.as_secs().max(1).to_string();
+        Some(Keepalives {
+            idle: seconds(limit / 2),
+            interval: seconds(limit / 12),
+            count: "6".to_owned(),
+            user_timeout: limit.as_millis().to_string(),
+        })
+    }
+
     /// Time in which a leader has to answer a heartbeat: short enough for the program to notice a
     /// dropped connection before the server ends the session for want of heartbeats.
     pub fn answer_limit(&self) -> Option<Duration> {

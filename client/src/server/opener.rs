@@ -69,18 +69,18 @@ impl Opener {
 
     /// Adds parameters by which a dead connection is noticed, unless the user has set his own.
     fn add_defaults(&mut self, is_set: impl Fn(&str) -> bool) {
-        let Some(limit) = self.silence.limit else {
+        let (Some(limit), Some(keepalives)) = (self.silence.limit, self.silence.keepalives())
+        else {
             return;
         };
-        let seconds = |duration: Duration| duration.as_secs().max(1).to_string();
         let mut defaults = vec![
-            ("keepalives_idle", seconds(limit / 2)),
-            ("keepalives_interval", seconds(limit / 12)),
-            ("keepalives_count", "6".to_owned()),
-            ("tcp_user_timeout", limit.as_millis().to_string()),
+            ("keepalives_idle", keepalives.idle),
+            ("keepalives_interval", keepalives.interval),
+            ("keepalives_count", keepalives.count),
+            ("tcp_user_timeout", keepalives.user_timeout),
         ];
         if std::env::var_os("PGCONNECT_TIMEOUT").is_none() {
-            defaults.push(("connect_timeout", seconds(limit)));
+            defaults.push(("connect_timeout", limit.as_secs().max(1).to_string()));
         }
         for (keyword, value) in defaults {
             if !is_set(keyword) {

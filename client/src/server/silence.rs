@@ -16,7 +16,7 @@ use crate::server::opener::Opener;
 /// stay.
 const SERVER_LIMITS: &str = "SELECT set_config(name, setting, false)
      FROM (VALUES ('tcp_keepalives_idle', $1), ('tcp_keepalives_interval', $2),
-         ('tcp_keepalives_count', '6'), ('tcp_user_timeout', $3)) AS limits (name, setting)
+         ('tcp_keepalives_count', $3), ('tcp_user_timeout', $4)) AS limits (name, setting)
      WHERE EXISTS (SELECT FROM pg_settings
          WHERE pg_settings.name = limits.name AND source = 'default')";
 
@@ -40,16 +40,14 @@ pub fn watch(session: &mut Session, opener: &Opener) -> Result<()> {
 /// # Errors
 /// Errors of the server.
 pub fn set_server_limits(session: &Session, opener: &Opener) -> Result<()> {
-    if let Some(limit) = opener.silence.limit {
-        let seconds = |duration: Duration| duration.as_secs().max(1).to_string();
-        let (idle, interval) = (seconds(limit / 2), seconds(limit / 12));
-        let user_timeout = limit.as_millis().to_string();
+    if let Some(keepalives) = opener.silence.keepalives() {
         session.rows(
             SERVER_LIMITS,
             &[
-                idle.as_bytes(),
-                interval.as_bytes(),
-                user_timeout.as_bytes(),
+                keepalives.idle.as_bytes(),
+                keepalives.interval.as_bytes(),
+                keepalives.count.as_bytes(),
+                keepalives.user_timeout.as_bytes(),
             ],
         )?;
     }
