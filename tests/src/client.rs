@@ -157,6 +157,12 @@ pub fn decompress(archive: &Path) -> PathBuf {
 /// `pg_verifybackup` accepts the result.
 #[track_caller]
 pub fn unpack_all(cluster: &Cluster, target: &Path) -> Backup {
+    unpack_all_with(cluster, target, &[])
+}
+
+/// The same with further arguments of `pg_verifybackup`, such as the place of the WAL.
+#[track_caller]
+pub fn unpack_all_with(cluster: &Cluster, target: &Path, args: &[&str]) -> Backup {
     let backup = Backup::folder(cluster);
     for name in names_in(target) {
         let part = name.split('.').next().unwrap_or_default();
@@ -178,7 +184,7 @@ pub fn unpack_all(cluster: &Cluster, target: &Path) -> Backup {
             unpack(&tar, &folder);
         }
     }
-    backup.verify();
+    backup.verify_with(args);
     backup
 }
 

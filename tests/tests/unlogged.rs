@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use backup_tests::archive::members;
 use backup_tests::backup::{Backup, try_send_stop};
-use backup_tests::client::{Running, backup_of, new_target, unpack_all};
+use backup_tests::client::{Running, backup_of, new_target, unpack_all_with};
 use backup_tests::failure::expect_failure;
 use backup_tests::member;
 use backup_tests::program::{account, run};
@@ -341,7 +341,7 @@ fn an_index_whose_build_ends_after_the_stop_fails_one_recovery_as_in_backups_of_
     }
 }
 
-/// The program waits for the archive after its workers have ended.
+/// The program waits for the archive after its workers have ended, because its backup has no WAL.
 #[test]
 fn the_program_keeps_an_init_fork_that_comes_with_the_last_files() {
     for arguments in [
@@ -352,19 +352,23 @@ fn the_program_keeps_an_init_fork_that_comes_with_the_last_files() {
         let cluster = cluster_without_tablespace("false");
         let build = Build::begin(&cluster, "here");
         let (folder, target) = new_target();
-        let backup = Running::start(backup_of(&cluster).args(arguments).arg("-D").arg(&target));
+        let mut backup = backup_of(&cluster);
+        backup.args(arguments).args(["-X", "none", "-D"]);
+        let backup = Running::start(backup.arg(&target));
         wait_for_the_archive(&cluster);
         let path = build.end();
         open_archive(&cluster);
         let (status, said) = backup.end();
         assert_eq!(status, Some(0), "{said}");
-        let mut verify = ours(&[], &target);
+        let wal = cluster.data_dir().join("pg_wal").display().to_string();
+        let its_wal = ["--wal-directory", &wal];
+        let mut verify = ours(&its_wal, &target);
         let output = run(&mut verify);
         assert!(output.status.success(), "{}", account(&verify, &output));
         let mut standby = if arguments[0] == "-Fp" {
             Cluster::on(&target, folder)
         } else {
-            unpack_all(&cluster, &target).into_cluster()
+            unpack_all_with(&cluster, &target, &its_wal).into_cluster()
         };
         for suffix in ["", "_init"] {
             let file = standby.data_dir().join(format!("{path}{suffix}"));
