@@ -45,6 +45,15 @@ CREATE FUNCTION send_backup_files(
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'send_backup_files_within_wrapper';
 
+CREATE FUNCTION send_wal(
+    backup_id bigint DEFAULT NULL,
+    from_lsn pg_lsn DEFAULT NULL,
+    wait interval DEFAULT '10 s',
+    compression text DEFAULT NULL
+) RETURNS SETOF bytea
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'send_wal_wrapper';
+
 CREATE FUNCTION stop_backup(wait boolean DEFAULT true, allow_incomplete boolean DEFAULT false)
 RETURNS TABLE (
     stop_lsn pg_lsn,
@@ -98,10 +107,12 @@ RETURNS TABLE (
     files_sent bigint,
     bytes_total bigint,
     bytes_sent bigint,
-    checksum_failures bigint
+    checksum_failures bigint,
+    wal_segments_sent bigint,
+    wal_sent_lsn pg_lsn
 )
 LANGUAGE c VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'backup_progress_wrapper';
+AS 'MODULE_PATHNAME', 'backup_progress_with_wal_wrapper';
 
 REVOKE ALL ON FUNCTION start_backup(text, boolean, boolean, integer, boolean, text, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backup_tablespaces(bigint) FROM PUBLIC;
@@ -109,6 +120,7 @@ REVOKE ALL ON FUNCTION backup_filelist(bigint, oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION send_backup_files(
     bigint, text[], oid, integer, boolean, pg_lsn, text, text, bigint
 ) FROM PUBLIC;
+REVOKE ALL ON FUNCTION send_wal(bigint, pg_lsn, interval, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION stop_backup(boolean, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION send_stop_backup(boolean, boolean, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION base_backup(
@@ -127,6 +139,8 @@ COMMENT ON FUNCTION backup_filelist IS
     'files, directories and links of a backup';
 COMMENT ON FUNCTION send_backup_files IS
     'sends files of a backup as a tar archive, in COPY (SELECT ...) TO STDOUT';
+COMMENT ON FUNCTION send_wal IS
+    'sends complete WAL segments of a backup while it runs, in COPY (SELECT ...) TO STDOUT';
 COMMENT ON FUNCTION stop_backup IS
     'stops the backup of this session and returns its last files';
 COMMENT ON FUNCTION send_stop_backup IS

@@ -22,6 +22,69 @@ type Row = (
     i64,
 );
 
+type RowWithWal = (
+    i64,
+    i32,
+    Vec<u8>,
+    &'static str,
+    i64,
+    i32,
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+    Option<i64>,
+);
+
+/// backup_progress() since 0.3.0, with the columns about WAL.
+#[pg_extern(sql = false)]
+fn backup_progress_with_wal() -> TableIterator<
+    'static,
+    (
+        name!(backup_id, i64),
+        name!(leader_pid, i32),
+        name!(label, Vec<u8>),
+        name!(phase, &'static str),
+        name!(started_at, i64),
+        name!(workers, i32),
+        name!(files_total, i64),
+        name!(files_sent, i64),
+        name!(bytes_total, i64),
+        name!(bytes_sent, i64),
+        name!(checksum_failures, i64),
+        name!(wal_segments_sent, i64),
+        name!(wal_sent_lsn, Option<i64>),
+    ),
+> {
+    let running = lookup::running_backups();
+    let rows: Vec<_> = running.iter().filter_map(row_with_wal).collect();
+    TableIterator::new(rows)
+}
+
+fn row_with_wal(running: &RunningBackup) -> Option<RowWithWal> {
+    let (id, pid, label, phase, start, workers, files, files_sent, bytes, bytes_sent, failures) =
+        row(running)?;
+    let wal = &running.backup.wal;
+    Some((
+        id,
+        pid,
+        label,
+        phase,
+        start,
+        workers,
+        files,
+        files_sent,
+        bytes,
+        bytes_sent,
+        failures,
+        wal.segments_sent().cast_signed(),
+        wal.sent().map(u64::cast_signed),
+    ))
+}
+
+/// The function of versions up to 0.2.0, whose definitions can outlive their library.
 #[pg_extern(sql = false)]
 fn backup_progress() -> TableIterator<
     'static,

@@ -1,6 +1,7 @@
-//! send_backup_files(), send_stop_backup() and base_backup(). They write to the stream of a COPY and
+//! send_backup_files(), send_wal(), send_stop_backup() and base_backup(). They write to the stream of a COPY and
 //! return no rows. A blackhole target needs no COPY.
 
+use pgrx::datum::Interval;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
@@ -8,7 +9,7 @@ use crate::backup::options::{self, Target};
 use crate::server::allocation::ByteStrings;
 use crate::server::copy_query::Call;
 use crate::server::report::{Error, Result, Sqlstate, or_raise};
-use crate::stream::{closing, data_files, whole_backup};
+use crate::stream::{closing, data_files, wal_stream, whole_backup};
 
 use super::arguments::{begin_stream, required};
 use super::leading::StartArguments;
@@ -101,6 +102,26 @@ fn names(files: Array<&[u8]>) -> Result<ByteStrings> {
         names.push(&[name])?;
     }
     Ok(names)
+}
+
+#[pg_extern(sql = false)]
+fn send_wal(
+    backup_id: Option<i64>,
+    from_lsn: Option<i64>,
+    wait: Option<Interval>,
+    compression: Option<Vec<u8>>,
+    call: Call<'_>,
+) -> SetOfIterator<'static, Vec<u8>> {
+    let request = || {
+        begin_stream("send_wal", &call)?;
+        Ok(wal_stream::Request {
+            backup_id,
+            from_lsn: from_lsn.map(i64::cast_unsigned),
+            wait: options::check_wait(required("wait", wait)?.as_micros())?,
+            compression: options::check_compression(compression.as_deref())?,
+        })
+    };
+    no_rows(request().and_then(|request| wal_stream::send(&request)))
 }
 
 fn closing_request(

@@ -3,7 +3,8 @@
 //! Its sessions share its [`state`] and, once they are listed, its [`files`], whose slots are in a
 //! [`file_table`]. The leader ([`leader`]) starts it, walks the directories ([`walk`]), shares the listing
 //! ([`listing`]) and stops it ([`stop`]). Workers ([`worker`]) join it and take files from its
-//! [`queue`]; a [`gate`] keeps what has been sent as it is while a stop counts it. At the end it has a range of WAL ([`wal_range`]) and a manifest ([`manifest`]).
+//! [`queue`]; a [`gate`] keeps what has been sent as it is while a stop counts it. Its WAL leaves while it runs ([`wal_sender`],
+//! [`wal_state`]), or at the end, as a range ([`wal_range`]). Then it has a manifest ([`manifest`]).
 //!
 //! Imports: `server`.
 
@@ -32,5 +33,7 @@ pub mod tablespace;
 mod taken;
 pub mod unlogged;
 pub mod wal_range;
+pub mod wal_sender;
+pub mod wal_state;
 pub mod walk;
 pub mod worker;

@@ -1,5 +1,7 @@
 //! Validated options of a backup.
 
+use std::time::Duration;
+
 use backup_format::checksum::Algorithm;
 use backup_format::compression::{Compression, InvalidCompression};
 
@@ -76,6 +78,21 @@ pub fn check_max_bytes(max_bytes: Option<i64>) -> Result<Option<u64>> {
         )
         .hint("Leave the argument out for an archive of all files that are left.")),
     }
+}
+
+/// Checks the longest wait for something to send, in microseconds.
+///
+/// # Errors
+/// `invalid_parameter_value`.
+pub fn check_wait(microseconds: i128) -> Result<Duration> {
+    u64::try_from(microseconds.min(u64::MAX.into()))
+        .map(Duration::from_micros)
+        .map_err(|_| {
+            Error::new(
+                Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
+                "argument \"wait\" cannot be negative",
+            )
+        })
 }
 
 /// Checks the name of a manifest's checksum algorithm. OFF stands for no manifest.

@@ -14,6 +14,7 @@ use crate::server::process;
 use crate::server::replication_slot;
 use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::segment::{DetachHandler, Memory};
+use crate::server::settings;
 
 use super::retention_state::State;
 use super::state::{BackupState, SharedBackup};
@@ -75,7 +76,8 @@ fn cannot_retain(detail: &str) -> Error {
     .hint("Free or add a replication slot (max_replication_slots), or use retain_wal => false.")
 }
 
-/// Main function of the worker: holds the slot until the backup ends.
+/// Main function of the worker: holds the slot until the backup ends, and moves it as WAL is
+/// acknowledged.
 pub fn hold_wal(Arguments { handle, nonce }: Arguments) {
     let Some(backup) = SharedBackup::attach(handle, nonce) else {
         return;
@@ -92,7 +94,16 @@ pub fn hold_wal(Arguments { handle, nonce }: Arguments) {
     }
     process::wake(backup.leader_pid());
     if created.is_ok() {
+        let segment_size = u64::from(settings::wal_segment_size().bytes());
+        let mut held_from = 0;
         while !backup.phase().has_ended() && retention.state() != Some(State::Released) {
+            // What the caller of send_wal() has on its disk need not be held any more.
+            let acknowledged = backup.wal.acknowledged().unwrap_or(0);
+            let needed_from = acknowledged - acknowledged % segment_size;
+            if needed_from > held_from {
+                replication_slot::advance(needed_from);
+                held_from = needed_from;
+            }
             interrupt::wait(PATIENCE, WaitEvent::Extension);
         }
     }

@@ -18,6 +18,7 @@ use crate::server::report::Result;
 use crate::server::segment::{self, DetachHandler, FromBytes, Memory, NewSegment, Segment};
 
 use super::retention_state::Retention;
+use super::wal_state::WalState;
 
 const MAGIC: u64 = segment::magic(
     "backup",
@@ -30,6 +31,7 @@ const MAGIC: u64 = segment::magic(
         offset_of!(BackupState, phase),
         offset_of!(BackupState, start_lsn),
         offset_of!(BackupState, rate_clock),
+        offset_of!(BackupState, wal),
         offset_of!(BackupState, retention),
     ],
 );
@@ -165,6 +167,8 @@ pub struct BackupState {
     start_lsn: AtomicU64,
     /// Microseconds of the monotonic clock at which the next byte of the backup may leave.
     pub rate_clock: AtomicU64,
+    /// How far its WAL has come.
+    pub wal: WalState,
     /// The background worker that holds the WAL.
     pub retention: Retention,
 }
@@ -269,6 +273,7 @@ impl SharedBackup {
             files_handle: AtomicU32::new(0),
             start_lsn: AtomicU64::new(0),
             rate_clock: AtomicU64::new(0),
+            wal: WalState::default(),
             retention: Retention::default(),
         };
         let segment = segment.publish();

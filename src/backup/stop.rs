@@ -179,6 +179,7 @@ fn close_to_workers<T>(
     check_complete()?;
     let checked = check(leader)?;
     leader.backup.enter(Phase::Stopping);
+    leader.backup.wal.wake_sender();
     if let Some(gate) = gate {
         gate.keep_closed();
     }

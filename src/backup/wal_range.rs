@@ -1,6 +1,8 @@
 //! The WAL that a backup needs: from the segment of its start to that of its stop
 //! (perform_base_backup() in backup/basebackup.c).
 
+use core::ops::RangeInclusive;
+
 use backup_format::lsn::Lsn;
 use backup_format::wal::{self, SegmentSize, SequenceError};
 
@@ -22,58 +24,93 @@ pub struct Segment {
     pub timeline: u32,
 }
 
-/// The files of pg_wal that belong to a backup.
+/// A timeline history file.
+pub struct History {
+    /// Its file name.
+    pub name: Vec<u8>,
+    /// The timeline in its name.
+    pub timeline: u32,
+}
+
+/// Files of pg_wal that belong to a backup.
 pub struct WalRange {
     /// Oldest first, without a gap.
     pub segments: Vec<Segment>,
-    /// Timeline history files.
-    pub histories: Vec<Vec<u8>>,
+    /// Those of all timelines, oldest first.
+    pub histories: Vec<History>,
     /// The size of each segment.
     pub segment_size: SegmentSize,
 }
 
-/// Looks for the WAL of a backup that has stopped.
-///
-/// # Errors
-/// Where a segment has been removed, or is missing for another reason; both name it.
-pub fn find(leader: &Leader, stopped: StoppedBackup) -> Result<WalRange> {
-    let size = settings::wal_segment_size();
-    let start = size.segment_of(Lsn(leader.started.start_lsn));
-    let stop = size.segment_before(Lsn(stopped.stop_lsn));
-    let names = file::read_directory(b"pg_wal")?.unwrap_or_default();
-    let names: Vec<_> = names.iter().map(<[u8]>::to_vec).collect();
-
-    // Before anything is looked at: a removed segment deserves the server's own error.
-    recovery::check_not_removed(start, leader.started.timeline);
-    let segments = wal::select_segments(&names, start, stop, stopped.timeline, size)
-        .map_err(|error| missing(&error, start, leader.started.timeline))?;
-    let segments = segments
-        .into_iter()
-        .map(|segment| {
-            let number = size.number_of(segment.log, segment.seg);
-            let name = size.file_name(segment.timeline, number);
-            Segment {
-                name,
-                number,
-                timeline: segment.timeline,
-            }
+impl WalRange {
+    /// Looks for segments by their numbers. The newest is one of `timeline`, the oldest probably of
+    /// `oldest_timeline`, for messages.
+    ///
+    /// # Errors
+    /// Where a segment has been removed, or is missing for another reason; both name it.
+    pub fn find(numbers: RangeInclusive<u64>, timeline: u32, oldest_timeline: u32) -> Result<Self> {
+        let segment_size = settings::wal_segment_size();
+        let (first, last) = (*numbers.start(), *numbers.end());
+        let names = file::read_directory(b"pg_wal")?.unwrap_or_default();
+        let names: Vec<_> = names.iter().map(<[u8]>::to_vec).collect();
+        let segments = if numbers.is_empty() {
+            Vec::new()
+        } else {
+            // Before anything is looked at: a removed segment deserves the server's own error.
+            recovery::check_not_removed(first, oldest_timeline);
+            wal::select_segments(&names, first, last, timeline, segment_size)
+                .map_err(|error| missing(&error, first, oldest_timeline))?
+        };
+        let segments = segments
+            .into_iter()
+            .map(|segment| {
+                let number = segment_size.number_of(segment.log, segment.seg);
+                Segment {
+                    name: segment.to_string(),
+                    number,
+                    timeline: segment.timeline,
+                }
+            })
+            .collect();
+        let mut histories: Vec<_> = names
+            .into_iter()
+            .filter_map(|name| {
+                let timeline = wal::timeline_of_history(&name)?;
+                Some(History { name, timeline })
+            })
+            .collect();
+        histories.sort_by_key(|history| history.timeline);
+        Ok(Self {
+            segments,
+            histories,
+            segment_size,
         })
-        .collect();
-    let mut histories: Vec<_> = names
-        .into_iter()
-        .filter(|name| wal::is_history_file(name))
-        .collect();
-    histories.sort();
-    Ok(WalRange {
-        segments,
-        histories,
-        segment_size: size,
-    })
+    }
+
+    /// Looks for the WAL of a backup that has stopped, from what the caller has acknowledged on.
+    ///
+    /// # Errors
+    /// As [`WalRange::find`].
+    pub fn of_stopped(leader: &Leader, stopped: StoppedBackup) -> Result<Self> {
+        let size = settings::wal_segment_size();
+        let started = &leader.started;
+        let acknowledged = leader.backup.wal.acknowledged();
+        let start = size.segment_of(Lsn(acknowledged.unwrap_or(started.start_lsn)));
+        let stop = size.segment_before(Lsn(stopped.stop_lsn));
+        // On a standby more may have been acknowledged than was replayed.
+        Self::find(start..=stop, stopped.timeline, started.timeline)
+    }
+
+    /// Position at which a segment ends.
+    #[must_use]
+    pub fn end_of(&self, segment: &Segment) -> u64 {
+        (segment.number + 1) * u64::from(self.segment_size.bytes())
+    }
 }
 
-fn missing(error: &SequenceError, start: u64, timeline: u32) -> Error {
+fn missing(error: &SequenceError, first: u64, timeline: u32) -> Error {
     // It may have gone between the check and the look.
-    recovery::check_not_removed(start, timeline);
+    recovery::check_not_removed(first, timeline);
     let message = match error {
         SequenceError::NoFiles => "could not find any WAL files".to_owned(),
         SequenceError::Missing(name) => format!("could not find WAL file \"{name}\""),

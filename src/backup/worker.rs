@@ -21,6 +21,13 @@ pub enum RunningCheck<'a> {
         /// Its `backup_id`.
         backup_id: i64,
     },
+    /// The WAL stream fails with the backup, but may outlast a stop.
+    WalSender {
+        /// The backup.
+        backup: &'a BackupState,
+        /// Its `backup_id`.
+        backup_id: i64,
+    },
     /// The backup ends with the leader's stream.
     Leader,
 }
@@ -29,10 +36,14 @@ impl RunningCheck<'_> {
     /// Checks.
     ///
     /// # Errors
-    /// As [`Worker::check_running`].
+    /// `object_not_in_prerequisite_state` where it does not.
     pub fn check(self) -> Result<()> {
         match self {
             Self::Worker { backup, backup_id } => check_running(backup, backup_id),
+            Self::WalSender { backup, backup_id } => match backup.phase() {
+                Phase::Stopping | Phase::TransferringWal | Phase::Stopped => Ok(()),
+                _ => check_running(backup, backup_id),
+            },
             Self::Leader => Ok(()),
         }
     }
@@ -185,7 +196,11 @@ impl Drop for Worker {
     }
 }
 
-fn check_running(backup: &BackupState, backup_id: i64) -> Result<()> {
+/// Makes sure that workers may send files of a backup.
+///
+/// # Errors
+/// `object_not_in_prerequisite_state`.
+pub fn check_running(backup: &BackupState, backup_id: i64) -> Result<()> {
     let detail = match backup.phase() {
         Phase::Streaming => return Ok(()),
         Phase::Initializing | Phase::WaitingForCheckpoint | Phase::ListingFiles => {
@@ -201,6 +216,12 @@ fn check_running(backup: &BackupState, backup_id: i64) -> Result<()> {
     )
     .detail(detail)
     .hint("What this stream has sent is no part of a backup. Start a new one."))
+}
+
+/// The error of a promotion where there was one, which explains any other failure.
+#[must_use]
+pub fn or_promotion(backup: &BackupState, failure: Error) -> Error {
+    check_not_promoted(backup).err().unwrap_or(failure)
 }
 
 /// Makes sure that a standby is still one.

@@ -45,6 +45,39 @@ pub fn current_position() -> u64 {
     }
 }
 
+/// Where the WAL ends that is on the server's disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Flushed {
+    /// The position.
+    pub lsn: u64,
+    /// The timeline of the WAL before it.
+    pub timeline: u32,
+}
+
+/// Where the WAL ends that is on the server's disk: in recovery what the WAL receiver has flushed on
+/// the timeline that is replayed, or what was replayed (GetStandbyFlushRecPtr() in
+/// replication/walsender.c).
+#[must_use]
+pub fn flushed_position() -> Flushed {
+    let (mut timeline, mut received_timeline) = (0, 0);
+    // SAFETY: all read shared state under spinlocks, and write to the variables.
+    let lsn = unsafe {
+        if pg_sys::RecoveryInProgress() {
+            let received =
+                pg_sys::GetWalRcvFlushRecPtr(core::ptr::null_mut(), &mut received_timeline);
+            let replayed = pg_sys::GetXLogReplayRecPtr(&mut timeline);
+            if received_timeline == timeline {
+                received.max(replayed)
+            } else {
+                replayed
+            }
+        } else {
+            pg_sys::GetFlushRecPtr(&mut timeline)
+        }
+    };
+    Flushed { lsn, timeline }
+}
+
 /// The history of a timeline, newest first.
 #[must_use]
 pub fn timeline_history(timeline: u32) -> Vec<TimelineEntry> {

@@ -42,6 +42,30 @@ pub fn create_temporary(name: &str) -> Result<(), String> {
     .execute()
 }
 
+/// Lets go of the WAL before `lsn`, as PhysicalConfirmReceivedLocation() in replication/walsender.c. The
+/// slot is one that this process has created.
+pub fn advance(lsn: u64) {
+    // SAFETY: guarded by pgrx. The slot of this process stays while it is MyReplicationSlot. Its fields
+    // are written under its spinlock, in which nothing can raise.
+    unsafe {
+        let slot = pg_sys::MyReplicationSlot;
+        if slot.is_null() {
+            return;
+        }
+        let lock = &raw mut (*slot).mutex;
+        pg_sys::SpinLockAcquire(lock);
+        let moves = (*slot).data.restart_lsn < lsn;
+        if moves {
+            (*slot).data.restart_lsn = lsn;
+        }
+        pg_sys::SpinLockRelease(lock);
+        if moves {
+            pg_sys::ReplicationSlotMarkDirty();
+            pg_sys::ReplicationSlotsComputeRequiredLSN();
+        }
+    }
+}
+
 fn message_of(error: &CaughtError) -> String {
     match error {
         CaughtError::PostgresError(report)

@@ -12,7 +12,7 @@ use crate::backup::closing_files::ClosingFile;
 use crate::backup::manifest;
 use crate::backup::state;
 use crate::backup::stop::{self, Stopped};
-use crate::backup::wal_range;
+use crate::backup::wal_range::WalRange;
 use crate::backup::worker;
 use crate::server::backend_progress::{ProgressPhase, ProgressRow};
 use crate::server::file;
@@ -23,7 +23,7 @@ use super::{compress, wal_files};
 
 /// Arguments of send_stop_backup().
 pub struct Request {
-    /// Whether the WAL from start to stop is sent.
+    /// Whether the WAL from start to stop is sent, without what was acknowledged.
     pub wal: bool,
     /// Whether to wait for the WAL to be archived.
     pub wait: bool,
@@ -57,12 +57,9 @@ pub fn send(request: &Request) -> Result<()> {
 pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Result<()> {
     let leader = stopped.running.leader();
     // A promotion renames the last segment of the old timeline, which may be one that is missed.
-    let or_promotion = |failure| match worker::check_not_promoted(&leader.backup) {
-        Err(promotion) => promotion,
-        Ok(()) => failure,
-    };
+    let or_promotion = |failure| worker::or_promotion(&leader.backup, failure);
     let wal = if wal {
-        Some(wal_range::find(leader, stopped.end).map_err(or_promotion)?)
+        Some(WalRange::of_stopped(leader, stopped.end).map_err(or_promotion)?)
     } else {
         None
     };
@@ -73,7 +70,10 @@ pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Re
     if let Some(wal) = wal {
         leader.backup.enter(state::Phase::TransferringWal);
         let _row = ProgressRow::start(ProgressPhase::TransferringWal);
-        wal_files::send(&wal, archive).map_err(or_promotion)?;
+        wal_files::send(&wal, archive, |segment| {
+            leader.backup.wal.count_segment(wal.end_of(segment));
+        })
+        .map_err(or_promotion)?;
     }
     send_closing_file(&closing.control_file, archive)?;
     if let Some(manifest) = stopped.manifest(&closing, PathStyle::Utf8)? {

@@ -9,7 +9,8 @@
 //! same memory is handed to the connection. Nothing is copied in between.
 //!
 //! Each stream is one tar [`archive`], whose messages pass the [`sink`]s. [`data_files`] are the streams of
-//! workers, [`closing`] is the one that ends a backup, with its [`wal_files`]; [`whole_backup`] is all in one.
+//! workers, [`closing`] is the one that ends a backup; [`whole_backup`] is all in one. WAL ([`wal_files`]) leaves in
+//! streams of its own ([`wal_stream`]), or in the one at the end.
 //!
 //! Imports: `backup`, `server`.
 
@@ -24,4 +25,5 @@ pub mod rate;
 pub mod sink;
 pub mod throttle;
 pub mod wal_files;
+pub mod wal_stream;
 pub mod whole_backup;

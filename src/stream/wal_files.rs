@@ -13,20 +13,25 @@ use crate::server::settings::PAGE_SIZE;
 
 use super::archive::Archive;
 
-/// Sends timeline histories and WAL segments.
+/// Sends timeline histories and WAL segments. `sent` is told of each segment.
 ///
 /// # Errors
 /// `undefined_file` where a segment has been removed, and those of the stream.
-pub fn send(wal: &WalRange, archive: &mut Archive<'_>) -> Result<()> {
-    for name in &wal.histories {
-        send_history(name, archive)?;
-        send_done_file(name, archive)?;
+pub fn send(
+    wal: &WalRange,
+    archive: &mut Archive<'_>,
+    mut sent: impl FnMut(&Segment),
+) -> Result<()> {
+    for history in &wal.histories {
+        send_history(&history.name, archive)?;
+        send_done_file(&history.name, archive)?;
     }
     let size = u64::from(wal.segment_size.bytes());
     for segment in &wal.segments {
         send_segment(segment, size, archive)
             .inspect_err(|_| recovery::check_not_removed(segment.number, segment.timeline))?;
         send_done_file(segment.name.as_bytes(), archive)?;
+        sent(segment);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 
 /// Every function with a call of it.
-const CALLS: [(&str, &str); 9] = [
+const CALLS: [(&str, &str); 10] = [
     ("abort_backup", "SELECT abort_backup()"),
     ("backup_filelist", "SELECT * FROM backup_filelist()"),
     ("backup_progress", "SELECT * FROM backup_progress()"),
@@ -25,6 +25,7 @@ const CALLS: [(&str, &str); 9] = [
         "send_stop_backup",
         "COPY (SELECT send_stop_backup()) TO STDOUT",
     ),
+    ("send_wal", "COPY (SELECT send_wal()) TO STDOUT"),
     ("start_backup", "SELECT * FROM start_backup(fast => true)"),
     ("stop_backup", "SELECT * FROM stop_backup()"),
 ];

@@ -9,14 +9,14 @@ const CHANGELOG: &str = include_str!("../../CHANGELOG.md");
 
 /// Every member of the extension, with arguments and result for functions. A change here needs an
 /// upgrade step in `sql/`.
-const MEMBERS: [&str; 9] = [
+const MEMBERS: [&str; 10] = [
     "function abort_backup() -> void",
     "function backup_filelist(backup_id bigint DEFAULT NULL::bigint, tablespace oid DEFAULT NULL::oid) \
      -> TABLE(path text, type \"char\", size bigint, mtime timestamp with time zone)",
     "function backup_progress() \
      -> TABLE(backup_id bigint, leader_pid integer, label text, phase text, \
      started_at timestamp with time zone, workers integer, files_total bigint, files_sent bigint, \
-     bytes_total bigint, bytes_sent bigint, checksum_failures bigint)",
+     bytes_total bigint, bytes_sent bigint, checksum_failures bigint, wal_segments_sent bigint, wal_sent_lsn pg_lsn)",
     "function backup_tablespaces(backup_id bigint DEFAULT NULL::bigint) \
      -> TABLE(spcoid oid, spclocation text, size bigint)",
     "function base_backup(label text DEFAULT 'pg_parallel_backup'::text, fast boolean DEFAULT false, \
@@ -33,6 +33,9 @@ const MEMBERS: [&str; 9] = [
      -> SETOF bytea",
     "function send_stop_backup(wal boolean DEFAULT false, wait boolean DEFAULT true, \
      allow_incomplete boolean DEFAULT false, compression text DEFAULT NULL::text) \
+     -> SETOF bytea",
+    "function send_wal(backup_id bigint DEFAULT NULL::bigint, from_lsn pg_lsn DEFAULT NULL::pg_lsn, \
+     wait interval DEFAULT '00:00:10'::interval, compression text DEFAULT NULL::text) \
      -> SETOF bytea",
     "function start_backup(label text DEFAULT 'pg_parallel_backup'::text, fast boolean DEFAULT false, \
      tablespace_map boolean DEFAULT true, max_rate integer DEFAULT NULL::integer, \
@@ -185,9 +188,12 @@ fn every_released_version_leads_to_the_current_one() {
 fn an_upgraded_extension_is_what_a_new_one_is() {
     let cluster = Cluster::builder().without_extension().start();
     cluster.execute("CREATE ROLE backup LOGIN");
-    let grant = "GRANT EXECUTE ON FUNCTION start_backup, send_backup_files TO backup";
+    let grant =
+        "GRANT EXECUTE ON FUNCTION start_backup, send_backup_files, backup_progress TO backup";
     let mut fresh = database_with(&cluster, "fresh", None);
     run(&mut fresh, grant);
+    // Who could send files can send WAL after an upgrade.
+    run(&mut fresh, "GRANT EXECUTE ON FUNCTION send_wal TO backup");
     let expected = definitions(&mut fresh);
     assert_eq!(expected.len(), MEMBERS.len() + 1);
 
@@ -215,6 +221,11 @@ fn the_functions_of_every_released_version_take_a_backup_with_this_library() {
         let mut leader = cluster.connect();
         let backup = Backup::folder(&cluster);
         let id = start(&mut leader, "").id;
+        let shown = texts(
+            &mut cluster.connect(),
+            "SELECT phase FROM backup_progress()",
+        );
+        assert_eq!(shown, ["streaming database files"]);
         cluster.execute("ALTER EXTENSION pg_parallel_backup UPDATE");
         for worker in spawn_workers(&cluster, id, 2) {
             backup.unpack(&worker.expect());

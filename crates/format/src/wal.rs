@@ -88,10 +88,10 @@ impl fmt::Display for SegmentName {
     }
 }
 
-/// Whether a file name is that of a timeline history file, `00000002.history`.
-pub fn is_history_file(name: &[u8]) -> bool {
-    name.strip_suffix(b".history")
-        .is_some_and(|timeline| timeline.len() == 8 && parse_hex(timeline).is_some())
+/// Timeline of a history file's name, `00000002.history`; `None` for another name.
+pub fn timeline_of_history(name: &[u8]) -> Option<u32> {
+    let timeline = name.strip_suffix(b".history")?;
+    (timeline.len() == 8).then(|| parse_hex(timeline)).flatten()
 }
 
 /// Part of the WAL that a backup needs is missing.
@@ -269,8 +269,12 @@ mod tests {
 
     #[test]
     fn history_files_are_told_by_their_names() {
-        for name in ["00000002.history", "FFFFFFFF.history"] {
-            assert!(is_history_file(name.as_bytes()), "{name}");
+        for (name, timeline) in [("00000002.history", 2), ("FFFFFFFF.history", u32::MAX)] {
+            assert_eq!(
+                timeline_of_history(name.as_bytes()),
+                Some(timeline),
+                "{name}"
+            );
         }
         for name in [
             "",
@@ -282,7 +286,7 @@ mod tests {
             "00000002.History",
             "00000002",
         ] {
-            assert!(!is_history_file(name.as_bytes()), "{name}");
+            assert_eq!(timeline_of_history(name.as_bytes()), None, "{name}");
         }
     }
 

@@ -49,7 +49,7 @@ proptest! {
         path::strip_current_directory(&bytes);
         path::unescape(&bytes);
         SegmentName::parse(&bytes);
-        wal::is_history_file(&bytes);
+        wal::timeline_of_history(&bytes);
         PageHeader::read(&bytes);
         let _ = String::from_utf8_lossy(&bytes).parse::<Lsn>();
     }

@@ -32,7 +32,7 @@ pub fn accepts(subject: &str, bytes: &[u8]) -> bool {
         "checksum_algorithm" => text.is_some_and(|text| Algorithm::parse(text).is_some()),
         "relation_file" => RelationFile::parse(bytes).is_some(),
         "wal_segment" => SegmentName::parse(bytes).is_some(),
-        "history_file" => wal::is_history_file(bytes),
+        "history_file" => wal::timeline_of_history(bytes).is_some(),
         "escaped_path" => path::unescape(bytes).is_some(),
         _ => panic!("no parser decides on {subject}"),
     }
@@ -120,11 +120,12 @@ fn read_names(bytes: &[u8]) {
     }
     if let Some(name) = SegmentName::parse(bytes) {
         assert_eq!(name.to_string().as_bytes(), bytes);
-        assert!(!wal::is_history_file(bytes));
+        assert_eq!(wal::timeline_of_history(bytes), None);
     }
-    if wal::is_history_file(bytes) {
+    if let Some(timeline) = wal::timeline_of_history(bytes) {
         let segment = [&bytes[..8], b"0000000000000000"].concat();
-        assert!(SegmentName::parse(&segment).is_some());
+        let name = SegmentName::parse(&segment).expect("a segment's name");
+        assert_eq!(name.timeline, timeline);
     }
     exclusion::is_emptied_directory(bytes);
 }
