@@ -38,6 +38,13 @@ fn a_backup_survives_what_strikes_a_worker() {
 }
 
 #[test]
+fn a_backup_survives_what_strikes_its_wal_stream() {
+    use Fault::*;
+    let faults = [CancelWal, TerminateWal, PauseWal, CutWal, StallWal];
+    strike(Ground::Primary, 2, &faults);
+}
+
+#[test]
 fn what_strikes_the_leader_ends_the_backup_and_leaves_nothing() {
     use Fault::*;
     let faults = [
@@ -62,6 +69,7 @@ fn a_crash_of_the_server_leaves_nothing_of_a_backup() {
         KillWorker,
         KillLeader,
         KillRetention,
+        KillWal,
         KillServer,
         QuitServer,
         StopServer,

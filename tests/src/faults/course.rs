@@ -5,6 +5,7 @@ use super::one_statement;
 use super::plan::{Fault, Ground, Plan, Stage};
 use super::session::{Session, Stream, Task, wait_until};
 use super::site::Site;
+use super::wal_stream::WalStream;
 use crate::failure::Failure;
 use crate::stream::copy_of;
 
@@ -17,6 +18,7 @@ pub struct Course {
     /// Every stream, if the stop succeeded.
     pub archives: Option<Vec<Vec<u8>>>,
     pub worker_failures: Vec<Failure>,
+    pub wal_failures: Vec<Failure>,
     /// Error of the first stop, if a second one was tried.
     pub first_stop: Option<Failure>,
     /// Step in which the backup failed, and the error.
@@ -69,6 +71,34 @@ impl Course {
         let leader = self.leader.insert(leader);
         let id = at("start", started)?;
 
+        if !plan.streams_wal {
+            return self.finish(site, plan, injection, id, archives);
+        }
+        std::thread::scope(|scope| {
+            let wal = WalStream::spawn(scope, site, injection, id);
+            let finished = self.finish(site, plan, injection, id, archives);
+            if finished.is_err() {
+                self.give_up(site);
+            }
+            let brought = wal.end();
+            archives.extend(brought.archives);
+            self.wal_failures = brought.failures;
+            finished
+        })
+    }
+
+    /// Sends the files and stops.
+    fn finish(
+        &mut self,
+        site: &Site,
+        plan: &Plan,
+        injection: &Injection,
+        id: i64,
+        archives: &mut Vec<Vec<u8>>,
+    ) -> Step<()> {
+        let Some(leader) = &mut self.leader else {
+            return Ok(());
+        };
         leader.idle(plan, injection, Stage::Started);
         self.stream(site, plan, injection, id, archives);
         let Some(mut leader) = self.leader.take() else {

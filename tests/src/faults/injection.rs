@@ -27,6 +27,7 @@ pub struct Aim {
 struct Known {
     leader: Option<Aim>,
     worker: Option<Aim>,
+    wal: Option<Aim>,
     start_lsn: Option<String>,
 }
 
@@ -68,6 +69,10 @@ impl<'a> Injection<'a> {
         lock(&self.known).worker = Some(aim);
     }
 
+    pub fn set_wal(&self, aim: Aim) {
+        lock(&self.known).wal = Some(aim);
+    }
+
     pub fn set_start_lsn(&self, lsn: &str) {
         lock(&self.known).start_lsn = Some(lsn.to_owned());
     }
@@ -101,13 +106,23 @@ impl<'a> Injection<'a> {
 
     /// Applies the fault. Returns `None` if it has no target.
     fn apply(&self) -> Option<()> {
-        let (leader, worker) = {
+        let (leader, worker, wal) = {
             let known = lock(&self.known);
-            (known.leader.clone(), known.worker.clone())
+            (
+                known.leader.clone(),
+                known.worker.clone(),
+                known.wal.clone(),
+            )
         };
         match self.plan.fault {
             Fault::Nothing => {}
             Fault::CancelWorker => self.call("pg_cancel_backend", worker?.pid),
+            Fault::CancelWal => self.call("pg_cancel_backend", wal?.pid),
+            Fault::TerminateWal => self.call("pg_terminate_backend", wal?.pid),
+            Fault::KillWal => signal("KILL", wal?.pid),
+            Fault::PauseWal => self.pause(wal?.pid),
+            Fault::CutWal => wal?.proxy.cut(),
+            Fault::StallWal => self.stall(&wal?.proxy),
             Fault::CancelLeader => self.call("pg_cancel_backend", leader?.pid),
             Fault::TerminateWorker => self.call("pg_terminate_backend", worker?.pid),
             Fault::TerminateLeader => self.call("pg_terminate_backend", leader?.pid),

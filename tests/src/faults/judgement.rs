@@ -14,9 +14,9 @@ use crate::server::Cluster;
 use crate::workload::assert_balanced;
 
 /// SQLSTATEs from a server that is shutting down, down or starting. Its last message can be lost.
-const GONE: &[&str] = &["57P01", "57P02", "57P03", "08006"];
+pub(super) const GONE: &[&str] = &["57P01", "57P02", "57P03", "08006"];
 /// SQLSTATEs of workers whose backup has ended or does not exist.
-const ENDED: &[&str] = &["55000", "42704"];
+pub(super) const ENDED: &[&str] = &["55000", "42704"];
 
 /// State before a run.
 pub struct Before {
@@ -99,6 +99,13 @@ fn judge_errors(plan: &Plan, course: &Course, missed: bool, told: &mut Vec<Strin
         );
         told.push(format!("worker {}", failure.sqlstate));
     }
+    let allowed = expected_of_wal(plan);
+    for failure in &course.wal_failures {
+        let is_told = allowed.contains(&&*failure.sqlstate);
+        let also = missed || leader.contains(&&*failure.sqlstate);
+        assert!(is_told || also, "the WAL stream failed: {failure}");
+        told.push(format!("WAL stream {}", failure.sqlstate));
+    }
     if let Some(failure) = &course.first_stop {
         let expected = is_incomplete(failure) && !course.worker_failures.is_empty();
         assert!(
@@ -132,6 +139,11 @@ fn expected(plan: &Plan) -> (Vec<&'static str>, Vec<&'static str>) {
         | Fault::PauseRetention
         | Fault::StallWorker
         | Fault::StallLeader
+        | Fault::CancelWal
+        | Fault::TerminateWal
+        | Fault::PauseWal
+        | Fault::CutWal
+        | Fault::StallWal
         | Fault::Churn
         | Fault::WalPressure => (vec![], vec![]),
         Fault::CancelWorker | Fault::TimeOutWorker => (vec![], vec![&["57014"]]),
@@ -147,6 +159,7 @@ fn expected(plan: &Plan) -> (Vec<&'static str>, Vec<&'static str>) {
         Fault::KillWorker
         | Fault::KillLeader
         | Fault::KillRetention
+        | Fault::KillWal
         | Fault::KillServer
         | Fault::QuitServer
         | Fault::StopServer => (vec![GONE], vec![GONE, ENDED]),
@@ -171,13 +184,26 @@ fn expected(plan: &Plan) -> (Vec<&'static str>, Vec<&'static str>) {
     (leader, worker)
 }
 
+/// Allowed SQLSTATEs of the WAL stream, besides those of the leader. It sees the end of the backup.
+fn expected_of_wal(plan: &Plan) -> Vec<&'static str> {
+    let own: &[&str] = match plan.fault {
+        Fault::CancelWal => &["57014"],
+        Fault::TerminateWal => &["57P01", "08006"],
+        Fault::CutWal => &["08006"],
+        _ => &[],
+    };
+    [own, ENDED].concat()
+}
+
 /// Whether the fault explains a crash reported in the server's log.
 fn may_crash(plan: &Plan, line: &str) -> bool {
     match plan.fault {
         _ if line.contains("archive command") => true,
-        Fault::KillWorker | Fault::KillLeader | Fault::KillRetention | Fault::KillServer => {
-            line.contains("was terminated by signal 9")
-        }
+        Fault::KillWorker
+        | Fault::KillLeader
+        | Fault::KillRetention
+        | Fault::KillWal
+        | Fault::KillServer => line.contains("was terminated by signal 9"),
         // A server that cannot write WAL panics.
         Fault::FullDisk => line.contains("No space left on device") || line.contains("signal 6"),
         _ => false,

@@ -18,3 +18,4 @@ pub mod random;
 pub mod run;
 pub mod session;
 pub mod site;
+pub mod wal_stream;

@@ -20,6 +20,13 @@ pub enum Fault {
     CutWorker,
     /// The connection stalls for a while.
     StallWorker,
+    /// As the faults of a worker, for the session that streams WAL.
+    CancelWal,
+    TerminateWal,
+    KillWal,
+    PauseWal,
+    CutWal,
+    StallWal,
     CancelLeader,
     TerminateLeader,
     KillLeader,
@@ -129,6 +136,8 @@ pub struct Plan {
     /// rate-limited.
     pub halting: bool,
     pub retain_wal: bool,
+    /// Whether WAL is streamed beside the files. Then it is retained.
+    pub streams_wal: bool,
     pub algorithm: &'static str,
     /// Whether to resend files left unsent by a fault. If not, the backup is aborted.
     pub tries_again: bool,
@@ -140,7 +149,7 @@ pub struct Plan {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 30] = [
+    pub const ALL: [Fault; 36] = [
         Fault::Nothing,
         Fault::CancelWorker,
         Fault::TerminateWorker,
@@ -148,6 +157,12 @@ impl Fault {
         Fault::PauseWorker,
         Fault::CutWorker,
         Fault::StallWorker,
+        Fault::CancelWal,
+        Fault::TerminateWal,
+        Fault::KillWal,
+        Fault::PauseWal,
+        Fault::CutWal,
+        Fault::StallWal,
         Fault::CancelLeader,
         Fault::TerminateLeader,
         Fault::KillLeader,
@@ -184,6 +199,12 @@ impl Fault {
             | Fault::PauseWorker
             | Fault::CutWorker
             | Fault::StallWorker => &[Stream, Moment],
+            Fault::CancelWal
+            | Fault::TerminateWal
+            | Fault::KillWal
+            | Fault::PauseWal
+            | Fault::CutWal
+            | Fault::StallWal => &[Stream, BetweenStreams, Streamed, Closing],
             Fault::CancelLeader => &[Checkpoint, Stream, Stopping, Closing, Moment],
             Fault::TerminateLeader
             | Fault::KillLeader
@@ -257,6 +278,7 @@ impl Fault {
             Fault::LockTimeOutWorker | Fault::LockTimeOutLeader | Fault::IdleTimeOutLeader
         );
         !has_no_sense
+            && !self.is_of_wal()
             && matches!(
                 stage,
                 Stage::BeforeStart
@@ -271,6 +293,18 @@ impl Fault {
         matches!(
             self,
             Fault::TerminateRetention | Fault::KillRetention | Fault::PauseRetention
+        )
+    }
+
+    fn is_of_wal(self) -> bool {
+        matches!(
+            self,
+            Fault::CancelWal
+                | Fault::TerminateWal
+                | Fault::KillWal
+                | Fault::PauseWal
+                | Fault::CutWal
+                | Fault::StallWal
         )
     }
 
@@ -305,6 +339,8 @@ impl Plan {
             Stage::Closing => 4 << 20,
             _ => 14 << 20,
         };
+        let one_statement = random.percent(20) && fault.suits_one_statement(stage);
+        let streams_wal = !one_statement && (random.percent(30) || fault.is_of_wal());
         Plan {
             seed,
             ground,
@@ -321,11 +357,15 @@ impl Plan {
             workers: 2 + random.below(2) as usize,
             halting: random.percent(60),
             // An unreadable segment must not be recycled.
-            retain_wal: random.percent(60) || fault.is_of_retention() || target == Target::Wal,
+            retain_wal: random.percent(60)
+                || fault.is_of_retention()
+                || target == Target::Wal
+                || streams_wal,
+            streams_wal,
             algorithm: random.pick(&["CRC32C", "CRC32C", "SHA256", "NONE"]),
             tries_again: random.percent(60),
             thorough: random.percent(20),
-            one_statement: random.percent(20) && fault.suits_one_statement(stage),
+            one_statement,
         }
     }
 
@@ -386,7 +426,7 @@ impl fmt::Display for Plan {
         }
         write!(
             f,
-            ", {:?}, {}{}{}{}",
+            ", {:?}, {}{}{}{}{}",
             self.ground,
             match (self.one_statement, self.workers) {
                 (true, _) => "base_backup()",
@@ -395,6 +435,11 @@ impl fmt::Display for Plan {
             },
             if self.retain_wal {
                 ", WAL retained"
+            } else {
+                ""
+            },
+            if self.streams_wal {
+                " and streamed"
             } else {
                 ""
             },
