@@ -70,14 +70,20 @@ impl Cluster {
 
     /// Starts a standby of this cluster, created with `pg_basebackup`.
     pub fn standby(&self) -> Self {
-        let mut standby = Self::empty();
+        let mut standby = self.standby_stopped();
+        standby.start();
+        standby
+    }
+
+    /// The same, not started yet.
+    pub fn standby_stopped(&self) -> Self {
+        let standby = Self::empty();
         succeed(
             command("pg_basebackup")
                 .args(self.connection_args("postgres"))
                 .args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-D"])
                 .arg(standby.data_dir()),
         );
-        standby.start();
         standby
     }
 

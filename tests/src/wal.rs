@@ -4,6 +4,7 @@
 use postgres::Client;
 
 use crate::builder::Builder;
+use crate::member;
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 
@@ -56,4 +57,21 @@ pub fn write_much(cluster: &Cluster) {
         switch_wal(&mut client);
         client.batch_execute("CHECKPOINT").expect("CHECKPOINT");
     }
+}
+
+/// Position at which the last WAL segment of an archive ends.
+#[track_caller]
+pub fn end_of_segments(archive: &[u8]) -> Option<String> {
+    let members = member::members(archive);
+    let segments = members.iter().filter(|member| {
+        let name = member.name();
+        name.strip_prefix("pg_wal/")
+            .is_some_and(|name| name.len() == 24)
+    });
+    let last = segments.max_by_key(|member| member.path[b"pg_wal/00000001".len()..].to_vec())?;
+    let size = last.content.len() as u64;
+    let name = last.name();
+    let part = |from: usize| u64::from_str_radix(&name[from..from + 8], 16).ok();
+    let end = (part(15)? << 32) + (part(23)? + 1) * size;
+    Some(format!("{:X}/{:X}", end >> 32, end & 0xFFFF_FFFF))
 }

@@ -11,9 +11,9 @@ use super::judgement::{ENDED, GONE};
 use super::session::Session;
 use super::site::Site;
 use crate::failure::Failure;
-use crate::member;
 use crate::stream::copy_of;
 use crate::wait::{PATIENCE, wait_for};
+use crate::wal::end_of_segments;
 
 /// Pause after a failure, so that the server can notice that a session has gone.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -80,7 +80,7 @@ fn stream(site: &Site, injection: &Injection<'_>, id: i64, over: &AtomicBool) ->
         });
         match result {
             Ok(archive) => {
-                if let Some(end) = end_of(&archive) {
+                if let Some(end) = end_of_segments(&archive) {
                     position = format!("'{end}'");
                 }
                 brought.archives.push(archive);
@@ -104,20 +104,4 @@ fn stream(site: &Site, injection: &Injection<'_>, id: i64, over: &AtomicBool) ->
         }
     }
     brought
-}
-
-/// Position at which the last segment of an archive ends.
-fn end_of(archive: &[u8]) -> Option<String> {
-    let members = member::members(archive);
-    let segments = members.iter().filter(|member| {
-        let name = member.name();
-        name.strip_prefix("pg_wal/")
-            .is_some_and(|name| name.len() == 24)
-    });
-    let last = segments.max_by_key(|member| member.path[b"pg_wal/00000001".len()..].to_vec())?;
-    let size = last.content.len() as u64;
-    let name = last.name();
-    let part = |from: usize| u64::from_str_radix(&name[from..from + 8], 16).ok();
-    let end = (part(15)? << 32) + (part(23)? + 1) * size;
-    Some(format!("{:X}/{:X}", end >> 32, end & 0xFFFF_FFFF))
 }
