@@ -1,6 +1,10 @@
 -- The SQL interface. Other programs rely on names, arguments, defaults and result columns: a change
 -- here needs an upgrade script. Only roles with EXECUTE can call a function.
 
+CREATE FUNCTION upload_manifest(part bytea) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'upload_manifest_wrapper';
+
 CREATE FUNCTION start_backup(
     label text DEFAULT 'pg_parallel_backup',
     fast boolean DEFAULT false,
@@ -8,7 +12,8 @@ CREATE FUNCTION start_backup(
     max_rate integer DEFAULT NULL,
     verify_checksums boolean DEFAULT true,
     manifest_checksums text DEFAULT 'CRC32C',
-    retain_wal boolean DEFAULT false
+    retain_wal boolean DEFAULT false,
+    incremental boolean DEFAULT false
 ) RETURNS TABLE (
     backup_id bigint,
     start_lsn pg_lsn,
@@ -19,7 +24,7 @@ CREATE FUNCTION start_backup(
     total_bytes bigint
 ) ROWS 1
 LANGUAGE c VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'start_backup_wrapper';
+AS 'MODULE_PATHNAME', 'start_backup_or_increment_wrapper';
 
 CREATE FUNCTION backup_tablespaces(backup_id bigint DEFAULT NULL)
 RETURNS TABLE (spcoid oid, spclocation text, size bigint)
@@ -86,10 +91,11 @@ CREATE FUNCTION base_backup(
     wal boolean DEFAULT false,
     wait boolean DEFAULT true,
     allow_incomplete boolean DEFAULT false,
-    compression text DEFAULT NULL
+    compression text DEFAULT NULL,
+    incremental boolean DEFAULT false
 ) RETURNS SETOF bytea
 LANGUAGE c VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'base_backup_wrapper';
+AS 'MODULE_PATHNAME', 'base_backup_or_increment_wrapper';
 
 CREATE FUNCTION abort_backup() RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -114,7 +120,10 @@ RETURNS TABLE (
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'backup_progress_with_wal_wrapper';
 
-REVOKE ALL ON FUNCTION start_backup(text, boolean, boolean, integer, boolean, text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION upload_manifest(bytea) FROM PUBLIC;
+REVOKE ALL ON FUNCTION start_backup(
+    text, boolean, boolean, integer, boolean, text, boolean, boolean
+) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backup_tablespaces(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backup_filelist(bigint, oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION send_backup_files(
@@ -124,13 +133,15 @@ REVOKE ALL ON FUNCTION send_wal(bigint, pg_lsn, interval, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION stop_backup(boolean, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION send_stop_backup(boolean, boolean, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION base_backup(
-    text, boolean, boolean, integer, boolean, text, boolean, boolean, boolean, boolean, text
+    text, boolean, boolean, integer, boolean, text, boolean, boolean, boolean, boolean, text, boolean
 ) FROM PUBLIC;
 REVOKE ALL ON FUNCTION abort_backup() FROM PUBLIC;
 REVOKE ALL ON FUNCTION backup_progress() FROM PUBLIC;
 
 -- Without argument types, so that the installation fails if another function has one of these names:
 -- calls with omitted arguments would be ambiguous.
+COMMENT ON FUNCTION upload_manifest IS
+    'adds a part of the manifest of an earlier backup, for an incremental backup of this session';
 COMMENT ON FUNCTION start_backup IS
     'starts a backup that this session leads';
 COMMENT ON FUNCTION backup_tablespaces IS

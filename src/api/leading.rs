@@ -1,4 +1,4 @@
-//! start_backup(), stop_backup() and abort_backup().
+//! upload_manifest(), start_backup(), stop_backup() and abort_backup().
 
 use pgrx::name;
 use pgrx::prelude::*;
@@ -6,8 +6,8 @@ use pgrx::prelude::*;
 use crate::backup::leader;
 use crate::backup::options::{self, StartOptions};
 use crate::backup::{stop, stop_row, unlogged};
-use crate::server::encoding;
-use crate::server::report::{Result, or_raise};
+use crate::server::report::{Error, Result, Sqlstate, or_raise};
+use crate::server::{encoding, incremental};
 
 use super::arguments::required;
 
@@ -20,6 +20,7 @@ pub struct StartArguments {
     pub verify_checksums: Option<bool>,
     pub manifest_checksums: Option<Vec<u8>>,
     pub retain_wal: Option<bool>,
+    pub incremental: Option<bool>,
 }
 
 impl StartArguments {
@@ -39,12 +40,25 @@ impl StartArguments {
                 self.manifest_checksums,
             )?)?,
             retain_wal: required("retain_wal", self.retain_wal)?,
+            incremental: required("incremental", self.incremental)?,
         })
     }
 }
 
 type StartRow = (i64, i64, i32, Vec<u8>, Option<Vec<u8>>, i64, i64);
 
+#[pg_extern(sql = false)]
+fn upload_manifest(part: Option<Vec<u8>>) {
+    let part = part.ok_or_else(|| {
+        Error::new(
+            Sqlstate::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "part of a manifest cannot be null",
+        )
+    });
+    or_raise(part.and_then(|part| incremental::upload(&part)));
+}
+
+/// The function of versions up to 0.2.0, whose definitions can outlive their library.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
 fn start_backup(
@@ -75,6 +89,44 @@ fn start_backup(
         verify_checksums,
         manifest_checksums,
         retain_wal,
+        incremental: Some(false),
+    };
+    TableIterator::once(or_raise(start(arguments)))
+}
+
+/// start_backup() since 0.3.0, with `incremental`.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn start_backup_or_increment(
+    label: Option<Vec<u8>>,
+    fast: Option<bool>,
+    tablespace_map: Option<bool>,
+    max_rate: Option<i32>,
+    verify_checksums: Option<bool>,
+    manifest_checksums: Option<Vec<u8>>,
+    retain_wal: Option<bool>,
+    incremental: Option<bool>,
+) -> TableIterator<
+    'static,
+    (
+        name!(backup_id, i64),
+        name!(start_lsn, i64),
+        name!(timeline, i32),
+        name!(backup_label, Vec<u8>),
+        name!(tablespace_map, Option<Vec<u8>>),
+        name!(file_count, i64),
+        name!(total_bytes, i64),
+    ),
+> {
+    let arguments = StartArguments {
+        label,
+        fast,
+        tablespace_map,
+        max_rate,
+        verify_checksums,
+        manifest_checksums,
+        retain_wal,
+        incremental,
     };
     TableIterator::once(or_raise(start(arguments)))
 }

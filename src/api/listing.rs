@@ -36,7 +36,7 @@ fn file_rows(backup_id: Option<i64>, tablespace: Option<u32>) -> Result<FileRows
     if lists_present(backup_id) {
         let tablespaces = tablespace::current()?;
         tablespace::check_known(tablespace, &tablespaces)?;
-        let listing = walk::list(&tablespaces, false, false)?;
+        let listing = walk::list(&tablespaces, false, false, None)?;
         let order = listing.paths().sorted()?;
         let listed = order.iter().map(|index| *index as usize);
         let listed = listed.map(|index| (listing.paths().get(index), &listing.entries()[index]));
@@ -102,7 +102,7 @@ fn backup_tablespaces(
 fn tablespace_rows(backup_id: Option<i64>) -> Result<Vec<TablespaceRow>> {
     if lists_present(backup_id) {
         let tablespaces = tablespace::current()?;
-        let listing = walk::list(&tablespaces, false, false)?;
+        let listing = walk::list(&tablespaces, false, false, None)?;
         let entries = listing.entries().iter();
         let sizes = entries.map(|entry| (entry.tablespace, entry.size));
         let tablespaces = tablespaces

@@ -153,6 +153,7 @@ fn send_stop_backup(
     no_rows(request().and_then(|request| closing::send(&request)))
 }
 
+/// The function of versions up to 0.2.0, whose definitions can outlive their library.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
 fn base_backup(
@@ -169,6 +170,41 @@ fn base_backup(
     compression: Option<Vec<u8>>,
     call: Call<'_>,
 ) -> SetOfIterator<'static, Vec<u8>> {
+    base_backup_or_increment(
+        label,
+        fast,
+        tablespace_map,
+        max_rate,
+        verify_checksums,
+        manifest_checksums,
+        retain_wal,
+        wal,
+        wait,
+        allow_incomplete,
+        compression,
+        Some(false),
+        call,
+    )
+}
+
+/// base_backup() since 0.3.0, with `incremental`.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn base_backup_or_increment(
+    label: Option<Vec<u8>>,
+    fast: Option<bool>,
+    tablespace_map: Option<bool>,
+    max_rate: Option<i32>,
+    verify_checksums: Option<bool>,
+    manifest_checksums: Option<Vec<u8>>,
+    retain_wal: Option<bool>,
+    wal: Option<bool>,
+    wait: Option<bool>,
+    allow_incomplete: Option<bool>,
+    compression: Option<Vec<u8>>,
+    incremental: Option<bool>,
+    call: Call<'_>,
+) -> SetOfIterator<'static, Vec<u8>> {
     let requests = || {
         begin_stream("base_backup", &call)?;
         let start = StartArguments {
@@ -179,6 +215,7 @@ fn base_backup(
             verify_checksums,
             manifest_checksums,
             retain_wal,
+            incremental,
         };
         Ok((
             start.check()?,

@@ -1,7 +1,7 @@
 //! Segment of a backup's files: one slot for each, and counters shared by the workers.
 //!
 //! ```text
-//! Header | Slot × n, in the order of the queue | u32 × n, slots by path | digests | paths | tablespaces
+//! Header | Slot × n, in the order of the queue | u32 × n, slots by path | block lists | digests | paths | tablespaces
 //! ```
 //!
 //! Paths, sizes and order are written once, before the segment's handle is published in the
@@ -10,6 +10,9 @@
 
 use core::mem::{offset_of, size_of};
 use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::borrow::Cow;
+
+use backup_format::incremental::{self, BlockList};
 
 use crate::server::segment::{self, FromBytes, Memory};
 
@@ -20,6 +23,7 @@ pub(super) const MAGIC: u64 = segment::magic(
     &[
         size_of::<Header>(),
         offset_of!(Header, nonce),
+        offset_of!(Header, block_words),
         offset_of!(Header, bytes_total),
         offset_of!(Header, gate),
         offset_of!(Header, generation),
@@ -27,6 +31,7 @@ pub(super) const MAGIC: u64 = segment::magic(
         size_of::<Slot>(),
         offset_of!(Slot, path_offset),
         offset_of!(Slot, tablespace),
+        offset_of!(Slot, block_list),
         offset_of!(Slot, kind),
         offset_of!(Slot, owner),
         offset_of!(Slot, counted),
@@ -58,6 +63,8 @@ pub struct Slot {
     pub(super) path_length: u32,
     /// The tablespace's oid; 0 for what lies in the data directory.
     pub tablespace: u32,
+    /// Where its block list begins, counted from 1; 0 for a file that is sent as a whole.
+    pub(super) block_list: u32,
     /// A [`Kind`].
     pub(super) kind: u8,
     /// Owner: see `backup::queue`.
@@ -101,6 +108,8 @@ pub struct Header {
     pub(super) tablespace_bytes: u64,
     pub(super) nonce: u32,
     pub(super) digest_length: u32,
+    /// Words of all block lists of an incremental backup.
+    pub(super) block_words: u64,
     /// Bytes of the regular files in the listing.
     pub bytes_total: u64,
     /// Number of streaming sessions.
@@ -132,6 +141,7 @@ impl Header {
 /// Offsets of the parts of the segment, in bytes.
 pub(super) struct Layout {
     pub(super) by_path: usize,
+    pub(super) block_lists: usize,
     digests: usize,
     pub(super) paths: usize,
     pub(super) tablespaces: usize,
@@ -142,6 +152,7 @@ impl Layout {
     /// `None` if the size overflows.
     pub(super) fn new(
         slots: usize,
+        block_words: usize,
         digest_length: usize,
         path_bytes: usize,
         tablespace_bytes: usize,
@@ -149,11 +160,15 @@ impl Layout {
         let by_path = slots
             .checked_mul(size_of::<Slot>())?
             .checked_add(size_of::<Header>())?;
-        let digests = slots.checked_mul(size_of::<u32>())?.checked_add(by_path)?;
+        let block_lists = slots.checked_mul(size_of::<u32>())?.checked_add(by_path)?;
+        let digests = block_words
+            .checked_mul(size_of::<u32>())?
+            .checked_add(block_lists)?;
         let paths = slots.checked_mul(digest_length)?.checked_add(digests)?;
         let tablespaces = paths.checked_add(path_bytes)?;
         Some(Self {
             by_path,
+            block_lists,
             digests,
             paths,
             tablespaces,
@@ -171,6 +186,7 @@ pub struct FileTable<'a> {
     header: &'a Header,
     slots: &'a [Slot],
     by_path: &'a [u32],
+    block_lists: &'a [u32],
     digests: &'a [AtomicU8],
     paths: &'a [u8],
     tablespaces: &'a [u8],
@@ -217,6 +233,21 @@ impl<'a> FileTable<'a> {
         &self.paths[start..start + slot.path_length as usize]
     }
 
+    /// The changed blocks of an incremental file; `None` for any other.
+    #[must_use]
+    pub fn block_list(&self, slot: &Slot) -> Option<BlockList<'a>> {
+        let start = slot.block_list.checked_sub(1)?;
+        BlockList::decode(self.block_lists.get(start as usize..)?)
+    }
+
+    /// Where the server has a file: the path of an incremental file is that of its relation file.
+    #[must_use]
+    pub fn path_on_server(&self, slot: &Slot) -> Cow<'a, [u8]> {
+        let path = self.path(slot);
+        let relation = (slot.block_list != 0).then(|| incremental::relation_path(path));
+        relation.flatten().map_or(Cow::Borrowed(path), Cow::Owned)
+    }
+
     /// The slot of a path.
     #[must_use]
     pub fn find(&self, path: &[u8]) -> Option<&'a Slot> {
@@ -247,6 +278,7 @@ impl<'a> FileTable<'a> {
             (header.path_bytes as usize, header.tablespace_bytes as usize);
         let layout = Layout::new(
             count,
+            header.block_words as usize,
             header.digest_length as usize,
             path_bytes,
             tablespace_bytes,
@@ -255,6 +287,7 @@ impl<'a> FileTable<'a> {
             header,
             slots: memory.slice(size_of::<Header>(), count)?,
             by_path: memory.slice(layout.by_path, count)?,
+            block_lists: memory.slice(layout.block_lists, header.block_words as usize)?,
             digests: memory.slice(layout.digests, layout.paths - layout.digests)?,
             paths: memory.slice(layout.paths, path_bytes)?,
             tablespaces: memory.slice(layout.tablespaces, tablespace_bytes)?,

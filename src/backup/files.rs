@@ -76,11 +76,19 @@ impl SharedFiles {
             return Err(too_many(count));
         }
         let path_bytes: usize = listed_paths.iter().map(<[u8]>::len).sum();
-        let layout = Layout::new(count, digest_length, path_bytes, tablespaces.len())
-            .ok_or_else(|| too_many(count))?;
+        let block_lists = listing.block_lists();
+        let layout = Layout::new(
+            count,
+            block_lists.len(),
+            digest_length,
+            path_bytes,
+            tablespaces.len(),
+        )
+        .ok_or_else(|| too_many(count))?;
         let mut segment = NewSegment::create(layout.end)?;
 
         part(&mut segment, layout.tablespaces, tablespaces.len()).copy_from_slice(tablespaces);
+        part(&mut segment, layout.block_lists, block_lists.len()).copy_from_slice(block_lists);
         let mut slot_of_entry = allocation::vec_of(0_u32, count)?;
         let slots: &mut [Slot] = part(&mut segment, size_of::<Header>(), count);
         let mut path_offset = 0;
@@ -94,6 +102,7 @@ impl SharedFiles {
                 path_offset: path_offset as u64,
                 path_length: path_length as u32,
                 tablespace: entry.tablespace,
+                block_list: entry.block_list,
                 kind: entry.kind as u8,
                 owner: AtomicU32::new(0),
                 failures: AtomicU32::new(0),
@@ -123,6 +132,7 @@ impl SharedFiles {
             tablespace_bytes: tablespaces.len() as u64,
             nonce,
             digest_length: digest_length as u32,
+            block_words: block_lists.len() as u64,
             bytes_total: files.map(|entry| entry.size).sum(),
             workers: AtomicU32::new(0),
             last_owner: AtomicU32::new(0),

@@ -10,7 +10,7 @@ mod tests {
     const NONCE: u32 = 9;
     const SIZE: usize = 4096;
 
-    /// The first five words of a header.
+    /// The first six words of a header.
     #[derive(Clone, Copy)]
     struct Head {
         magic: u64,
@@ -19,6 +19,7 @@ mod tests {
         tablespace_bytes: u64,
         nonce: u32,
         digest_length: u32,
+        block_words: u64,
     }
 
     const EMPTY: Head = Head {
@@ -28,6 +29,7 @@ mod tests {
         tablespace_bytes: 0,
         nonce: NONCE,
         digest_length: 4,
+        block_words: 0,
     };
 
     fn is_listing(head: Head, size: usize) -> bool {
@@ -35,12 +37,13 @@ mod tests {
         let mut numbers = [0; 8];
         numbers[..4].copy_from_slice(&head.nonce.to_ne_bytes());
         numbers[4..].copy_from_slice(&head.digest_length.to_ne_bytes());
-        memory[..5].copy_from_slice(&[
+        memory[..6].copy_from_slice(&[
             head.magic,
             head.slots,
             head.path_bytes,
             head.tablespace_bytes,
             u64::from_ne_bytes(numbers),
+            head.block_words,
         ]);
         FileTable::at(Memory::of(&mut memory, size), NONCE).is_some()
     }

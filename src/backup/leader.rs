@@ -10,8 +10,9 @@ use crate::backup::files::SharedFiles;
 use crate::backup::retention::RetentionWorker;
 use crate::backup::state::{Options, Phase, SharedBackup};
 use crate::server::backend_progress::{ProgressPhase, ProgressRow};
-use crate::server::backup_control::{self, StartedBackup, Tablespace};
+use crate::server::backup_control::{self, Earlier, StartedBackup, Tablespace};
 use crate::server::clock;
+use crate::server::incremental::{self, EarlierManifest};
 use crate::server::lock_registry::{self, Registration};
 use crate::server::parameters;
 use crate::server::recovery;
@@ -67,6 +68,11 @@ pub fn start(options: &StartOptions) -> Result<StartSummary> {
             "a backup is already in progress in this session",
         ));
     }
+    let earlier = if options.incremental {
+        Some(incremental::take_uploaded()?)
+    } else {
+        None
+    };
     let shared_options = Options {
         max_rate: options.max_rate,
         verify_checksums: options.verify_checksums && settings::has_data_checksums(),
@@ -86,8 +92,8 @@ pub fn start(options: &StartOptions) -> Result<StartSummary> {
     }));
     let leader = running.leader_mut();
     lock_registry::announce(leader.registration());
-    leader.enter_backup_mode(options)?;
-    leader.share_files(options.tablespace_map)?;
+    leader.enter_backup_mode(options, earlier.as_ref())?;
+    leader.share_files(options.tablespace_map, earlier.as_ref())?;
     let summary = leader.summary();
     resume(running);
     Ok(summary)
@@ -186,7 +192,11 @@ impl Leader {
         }
     }
 
-    fn enter_backup_mode(&mut self, options: &StartOptions) -> Result<()> {
+    fn enter_backup_mode(
+        &mut self,
+        options: &StartOptions,
+        earlier: Option<&EarlierManifest>,
+    ) -> Result<()> {
         if options.retain_wal {
             // Before the start, so that the slot holds the checkpoint's WAL from its first byte.
             self.retention
@@ -194,7 +204,12 @@ impl Leader {
         }
         self.backup.enter(Phase::WaitingForCheckpoint);
         let _row = ProgressRow::start(ProgressPhase::WaitingForCheckpoint);
-        self.started = backup_control::start(&options.label, options.fast)?;
+        let on_wait = || self.backup.enter(Phase::WaitingForSummaries);
+        let earlier = earlier.map(|manifest| Earlier {
+            manifest,
+            on_wait: &on_wait,
+        });
+        self.started = backup_control::start(&options.label, options.fast, earlier)?;
         self.backup.set_start_lsn(self.started.start_lsn);
         if !options.tablespace_map {
             self.started.tablespace_map.clear();
@@ -202,13 +217,17 @@ impl Leader {
         Ok(())
     }
 
-    fn share_files(&mut self, tablespace_map: bool) -> Result<()> {
+    fn share_files(
+        &mut self,
+        tablespace_map: bool,
+        earlier: Option<&EarlierManifest>,
+    ) -> Result<()> {
         self.backup.enter(Phase::ListingFiles);
         let _row = ProgressRow::start(ProgressPhase::EstimatingSize);
         // The tablespaces of the start, not of now: replay makes what came later.
         let tablespaces: &[Tablespace] = &self.started.tablespaces;
         let must_be_readable = !parameters::list_unreadable_files();
-        let listing = walk::list(tablespaces, !tablespace_map, must_be_readable)?;
+        let listing = walk::list(tablespaces, !tablespace_map, must_be_readable, earlier)?;
         let digest_length = self.backup.options().algorithm.digest_len();
         let files = SharedFiles::share(&listing, tablespaces, digest_length, self.backup.nonce())?;
         self.backup.publish_files(files.handle());

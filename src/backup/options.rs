@@ -29,6 +29,8 @@ pub struct StartOptions {
     pub manifest: Option<Algorithm>,
     /// Whether the backup's WAL is retained.
     pub retain_wal: bool,
+    /// Whether only what has changed since the backup of the uploaded manifest is sent.
+    pub incremental: bool,
 }
 
 /// Destination of an archive.

@@ -18,6 +18,7 @@ mod tests {
         let mut listing = Listing::default();
         for (path, kind, size) in files {
             let entry = Entry {
+                block_list: 0,
                 kind,
                 size,
                 mtime: 1,

@@ -47,26 +47,29 @@ pub enum Phase {
     Initializing = 1,
     /// do_pg_backup_start runs; it waits for a checkpoint.
     WaitingForCheckpoint = 2,
+    /// The summaries of the WAL before the start are awaited, for an incremental backup.
+    WaitingForSummaries = 3,
     /// The directories are walked.
-    ListingFiles = 3,
+    ListingFiles = 4,
     /// Workers may send files.
-    Streaming = 4,
+    Streaming = 5,
     /// do_pg_backup_stop runs; it may wait for the archive.
-    Stopping = 5,
+    Stopping = 6,
     /// The closing archive carries WAL.
-    TransferringWal = 6,
+    TransferringWal = 7,
     /// Ended by a stop.
-    Stopped = 7,
+    Stopped = 8,
     /// Ended by an abort, or by an error of the leader.
-    Aborted = 8,
+    Aborted = 9,
     /// Ended with the leader's session.
-    Abandoned = 9,
+    Abandoned = 10,
 }
 
 impl Phase {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Initializing,
         Self::WaitingForCheckpoint,
+        Self::WaitingForSummaries,
         Self::ListingFiles,
         Self::Streaming,
         Self::Stopping,
@@ -82,6 +85,7 @@ impl Phase {
         match self {
             Self::Initializing => "initializing",
             Self::WaitingForCheckpoint => "waiting for checkpoint to finish",
+            Self::WaitingForSummaries => "waiting for wal summaries",
             Self::ListingFiles => "listing files",
             Self::Streaming => "streaming database files",
             Self::Stopping => "stopping",

@@ -31,6 +31,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use backup_format::exclusion;
+use backup_format::incremental;
 use backup_format::path::file_name;
 use backup_format::relation_file::{self, Fork, RelationFile};
 
@@ -75,7 +76,7 @@ pub fn missing_init_forks(leader: &Leader) -> Result<Vec<Vec<u8>>> {
     }
     let missing: BTreeSet<_> = table
         .sent_files()
-        .filter_map(|slot| init_fork_of(table.path(slot)))
+        .filter_map(|slot| init_fork_of(&table.path_on_server(slot)))
         .filter(|init_fork| new.contains(init_fork))
         .collect();
     Ok(missing.into_iter().collect())
@@ -130,7 +131,9 @@ fn new_init_forks(table: &FileTable<'_>) -> Result<HashSet<Vec<u8>>> {
                 continue;
             }
             let path = [directory, b"/", name].concat();
-            if table.find(&path).is_none() {
+            let is_listed = table.find(&path).is_some()
+                || table.find(&incremental::incremental_path(&path)).is_some();
+            if !is_listed {
                 new.insert(path);
             }
         }

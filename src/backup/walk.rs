@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 
 use backup_format::exclusion;
+use backup_format::incremental as incremental_file;
 use backup_format::path;
 use backup_format::relation_file::{self, Fork, RelationFile};
 
@@ -18,6 +19,7 @@ use crate::server::backup_control::Tablespace;
 use crate::server::control_file;
 use crate::server::encoding;
 use crate::server::file::{self, Directory, FileType, Status};
+use crate::server::incremental::{EarlierManifest, Place};
 use crate::server::interrupt;
 use crate::server::report::{Result, Sqlstate, warning};
 use crate::server::settings;
@@ -28,10 +30,14 @@ use crate::server::settings;
 /// # Errors
 /// Where a directory cannot be read, and where `must_be_readable` is set a file. What vanishes meanwhile
 /// is no error.
+///
+/// `earlier` is the manifest of the backup that this one follows: relation files of which some blocks have
+/// changed since are listed as incremental files.
 pub fn list(
     tablespaces: &[Tablespace],
     with_links: bool,
     must_be_readable: bool,
+    earlier: Option<&EarlierManifest>,
 ) -> Result<Listing> {
     let mut walk = Walk {
         inside_data_directory: tablespaces
@@ -41,6 +47,7 @@ pub fn list(
         listing: Listing::default(),
         tablespace: 0,
         must_be_readable,
+        earlier: earlier.map(Earlier::new).transpose()?,
     };
     walk.directory(b"")?;
     for tablespace in tablespaces {
@@ -50,7 +57,7 @@ pub fn list(
     Ok(walk.listing)
 }
 
-struct Walk {
+struct Walk<'a> {
     /// Tablespaces that lie in the data directory, relative to it: sent as tablespaces, not twice.
     inside_data_directory: HashSet<Vec<u8>>,
     listing: Listing,
@@ -59,9 +66,25 @@ struct Walk {
     /// Whether a file that the server may not read is an error here. Otherwise it is one when its turn
     /// comes.
     must_be_readable: bool,
+    /// For an incremental backup.
+    earlier: Option<Earlier<'a>>,
 }
 
-impl Walk {
+/// The backup that an incremental one follows.
+struct Earlier<'a> {
+    manifest: &'a EarlierManifest,
+    /// Room for the numbers of all blocks of a segment.
+    blocks: Vec<u32>,
+}
+
+impl<'a> Earlier<'a> {
+    fn new(manifest: &'a EarlierManifest) -> Result<Self> {
+        let blocks = allocation::vec_of(0, settings::PAGES_PER_SEGMENT as usize)?;
+        Ok(Self { manifest, blocks })
+    }
+}
+
+impl Walk<'_> {
     /// Only the directory of this major version and catalog belongs to this cluster.
     fn tablespace(&mut self, with_link: bool) -> Result<()> {
         let link = tablespace::directory(self.tablespace);
@@ -72,6 +95,7 @@ impl Walk {
                 mtime: metadata.mtime(),
                 // A link is part of the data directory.
                 tablespace: 0,
+                block_list: 0,
             };
             self.listing.push(&[&link], entry)?;
         }
@@ -151,7 +175,7 @@ impl Walk {
             return Ok(None);
         }
         match file_type {
-            FileType::Regular => self.push(&path, Kind::File, size, mtime)?,
+            FileType::Regular => self.file(&path, size, mtime)?,
             FileType::Directory => {
                 self.push(&path, Kind::Directory, 0, mtime)?;
                 return Ok((!self.inside_data_directory.contains(&path)).then_some(path));
@@ -169,15 +193,60 @@ impl Walk {
         Ok(None)
     }
 
+    /// Lists a file, as an incremental one where only some of its blocks are needed.
+    fn file(&mut self, path: &[u8], size: u64, mtime: i64) -> Result<()> {
+        let Some((count, block_list)) = self.changed_blocks(path, size)? else {
+            return self.push(path, Kind::File, size, mtime);
+        };
+        let entry = Entry {
+            kind: Kind::File,
+            size: incremental_file::file_size(count, settings::PAGE_SIZE),
+            mtime,
+            tablespace: self.tablespace,
+            block_list,
+        };
+        let path = incremental_file::incremental_path(path);
+        self.listing.push(&[&path], entry)
+    }
+
+    /// The number of changed blocks of a relation file and the place of their list. `None` where the file
+    /// is sent as a whole.
+    fn changed_blocks(&mut self, path: &[u8], size: u64) -> Result<Option<(u32, u32)>> {
+        let Some(earlier) = &mut self.earlier else {
+            return Ok(None);
+        };
+        let Some(place) = place_of(path) else {
+            return Ok(None);
+        };
+        let blocks = &mut earlier.blocks;
+        let changed = earlier.manifest.changed_blocks(path, place, size, blocks)?;
+        let Some((count, truncation_length)) = changed else {
+            return Ok(None);
+        };
+        let blocks = &blocks[..count as usize];
+        let block_list = self.listing.push_blocks(blocks, truncation_length)?;
+        Ok(Some((count, block_list)))
+    }
+
     fn push(&mut self, path: &[u8], kind: Kind, size: u64, mtime: i64) -> Result<()> {
         let entry = Entry {
             kind,
             size,
             mtime,
             tablespace: self.tablespace,
+            block_list: 0,
         };
         self.listing.push(&[path], entry)
     }
+}
+
+/// The place of a relation file; `None` for any other file.
+fn place_of(path: &[u8]) -> Option<Place> {
+    Some(Place {
+        database: relation_file::database_of(path),
+        tablespace: relation_file::tablespace_of(path)?,
+        file: relation_file::relation_at(path)?,
+    })
 }
 
 /// The relfilenodes of a database directory that have an init fork, sorted.
@@ -220,7 +289,7 @@ mod tests {
         let made = "CREATE UNLOGGED TABLE unlogged (a int);
                     CREATE TEMPORARY TABLE temporary AS SELECT 1 AS a";
         assert_eq!(Spi::run(made), Ok(()));
-        let Ok(listing) = list(&[], true, true) else {
+        let Ok(listing) = list(&[], true, true, None) else {
             panic!("the walk failed")
         };
         let files: HashSet<String> = (listing.entries().iter())

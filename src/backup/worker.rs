@@ -203,9 +203,10 @@ impl Drop for Worker {
 pub fn check_running(backup: &BackupState, backup_id: i64) -> Result<()> {
     let detail = match backup.phase() {
         Phase::Streaming => return Ok(()),
-        Phase::Initializing | Phase::WaitingForCheckpoint | Phase::ListingFiles => {
-            "It has not started yet."
-        }
+        Phase::Initializing
+        | Phase::WaitingForCheckpoint
+        | Phase::WaitingForSummaries
+        | Phase::ListingFiles => "It has not started yet.",
         Phase::Stopping | Phase::TransferringWal | Phase::Stopped => "Its leader has stopped it.",
         Phase::Aborted => "Its leader has aborted it, or failed.",
         Phase::Abandoned => "The session of its leader has ended.",

@@ -6,6 +6,7 @@ use std::ffi::CString;
 
 use pgrx::{IntoDatum, pg_sys};
 
+use super::incremental::EarlierManifest;
 use super::report::{Error, Result, Sqlstate};
 
 /// A tablespace as do_pg_backup_start() found it (tablespaceinfo in backup/basebackup.h, which
@@ -48,6 +49,15 @@ pub struct StartedBackup {
     /// State that core needs at the stop.
     #[cfg(pg16_or_newer)]
     state: Box<pg_sys::BackupState>,
+}
+
+/// The backup that an incremental one follows.
+#[cfg_attr(not(pg17_or_newer), allow(dead_code))]
+pub struct Earlier<'a> {
+    /// Its manifest.
+    pub manifest: &'a EarlierManifest,
+    /// Called before the summaries of WAL are awaited.
+    pub on_wait: &'a dyn Fn(),
 }
 
 /// Result of the stop.
@@ -100,17 +110,21 @@ fn fill_variables_of_core() {
     .execute();
 }
 
-/// Starts a backup, as pg_backup_start() does. Waits for a checkpoint; interrupts are served.
+/// Starts a backup, as pg_backup_start() does. Waits for a checkpoint; interrupts are served. An incremental
+/// backup waits for the summaries of the WAL since the earlier one, too.
 ///
 /// # Errors
 /// Raises the server's own errors: wal_level too low, label too long, and so on.
-pub fn start(label: &[u8], fast: bool) -> Result<StartedBackup> {
+pub fn start(label: &[u8], fast: bool, earlier: Option<Earlier<'_>>) -> Result<StartedBackup> {
     let label = CString::new(label).map_err(|_| {
         Error::new(
             Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
             "backup label cannot contain null bytes",
         )
     })?;
+    // No older server gives an earlier manifest out.
+    #[cfg(not(pg17_or_newer))]
+    drop(earlier);
     fill_variables_of_core();
     STARTED_HERE.set(true);
     // SAFETY: guarded by pgrx. The buffers are made by the server in the current memory context,
@@ -149,6 +163,11 @@ pub fn start(label: &[u8], fast: bool) -> Result<StartedBackup> {
                 &raw mut *state,
                 map_file,
             );
+            #[cfg(pg17_or_newer)]
+            if let Some(Earlier { manifest, on_wait }) = earlier {
+                on_wait();
+                manifest.prepare(&mut state);
+            }
             let label_file = pg_sys::build_backup_content(&raw mut *state, false);
             Ok(StartedBackup {
                 start_lsn: state.startpoint,

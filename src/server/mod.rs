@@ -25,6 +25,7 @@ pub mod copy_query;
 pub mod encoding;
 pub mod file;
 pub mod function_hook;
+pub mod incremental;
 pub mod interrupt;
 pub mod lock_registry;
 pub mod page_cache;

@@ -2,11 +2,13 @@
 //!
 //! Follows sendFile() and _tarWriteDir() in backup/basebackup.c.
 
+use core::ops::Range;
 use std::fs::Metadata;
 use std::io;
 
 use backup_format::archive::Attributes;
 use backup_format::checksum::Algorithm;
+use backup_format::incremental::{self, BlockList};
 use backup_format::relation_file;
 
 use crate::backup::file_table::{FileTable, Kind, Slot};
@@ -105,7 +107,7 @@ impl FileSender<'_> {
     }
 
     fn send_file(&mut self, archive: &mut Archive<'_>, slot: &Slot) -> Result<bool> {
-        let path = self.table.path(slot);
+        let path = &*self.table.path_on_server(slot);
         let Some((file, metadata)) = open_listed(path)? else {
             return Ok(false);
         };
@@ -121,21 +123,21 @@ impl FileSender<'_> {
         } else {
             metadata.len()
         };
-        let mut footprint = (size > FOOTPRINT_FROM).then(|| CacheFootprint::start(&file, size));
+        let block_list = self.table.block_list(slot);
+        // What is read: of an incremental file, parts of the whole.
+        let extent = block_list.map_or(size, |_| metadata.len());
+        let mut footprint = (extent > FOOTPRINT_FROM).then(|| CacheFootprint::start(&file, extent));
         let attributes = file::attributes(&metadata);
-        archive.file(self.member_name(path), size, &attributes)?;
+        archive.file(self.member_name(self.table.path(slot)), size, &attributes)?;
 
         let mut content = Content {
             file: &file,
             path,
-            size,
             verifier,
             digest: Digest::new(self.algorithm)?,
+            has_ended: false,
         };
-        let mut offset = 0;
-        while offset < size {
-            let length = content.send_part(archive, offset)?;
-            offset += length;
+        let mut sent = |length: u64, offset: u64| {
             self.bytes_sent += length;
             if self.claimed {
                 self.table.count_bytes(slot, length);
@@ -144,10 +146,19 @@ impl FileSender<'_> {
             if let Some(footprint) = &mut footprint {
                 footprint.passed(offset);
             }
+        };
+        if let Some(list) = block_list {
+            let length = content.send_header(archive, &list)?;
+            sent(length, 0);
+            for run in runs(list.blocks()) {
+                content.send_range(archive, run, &mut sent)?;
+            }
+        } else {
+            content.send_range(archive, 0..size, &mut sent)?;
         }
         archive.pad(size)?;
         if let Some(footprint) = footprint {
-            footprint.finish(size);
+            footprint.finish(extent);
         }
 
         let failures = content.verifier.map(PageVerifier::finish);
@@ -176,22 +187,66 @@ fn sent_without_content(attributes: &Attributes) -> SendOutcome<'static> {
     }
 }
 
-/// Content of a file, of the size in its header.
+/// The bytes of consecutive blocks.
+fn runs(blocks: impl Iterator<Item = u32>) -> impl Iterator<Item = Range<u64>> {
+    let mut blocks = blocks.peekable();
+    core::iter::from_fn(move || {
+        let first = blocks.next()?;
+        let mut last = first;
+        while let Some(next) = blocks.next_if(|next| *next == last + 1) {
+            last = next;
+        }
+        let page_size = PAGE_SIZE as u64;
+        Some(u64::from(first) * page_size..(u64::from(last) + 1) * page_size)
+    })
+}
+
+/// Content of a file that is being sent.
 struct Content<'a> {
     file: &'a TransientFile,
     path: &'a [u8],
-    size: u64,
     verifier: Option<PageVerifier<'a>>,
     digest: Digest,
+    /// Whether the file has become shorter. Then the rest is zeros: a block that is truncated away and
+    /// those behind it have their changes in the WAL.
+    has_ended: bool,
 }
 
 impl Content<'_> {
-    /// Sends the part at `offset` and returns its length. A file that has become shorter is filled
-    /// with zeros.
-    fn send_part(&mut self, archive: &mut Archive<'_>, offset: u64) -> Result<u64> {
-        let part = archive.next_part(self.size - offset, PAGE_SIZE)?;
+    /// Sends the header of an incremental file and returns its length.
+    fn send_header(&mut self, archive: &mut Archive<'_>, list: &BlockList<'_>) -> Result<u64> {
+        let header = incremental::header(list.blocks(), list.truncation_length, PAGE_SIZE);
+        self.digest.update(&header)?;
+        archive.append(&header)?;
+        Ok(header.len() as u64)
+    }
+
+    /// Sends a range of the file. `sent` is told of each part: its length, and where it ends.
+    fn send_range(
+        &mut self,
+        archive: &mut Archive<'_>,
+        range: Range<u64>,
+        sent: &mut impl FnMut(u64, u64),
+    ) -> Result<()> {
+        let mut offset = range.start;
+        while offset < range.end {
+            let length = self.send_part(archive, offset, range.end - offset)?;
+            offset += length;
+            sent(length, offset);
+        }
+        Ok(())
+    }
+
+    /// Sends up to `wanted` bytes at `offset` and returns how many.
+    fn send_part(&mut self, archive: &mut Archive<'_>, offset: u64, wanted: u64) -> Result<u64> {
+        let part = archive.next_part(wanted, PAGE_SIZE)?;
         let failure = |error: io::Error| Error::of_file("read file", self.path, &error);
-        let count = self.file.read_at(part, offset).map_err(failure)?;
+        let count = if self.has_ended {
+            0
+        } else {
+            self.file.read_at(part, offset).map_err(failure)?
+        };
+        self.has_ended |= count < part.len();
         let (read, missing) = part.split_at_mut(count);
         if let Some(verifier) = &mut self.verifier {
             verifier.verify(read, offset, |page, offset| self.file.read_at(page, offset))?;

@@ -8,7 +8,7 @@ use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 
 /// Every function with a call of it.
-const CALLS: [(&str, &str); 10] = [
+const CALLS: [(&str, &str); 11] = [
     ("abort_backup", "SELECT abort_backup()"),
     ("backup_filelist", "SELECT * FROM backup_filelist()"),
     ("backup_progress", "SELECT * FROM backup_progress()"),
@@ -28,6 +28,7 @@ const CALLS: [(&str, &str); 10] = [
     ("send_wal", "COPY (SELECT send_wal()) TO STDOUT"),
     ("start_backup", "SELECT * FROM start_backup(fast => true)"),
     ("stop_backup", "SELECT * FROM stop_backup()"),
+    ("upload_manifest", "SELECT upload_manifest('')"),
 ];
 
 fn call(client: &mut Client, statement: &str) -> Result<(), Failure> {

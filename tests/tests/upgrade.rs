@@ -9,7 +9,7 @@ const CHANGELOG: &str = include_str!("../../CHANGELOG.md");
 
 /// Every member of the extension, with arguments and result for functions. A change here needs an
 /// upgrade step in `sql/`.
-const MEMBERS: [&str; 10] = [
+const MEMBERS: [&str; 11] = [
     "function abort_backup() -> void",
     "function backup_filelist(backup_id bigint DEFAULT NULL::bigint, tablespace oid DEFAULT NULL::oid) \
      -> TABLE(path text, type \"char\", size bigint, mtime timestamp with time zone)",
@@ -23,7 +23,8 @@ const MEMBERS: [&str; 10] = [
      tablespace_map boolean DEFAULT true, max_rate integer DEFAULT NULL::integer, \
      verify_checksums boolean DEFAULT true, manifest_checksums text DEFAULT 'CRC32C'::text, \
      retain_wal boolean DEFAULT false, wal boolean DEFAULT false, wait boolean DEFAULT true, \
-     allow_incomplete boolean DEFAULT false, compression text DEFAULT NULL::text) \
+     allow_incomplete boolean DEFAULT false, compression text DEFAULT NULL::text, \
+     incremental boolean DEFAULT false) \
      -> SETOF bytea",
     "function send_backup_files(backup_id bigint DEFAULT NULL::bigint, files text[] DEFAULT NULL::text[], \
      tablespace oid DEFAULT NULL::oid, max_rate integer DEFAULT NULL::integer, \
@@ -40,12 +41,13 @@ const MEMBERS: [&str; 10] = [
     "function start_backup(label text DEFAULT 'pg_parallel_backup'::text, fast boolean DEFAULT false, \
      tablespace_map boolean DEFAULT true, max_rate integer DEFAULT NULL::integer, \
      verify_checksums boolean DEFAULT true, manifest_checksums text DEFAULT 'CRC32C'::text, \
-     retain_wal boolean DEFAULT false) \
+     retain_wal boolean DEFAULT false, incremental boolean DEFAULT false) \
      -> TABLE(backup_id bigint, start_lsn pg_lsn, timeline integer, backup_label text, \
      tablespace_map text, file_count bigint, total_bytes bigint)",
     "function stop_backup(wait boolean DEFAULT true, allow_incomplete boolean DEFAULT false) \
      -> TABLE(stop_lsn pg_lsn, timeline integer, backup_label text, tablespace_map text, \
      pg_control bytea, backup_manifest text)",
+    "function upload_manifest(part bytea) -> void",
 ];
 
 const MEMBERS_OF_EXTENSION: &str = "
@@ -188,12 +190,14 @@ fn every_released_version_leads_to_the_current_one() {
 fn an_upgraded_extension_is_what_a_new_one_is() {
     let cluster = Cluster::builder().without_extension().start();
     cluster.execute("CREATE ROLE backup LOGIN");
-    let grant =
-        "GRANT EXECUTE ON FUNCTION start_backup, send_backup_files, backup_progress TO backup";
+    let grant = "GRANT EXECUTE ON FUNCTION start_backup, send_backup_files, base_backup, backup_progress TO backup";
     let mut fresh = database_with(&cluster, "fresh", None);
     run(&mut fresh, grant);
     // Who could send files can send WAL after an upgrade.
-    run(&mut fresh, "GRANT EXECUTE ON FUNCTION send_wal TO backup");
+    run(
+        &mut fresh,
+        "GRANT EXECUTE ON FUNCTION send_wal, upload_manifest TO backup",
+    );
     let expected = definitions(&mut fresh);
     assert_eq!(expected.len(), MEMBERS.len() + 1);
 

@@ -18,6 +18,7 @@
 //! | [`relation_file`] | names of relation files | `src/backend/storage/file/reinit.c` |
 //! | [`exclusion`] | files that a base backup excludes | `src/backend/backup/basebackup.c` |
 //! | [`path`] | paths as SQL text | `src/backend/utils/adt/encode.c` |
+//! | [`incremental`] | files that hold changed blocks only | `src/backend/backup/basebackup_incremental.c` |
 //! | [`page`] | page headers | `src/include/storage/bufpage.h` |
 //! | [`lsn`] | log sequence numbers | `src/backend/utils/adt/pg_lsn.c` |
 //! | [`wal`] | names and order of WAL segments | `src/include/access/xlog_internal.h` |
@@ -30,6 +31,7 @@ pub mod checksummed_files;
 pub mod compression;
 pub mod control_file;
 pub mod exclusion;
+pub mod incremental;
 pub mod lsn;
 pub mod manifest;
 pub mod member;

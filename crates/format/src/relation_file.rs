@@ -119,6 +119,23 @@ pub fn database_of(path: &[u8]) -> u32 {
         .unwrap_or(0)
 }
 
+/// OID of the tablespace in which a relation file lies: pg_default and pg_global have one too. `None` for
+/// other files.
+///
+/// `path` is relative to the data directory.
+pub fn tablespace_of(path: &[u8]) -> Option<u32> {
+    const PG_DEFAULT: u32 = 1663;
+    const PG_GLOBAL: u32 = 1664;
+    if path.starts_with(b"base/") {
+        return Some(PG_DEFAULT);
+    }
+    if path.starts_with(b"global/") {
+        return Some(PG_GLOBAL);
+    }
+    let oid = path.strip_prefix(b"pg_tblspc/")?;
+    parse_number(split_digits(oid).0)
+}
+
 /// Splits `bytes` after its leading ASCII digits.
 pub(crate) fn split_digits(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = bytes
@@ -190,6 +207,22 @@ mod tests {
             ("base/99999999999/1", 0),
         ] {
             assert_eq!(database_of(path.as_bytes()), database, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_tablespace_of_a_file_has_an_oid() {
+        for (path, tablespace) in [
+            ("base/5/16384.1", Some(1663)),
+            ("global/1262", Some(1664)),
+            (
+                "pg_tblspc/16400/PG_15_202209061/16385/16386_vm",
+                Some(16400),
+            ),
+            ("pg_xact/0000", None),
+            ("pg_tblspc/x", None),
+        ] {
+            assert_eq!(tablespace_of(path.as_bytes()), tablespace, "{path}");
         }
     }
 
