@@ -18,6 +18,7 @@ pub mod encrypted;
 pub mod failure;
 pub mod faults;
 pub mod gateway;
+pub mod incremental;
 pub mod last_files;
 pub mod leftover;
 pub mod lossy;
