@@ -124,7 +124,7 @@ pub fn start(label: &[u8], fast: bool, earlier: Option<Earlier<'_>>) -> Result<S
     })?;
     // No older server gives an earlier manifest out.
     #[cfg(not(pg17_or_newer))]
-    drop(earlier);
+    let _ = earlier;
     fill_variables_of_core();
     STARTED_HERE.set(true);
     // SAFETY: guarded by pgrx. The buffers are made by the server in the current memory context,

@@ -2,7 +2,7 @@
 //! cluster back. pg_combinebackup and pg_verifybackup judge.
 
 use backup_tests::backup::{Backup, send_stop, spawn_workers, start, try_start};
-use backup_tests::failure::{Failure, expect_failure};
+use backup_tests::failure::expect_failure;
 use backup_tests::incremental::{
     combine, contents, files_below, is_too_old, manifest_of, take_after, try_start_after, upload,
 };
@@ -212,9 +212,7 @@ fn the_listing_has_incremental_files_with_the_bytes_that_leave() {
         "send_backup_files(files => ARRAY['{incremental}'])"
     ));
     for _ in 0..2 {
-        let stream = copy_out(&mut leader, &copy)
-            .map_err(Failure::from)
-            .expect("a stream");
+        let stream = copy_out(&mut leader, &copy).expect("a stream");
         let member = backup_tests::member::expect(&stream, &incremental);
         assert_eq!(member.content.len() as i64, size);
         assert_eq!(member.content[..4], 0xD3AE_1F0D_u32.to_ne_bytes());

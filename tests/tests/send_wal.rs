@@ -3,7 +3,7 @@
 use postgres::Client;
 
 use backup_tests::backup::{Started, start, try_send_stop};
-use backup_tests::failure::{Failure, expect_failure};
+use backup_tests::failure::expect_failure;
 use backup_tests::leftover;
 use backup_tests::member::{self, members};
 use backup_tests::replication::catch_up;
@@ -444,7 +444,7 @@ fn wal_is_compressed_as_files_are() {
     let copy = copy_of(&format!(
         "send_wal({id}, wait => '0', compression => 'gzip')"
     ));
-    let compressed = copy_out(&mut client, &copy).map_err(Failure::from);
+    let compressed = copy_out(&mut client, &copy);
     let compressed = compressed.expect("a compressed stream");
     assert_eq!(compressed[..2], [0x1F, 0x8B]);
     assert!(compressed.len() < plain.len() / 2);

@@ -68,7 +68,7 @@ impl Course {
         }
         injection.reach(Stage::BeforeStart);
         let (leader, started) = start(site, plan, injection, leader);
-        let leader = self.leader.insert(leader);
+        self.leader = Some(leader);
         let id = at("start", started)?;
 
         if !plan.streams_wal {
