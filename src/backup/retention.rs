@@ -17,7 +17,7 @@ use crate::server::segment::{DetachHandler, Memory};
 use crate::server::settings;
 
 use super::retention_state::State;
-use super::state::{BackupState, SharedBackup};
+use super::state::{BackupState, Phase, SharedBackup};
 
 /// Interval at which each side looks without being woken.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -100,7 +100,9 @@ pub fn hold_wal(Arguments { handle, nonce }: Arguments) {
             // What the caller of send_wal() has on its disk need not be held any more.
             let acknowledged = backup.wal.acknowledged().unwrap_or(0);
             let needed_from = acknowledged - acknowledged % segment_size;
-            if needed_from > held_from {
+            // The phase is looked at afterwards: a stop that has begun sends all that was not
+            // acknowledged before it.
+            if needed_from > held_from && backup.phase() == Phase::Streaming {
                 replication_slot::advance(needed_from);
                 held_from = needed_from;
             }
