@@ -38,6 +38,18 @@ UNTAR = [
 ]  # fmt: skip
 
 
+# Seconds without a word after which a connection counts as dropped: firewalls and gateways drop silent
+# ones without telling either side.
+SILENCE = 120
+# What TCP does to notice that, as parameters of libpq; the server's settings have the same names.
+KEEPALIVES = {
+    "keepalives_idle": SILENCE // 2,
+    "keepalives_interval": SILENCE // 12,
+    "keepalives_count": 6,
+    "tcp_user_timeout": SILENCE * 1000,
+}
+
+
 class BackupFailed(Exception):
     """An error that ends the backup, with a message for the user."""
 
@@ -94,6 +106,8 @@ def parse_arguments():
     add("--no-verify-checksums", action="store_true", help="do not verify checksums of pages")
     add("--no-verify", action="store_true", help="do not run pg_verifybackup on the result")
     add("--no-sync", action="store_true", help="do not wait for the files to reach the disk")
+    add("--heartbeat", type=float, default=30, metavar="SECONDS",
+        help="interval of statements in the leader's session (default 30, 0 for none)")  # fmt: skip
     add("-v", "--verbose", action="store_true", help="show the progress once a second")
     arguments = parser.parse_args()
     if arguments.dbname and "=" not in arguments.dbname and "://" not in arguments.dbname:
@@ -215,11 +229,24 @@ class Stream:
             if self.tar is not None:
                 self.tar.kill()
             if self.connection is not None and not self.connection.closed:
-                # Closing a connection does not wake another thread that waits for it. Shutting down
-                # the socket does, and the server notices it as well.
-                with contextlib.suppress(OSError, psycopg.Error):
-                    with socket.socket(fileno=os.dup(self.connection.fileno())) as duplicate:
-                        duplicate.shutdown(socket.SHUT_RDWR)
+                shut_down(self.connection)
+
+
+def shut_down(connection):
+    """Ends a connection that another thread waits for, which closing it would not wake. The server
+    notices it as well."""
+    with contextlib.suppress(OSError, psycopg.Error):
+        with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
+
+
+def keepalives(conninfo):
+    """Parameters by which libpq notices a dropped connection, unless the user has set his own. Only
+    libpq reads service files, so what they set is not known."""
+    given = psycopg.conninfo.conninfo_to_dict(conninfo)
+    if "service" in given or "PGSERVICE" in os.environ:
+        return {}
+    return {name: value for name, value in KEEPALIVES.items() if name not in given}
 
 
 def rate_line(name, octets, seconds):
@@ -261,7 +288,15 @@ class Backup:
             self.arguments.dbname, autocommit=True,
             application_name=f"parallel_backup.py {role}",
             options=" ".join(f"-c {setting}" for setting in SETTINGS),
+            **keepalives(self.arguments.dbname),
         )  # fmt: skip
+        # The server notices too that this side has gone.
+        for name, value in KEEPALIVES.items():
+            session.execute(
+                "SELECT set_config(name, %s, false) FROM pg_settings"
+                " WHERE name = %s AND source = 'default'",
+                (str(value), name if name.startswith("tcp_") else f"tcp_{name}"),
+            )
         # Exists from 17 on.
         session.execute(
             "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'"
@@ -365,9 +400,18 @@ class Backup:
         for thread in self.threads:
             thread.start()
         running = count
+        heartbeat = self.arguments.heartbeat
+        if heartbeat:
+            # Behind a gateway that keeps a connection open nothing else tells the server.
+            limit = int(max(SILENCE, 3 * heartbeat) * 1000)
+            self.leader.execute(f"SET idle_session_timeout = {limit}")
+        last_word = time.monotonic()
         while running:
+            if heartbeat and time.monotonic() - last_word >= heartbeat:
+                self.send_heartbeat()
+                last_word = time.monotonic()
             try:
-                error = results.get(timeout=1)
+                error = results.get(timeout=min(1, heartbeat or 1))
             except queue.Empty:
                 if self.arguments.verbose:
                     self.show_progress()
@@ -375,6 +419,17 @@ class Backup:
             if error is not None:
                 raise error
             running -= 1
+
+    def send_heartbeat(self):
+        """Says something in the leader's session, so that nothing on the way takes it for dead."""
+        timer = threading.Timer(SILENCE, shut_down, [self.leader])
+        timer.start()
+        try:
+            self.leader.execute("SELECT")
+        except psycopg.OperationalError as error:
+            raise BackupFailed(f"leader: {describe(error)}") from error
+        finally:
+            timer.cancel()
 
     def work(self, stream, results):
         """Body of a worker's thread. Reports None or an error."""

@@ -13,6 +13,9 @@ export LC_ALL=C
 
 readonly PROGRAM=${0##*/}
 readonly END_OF_ANSWER='-- end of answer --'
+# Seconds without a word after which a connection counts as dropped: firewalls and gateways drop silent
+# ones without telling either side.
+readonly SILENCE=120
 
 usage() {
     cat <<USAGE
@@ -33,6 +36,7 @@ Usage: $PROGRAM -D DIRECTORY [OPTION]...
       --no-verify-checksums do not verify the checksums of pages
       --no-verify           do not run pg_verifybackup on the result
       --no-sync             do not wait for the files to reach the disk
+      --heartbeat SECONDS   interval of statements in the leader's session (default 30, 0 for none)
   -v, --verbose             show the progress once a second
   -h, --help                show this help
 
@@ -58,6 +62,7 @@ emptied=()         # existing directories, to be emptied again after an error
 jobs_started=()    # process groups of all started programs
 leader_in=''
 leader_out=''
+answer_limit=()    # limit of the wait for the leader, as options of read
 complete=no
 
 # Every job runs in its own process group (set -m): killing the group ends both psql and tar. A Ctrl-C
@@ -111,7 +116,7 @@ at_exit() {
 
 # ---- arguments ---------------------------------------------------------------------------------
 
-connection=()
+conninfo=''
 directory=''
 workers=4
 declare -A mapping=()
@@ -123,6 +128,7 @@ verify_checksums=true
 verify=yes
 sync=yes
 verbose=no
+heartbeat=30
 
 # add_mapping OLD=NEW: follows the rules of pg_basebackup.
 add_mapping() {
@@ -152,11 +158,11 @@ parse_arguments() {
         shift
         case $argument in
             -D | --directory | -d | --dbname | -j | --jobs | -T | --tablespace-mapping | \
-                -c | --checkpoint | -r | --max-rate | -l | --label)
+                -c | --checkpoint | -r | --max-rate | -l | --label | --heartbeat)
                 (($#)) || fail "option $argument needs a value"
                 ;;&
             -D | --directory) directory=$1 && shift ;;
-            -d | --dbname) connection=(-d "$1") && shift ;;
+            -d | --dbname) conninfo=$1 && shift ;;
             -j | --jobs) workers=$1 && shift ;;
             -T | --tablespace-mapping) add_mapping "$1" && shift ;;
             -c | --checkpoint)
@@ -169,6 +175,7 @@ parse_arguments() {
                 ;;
             -r | --max-rate) max_rate=$1 && shift ;;
             -l | --label) label=$1 && shift ;;
+            --heartbeat) heartbeat=$1 && shift ;;
             --wal) wal=true ;;
             --no-wal) wal=false ;;
             --no-verify-checksums) verify_checksums=false ;;
@@ -182,8 +189,34 @@ parse_arguments() {
     [[ -n $directory ]] || fail "no target directory specified (-D)"
     [[ $workers =~ ^[1-9][0-9]{0,3}$ ]] || fail "invalid number of workers \"$workers\""
     [[ $max_rate =~ ^([1-9][0-9]{0,8}|NULL)$ ]] || fail "invalid transfer rate \"$max_rate\""
+    [[ $heartbeat =~ ^[0-9]{1,6}$ ]] || fail "invalid interval \"$heartbeat\""
     [[ $directory == /* ]] || directory=$PWD/$directory
     [[ $directory == / ]] || directory=${directory%/}
+}
+
+# with_keepalives CONNINFO: adds parameters by which libpq notices a dropped connection, unless they are
+# set there. Only libpq reads service files, so what they set is not known.
+with_keepalives() {
+    local info=$1 parameter name
+    if [[ $info == *service=* || -n ${PGSERVICE:-} ]]; then
+        printf '%s' "$info"
+        return
+    fi
+    if [[ -n $info && $info != *[=]* && $info != postgres*://* ]]; then
+        info=${info//\\/\\\\}
+        info="dbname='${info//\'/\\\'}'"
+    fi
+    for parameter in "keepalives_idle=$((SILENCE / 2))" "keepalives_interval=$((SILENCE / 12))" \
+        keepalives_count=6 "tcp_user_timeout=${SILENCE}000"; do
+        name=${parameter%%=*}
+        case $info in
+            *"$name"*) ;;
+            postgres*://*\?*) info+="&$parameter" ;;
+            postgres*://*) info+="?$parameter" ;;
+            *) info+=" $parameter" ;;
+        esac
+    done
+    printf '%s' "$info"
 }
 
 # ---- directories -------------------------------------------------------------------------------
@@ -243,14 +276,22 @@ start_leader() {
 
 # leader STATEMENT: runs it in the leader's session; returns the rows in the array of that name.
 leader() {
-    local line
+    local line status=0
     rows=()
     printf '%s\n' "$1" "\\echo $END_OF_ANSWER" >&"$leader_in" || leader_failed
-    while IFS= read -r line <&"$leader_out"; do
+    while IFS= read -r "${answer_limit[@]}" line <&"$leader_out" || status=$?; ((status == 0)); do
         [[ $line != "$END_OF_ANSWER" ]] || return 0
         rows+=("$line")
     done
+    # The status of a read that has waited too long.
+    ((status <= 128)) || fail "leader: no answer for $SILENCE s; a firewall may have dropped its connection"
     leader_failed
+}
+
+# send_heartbeat: says something in the leader's session, so that nothing on the way takes it for dead.
+send_heartbeat() {
+    local answer_limit=(-t "$SILENCE")
+    leader 'SELECT;'
 }
 
 leader_failed() {
@@ -264,11 +305,16 @@ said() {
     printf '%s' "${text:-connection lost}"
 }
 
-# Settings of the role that could end a session or delay it. transaction_timeout exists from 17 on.
+# Settings of the role that could end a session or delay it. transaction_timeout exists from 17 on. The
+# server notices when this side has gone, unless its own settings say how.
 readonly settings="SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0;
     SET idle_session_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET exit_on_error = off;
     SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off;
-    DO \$\$ BEGIN PERFORM set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'; END \$\$;"
+    DO \$\$ BEGIN PERFORM set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'; END \$\$;
+    DO \$\$ BEGIN PERFORM set_config(name, value, false)
+        FROM (VALUES ('tcp_keepalives_idle', '$((SILENCE / 2))'), ('tcp_keepalives_interval', '$((SILENCE / 12))'),
+            ('tcp_keepalives_count', '6'), ('tcp_user_timeout', '${SILENCE}000')) AS limits (name, value)
+        JOIN pg_settings USING (name) WHERE source = 'default'; END \$\$;"
 
 start_backup() {
     leader "$settings"
@@ -347,7 +393,7 @@ check_worker() {
 }
 
 run_workers() {
-    local n pid=() running=$workers
+    local n pid=() running=$workers ticker_group limit
     say "streaming $file_count files, $(megabytes "$total_bytes") MB, with $workers workers"
     for ((n = 1; n <= workers; n++)); do
         run_worker "$n" &
@@ -358,10 +404,21 @@ run_workers() {
         show_progress &
         jobs_started+=("$!")
     fi
+    if ((heartbeat)); then
+        # Behind a gateway that keeps a connection open nothing else tells the server.
+        limit=$((heartbeat * 3 > SILENCE ? heartbeat * 3 : SILENCE))
+        leader "SET idle_session_timeout = '$limit s';"
+        ticker_group=${#jobs_started[@]}
+        start_ticker
+    fi
     while ((running)); do
-        # Returns when any of our programs has ended, including the leader.
+        # Returns when any of our programs has ended, including the leader and the ticker.
         wait -n 2>/dev/null || true
         kill -0 "$leader_pid" 2>/dev/null || leader_failed
+        if ((heartbeat)) && ! kill -0 "$ticker" 2>/dev/null; then
+            send_heartbeat
+            start_ticker
+        fi
         for n in "${!pid[@]}"; do
             if ! kill -0 "${pid[n]}" 2>/dev/null; then
                 check_worker "$n"
@@ -370,6 +427,13 @@ run_workers() {
             fi
         done
     done
+}
+
+# start_ticker: a program that ends when a heartbeat is due.
+start_ticker() {
+    sleep "$heartbeat" {leader_in}>&- {leader_out}<&- &
+    ticker=$!
+    jobs_started[ticker_group]=$ticker
 }
 
 show_progress() {
@@ -444,7 +508,7 @@ trap 'fail "stopped by a signal"' HUP INT TERM
 # A missing answer shows that the leader has ended.
 trap : PIPE
 work=$(mktemp -d)
-psql=(psql -XAtqw -v ON_ERROR_STOP=1 "${connection[@]}")
+psql=(psql -XAtqw -v ON_ERROR_STOP=1 -d "$(with_keepalives "$conninfo")")
 
 # Check before the server does anything; claim_directory checks again.
 [[ ! -d $directory || -z $(ls -A -- "$directory") ]] || fail "directory \"$directory\" exists but is not empty"

@@ -234,6 +234,33 @@ test_terminated_leader_ends_the_backup() {
     gave_up "$status"
 }
 
+# through_gateway SECONDS OPTION...: takes a backup through a gateway that closes silent connections.
+through_gateway() {
+    local gateway=$SCRATCH/gateway seconds=$1 status=0 proxy_pid
+    shift
+    rm -rf "$gateway"
+    mkdir "$gateway" || return 1
+    python3 "$ROOT/examples/idle_proxy.py" "$gateway/.s.PGSQL.$PORT" "$SCRATCH/socket/.s.PGSQL.$PORT" \
+        "$seconds" &
+    proxy_pid=$!
+    until [[ -S $gateway/.s.PGSQL.$PORT ]]; do
+        kill -0 "$proxy_pid" || return 1
+        sleep 0.05
+    done
+    take -T "$(mapped)" -d "host=$gateway port=$PORT user=postgres dbname=postgres" "$@" || status=$?
+    kill "$proxy_pid"
+    wait "$proxy_pid" 2>/dev/null
+    return "$status"
+}
+
+# The workers have something to say all the time, and the leader only what keeps it alive.
+test_silent_gateway_needs_the_heartbeat() {
+    expect "the backup succeeds" through_gateway 4 -r 8192 -j 2 --no-sync --heartbeat 1 || return 1
+    rm -rf -- "$SCRATCH/backup" "$SCRATCH/moved"
+    through_gateway 4 -r 8192 -j 2 --no-sync --heartbeat 0
+    gave_up $? && expect "names the leader" said -e 'leader' -e 'closed the connection'
+}
+
 test_interrupt_ends_the_backup() {
     local status
     take_slowly || return 1
