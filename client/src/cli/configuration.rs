@@ -146,6 +146,26 @@ impl Compress {
     }
 }
 
+/// How the WAL of a backup comes into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WalMethod {
+    /// It does not: the server has to archive it.
+    None,
+    /// At the end.
+    Fetch,
+    /// While the backup runs, over a connection of its own.
+    Stream,
+}
+
+/// Replication slot that a standby is to use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotConfig {
+    /// Its name.
+    pub name: String,
+    /// Whether it is created.
+    pub create: bool,
+}
+
 /// Validated configuration of each command.
 #[derive(Clone, Debug)]
 pub struct BackupConfig {
@@ -172,9 +192,13 @@ pub struct BackupConfig {
     /// Whether to configure a standby.
     pub standby: bool,
     /// The replication slot of the standby.
-    pub slot: Option<String>,
-    /// Whether the WAL is part of the backup.
-    pub wal: bool,
+    pub slot: Option<SlotConfig>,
+    /// How the WAL comes into the backup.
+    pub wal: WalMethod,
+    /// Whether the method was chosen by the user.
+    pub wal_is_chosen: bool,
+    /// Whether the server holds the WAL of the backup.
+    pub retain_wal: bool,
     /// How long the end waits for the server's archive; `None` for as long as it takes.
     pub archive_timeout: Option<Duration>,
     /// Whether the free space of the targets is compared with the size of the backup.

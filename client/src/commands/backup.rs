@@ -1,57 +1,38 @@
 //! Backup from start to end: one thread leads, each worker has its own, and the main thread watches
 //! for signals and displays the progress.
 
-use anyhow::{Context, Error, Result, anyhow};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
-use crate::cli::configuration::BackupConfig;
+use anyhow::{Context, Result, ensure};
+use backup_format::wal::SegmentSize;
+
+use crate::cli::configuration::{BackupConfig, WalMethod};
 use crate::commands::archive_wait;
 use crate::commands::completion::{self, say};
-use crate::commands::lost_directories;
+use crate::commands::file_streams::{self, Shared};
 use crate::commands::standby::{self, Standby};
+use crate::commands::wal_stream::{self, WalReception};
 use crate::console::messages;
-use crate::console::progress::{Activity, Counter, Counters, Expected, Phase, Worker};
+use crate::console::progress::{Expected, Phase};
 use crate::manifest::received_files::ReceivedFiles;
 use crate::output::cleanup::SharedCleanupList;
 use crate::output::free_space;
 use crate::output::pipe::Commands;
 use crate::output::standard_output;
-use crate::output::target::{Sink, Streams, Target};
-use crate::runtime::cancellation::Cancellation;
+use crate::output::target::Target;
+use crate::output::wal_store::WalStore;
 use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Watch};
 use crate::server::cancel_statement::interruptible;
 use crate::server::connection::Session;
 use crate::server::extension::{self, Extension, Started};
 use crate::server::opener::{self, Opener};
-use crate::server::requirements;
+use crate::server::replication_slot::CreatedSlot;
+use crate::server::requirements::{self, Wanted};
 use crate::server::session;
 use crate::server::silence;
-use crate::server::workers::{self, Connections, OpenSessions, give_up, is_lost};
-use crate::stream::part::Request;
-
-/// State shared by all threads.
-struct Shared<'a> {
-    config: &'a BackupConfig,
-    /// Number of connections for files.
-    jobs: usize,
-    cancellation: &'a Cancellation,
-    counters: &'a Counters,
-    commands: Commands,
-}
-
-impl<'a> Shared<'a> {
-    fn streams<'b>(&self, received: &'b ReceivedFiles, counter: &'b Counter) -> Streams<'b>
-    where
-        'a: 'b,
-    {
-        Streams {
-            method: self.config.compress.of_streams().method,
-            received,
-            cancellation: self.cancellation,
-            counter,
-        }
-    }
-}
+use crate::server::workers::{Connections, OpenSessions, give_up};
 
 /// Takes a backup.
 ///
@@ -62,8 +43,9 @@ pub fn run(config: &BackupConfig) -> Result<()> {
     let (opener, mut session) = Opener::connect(&config.address)?;
     session::prepare(&mut session, &opener)?;
     let extension = Extension::find(&session)?;
+    let config = &choose_wal_method(config, &extension)?;
     check_privileges(config, &session)?;
-    if !config.wal {
+    if config.wal == WalMethod::None {
         session::show_notices(&session)?;
     }
     if config.manifest_force_encode {
@@ -77,6 +59,10 @@ pub fn run(config: &BackupConfig) -> Result<()> {
     };
 
     let signals = Signals::watch()?;
+    let slot = match &config.slot {
+        Some(slot) => CreatedSlot::prepare(&session, slot)?,
+        None => None,
+    };
     let watch = Watch {
         name: "backup",
         progress: config.progress,
@@ -89,7 +75,7 @@ pub fn run(config: &BackupConfig) -> Result<()> {
         config.clone(),
     );
     let (shared_cleanup, running) = (cleanup.clone(), commands.clone());
-    let kill = || commands.kill();
+    let (aside, kill) = (opener.clone(), || commands.kill());
     let result = supervisor::run(watch, &signals, kill, move |shared| {
         let shared = Shared {
             config: &owned,
@@ -100,7 +86,28 @@ pub fn run(config: &BackupConfig) -> Result<()> {
         };
         lead(&shared, &opener, &mut session, &extension, &shared_cleanup)
     });
-    result.inspect_err(|_| cleanup.clean_up(config.clean, config.verbose))
+    result.inspect_err(|_| {
+        cleanup.clean_up(config.clean, config.verbose);
+        if let Some(slot) = slot {
+            slot.drop_after_failure(&aside);
+        }
+    })
+}
+
+/// The configuration with a method for WAL that the extension knows.
+fn choose_wal_method(config: &BackupConfig, extension: &Extension) -> Result<BackupConfig> {
+    let mut config = config.clone();
+    if config.wal == WalMethod::Stream && !extension.has_send_wal() {
+        const HINT: &str = "HINT:  Run ALTER EXTENSION pg_parallel_backup UPDATE.";
+        let lacks = "the extension on the server is too old to stream WAL";
+        ensure!(
+            !config.wal_is_chosen && config.slot.is_none(),
+            "{lacks}\n{HINT}"
+        );
+        messages::warn(format_args!("{lacks}, which is fetched at the end\n{HINT}"));
+        config.wal = WalMethod::Fetch;
+    }
+    Ok(config)
 }
 
 /// Checks that the role may call what the backup needs.
@@ -108,7 +115,12 @@ fn check_privileges(config: &BackupConfig, session: &Session) -> Result<()> {
     if config.to_stdout {
         return requirements::check_functions(session, &["base_backup"]);
     }
-    requirements::check_functions(session, &requirements::OF_A_BACKUP)?;
+    let of_wal = (config.wal == WalMethod::Stream).then_some(requirements::OF_A_WAL_STREAM);
+    let functions: Vec<_> = requirements::OF_A_BACKUP
+        .into_iter()
+        .chain(of_wal)
+        .collect();
+    requirements::check_functions(session, &functions)?;
     if config.retries > 0
         && let Some(lacks) = requirements::lacks(session, requirements::AFTER_A_LOSS)?
     {
@@ -136,6 +148,9 @@ fn lead(
     if archives {
         counters.expect_archiving();
     }
+    if config.wal == WalMethod::Stream {
+        counters.expect_wal_stream();
+    }
     say(config, "waiting for the checkpoint of the backup's start");
     if config.to_stdout {
         let statement = extension.whole_copy(config);
@@ -145,62 +160,158 @@ fn lead(
         say(config, &format!("base backup of {count} files completed"));
         return Ok(());
     }
-    let sessions = requirements::open_workers((opener, session), shared.jobs, cancellation)?;
+    let wanted = Wanted {
+        workers: shared.jobs,
+        wal: config.wal == WalMethod::Stream,
+    };
+    let sessions = requirements::open_workers((opener, session), wanted, cancellation)?;
     let sessions = OpenSessions::new(sessions);
     let started = interruptible(session, opener, cancellation, |session| {
         extension.start(session, &config.into())
     })?;
-    let led = (|| {
-        cancellation.check()?;
-        silence::end_without_heartbeat(session, opener)?;
-        counters.expect(Expected {
-            bytes: started.total_bytes,
-            files: started.file_count,
-        });
-        say(
-            config,
-            &format!(
-                "backup of {} files began at {} on timeline {}",
-                started.file_count, started.start_lsn, started.timeline
-            ),
-        );
-        let mode = extension.directory_mode(session)?;
-        let tablespaces = extension.tablespaces(session)?;
-        if config.space_check {
-            let sizes = extension.tablespace_sizes(session)?;
-            free_space::check(config, &started, &tablespaces, &sizes)?;
+    let prepared = prepare(shared, (opener, session), extension, &started, cleanup);
+    let (target, segment_size) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return Err(give_up(extension, session, cancellation, error)),
+    };
+    let received = ReceivedFiles::new(extension::algorithm(config));
+    let store = target.wal_store(config, segment_size, cancellation);
+    let ending = AtomicBool::new(false);
+    thread::scope(|scope| {
+        if let Some(store) = &store {
+            let (sessions, ending, started) = (&sessions, &ending, &started);
+            scope.spawn(move || {
+                let worker = counters.wal();
+                let parts = (wal_stream::NAME.to_owned(), worker);
+                let connections = Connections::new((opener, cancellation), parts, config.retries)
+                    .with_session(sessions.take(wanted.workers));
+                let reception = WalReception {
+                    config,
+                    extension,
+                    started,
+                    store,
+                    cancellation,
+                    ending,
+                };
+                reception.run(connections, worker);
+            });
         }
-        let archives = (shared.jobs, &shared.commands);
-        let target = Target::create(config, &tablespaces, archives, mode, &mut cleanup.lock())?;
-        let received = ReceivedFiles::new(extension::algorithm(config));
-        counters.enter(Phase::Copying);
-        run_workers(
+        let parts = (&target, &received, store.as_ref());
+        let copied = copy(
             shared,
             (opener, &sessions),
             (session, extension),
             &started,
-            &target,
-            &received,
-        )?;
-        receive_missing(shared, (session, extension), &started, &target, &received)?;
-        say(config, "all files received; ending the backup");
-        Ok((target, received))
-    })();
-    let (target, received) = match led {
-        Ok(led) => led,
-        Err(error) => return Err(give_up(extension, session, cancellation, error)),
+            parts,
+        );
+        // From here on the WAL stream ends by itself.
+        ending.store(true, Ordering::Release);
+        if let Err(error) = copied {
+            return Err(give_up(extension, session, cancellation, error));
+        }
+        close(shared, (opener, session), extension, archives, parts)
+    })?;
+    cancellation.check()?;
+    let standby = if config.standby {
+        Some(standby::settings(&Standby {
+            server_version: session.server_version(),
+            conninfo: &session.parameters()?,
+            database: opener::named_database(&config.address)?.as_deref(),
+            slot: config.slot.as_ref().map(|slot| slot.name.as_str()),
+        }))
+    } else {
+        None
     };
+    // A lock that is held while the disk is waited for would keep the main thread from ending.
+    let cleanup = cleanup.lock().clone();
+    let parts = (shared.jobs, cancellation, counters);
+    let wal = match &store {
+        Some(store) => Some((store, started.start()?)),
+        None => None,
+    };
+    completion::complete(config, parts, (&target, wal), received, standby, &cleanup)
+}
 
+/// What a backup begins with once it has started: its target, and the size of its WAL segments.
+fn prepare(
+    shared: &Shared<'_>,
+    (opener, session): (&Opener, &Session),
+    extension: &Extension,
+    started: &Started,
+    cleanup: &SharedCleanupList,
+) -> Result<(Target, SegmentSize)> {
+    let Shared {
+        config,
+        cancellation,
+        counters,
+        ..
+    } = *shared;
+    cancellation.check()?;
+    silence::end_without_heartbeat(session, opener)?;
+    counters.expect(Expected {
+        bytes: started.total_bytes,
+        files: started.file_count,
+    });
+    say(
+        config,
+        &format!(
+            "backup of {} files began at {} on timeline {}",
+            started.file_count, started.start_lsn, started.timeline
+        ),
+    );
+    let mode = extension.directory_mode(session)?;
+    let tablespaces = extension.tablespaces(session)?;
+    if config.space_check {
+        let sizes = extension.tablespace_sizes(session)?;
+        free_space::check(config, started, &tablespaces, &sizes)?;
+    }
+    let segment_size = session::wal_segment_size(session)?;
+    let archives = (shared.jobs, &shared.commands);
+    let target = Target::create(config, &tablespaces, archives, mode, &mut cleanup.lock())?;
+    Ok((target, segment_size))
+}
+
+/// Where the files of a backup go: its target, the record of what has arrived, and the store of its WAL.
+type Parts<'a> = (&'a Target, &'a ReceivedFiles, Option<&'a WalStore<'a>>);
+
+/// Receives all files but the last.
+fn copy(
+    shared: &Shared<'_>,
+    workers: (&Opener, &OpenSessions),
+    (session, extension): (&Session, &Extension),
+    started: &Started,
+    (target, received, _): Parts<'_>,
+) -> Result<()> {
+    shared.counters.enter(Phase::Copying);
+    let leader = (session, extension);
+    file_streams::run_workers(shared, workers, leader, started, target, received)?;
+    file_streams::receive_missing(shared, leader, started, target, received)?;
+    say(shared.config, "all files received; ending the backup");
+    Ok(())
+}
+
+/// Stops the backup and receives the last files.
+fn close(
+    shared: &Shared<'_>,
+    (opener, session): (&Opener, &mut Session),
+    extension: &Extension,
+    archives: bool,
+    (target, received, store): Parts<'_>,
+) -> Result<()> {
+    let Shared {
+        config,
+        cancellation,
+        counters,
+        ..
+    } = *shared;
     counters.enter(Phase::Ending);
     let statement = extension.closing_copy(config);
     let mut close = || {
         interruptible(session, opener, cancellation, |session| {
-            let sink = target.sink(
-                Request::All,
-                (0, 0),
-                shared.streams(&received, counters.leader()),
-            )?;
-            receive(session, &statement, sink, &received, None)
+            let wal = store.map(|store| (store, &counters.wal().counter));
+            let streams = shared.streams(received, counters.leader());
+            let sink = target.closing_sink(streams, wal)?;
+            file_streams::receive(session, &statement, sink, received, None)
         })
     };
     let closed = if archives {
@@ -210,162 +321,5 @@ fn lead(
     } else {
         close()
     };
-    closed.context("could not end the backup")?;
-    let standby = if config.standby {
-        Some(standby::settings(&Standby {
-            server_version: session.server_version(),
-            conninfo: &session.parameters()?,
-            database: opener::named_database(&config.address)?.as_deref(),
-            slot: config.slot.as_deref(),
-        }))
-    } else {
-        None
-    };
-    // A lock that is held while the disk is waited for would keep the main thread from ending.
-    let cleanup = cleanup.lock().clone();
-    let parts = (shared.jobs, cancellation, counters);
-    completion::complete(config, parts, &target, received, standby, &cleanup)
-}
-
-fn run_workers(
-    shared: &Shared<'_>,
-    (opener, sessions): (&Opener, &OpenSessions),
-    (leader, extension): (&Session, &Extension),
-    started: &Started,
-    target: &Target,
-    received: &ReceivedFiles,
-) -> Result<()> {
-    let Shared {
-        config,
-        cancellation,
-        counters,
-        ..
-    } = *shared;
-    let requests: Vec<_> = target
-        .requests()
-        .into_iter()
-        .map(|request| {
-            let size = target.stream_size(config, shared.jobs);
-            let (statement, limit) = extension.worker_copy(started, request, size, config);
-            (request, statement, limit)
-        })
-        .collect();
-    let work = |number: usize, worker: &Worker| {
-        let connections =
-            Connections::new((opener, cancellation), (number, worker), config.retries)
-                .with_session(sessions.take(number));
-        work(shared, &requests, connections, target, received)
-    };
-    workers::run(
-        (counters, cancellation),
-        (leader, opener.silence),
-        &work,
-        || {
-            let _ = extension.abort(leader);
-        },
-    )
-}
-
-/// Requests directories and links that were lost with a connection.
-fn receive_missing(
-    shared: &Shared<'_>,
-    (leader, extension): (&Session, &Extension),
-    started: &Started,
-    target: &Target,
-    received: &ReceivedFiles,
-) -> Result<()> {
-    let Shared {
-        config, counters, ..
-    } = *shared;
-    let ask_again = |request, names: &[&str]| {
-        let statement = extension.named_copy(started, request, names, config);
-        let sink = target.late_sink(request, shared.streams(received, counters.leader()))?;
-        receive(leader, &statement, sink, received, None)
-    };
-    let parts = (leader, extension);
-    let gone = lost_directories::complete(parts, started, target, received, ask_again)?;
-    if gone > 0 {
-        say(
-            config,
-            &format!(
-                "{} gone since the backup began",
-                lost_directories::count(gone)
-            ),
-        );
-    }
-    Ok(())
-}
-
-/// Runs one worker, with a new connection after each loss. A stream that has reached its limit is
-/// followed by another, so that a loss costs no more than one.
-fn work(
-    shared: &Shared<'_>,
-    requests: &[(Request, String, Option<u64>)],
-    mut connections: Connections<'_>,
-    target: &Target,
-    received: &ReceivedFiles,
-) -> Result<()> {
-    let Connections { number, worker, .. } = connections;
-    let shown = shared.config.progress.is_some().then_some(worker);
-    for (request, statement, limit) in requests {
-        for stream in 0.. {
-            let before = worker.counter.bytes();
-            connections.run(|session| {
-                worker.begins(Activity::Waiting);
-                let streams = shared.streams(received, &worker.counter);
-                let sink = target.sink(*request, (number, stream), streams)?;
-                receive(session, statement, sink, received, shown).map_err(|error| {
-                    let may_go_on = shared.config.manifest.is_some() || !is_lost(&error);
-                    if may_go_on {
-                        error
-                    } else {
-                        cannot_go_on(&error)
-                    }
-                })
-            })?;
-            let bytes = worker.counter.bytes() - before;
-            if limit.is_none_or(|limit| bytes < limit) {
-                break;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Error for a lost stream without a manifest. The server may have taken the stream for received,
-/// so that its files do not come again, and only a manifest would tell.
-fn cannot_go_on(lost: &Error) -> Error {
-    anyhow!(
-        "{lost:#}\nDETAIL:  Without a manifest nothing tells whether all files that were lost have come again."
-    )
-}
-
-/// Receives one stream, and reports the current file of a worker. Its files count if it ends well.
-fn receive(
-    session: &Session,
-    statement: &str,
-    mut sink: Sink<'_>,
-    received: &ReceivedFiles,
-    worker: Option<&Worker>,
-) -> Result<()> {
-    let result = session.copy(statement, |bytes| {
-        sink.take(bytes)?;
-        if let Some((worker, file)) = worker.zip(sink.current()) {
-            worker.begins(Activity::Receiving(file));
-        }
-        Ok(())
-    });
-    match result {
-        Ok(()) => sink.finish(),
-        Err(error) if is_lost(&error) => {
-            received.lose_stream();
-            let file = sink.current();
-            sink.discard();
-            Err(match file {
-                Some(file) => error.context(format!("while receiving file \"{file}\"")),
-                None => error,
-            })
-        }
-        Err(error) => Err(error),
-    }
+    closed.context("could not end the backup")
 }

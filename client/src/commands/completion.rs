@@ -1,6 +1,7 @@
 //! End of a backup whose files have all been received.
 
 use anyhow::{Result, anyhow};
+use backup_format::lsn::Lsn;
 
 use crate::cli::configuration::{BackupConfig, Format};
 use crate::console::messages;
@@ -11,7 +12,11 @@ use crate::manifest::received_files::ReceivedFiles;
 use crate::output::cleanup::CleanupList;
 use crate::output::sync;
 use crate::output::target::Target;
+use crate::output::wal_store::WalStore;
 use crate::runtime::cancellation::Cancellation;
+
+/// WAL that came over a stream of its own, and where the backup started.
+pub type StoredWal<'a> = (&'a WalStore<'a>, (Lsn, u32));
 
 /// Completes a backup that was received: compares it with the manifest, synchronizes it, and
 /// removes the marks that keep a server from starting on it.
@@ -21,7 +26,7 @@ use crate::runtime::cancellation::Cancellation;
 pub fn complete(
     config: &BackupConfig,
     (jobs, cancellation, counters): (usize, &Cancellation, &Counters),
-    target: &Target,
+    (target, wal): (&Target, Option<StoredWal<'_>>),
     received: ReceivedFiles,
     standby: Option<String>,
     cleanup: &CleanupList,
@@ -31,11 +36,16 @@ pub fn complete(
     if !files.contains(CONTROL_FILE) {
         return Err(anyhow!("the server did not send global/pg_control"));
     }
-    let mut manifest = None;
+    let (mut manifest, mut ranges) = (None, Vec::new());
     if let Some(algorithm) = config.manifest {
         let file = manifest.insert(target.take_manifest()?);
-        let (_, count) = compare(file.reader()?, files, algorithm, |_| false)?;
+        let (read, count) = compare(file.reader()?, files, algorithm, |_| false)?;
+        ranges = read.wal_ranges;
         say(config, &format!("{count} files match the manifest"));
+    }
+    if let Some((store, start)) = wal {
+        store.check_complete(&ranges, start)?;
+        store.end()?;
     }
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
@@ -50,6 +60,9 @@ pub fn complete(
         last.push(config.target.join("global"));
     }
     sync::complete(config.sync, cleanup, jobs, cancellation, &last, || {
+        if let Some((store, _)) = wal {
+            store.finish()?;
+        }
         target.finish(config.manifest.is_some())
     })?;
     say(config, "base backup completed");

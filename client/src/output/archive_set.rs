@@ -9,6 +9,7 @@
 //! archive is decompressed and compressed again by the client, so that it is one frame and its end
 //! is the end of the archive.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -17,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use backup_format::archive::END;
+use backup_format::compression::Method;
 use rustix::fs::OFlags;
 
 use crate::cli::command_template::CommandTemplate;
@@ -30,6 +32,8 @@ use crate::output::pipe::Commands;
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::part::Part;
 
+/// Archive of WAL.
+const WAL: &str = "pg_wal.tar";
 /// Size of a read in bytes.
 const PIECE: usize = 64 * 1024;
 
@@ -178,6 +182,48 @@ impl ArchiveSet {
         }
     }
 
+    /// Begins the archive of WAL, which is compressed by gzip or not at all, as that of pg_basebackup.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn begin_wal(&self) -> Result<Writer> {
+        let (suffix, compress) = self.wal_compression();
+        Writer::new(self.open(&format!("{WAL}{suffix}"), true)?, &compress)
+    }
+
+    /// Gives the archive of WAL its name.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn finish_wal(&self) -> Result<()> {
+        let (suffix, _) = self.wal_compression();
+        self.rename(&format!("{WAL}{suffix}"))
+    }
+
+    fn wal_compression(&self) -> (&'static str, Compress) {
+        match self.compress.compression.method {
+            Method::Gzip if self.compress.side == Side::Client => (".gz", self.compress),
+            _ => ("", Compress::NONE),
+        }
+    }
+
+    /// Creates a file without a name, on the file system of the archives if they are files.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn spool(&self) -> Result<File> {
+        let folder = match &self.place {
+            Place::Directory { path, .. } => path.clone(),
+            Place::Commands(..) => env::temp_dir(),
+        };
+        tempfile::tempfile_in(&folder).with_context(|| {
+            format!(
+                "could not create temporary file in \"{}\"",
+                folder.display()
+            )
+        })
+    }
+
     fn open(&self, name: &str, unfinished: bool) -> Result<Destination> {
         match &self.place {
             Place::Directory { path, file_mode } => {
@@ -310,18 +356,20 @@ impl ArchiveSet {
     /// # Errors
     /// Errors of the operating system.
     pub fn finish(&self, with_manifest: bool) -> Result<()> {
+        if with_manifest {
+            self.rename(&manifest_name())?;
+        }
+        self.rename(&self.name(Id::FIRST))
+    }
+
+    /// Gives a file its name. What a command has is named already.
+    fn rename(&self, name: &str) -> Result<()> {
         let Place::Directory { path, .. } = &self.place else {
             return Ok(());
         };
-        let rename = |name: &str| {
-            let to = path.join(name);
-            fs::rename(path.join(format!("{name}{UNFINISHED}")), &to)
-                .with_context(|| format!("could not rename file to \"{}\"", to.display()))
-        };
-        if with_manifest {
-            rename(&manifest_name())?;
-        }
-        rename(&self.name(Id::FIRST))
+        let to = path.join(name);
+        fs::rename(path.join(format!("{name}{UNFINISHED}")), &to)
+            .with_context(|| format!("could not rename file to \"{}\"", to.display()))
     }
 }
 

@@ -7,6 +7,7 @@ use backup_format::member::{Kind, Member, Receiver};
 
 use crate::output::archive_set::{ArchiveSet, Id};
 use crate::output::archive_writer::Writer;
+use crate::output::wal_receiver::{ClosingReceiver, WalReceiver};
 use crate::output::withheld_end::WithheldEnd;
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::input::Input;
@@ -151,6 +152,7 @@ pub struct Closing<'a> {
     archives: &'a ArchiveSet,
     input: Input,
     members: Members<'a>,
+    wal: Option<WalReceiver<'a>>,
 }
 
 struct Members<'a> {
@@ -180,7 +182,14 @@ impl<'a> Closing<'a> {
                 check,
                 cancellation,
             },
+            wal: None,
         })
+    }
+
+    /// Has WAL files go elsewhere.
+    pub fn with_wal(mut self, wal: Option<WalReceiver<'a>>) -> Self {
+        self.wal = wal;
+        self
     }
 
     /// Path of the current file.
@@ -193,9 +202,17 @@ impl<'a> Closing<'a> {
     /// # Errors
     /// As [`Archive::take`].
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
-        let Self { input, members, .. } = self;
-        members.cancellation.check()?;
-        input.push(bytes, |reader, plain| reader.push(plain, members))
+        let Self {
+            input,
+            members: files,
+            wal,
+            ..
+        } = self;
+        files.cancellation.check()?;
+        input.push(bytes, |reader, plain| {
+            let wal = wal.as_mut();
+            reader.push(plain, &mut ClosingReceiver { wal, files })
+        })
     }
 
     /// The stream has ended well: its files count. The end of the archive is not there yet.
@@ -204,6 +221,9 @@ impl<'a> Closing<'a> {
     /// An error if the stream or its archive is incomplete, and as [`Check::finish`].
     pub fn finish(self) -> Result<()> {
         self.input.finish()?;
+        if let Some(wal) = self.wal {
+            wal.finish()?;
+        }
         let manifest = self.members.check.finish()?;
         self.archives.leave_first(self.members.writer);
         if let Some(manifest) = manifest {

@@ -58,6 +58,19 @@ impl Destination {
         }
     }
 
+    /// Has what was written to a file on disk.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn sync(&self) -> Result<()> {
+        match self {
+            Self::File(file, name) => {
+                (file.sync_data()).with_context(|| format!("could not fsync {name}"))
+            }
+            Self::Command(_) => Ok(()),
+        }
+    }
+
     /// Ends the output, and waits for a command to exit.
     ///
     /// # Errors
@@ -90,6 +103,14 @@ impl Writer {
         let outlet = &mut self.outlet;
         self.compressor
             .write(bytes, |bytes| outlet.write(bytes, cancellation))
+    }
+
+    /// Has what was written to a file on disk, except for what the compression still holds.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn sync(&self) -> Result<()> {
+        self.outlet.sync()
     }
 
     /// The archive is complete.

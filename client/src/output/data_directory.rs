@@ -152,12 +152,37 @@ impl DataDirectory {
     /// Errors of the operating system.
     pub fn settle(&self, path: &[u8], stream: Stream) -> Result<()> {
         let (name, aside) = (name_of(path, None), name_of(path, Some(stream)));
-        let (place, to) = self.locate_file(&name)?;
-        let (_, from) = self.locate_file(&aside)?;
+        self.rename(&aside, &name)
+    }
+
+    /// Renames a file within its directory, over one of that name.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn rename(&self, from: &[u8], to: &[u8]) -> Result<()> {
+        let (place, to) = self.locate_file(to)?;
+        let (_, from) = self.locate_file(from)?;
         place
             .dir
             .rename(from, &place.dir, to)
             .with_context(|| format!("could not rename file to \"{}\"", place.show(to)))
+    }
+
+    /// Has the names in the directory of a file on disk, if there is that directory.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn sync_directory_of(&self, path: &[u8]) -> Result<()> {
+        let (place, path) = self.locate_file(path)?;
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        match place.dir.open(directory).and_then(|file| file.sync_all()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            synced => synced
+                .with_context(|| format!("could not fsync file \"{}\"", place.show(directory))),
+        }
     }
 
     /// Removes a file of a failed stream. A file that cannot be removed does not count in the

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use backup_format::compression::Method;
 
-use crate::cli::configuration::{BackupConfig, Format};
+use crate::cli::configuration::{BackupConfig, Format, WalMethod};
 use crate::console::progress::size;
 use crate::server::extension::Started;
 use crate::server::tablespace_sizes::TablespaceSizes;
@@ -79,7 +79,10 @@ fn demands(
     sizes: &TablespaceSizes,
 ) -> Vec<Demand> {
     let has_directory = config.pipe.is_none() && !config.to_stdout;
-    let wal = if config.wal { sizes.wal_segment } else { 0 };
+    let wal = match config.wal {
+        WalMethod::None => 0,
+        WalMethod::Fetch | WalMethod::Stream => sizes.wal_segment,
+    };
     match config.format {
         Format::Tar if has_directory && config.compress.compression.method == Method::None => {
             let headers = started.file_count.saturating_mul(MEMBER_HEADER);

@@ -18,4 +18,6 @@ pub mod standard_output;
 pub mod sync;
 pub mod target;
 pub mod unpacker;
+pub mod wal_receiver;
+pub mod wal_store;
 pub mod withheld_end;

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use backup_format::compression::Method;
+use backup_format::wal::SegmentSize;
 
-use crate::cli::configuration::{BackupConfig, Format};
+use crate::cli::configuration::{BackupConfig, Format, WalMethod};
 use crate::console::progress::Counter;
 use crate::manifest::incoming_files::IncomingFiles;
 use crate::manifest::manifest_file::ManifestFile;
@@ -15,6 +16,8 @@ use crate::output::data_directory::DataDirectory;
 use crate::output::layout::Layout;
 use crate::output::pipe::Commands;
 use crate::output::unpacker::Unpacker;
+use crate::output::wal_receiver::WalReceiver;
+use crate::output::wal_store::{Place, WalStore};
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::input::Input;
 use crate::stream::member_check::Check;
@@ -41,6 +44,9 @@ pub struct Streams<'a> {
     /// What has arrived.
     pub counter: &'a Counter,
 }
+
+/// Where the WAL of the closing stream goes if there is a WAL stream, and what has arrived of it.
+pub type ClosingWal<'a> = (&'a WalStore<'a>, &'a Counter);
 
 /// What the bytes of a stream go into.
 pub enum Sink<'a> {
@@ -125,16 +131,60 @@ impl Target {
                 };
                 Sink::Archive(Archive::new(archives, id, input, check, cancellation)?)
             }
-            (Self::Tar(archives, _), Request::All) => {
-                let create = || archives.create_manifest();
-                let check = Check::with_manifest(received, counter, create);
-                Sink::Closing(Closing::new(archives, input, check, cancellation)?)
-            }
+            (Self::Tar(..), Request::All) => self.closing_sink(streams, None)?,
             (Self::Plain(folder), _) => {
                 let arriving = IncomingFiles::new(received, counter);
                 Sink::Unpacker(Unpacker::new(folder, input, arriving, cancellation))
             }
         })
+    }
+
+    /// Sink of the closing stream.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn closing_sink<'a>(
+        &'a self,
+        streams: Streams<'a>,
+        wal: Option<ClosingWal<'a>>,
+    ) -> Result<Sink<'a>> {
+        let Streams {
+            method,
+            received,
+            cancellation,
+            counter,
+        } = streams;
+        let input = Input::new(method)?;
+        let wal = wal.map(|(store, counter)| WalReceiver::of_closing(store, counter));
+        Ok(match self {
+            Self::Tar(archives, _) => {
+                let create = || archives.create_manifest();
+                let check = Check::with_manifest(received, counter, create);
+                let closing = Closing::new(archives, input, check, cancellation)?;
+                Sink::Closing(closing.with_wal(wal))
+            }
+            Self::Plain(folder) => {
+                let arriving = IncomingFiles::new(received, counter);
+                let unpacker = Unpacker::new(folder, input, arriving, cancellation);
+                Sink::Unpacker(unpacker.with_wal(wal))
+            }
+        })
+    }
+
+    /// Store of the backup's WAL files, if there is a WAL stream.
+    pub fn wal_store<'a>(
+        &'a self,
+        config: &BackupConfig,
+        segment_size: SegmentSize,
+        cancellation: &'a Cancellation,
+    ) -> Option<WalStore<'a>> {
+        let place = match self {
+            Self::Plain(folder) => Place::Directory(folder),
+            Self::Tar(archives, _) => Place::Archive(archives),
+        };
+        let sync = config.sync.is_some();
+        (config.wal == WalMethod::Stream)
+            .then(|| WalStore::new(place, segment_size, sync, cancellation))
     }
 
     /// Which request is for an entry of the backup.

@@ -10,6 +10,7 @@ use crate::manifest;
 use crate::manifest::backup_path::{MANIFEST, display};
 use crate::manifest::incoming_files::IncomingFiles;
 use crate::output::data_directory::DataDirectory;
+use crate::output::wal_receiver::{ClosingReceiver, WalReceiver};
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::input::Input;
 
@@ -17,6 +18,7 @@ use crate::stream::input::Input;
 pub struct Unpacker<'a> {
     input: Input,
     members: Members<'a>,
+    wal: Option<WalReceiver<'a>>,
 }
 
 struct Members<'a> {
@@ -59,7 +61,14 @@ impl<'a> Unpacker<'a> {
                 arriving,
                 current: None,
             },
+            wal: None,
         }
+    }
+
+    /// Has WAL files received by another.
+    pub fn with_wal(mut self, wal: Option<WalReceiver<'a>>) -> Self {
+        self.wal = wal;
+        self
     }
 
     /// Is for an archive, whose member names lack a prefix. Some files are only compared with the
@@ -77,10 +86,15 @@ impl<'a> Unpacker<'a> {
     /// # Errors
     /// An error for invalid bytes, and errors of the output.
     pub fn take(&mut self, bytes: &[u8]) -> Result<()> {
-        let Self { input, members } = self;
+        let Self {
+            input,
+            members: files,
+            wal,
+        } = self;
         input.push(bytes, |reader, plain| {
-            members.cancellation.check()?;
-            reader.push(plain, members)
+            files.cancellation.check()?;
+            let wal = wal.as_mut();
+            reader.push(plain, &mut ClosingReceiver { wal, files })
         })
     }
 
@@ -91,6 +105,9 @@ impl<'a> Unpacker<'a> {
     /// had the same file.
     pub fn finish(self) -> Result<()> {
         self.input.finish()?;
+        if let Some(wal) = self.wal {
+            wal.finish()?;
+        }
         let Members {
             folder, arriving, ..
         } = self.members;

@@ -3,9 +3,10 @@
 use anyhow::{Context, Result, bail};
 use backup_format::checksum::Algorithm;
 use backup_format::compression::Method;
+use backup_format::lsn::Lsn;
 use backup_format::path;
 
-use crate::cli::configuration::BackupConfig;
+use crate::cli::configuration::{BackupConfig, WalMethod};
 use crate::cli::option_values::{default_jobs, own_processors};
 use crate::manifest::hex::unhex;
 use crate::server::connection::Session;
@@ -22,6 +23,8 @@ pub struct Extension {
     pub(super) schema: String,
     /// Whether send_backup_files() has max_bytes, which it has since 0.3.0.
     has_max_bytes: bool,
+    /// Whether there is send_wal(), which there is since 0.3.0.
+    has_send_wal: bool,
 }
 
 /// A backup that has begun.
@@ -37,6 +40,17 @@ pub struct Started {
     pub total_bytes: u64,
     /// Number of files, directories and links.
     pub file_count: u64,
+}
+
+impl Started {
+    /// Position and timeline of the start.
+    ///
+    /// # Errors
+    /// An error for an answer that no server gives.
+    pub fn start(&self) -> Result<(Lsn, u32)> {
+        let timeline = (self.timeline.parse()).context("the timeline of the start is no number")?;
+        Ok((self.start_lsn.parse()?, timeline))
+    }
 }
 
 /// A file of the cluster.
@@ -68,7 +82,8 @@ impl Extension {
     pub fn find(session: &Session) -> Result<Self> {
         let rows = session.rows(
             "SELECT quote_ident(nspname), EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid
-                 AND proname = 'send_backup_files' AND 'max_bytes' = ANY (proargnames))
+                 AND proname = 'send_backup_files' AND 'max_bytes' = ANY (proargnames)),
+                 EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'send_wal')
              FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
              WHERE extname = 'pg_parallel_backup'",
             &[],
@@ -85,7 +100,13 @@ impl Extension {
         Ok(Self {
             schema: format!("{}.", text(row, 0)?),
             has_max_bytes: value(row, 1)? == b"t",
+            has_send_wal: value(row, 2)? == b"t",
         })
+    }
+
+    /// Whether the extension can send WAL while a backup runs.
+    pub fn has_send_wal(&self) -> bool {
+        self.has_send_wal
     }
 
     /// Number of connections for files: the given one, or a default by the server's processors,
@@ -238,6 +259,17 @@ impl Extension {
         )
     }
 
+    /// COPY statement for WAL that is complete, from a position on. All before it is on this side's disk.
+    pub fn wal_copy(&self, started: &Started, from: Option<Lsn>, config: &BackupConfig) -> String {
+        let from = from.map_or("NULL".to_owned(), |lsn| format!("'{lsn}'"));
+        format!(
+            "COPY (SELECT {}send_wal({}, {from}{})) TO STDOUT",
+            self.schema,
+            started.backup_id,
+            compression_argument(config)
+        )
+    }
+
     /// The directories and links of the backup.
     ///
     /// # Errors
@@ -270,7 +302,7 @@ impl Extension {
         format!(
             "COPY (SELECT {}send_stop_backup(wal => {}, wait => {}{})) TO STDOUT",
             self.schema,
-            config.wal,
+            config.wal != WalMethod::None,
             waits_for_archive(config),
             compression_argument(config)
         )
@@ -283,7 +315,7 @@ impl Extension {
             self.schema,
             config.label.replace('\'', "''"),
             Start::from(config).arguments(),
-            config.wal,
+            config.wal != WalMethod::None,
             waits_for_archive(config),
             compression_argument(config),
         )
@@ -344,7 +376,7 @@ fn compression_argument(config: &BackupConfig) -> String {
 /// Whether the end of the backup waits until the server has archived the WAL that it needs. A backup
 /// with its WAL needs no archive, which may be broken.
 pub fn waits_for_archive(config: &BackupConfig) -> bool {
-    !config.wal
+    config.wal == WalMethod::None
 }
 
 /// The algorithm whose checksums are compared with the manifest.

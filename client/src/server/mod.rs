@@ -8,6 +8,7 @@ pub mod cancel_statement;
 pub mod connection;
 pub mod extension;
 pub mod opener;
+pub mod replication_slot;
 pub mod requirements;
 pub mod row;
 pub mod session;

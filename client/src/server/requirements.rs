@@ -18,6 +18,8 @@ pub const OF_A_BACKUP: [&str; 5] = [
     "send_stop_backup",
     "abort_backup",
 ];
+/// Function that a backup calls for its WAL while it runs.
+pub const OF_A_WAL_STREAM: &str = "send_wal";
 /// Function that a backup calls after the loss of a connection.
 pub const AFTER_A_LOSS: &str = "backup_filelist";
 /// Functions that a check cannot do without.
@@ -176,40 +178,62 @@ impl Limits {
     }
 
     /// The error for connections that there is no room for.
-    fn error(&self, workers: usize, why: impl std::fmt::Display, limits: &str) -> Error {
+    fn error(&self, wanted: Wanted, why: impl std::fmt::Display, limits: &str) -> Error {
+        let wal = if wanted.wal { ", one is for WAL" } else { "" };
         anyhow::anyhow!(
             "{why}\n\
-             DETAIL:  {} connections are wanted: one leads the backup, and {workers} are for files. {limits}.\n\
+             DETAIL:  {} connections are wanted: one leads the backup{wal}, and {} are for files. {limits}.\n\
              HINT:  Raise the limit, or use fewer connections for files by -j.",
-            workers + 1,
+            wanted.count(),
+            wanted.workers,
         )
     }
 }
 
+/// Connections of a backup beside the one that leads it.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Number of connections for files.
+    pub workers: usize,
+    /// Whether there is one for WAL.
+    pub wal: bool,
+}
+
+impl Wanted {
+    /// Number of all connections, with the one that leads.
+    fn count(self) -> usize {
+        self.workers + usize::from(self.wal) + 1
+    }
+}
+
 /// Opens the connections of all workers before anything is started, so that one that cannot connect is
-/// an error of the start.
+/// an error of the start. That for WAL is the last.
 ///
 /// # Errors
 /// An error that names the limits of the server where they leave no room, and those of libpq.
 pub fn open_workers(
     (opener, leader): (&Opener, &Session),
-    workers: usize,
+    wanted: Wanted,
     cancellation: &Cancellation,
 ) -> Result<Vec<Session>> {
     let limits = Limits::of(leader)?;
     for (limit, name) in limits.named() {
-        if limit < workers + 1 {
+        if limit < wanted.count() {
             let why = "the server allows too few connections for the backup";
-            return Err(limits.error(workers, why, &name));
+            return Err(limits.error(wanted, why, &name));
         }
     }
     let mut sessions = Vec::new();
-    for number in 0..workers {
+    for number in 0..wanted.count() - 1 {
         cancellation.check()?;
         let session = session::open(opener).map_err(|error| {
-            let why = format!("could not open the connection of worker {number}: {error:#}");
+            let whose = match number {
+                number if number == wanted.workers => "for WAL".to_owned(),
+                number => format!("of worker {number}"),
+            };
+            let why = format!("could not open the connection {whose}: {error:#}");
             let names: Vec<_> = limits.named().into_iter().map(|(_, name)| name).collect();
-            limits.error(workers, why, &names.join("; "))
+            limits.error(wanted, why, &names.join("; "))
         })?;
         sessions.push(session);
     }

@@ -1,10 +1,11 @@
 //! Set-up of sessions, and queries that need only the server.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use backup_format::wal::SegmentSize;
 
 use crate::server::connection::Session;
 use crate::server::opener::Opener;
-use crate::server::row::value;
+use crate::server::row::{number, value};
 use crate::server::silence;
 
 /// Settings of every session, which override those of role and database. Names are resolved in
@@ -80,6 +81,17 @@ pub fn take_text_as_it_is(session: &Session) -> Result<()> {
 pub fn show_notices(session: &Session) -> Result<()> {
     session.rows("SET client_min_messages = notice", &[])?;
     Ok(())
+}
+
+/// Size of the cluster's WAL segments.
+///
+/// # Errors
+/// Errors of the server, and a size that no server has.
+pub fn wal_segment_size(session: &Session) -> Result<SegmentSize> {
+    let statement = "SELECT pg_size_bytes(current_setting('wal_segment_size'))";
+    let rows = session.rows(statement, &[])?;
+    let bytes = rows.first().map(|row| number(row, 0)).transpose()?;
+    (bytes.and_then(SegmentSize::new)).context("the server's setting wal_segment_size is not valid")
 }
 
 /// Whether the cluster has data checksums.

@@ -33,7 +33,7 @@ impl<'a> From<&'a BackupConfig> for Start<'a> {
             max_rate: config.max_rate,
             verify_checksums: config.verify_checksums,
             manifest: config.manifest,
-            retain_wal: config.wal,
+            retain_wal: config.retain_wal,
         }
     }
 }

@@ -115,8 +115,8 @@ const LEADER_LOST: &str = "the connection that leads the backup was lost";
 pub struct Connections<'a> {
     opener: &'a Opener,
     cancellation: &'a Cancellation,
-    /// The worker's number.
-    pub number: usize,
+    /// Name of the worker in messages.
+    name: String,
     /// The worker, as others see it.
     pub worker: &'a Worker,
     retries: u32,
@@ -126,16 +126,16 @@ pub struct Connections<'a> {
 }
 
 impl<'a> Connections<'a> {
-    /// Creates them for a worker that may lose `retries` connections.
+    /// Creates them for a worker that may lose `retries` connections. Messages have its name.
     pub fn new(
         (opener, cancellation): (&'a Opener, &'a Cancellation),
-        (number, worker): (usize, &'a Worker),
+        (name, worker): (String, &'a Worker),
         retries: u32,
     ) -> Self {
         Self {
             opener,
             cancellation,
-            number,
+            name,
             worker,
             retries,
             session: None,
@@ -164,8 +164,8 @@ impl<'a> Connections<'a> {
                     self.retries -= 1;
                     self.worker.begins(Activity::Lost);
                     messages::warn(format_args!(
-                        "worker {} lost its connection and gets another: {error:#}",
-                        self.number
+                        "{} lost its connection and gets another: {error:#}",
+                        self.name
                     ));
                     // What ended it may last a moment.
                     self.cancellation.wait(PAUSE);

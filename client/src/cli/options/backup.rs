@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use backup_format::checksum::Algorithm;
 use backup_format::compression::Method;
 use clap::{Args, ValueEnum, ValueHint};
@@ -11,7 +11,9 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::compress::parse_compress;
 use super::{ConnectionOptions, GENERAL, OUTPUT, check_waldir, jobs, mapping};
 use crate::cli::command_template::CommandTemplate;
-use crate::cli::configuration::{BackupConfig, Compress, Format, ProgressFormat, Side, SyncMethod};
+use crate::cli::configuration::{
+    BackupConfig, Compress, Format, ProgressFormat, Side, SlotConfig, SyncMethod, WalMethod,
+};
 use crate::cli::option_values::{is_slot_name, parse_rate, parse_size};
 
 /// How to take a backup.
@@ -41,9 +43,17 @@ pub struct BackupOptions {
     #[arg(short = 'R', long, help_heading = OUTPUT)]
     write_recovery_conf: bool,
 
-    /// replication slot that the standby is to use, which is not made here
-    #[arg(short = 'S', long, value_name = "SLOTNAME", requires = "write_recovery_conf", help_heading = OUTPUT)]
+    /// replication slot that a standby is to use
+    #[arg(short = 'S', long, value_name = "SLOTNAME", help_heading = OUTPUT)]
     slot: Option<String>,
+
+    /// create replication slot
+    #[arg(short = 'C', long, help_heading = OUTPUT)]
+    create_slot: bool,
+
+    /// do not hold the WAL of the backup on the server
+    #[arg(long, help_heading = OUTPUT)]
+    no_slot: bool,
 
     /// relocate tablespace in OLDDIR to NEWDIR
     #[arg(short = 'T', long, value_name = "OLDDIR=NEWDIR", help_heading = OUTPUT)]
@@ -53,9 +63,9 @@ pub struct BackupOptions {
     #[arg(long, value_name = "WALDIR", value_hint = ValueHint::DirPath, help_heading = OUTPUT)]
     waldir: Option<PathBuf>,
 
-    /// include required WAL files with specified method
-    #[arg(short = 'X', long, value_name = "none|fetch", default_value = "fetch", help_heading = OUTPUT)]
-    wal_method: WalMethod,
+    /// include required WAL files with specified method (default: stream; fetch for standard output)
+    #[arg(short = 'X', long, value_name = "none|fetch|stream", help_heading = OUTPUT)]
+    wal_method: Option<WalMethod>,
 
     /// compress tar output
     #[arg(short = 'z', long, overrides_with = "compress", help_heading = OUTPUT)]
@@ -130,12 +140,6 @@ pub struct BackupOptions {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum WalMethod {
-    None,
-    Fetch,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Checkpoint {
     Fast,
     Spread,
@@ -163,7 +167,7 @@ impl BackupOptions {
             .transpose()?;
         let target = match &pipe {
             Some(_) => PathBuf::new(),
-            None => self.pgdata.context("no target directory specified")?,
+            None => (self.pgdata.clone()).context("no target directory specified")?,
         };
         let to_stdout = target.as_os_str() == "-";
         let format = self.format.unwrap_or(if to_stdout || pipe.is_some() {
@@ -196,17 +200,20 @@ impl BackupOptions {
                 "only one job can write to standard output"
             );
         }
+        let wal = match self.wal_method {
+            Some(WalMethod::Stream) if to_stdout => {
+                bail!("cannot stream write-ahead logs in tar mode to stdout")
+            }
+            Some(method) => method,
+            None if to_stdout => WalMethod::Fetch,
+            None => WalMethod::Stream,
+        };
+        let slot = self.slot_config(wal)?;
         ensure!(
-            self.archive_timeout.is_none() || self.wal_method == WalMethod::None && !to_stdout,
+            self.archive_timeout.is_none() || wal == WalMethod::None && !to_stdout,
             "--archive-timeout is for -X none, and not for standard output\n\
              HINT:  A backup with its WAL does not wait for the server's archive."
         );
-        if let Some(slot) = &self.slot {
-            ensure!(
-                is_slot_name(slot),
-                "replication slot name \"{slot}\" is not valid"
-            );
-        }
         if format == Format::Tar {
             ensure!(
                 !self.write_recovery_conf,
@@ -240,8 +247,10 @@ impl BackupOptions {
             jobs,
             max_rate,
             standby: self.write_recovery_conf,
-            slot: self.slot,
-            wal: self.wal_method == WalMethod::Fetch,
+            slot,
+            wal,
+            wal_is_chosen: self.wal_method.is_some(),
+            retain_wal: wal != WalMethod::None && !self.no_slot,
             archive_timeout: self.archive_timeout.map(Duration::from_secs),
             space_check: !self.no_space_check,
             fast: self.checkpoint == Checkpoint::Fast,
@@ -258,5 +267,33 @@ impl BackupOptions {
             retries: self.retries,
             stream_size: (stream_size > 0).then_some(stream_size),
         })
+    }
+
+    /// Checks the options about slots, as pg_basebackup does.
+    fn slot_config(&self, wal: WalMethod) -> Result<Option<SlotConfig>> {
+        ensure!(
+            !(self.create_slot && self.no_slot),
+            "--create-slot and --no-slot are incompatible options"
+        );
+        let Some(name) = &self.slot else {
+            ensure!(
+                !self.create_slot,
+                "--create-slot needs a slot to be specified using --slot"
+            );
+            return Ok(None);
+        };
+        ensure!(
+            wal == WalMethod::Stream,
+            "replication slots can only be used with WAL streaming"
+        );
+        ensure!(!self.no_slot, "--no-slot cannot be used with slot name");
+        ensure!(
+            is_slot_name(name),
+            "replication slot name \"{name}\" is not valid"
+        );
+        Ok(Some(SlotConfig {
+            name: name.clone(),
+            create: self.create_slot,
+        }))
     }
 }

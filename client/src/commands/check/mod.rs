@@ -26,7 +26,7 @@ use crate::server::cancel_statement::interruptible;
 use crate::server::connection::{Failure, Session};
 use crate::server::extension::{DAMAGE, Extension, ListedFile, Started};
 use crate::server::opener::Opener;
-use crate::server::requirements;
+use crate::server::requirements::{self, Wanted};
 use crate::server::session;
 use crate::server::silence;
 use crate::server::start_arguments::Start;
@@ -135,7 +135,11 @@ fn lead(
         retain_wal: false,
     };
     let jobs = shared.counters.workers().len();
-    let sessions = requirements::open_workers((opener, session), jobs, shared.cancellation)?;
+    let wanted = Wanted {
+        workers: jobs,
+        wal: false,
+    };
+    let sessions = requirements::open_workers((opener, session), wanted, shared.cancellation)?;
     let sessions = OpenSessions::new(sessions);
     let started = interruptible(session, opener, shared.cancellation, |session| {
         extension.start(session, &start)
@@ -195,8 +199,12 @@ fn run_workers(
             shared,
             extension,
             backup_id: started.backup_id,
-            connections: Connections::new((opener, cancellation), (number, worker), config.retries)
-                .with_session(sessions.take(number)),
+            connections: Connections::new(
+                (opener, cancellation),
+                (format!("worker {number}"), worker),
+                config.retries,
+            )
+            .with_session(sessions.take(number)),
         };
         while let Some(batch) = queue.next() {
             eye.check(batch)?;

@@ -18,11 +18,18 @@ struct Progress<'a> {
     rate: u64,
     eta: Option<f64>,
     workers: Vec<Worker<'a>>,
+    wal: Option<Stream<'a>>,
 }
 
 #[derive(Serialize)]
 struct Worker<'a> {
     worker: usize,
+    #[serde(flatten)]
+    stream: Stream<'a>,
+}
+
+#[derive(Serialize)]
+struct Stream<'a> {
     state: &'static str,
     file: Option<&'a str>,
     bytes: u64,
@@ -44,10 +51,18 @@ pub fn line(view: &View) -> serde_json::Result<String> {
         rate: view.rate as u64,
         eta: view.left().map(|left| tenths(left.as_secs_f64())),
         workers: view.workers.iter().enumerate().map(worker).collect(),
+        wal: view.wal.as_ref().map(stream),
     })
 }
 
 fn worker((number, worker): (usize, &WorkerView)) -> Worker<'_> {
+    Worker {
+        worker: number,
+        stream: stream(worker),
+    }
+}
+
+fn stream(worker: &WorkerView) -> Stream<'_> {
     let (state, file) = match &worker.doing {
         Activity::Connecting => ("connecting", None),
         Activity::Waiting => ("waiting", None),
@@ -55,8 +70,7 @@ fn worker((number, worker): (usize, &WorkerView)) -> Worker<'_> {
         Activity::Lost => ("lost", None),
         Activity::Ended => ("done", None),
     };
-    Worker {
-        worker: number,
+    Stream {
         state,
         file,
         bytes: worker.bytes,

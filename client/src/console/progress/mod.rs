@@ -58,6 +58,7 @@ pub struct Counters {
     state: Mutex<State>,
     leader: Counter,
     workers: Vec<Worker>,
+    wal: Worker,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,6 +66,7 @@ struct State {
     phase: Phase,
     expected: Option<Expected>,
     archives: bool,
+    streams_wal: bool,
 }
 
 /// Expected totals of a backup, without the files sent at its end.
@@ -129,6 +131,16 @@ impl Counters {
     /// At the end of the backup the server archives the WAL, before it sends the last files.
     pub fn expect_archiving(&self) {
         lock(&self.state).archives = true;
+    }
+
+    /// WAL comes over a connection of its own. It does not count in the bytes of the backup.
+    pub fn expect_wal_stream(&self) {
+        lock(&self.state).streams_wal = true;
+    }
+
+    /// The WAL stream.
+    pub fn wal(&self) -> &Worker {
+        &self.wal
     }
 
     /// Of the connection that leads.

@@ -34,7 +34,10 @@ pub fn lines(view: &View, columns: usize, rows: usize) -> Vec<String> {
     let mut lines = vec![whole(view, columns)];
     if view.phase == Phase::Copying {
         let room = rows.saturating_sub(2);
-        lines.extend(workers(&view.workers, columns, room));
+        let for_wal = usize::from(view.wal.is_some() && room > view.workers.len());
+        lines.extend(workers(&view.workers, columns, room - for_wal));
+        let wal = view.wal.iter().take(for_wal);
+        lines.extend(wal.map(|wal| stream_line(["WAL", "WAL"], wal, columns)));
     }
     lines
 }
@@ -103,8 +106,13 @@ fn workers(workers: &[WorkerView], columns: usize, room: usize) -> Vec<String> {
 }
 
 fn worker_line(number: &str, worker: &WorkerView, columns: usize) -> String {
+    stream_line([&format!("worker {number}"), number], worker, columns)
+}
+
+/// The line of a connection with a name, which has a short form.
+fn stream_line([name, short]: [&str; 2], worker: &WorkerView, columns: usize) -> String {
     let says = |text: &str| {
-        let line = format!("worker {number}: {text}");
+        let line = format!("{name}: {text}");
         line.chars().take(columns).collect()
     };
     match &worker.doing {
@@ -114,9 +122,9 @@ fn worker_line(number: &str, worker: &WorkerView, columns: usize) -> String {
         Activity::Ended => says("done"),
         Activity::Receiving(file) => {
             let forms = [
-                format!("worker {number}: {:>9}  ", rate(worker.rate)),
-                format!("worker {number}: "),
-                format!("{number}: "),
+                format!("{name}: {:>9}  ", rate(worker.rate)),
+                format!("{name}: "),
+                format!("{short}: "),
             ];
             let has_room = |form: &&String| form.len() + ROOM_FOR_FILE <= columns;
             let form = forms.iter().find(has_room).unwrap_or(&forms[2]);
@@ -223,6 +231,7 @@ mod tests {
             rate: f64::from(10 << 20),
             waits_for_archive: false,
             workers,
+            wal: None,
         }
     }
 

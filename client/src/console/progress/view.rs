@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::rate::Rate;
-use super::{Activity, Counter, Counters, Expected, Phase, State, lock};
+use super::{Activity, Counters, Expected, Phase, State, Worker, lock};
 
 /// Snapshot of a backup.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct View {
     pub waits_for_archive: bool,
     /// The workers, by their numbers.
     pub workers: Vec<WorkerView>,
+    /// The WAL stream, if there is one.
+    pub wal: Option<WorkerView>,
 }
 
 /// Snapshot of a worker.
@@ -43,6 +45,7 @@ pub struct WorkerView {
 pub struct Observer {
     whole: Rate,
     workers: Vec<Rate>,
+    wal: Rate,
     /// Time of the first file.
     copying: Option<Duration>,
 }
@@ -68,6 +71,18 @@ impl View {
     }
 }
 
+impl WorkerView {
+    fn of(worker: &Worker, rate: &mut Rate, elapsed: Duration) -> Self {
+        let bytes = worker.counter.bytes();
+        rate.observe(elapsed, bytes);
+        Self {
+            doing: lock(&worker.doing).clone(),
+            bytes,
+            rate: rate.per_second(),
+        }
+    }
+}
+
 impl Observer {
     /// Takes a snapshot of the counters.
     pub fn look(&mut self, counters: &Counters, elapsed: Duration) -> View {
@@ -75,6 +90,7 @@ impl Observer {
             phase,
             expected,
             archives,
+            streams_wal,
         } = *lock(&counters.state);
         let mut bytes = counters.leader.bytes.load(Ordering::Relaxed);
         let waits_for_archive = archives && phase == Phase::Ending && bytes == 0;
@@ -82,20 +98,12 @@ impl Observer {
         self.workers.resize(counters.workers.len(), Rate::default());
         let mut workers = Vec::new();
         for (worker, rate) in counters.workers.iter().zip(&mut self.workers) {
-            let Counter {
-                bytes: own,
-                files: own_files,
-            } = &worker.counter;
-            let own = own.load(Ordering::Relaxed);
-            bytes += own;
-            files += own_files.load(Ordering::Relaxed);
-            rate.observe(elapsed, own);
-            workers.push(WorkerView {
-                doing: lock(&worker.doing).clone(),
-                bytes: own,
-                rate: rate.per_second(),
-            });
+            let seen = WorkerView::of(worker, rate, elapsed);
+            bytes += seen.bytes;
+            files += worker.counter.files.load(Ordering::Relaxed);
+            workers.push(seen);
         }
+        let wal = streams_wal.then(|| WorkerView::of(&counters.wal, &mut self.wal, elapsed));
         // Of the whole nothing is known before it has begun to arrive.
         if bytes > 0 || phase > Phase::Starting {
             self.copying.get_or_insert(elapsed);
@@ -117,6 +125,7 @@ impl Observer {
             },
             waits_for_archive,
             workers,
+            wal,
         }
     }
 
