@@ -172,6 +172,7 @@ pub fn unpack_all_with(cluster: &Cluster, target: &Path, args: &[&str]) -> Backu
                 let found = tablespaces.find(|tablespace| tablespace.0 == oid);
                 found.expect("a tablespace of that OID").1.clone()
             }
+            Err(_) if part == "pg_wal" => backup.data_dir().join("pg_wal"),
             Err(_) => backup.data_dir(),
         };
         if name == "backup_manifest" {
@@ -211,7 +212,8 @@ pub fn wait_for_streams(cluster: &Cluster) {
 pub fn terminate_a_worker(cluster: &Cluster) {
     cluster.execute(
         "SELECT pg_terminate_backend(min(pid)) FROM pg_stat_progress_basebackup
-         WHERE pid NOT IN (SELECT leader_pid FROM backup_progress())",
+         WHERE phase <> 'transferring wal files'
+             AND pid NOT IN (SELECT leader_pid FROM backup_progress())",
     );
 }
 

@@ -23,7 +23,7 @@ fn one_worker_gives_the_archives_of_pg_basebackup() {
     succeed(
         command("pg_basebackup")
             .args(cluster.connection_args("postgres"))
-            .args(["-c", "fast", "-X", "fetch", "--no-sync", "-Ft", "-D"])
+            .args(["-c", "fast", "-X", "stream", "--no-sync", "-Ft", "-D"])
             .arg(&theirs),
     );
     assert_eq!(names_in(&ours), names_in(&theirs));
@@ -98,7 +98,7 @@ fn without_a_manifest_there_are_only_archives() {
             .args(["-Ft", "-j", "1", "--no-manifest", "-D"])
             .arg(&target),
     );
-    assert_eq!(names_in(&target), ["base.tar"]);
+    assert_eq!(names_in(&target), ["base.tar", "pg_wal.tar"]);
 }
 
 #[test]

@@ -83,7 +83,9 @@ pub fn is_wal_file(path: &[u8]) -> bool {
         Some(name) => name.strip_suffix(b".done"),
         None => Some(name),
     };
-    marked.is_some_and(|name| SegmentName::parse(name).is_some() || timeline_of_history(name).is_some())
+    marked.is_some_and(|name| {
+        SegmentName::parse(name).is_some() || timeline_of_history(name).is_some()
+    })
 }
 
 impl<'a> WalStore<'a> {
