@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use std::{fs, thread};
 
 use crate::client::program;
@@ -32,6 +33,8 @@ pub struct Script {
     pub named: Option<Vec<u8>>,
     /// WARNING sent with the start of the backup.
     pub warning: Option<String>,
+    /// First stream of WAL. Without one there is no send_wal(), as in version 0.2.0.
+    pub wal: Option<Vec<u8>>,
     /// Error message that refuses the start of a backup, in any encoding.
     pub refusal: Option<Vec<u8>>,
 }
@@ -78,11 +81,12 @@ pub struct StandIn {
     folder: Folder,
 }
 
-/// Number of worker streams that have begun, and that have been sent completely.
+/// Number of worker streams that have begun, and that have been sent completely, and of WAL streams.
 #[derive(Debug, Default)]
 struct Sent {
     begun: AtomicUsize,
     whole: AtomicUsize,
+    wal: AtomicUsize,
 }
 
 /// Port in the name of the socket.
@@ -181,6 +185,15 @@ fn simple(
     message(stream, b'H', &[0, 0, 1, 0, 0])?;
     if statement.contains("send_stop_backup") {
         data(stream, &script.closing)?;
+    } else if statement.contains("send_wal") {
+        match sent.wal.fetch_add(1, Ordering::SeqCst) {
+            0 => data(stream, script.wal.as_deref().unwrap_or_default())?,
+            _ => {
+                // A server waits for the next segment.
+                thread::sleep(Duration::from_millis(50));
+                data(stream, &EMPTY)?;
+            }
+        }
     } else if is_named {
         data(stream, script.named.as_deref().unwrap_or_default())?;
     } else {
@@ -247,7 +260,10 @@ fn answer(stream: &mut UnixStream, statement: &str, script: &Script) -> io::Resu
         vec![owned(&["0", "1000"])]
     } else if statement.contains("pg_extension") {
         // As version 0.2.0: send_backup_files() has no argument max_bytes.
-        vec![owned(&["public", "f"])]
+        let has_send_wal = if script.wal.is_some() { "t" } else { "f" };
+        vec![owned(&["public", "f", has_send_wal])]
+    } else if statement.contains("wal_segment_size") {
+        vec![owned(&["1048576"])]
     } else if statement.contains("start_backup(") {
         vec![owned(&["42", "0/2000028", "1", "1000", "10"])]
     } else if statement.contains("data_directory_mode") {

@@ -85,7 +85,7 @@ fn the_usual_programs_open_archives_of_each_method_and_either_side() {
             let jobs = format!("-j{jobs}");
             succeed(
                 backup_of(&cluster)
-                    .args(["-Ft", "-Z", &how, &jobs, "-D"])
+                    .args(["-Ft", "-X", "fetch", "-Z", &how, &jobs, "-D"])
                     .arg(&target),
             );
             for name in names_in(&target) {
@@ -119,7 +119,7 @@ fn archives_have_the_names_of_pg_basebackup_and_are_one_frame() {
     succeed(
         command("pg_basebackup")
             .args(cluster.connection_args("postgres"))
-            .args(["-c", "fast", "-X", "fetch", "--no-sync", "-Ft", "-z", "-D"])
+            .args(["-c", "fast", "-X", "stream", "--no-sync", "-Ft", "-z", "-D"])
             .arg(&theirs),
     );
     assert_eq!(names_in(&ours), names_in(&theirs));

@@ -181,7 +181,8 @@ fn the_extension_is_found_in_its_schema_and_a_plain_role_is_enough() {
     assert!(said.contains("permission denied for function"), "{said}");
     cluster.execute(
         "SET search_path = \"odd Schema\"; GRANT EXECUTE ON FUNCTION start_backup,
-             backup_tablespaces, send_backup_files, send_stop_backup, abort_backup TO backup",
+             backup_tablespaces, send_backup_files, send_wal, send_stop_backup,
+             abort_backup TO backup",
     );
     succeed(&mut backup(&target));
     verify(&target, &[]);
@@ -215,7 +216,10 @@ fn without_j_there_are_as_many_connections_as_the_server_has_processors() {
     succeed(command("taskset").args(["-c", "-p", &first, &pid]));
     let (_folder, target) = new_target();
     succeed(backup_of(&cluster).args(["-Ft", "-D"]).arg(&target));
-    assert_eq!(names_in(&target), ["backup_manifest", "base.tar"]);
+    assert_eq!(
+        names_in(&target),
+        ["backup_manifest", "base.tar", "pg_wal.tar"]
+    );
 }
 
 /// Cluster that requires a password from role `backup`, and a directory for client files.

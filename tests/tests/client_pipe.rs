@@ -199,7 +199,7 @@ fn the_end_of_the_program_is_not_the_end_of_an_archive() {
     // A thread that waits for its server cannot watch its command.
     let row = cluster.connect().query_one(
         "SELECT pid FROM pg_stat_progress_basebackup
-         WHERE pid NOT IN (SELECT leader_pid FROM backup_progress())",
+         WHERE phase <> 'transferring wal files' AND pid NOT IN (SELECT leader_pid FROM backup_progress())",
         &[],
     );
     let worker = row.expect("a worker").get(0);
@@ -235,7 +235,7 @@ fn a_command_draws_on_the_terminal_as_it_likes() {
     let mut backup = program();
     backup.args(server.connection_args());
     let pipe = "printf '1%%%%\\r2%%%%' >&2; cat >/dev/null # %f";
-    backup.args(["-j1", "--no-manifest", "--pipe", pipe]);
+    backup.args(["-j1", "-X", "fetch", "--no-manifest", "--pipe", pipe]);
     let (status, _, raw) = Terminal::start(&backup, (80, 24)).end();
     assert_eq!(status, Some(0), "{raw}");
     assert!(raw.contains("1%\r2%"), "{raw:?}");
@@ -252,7 +252,7 @@ fn a_command_that_reads_from_the_terminal_is_an_error() {
     ] {
         let mut backup = program();
         backup.args(server.connection_args());
-        backup.args(["-j1", "--no-manifest", "--pipe", pipe]);
+        backup.args(["-j1", "-X", "fetch", "--no-manifest", "--pipe", pipe]);
         let (status, rows, raw) = Terminal::start(&backup, (200, 24)).end();
         assert_eq!(status, Some(1), "{raw}");
         let said = rows.join("\n");

@@ -36,14 +36,15 @@ fn is_message(row: &str) -> bool {
     row.starts_with("pg_parallel_backup: ")
 }
 
-/// Whether the rows consist of messages, the total line and one line per worker.
+/// Whether the rows consist of messages, the total line, one line per worker and one for WAL.
 fn is_block(rows: &[String], workers: usize) -> bool {
     let messages = rows.iter().take_while(|row| is_message(row)).count();
     let block = &rows[messages..];
-    block.len() == workers + 1
+    block.len() == workers + 2
         && is_whole(&block[0])
         && has_bar(&block[0])
-        && block[1..]
+        && block[workers + 1].starts_with("WAL: ")
+        && block[1..=workers]
             .iter()
             .enumerate()
             .all(|(number, row)| row.starts_with(&format!("worker {number}: ")))
@@ -67,13 +68,13 @@ fn a_terminal_shows_the_whole_and_each_worker() {
     // A message appears above the progress lines.
     cluster.execute(
         "SELECT pg_terminate_backend(min(pid)) FROM pg_stat_progress_basebackup
-         WHERE pid NOT IN (SELECT leader_pid FROM backup_progress())",
+         WHERE phase <> 'transferring wal files' AND pid NOT IN (SELECT leader_pid FROM backup_progress())",
     );
     terminal.wait_for("message above them", |rows| {
         let text = rows.join("\n");
         let lost = text.find("lost its connection and gets another");
         let whole = rows.iter().position(|row| is_whole(row));
-        lost.is_some() && whole.is_some_and(|at| rows.len() == at + 3)
+        lost.is_some() && whole.is_some_and(|at| rows.len() == at + 4)
     });
     let (status, rows, raw) = terminal.end();
     assert_eq!(status, Some(0), "{rows:?}");

@@ -68,12 +68,12 @@ fn archives_of_several_workers_are_one_backup() {
     let link = data.join(format!("pg_tblspc/{oid}"));
     succeed(command("ln").arg("-s").arg(&space).arg(link));
     for name in names.iter().filter(|name| name.ends_with(".tar")) {
-        let into = if name.starts_with("base.") {
-            &data
-        } else {
-            &space
+        let into = match name.split('.').next() {
+            Some("base") => data.clone(),
+            Some("pg_wal") => data.join("pg_wal"),
+            _ => space.clone(),
         };
-        unpack(&target.join(name), into);
+        unpack(&target.join(name), &into);
     }
     succeed(command("cp").arg(target.join("backup_manifest")).arg(&data));
     verify(&data, &[]);

@@ -230,7 +230,7 @@ fn archives_of_several_workers_are_verified_with_their_wal() {
 #[test]
 fn wal_that_is_there_twice_is_found() {
     let origin = Origin::new();
-    let backup = origin.backup("tar", &["-Ft", "-j", "2"]);
+    let backup = origin.backup("tar", &["-Ft", "-X", "fetch", "-j", "2"]);
     let folder = Folder::new("tmp");
     unpack(&backup.join("base.0.tar"), &folder);
     let segments = segments(&folder.join("pg_wal"));

@@ -232,14 +232,14 @@ fn lead(
     completion::complete(config, parts, (&target, wal), received, standby, &cleanup)
 }
 
-/// What a backup begins with once it has started: its target, and the size of its WAL segments.
+/// What a backup begins with once it has started: its target, and for streamed WAL the size of segments.
 fn prepare(
     shared: &Shared<'_>,
     (opener, session): (&Opener, &Session),
     extension: &Extension,
     started: &Started,
     cleanup: &SharedCleanupList,
-) -> Result<(Target, SegmentSize)> {
+) -> Result<(Target, Option<SegmentSize>)> {
     let Shared {
         config,
         cancellation,
@@ -265,7 +265,10 @@ fn prepare(
         let sizes = extension.tablespace_sizes(session)?;
         free_space::check(config, started, &tablespaces, &sizes)?;
     }
-    let segment_size = session::wal_segment_size(session)?;
+    let segment_size = match config.wal {
+        WalMethod::Stream => Some(session::wal_segment_size(session)?),
+        WalMethod::None | WalMethod::Fetch => None,
+    };
     let archives = (shared.jobs, &shared.commands);
     let target = Target::create(config, &tablespaces, archives, mode, &mut cleanup.lock())?;
     Ok((target, segment_size))

@@ -4,7 +4,7 @@ use anyhow::Result;
 use backup_format::compression::Method;
 use backup_format::wal::SegmentSize;
 
-use crate::cli::configuration::{BackupConfig, Format, WalMethod};
+use crate::cli::configuration::{BackupConfig, Format};
 use crate::console::progress::Counter;
 use crate::manifest::incoming_files::IncomingFiles;
 use crate::manifest::manifest_file::ManifestFile;
@@ -171,11 +171,11 @@ impl Target {
         })
     }
 
-    /// Store of the backup's WAL files, if there is a WAL stream.
+    /// Store of the backup's WAL files, if there is a WAL stream with segments of some size.
     pub fn wal_store<'a>(
         &'a self,
         config: &BackupConfig,
-        segment_size: SegmentSize,
+        segment_size: Option<SegmentSize>,
         cancellation: &'a Cancellation,
     ) -> Option<WalStore<'a>> {
         let place = match self {
@@ -183,8 +183,7 @@ impl Target {
             Self::Tar(archives, _) => Place::Archive(archives),
         };
         let sync = config.sync.is_some();
-        (config.wal == WalMethod::Stream)
-            .then(|| WalStore::new(place, segment_size, sync, cancellation))
+        segment_size.map(|size| WalStore::new(place, size, sync, cancellation))
     }
 
     /// Which request is for an entry of the backup.
