@@ -44,9 +44,9 @@ fn a_missing_privilege_is_named_with_its_grant_before_the_start() {
     let said = expect_failure(&mut backup());
     for part in [
         "permission denied for function send_stop_backup\n",
-        "DETAIL:  Role \"Back up\" lacks EXECUTE on send_stop_backup, abort_backup.\n",
+        "DETAIL:  Role \"Back up\" lacks EXECUTE on send_stop_backup, abort_backup, send_wal.\n",
         "HINT:  As a superuser run in database postgres: GRANT EXECUTE ON FUNCTION \
-         public.send_stop_backup, public.abort_backup TO \"Back up\";\n",
+         public.send_stop_backup, public.abort_backup, public.send_wal TO \"Back up\";\n",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
@@ -83,7 +83,7 @@ fn a_limit_of_connections_without_room_for_the_workers_is_named_before_the_start
     cluster.execute("CREATE ROLE backup LOGIN; CREATE ROLE other LOGIN");
     cluster.execute(
         "GRANT EXECUTE ON FUNCTION start_backup, backup_tablespaces, backup_filelist,
-             send_backup_files, send_stop_backup, abort_backup TO backup",
+             send_backup_files, send_wal, send_stop_backup, abort_backup TO backup",
     );
     let (folder, target) = new_target();
     let refused = |jobs: &str, parts: &[&str]| {
@@ -92,8 +92,10 @@ fn a_limit_of_connections_without_room_for_the_workers_is_named_before_the_start
         for part in parts {
             assert!(said.contains(part), "{part}: {said}");
         }
-        let wanted = jobs.parse::<usize>().expect("a number") + 1;
-        let wanted = format!("{wanted} connections are wanted");
+        let wanted = jobs.parse::<usize>().expect("a number") + 2;
+        let wanted = format!(
+            "{wanted} connections are wanted: one leads the backup, one is for WAL, and {jobs} are"
+        );
         assert!(said.contains(&wanted), "{said}");
         assert!(said.contains("-j"), "{said}");
         assert!(!said.contains("gets another"), "{said}");
@@ -101,21 +103,21 @@ fn a_limit_of_connections_without_room_for_the_workers_is_named_before_the_start
         assert!(!cluster.log().contains("start_backup"), "{}", cluster.log());
     };
     let few = "the server allows too few connections";
-    refused("5", &[few, "max_connections is 8, of which 3 are reserved"]);
-    cluster.execute("ALTER ROLE backup CONNECTION LIMIT 2");
-    refused("2", &[few, "CONNECTION LIMIT of role backup is 2."]);
+    refused("4", &[few, "max_connections is 8, of which 3 are reserved"]);
     cluster.execute("ALTER ROLE backup CONNECTION LIMIT 3");
-    // One of the three is taken.
+    refused("2", &[few, "CONNECTION LIMIT of role backup is 3."]);
+    cluster.execute("ALTER ROLE backup CONNECTION LIMIT 4");
+    // One of the four is taken, and then two.
     let taken = cluster.connect_as("backup");
-    refused(
-        "2",
-        &[
-            "could not open the connection of worker 1",
-            "too many connections for role \"backup\"",
-            "CONNECTION LIMIT of role backup is 3; max_connections is 8",
-        ],
-    );
-    drop(taken);
+    let failed = [
+        "too many connections for role \"backup\"",
+        "CONNECTION LIMIT of role backup is 4; max_connections is 8",
+    ];
+    refused("2", &["could not open the connection for WAL"]);
+    let also_taken = cluster.connect_as("backup");
+    refused("2", &["could not open the connection of worker 1"]);
+    refused("2", &failed);
+    drop((taken, also_taken));
     cluster.execute("ALTER DATABASE postgres CONNECTION LIMIT 2");
     refused("2", &["CONNECTION LIMIT of database postgres is 2"]);
     cluster.execute("ALTER DATABASE postgres CONNECTION LIMIT -1");
@@ -133,9 +135,9 @@ fn a_superuser_has_no_limit_but_max_connections() {
         backup.args(["-j", jobs, "-D"]).arg(&target);
         backup
     };
-    let said = expect_failure(&mut backup("8"));
+    let said = expect_failure(&mut backup("7"));
     assert!(said.contains("max_connections is 8."), "{said}");
-    succeed(&mut backup("7"));
+    succeed(&mut backup("6"));
     verify(&target, &[]);
 }
 
@@ -181,7 +183,7 @@ fn a_backup_that_does_not_fit_is_refused_with_both_numbers() {
     let said = expect_failure(backup_of(&cluster).args(["--no-space-check", "-Ft", "-D", &on_it]));
     assert!(said.contains("No space left on device"), "{said}");
     // Nobody knows beforehand what compression leaves.
-    let compressed = ["-Ft", "-Z", "zstd", "-D", &on_it, "-j", "2"];
+    let compressed = ["-Ft", "-X", "fetch", "-Z", "zstd", "-D", &on_it, "-j", "2"];
     succeed(backup_of(&cluster).args(compressed));
     drop(disk);
 }

@@ -79,9 +79,11 @@ fn demands(
     sizes: &TablespaceSizes,
 ) -> Vec<Demand> {
     let has_directory = config.pipe.is_none() && !config.to_stdout;
-    let wal = match config.wal {
-        WalMethod::None => 0,
-        WalMethod::Fetch | WalMethod::Stream => sizes.wal_segment,
+    let wal = match (config.wal, config.format) {
+        (WalMethod::None, _) => 0,
+        // One that is in the archive, and one that is on its way there.
+        (WalMethod::Stream, Format::Tar) => sizes.wal_segment * 2,
+        (WalMethod::Fetch | WalMethod::Stream, _) => sizes.wal_segment,
     };
     match config.format {
         Format::Tar if has_directory && config.compress.compression.method == Method::None => {
