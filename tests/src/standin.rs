@@ -81,12 +81,21 @@ pub struct StandIn {
     folder: Folder,
 }
 
-/// Number of worker streams that have begun, and that have been sent completely, and of WAL streams.
+/// Number of worker streams that have begun, and that have been sent completely, and of requests for WAL.
 #[derive(Debug, Default)]
 struct Sent {
     begun: AtomicUsize,
     whole: AtomicUsize,
     wal: AtomicUsize,
+}
+
+/// Connection of a WAL stream. Its end counts as a request: the stream was taken, or refused.
+struct WalConnection<'a>(&'a Sent);
+
+impl Drop for WalConnection<'_> {
+    fn drop(&mut self) {
+        self.0.wal.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// Port in the name of the socket.
@@ -145,6 +154,7 @@ fn serve(mut stream: UnixStream, script: &Script, sent: &Sent) -> io::Result<()>
     message(&mut stream, b'R', &[0; 4])?;
     message(&mut stream, b'Z', b"I")?;
     let mut statement = String::new();
+    let mut wal = None;
     loop {
         let mut head = [0; 5];
         stream.read_exact(&mut head)?;
@@ -152,6 +162,9 @@ fn serve(mut stream: UnixStream, script: &Script, sent: &Sent) -> io::Result<()>
         let body = body(&mut stream, length)?;
         match kind {
             b'Q' => {
+                if text(&body).contains("send_wal") {
+                    wal.get_or_insert(WalConnection(sent));
+                }
                 simple(&mut stream, &text(&body), script, sent)?;
                 message(&mut stream, b'Z', b"I")?;
             }
@@ -197,6 +210,11 @@ fn simple(
     } else if is_named {
         data(stream, script.named.as_deref().unwrap_or_default())?;
     } else {
+        if script.wal.is_some() {
+            wait_for("the first stream of WAL to be taken", PATIENCE, || {
+                sent.wal.load(Ordering::SeqCst) >= 2
+            });
+        }
         let number = sent.begun.fetch_add(1, Ordering::SeqCst);
         match (&script.lost, number) {
             (Some(lost), number) if number == lost.number => return lose(stream, lost, sent),
