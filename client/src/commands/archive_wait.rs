@@ -55,7 +55,7 @@ fn timeout(elapsed: Duration) -> Error {
     anyhow!(
         "the server has not archived the WAL of the backup within {} s (--archive-timeout)\n\
          HINT:  Look at archive_command or archive_library, at the view pg_stat_archiver (last_failed_wal) \
-         and in the server's log. A backup by -X fetch has its WAL and needs no archive.",
+         and in the server's log. A backup with its WAL (-X stream or fetch) needs no archive.",
         elapsed.as_secs()
     )
 }

@@ -351,6 +351,13 @@ mod tests {
                 "worker 2: waiting"
             ]
         );
+        let mut with_wal = view(Phase::Copying, 100, vec![]);
+        with_wal.wal = Some(receiving("pg_wal/000000010000000000000001"));
+        assert_eq!(
+            super::lines(&with_wal, 80, 24)[1],
+            "WAL:  4.7 MB/s  pg_wal/000000010000000000000001"
+        );
+        assert_eq!(super::lines(&with_wal, 80, 2).len(), 1);
         assert_eq!(lines(40)[1], "worker 0:  4.7 MB/s  ...02209061/5/16394");
         assert_eq!(lines(30)[1], "worker 0: ...202209061/5/16394");
     }

@@ -179,6 +179,21 @@ mod tests {
     }
 
     #[test]
+    fn wal_is_no_part_of_the_whole() {
+        let counters = Counters::new(1);
+        let mut observer = Observer::default();
+        assert!(observer.look(&counters, Duration::ZERO).wal.is_none());
+        counters.expect_wal_stream();
+        counters.enter(Phase::Copying);
+        let mut tally = Tally::new(&counters.wal().counter);
+        tally.add_bytes(100);
+        tally.add_file();
+        let view = observer.look(&counters, Duration::from_secs(1));
+        assert_eq!((view.bytes, view.files), (0, 0));
+        assert_eq!(view.wal.map(|wal| wal.bytes), Some(100));
+    }
+
+    #[test]
     fn the_end_waits_for_the_archive_until_files_come() {
         for archives in [false, true] {
             let counters = Counters::new(0);
