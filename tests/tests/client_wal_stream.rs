@@ -12,6 +12,7 @@ use backup_tests::disk::Disk;
 use backup_tests::leftover;
 use backup_tests::page::quiet_table;
 use backup_tests::program::{account, command, make_dir, run, succeed};
+use backup_tests::replication::catch_up;
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
 use backup_tests::verification::ours as verify_command;
@@ -358,6 +359,43 @@ fn a_standby_with_a_new_slot_follows_without_an_archive() {
         "SELECT active AND NOT temporary FROM pg_replication_slots WHERE slot_name = 'for_standby'",
     );
     assert!(!standby.log().contains("has already been removed"));
+}
+
+#[test]
+fn a_stream_that_waits_for_wal_is_not_lost() {
+    let cluster = Cluster::new();
+    let (_folder, target) = new_target();
+    // A call of send_wal() waits longer than that.
+    let args = ["-j", "1", "--timeout", "2"];
+    let (status, said) = Running::start(&mut slow_backup(&cluster, &args, &target)).end();
+    assert_eq!(status, Some(0), "{said}");
+    assert!(!said.contains("gets another"), "{said}");
+}
+
+#[test]
+fn a_standby_streams_what_it_receives() {
+    let primary = cluster();
+    let standby = primary.standby();
+    let (folder, target) = new_target();
+    let backup = Running::start(&mut slow_backup(&standby, &["-j", "1"], &target));
+    wait_until_copying(&standby);
+    for round in 0..ROUNDS {
+        write_round(&primary, round);
+    }
+    catch_up(&primary, &standby);
+    standby.wait_for_sql(
+        "WAL to be sent",
+        &format!(
+            "SELECT max(wal_segments_sent) > {} FROM backup_progress()",
+            i64::from(ROUNDS - 1) * ROUND / MEGABYTE
+        ),
+    );
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(0), "{said}");
+    verify(&target, &[]);
+    leftover::assert_none(&standby);
+    fs::remove_file(target.join("standby.signal")).expect("remove standby.signal");
+    assert_has_load(folder, &target);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Calls of the extension's functions.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use backup_format::checksum::Algorithm;
 use backup_format::compression::Method;
@@ -70,6 +72,9 @@ pub struct Directory {
     /// Its path in the backup.
     pub path: Vec<u8>,
 }
+
+/// Longest wait of a call for WAL.
+const WAL_WAIT: Duration = Duration::from_secs(10);
 
 /// Message of the server after a stream with bad pages.
 pub const DAMAGE: &str = "checksum verification failure during base backup";
@@ -260,12 +265,16 @@ impl Extension {
     }
 
     /// COPY statement for WAL that is complete, from a position on. All before it is on this side's disk.
+    /// A call that waits is silent for no longer than a leader between two heartbeats.
     pub fn wal_copy(&self, started: &Started, from: Option<Lsn>, config: &BackupConfig) -> String {
         let from = from.map_or("NULL".to_owned(), |lsn| format!("'{lsn}'"));
+        let heartbeat = config.address.silence.heartbeat;
+        let wait = heartbeat.map_or(WAL_WAIT, |heartbeat| heartbeat.min(WAL_WAIT));
         format!(
-            "COPY (SELECT {}send_wal({}, {from}{})) TO STDOUT",
+            "COPY (SELECT {}send_wal({}, {from}, wait => '{} s'{})) TO STDOUT",
             self.schema,
             started.backup_id,
+            wait.as_secs(),
             compression_argument(config)
         )
     }
