@@ -177,7 +177,7 @@ fn the_first_archive_of_the_program_ends_with_pg_control() {
         let (_folder, target) = new_target();
         succeed(
             backup_of(&cluster)
-                .args(["-Ft", "-j", jobs, "-D"])
+                .args(["-Ft", "-X", "fetch", "-j", jobs, "-D"])
                 .arg(&target),
         );
         let archive = std::fs::read(target.join(first)).expect("the first archive");

@@ -179,7 +179,8 @@ fn the_program_takes_all_formats_in_several_streams() {
         [
             format!("{oid}.tar"),
             "backup_manifest".into(),
-            "base.tar".into()
+            "base.tar".into(),
+            "pg_wal.tar".into()
         ]
     );
 }
