@@ -31,7 +31,7 @@ missing_system_parts() {
     have shellcheck || echo shellcheck
     { have gzip && have lz4 && have zstd; } || echo compressors
     have fincore || echo fincore
-    have openssl || echo openssl
+    { have openssl && pkg-config --exists openssl 2>/dev/null; } || echo openssl
     rust_is_new_enough || echo rust
 }
 
@@ -64,7 +64,7 @@ packages_for() {
         shellcheck) echo shellcheck ;;
         compressors) echo gzip lz4 zstd ;;
         fincore) echo util-linux-extra ;;
-        openssl) echo openssl ;;
+        openssl) echo openssl libssl-dev ;;
         rust) echo rustup ;;
     esac
 }
@@ -83,7 +83,7 @@ describe() {
         shellcheck) echo "shellcheck" ;;
         compressors) echo "gzip, lz4 and zstd" ;;
         fincore) echo "fincore (util-linux)" ;;
-        openssl) echo "openssl, the program" ;;
+        openssl) echo "openssl with its headers" ;;
         rust) echo "Rust $RUST_VERSION or later with cargo, from https://rustup.rs" ;;
     esac
 }

@@ -22,8 +22,12 @@ use super::worker::{self, RunningCheck};
 /// Interval at which the server's WAL is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Bytes of segments in one call, which is what is sent again after a lost connection.
-const MOST_BYTES: u64 = 256 << 20;
+/// Bytes of segments in one call: the server keeps them until the next one confirms them, and they are
+/// sent again after a lost connection.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// Number of segments in one call, where they are small.
+const MOST_SEGMENTS: u64 = 16;
 
 /// The session's right to send the WAL of a backup, which ends on drop.
 pub struct WalSender {
@@ -141,7 +145,7 @@ impl WalSender {
     }
 
     fn most_segments(&self) -> u64 {
-        (MOST_BYTES / u64::from(self.segment_size.bytes())).max(1)
+        (MOST_BYTES / u64::from(self.segment_size.bytes())).clamp(1, MOST_SEGMENTS)
     }
 
     /// The segments, and the histories that have not left yet.

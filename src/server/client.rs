@@ -15,6 +15,7 @@ use core::ptr;
 use pgrx::pg_sys;
 
 use super::interrupt;
+use super::parameters;
 
 /// PQcommMethods in libpq/libpq.h, which pgrx does not bind.
 #[repr(C)]
@@ -59,14 +60,6 @@ pub const HEADROOM: usize = 5;
 /// Bytes of the largest payload that fits a message's length field and PQ_LARGE_MESSAGE_LIMIT.
 const LARGEST_PAYLOAD: usize = 0x3FFF_FFFF - 4;
 
-/// Bytes of one write to an encrypted connection, which makes one record of it.
-///
-/// libpq (`pqReadData()` in fe-misc.c) reads while its buffer has room for 8 kB, and then enlarges it
-/// if a part of the last record is left. With records of 16 kB, the largest, that happens whenever the
-/// buffer gets full: a fast server makes it double, up to 1 GB, where libpq gives up. A record of 8 kB
-/// always fits. Up to 16 `pq_putmessage()` makes such records.
-const ENCRYPTED_WRITE: usize = 8192;
-
 /// Sends one CopyData message. The first [`HEADROOM`] bytes of `message` are for the head, which
 /// is written here; the payload follows.
 ///
@@ -85,7 +78,7 @@ pub fn send_copy_data(message: &mut [u8]) {
 
     flush_server_buffer();
     let largest_write = if is_encrypted() {
-        ENCRYPTED_WRITE
+        parameters::encrypted_record_size()
     } else {
         message.len()
     };

@@ -32,6 +32,18 @@ static MANIFEST_FORCE_ENCODE: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 static LIST_UNREADABLE_FILES: GucSetting<bool> = GucSetting::<bool>::new(false);
 
+/// In kB.
+static ENCRYPTED_RECORD_SIZE: GucSetting<i32> = GucSetting::<i32>::new(SMALLEST_RECORD);
+
+/// libpq (`pqReadData()` in fe-misc.c) reads while its buffer has room for 8 kB, and then enlarges it
+/// if a part of the last record is left. With records of 16 kB that happens whenever the buffer gets
+/// full: a fast server makes it double, up to 1 GB, where libpq gives up. A record of 8 kB always fits.
+/// Up to 16 `pq_putmessage()` makes such records.
+const SMALLEST_RECORD: i32 = 8;
+
+/// The largest record that TLS has.
+const LARGEST_RECORD: i32 = 16;
+
 /// Only there to be shown, and then as [`show_processors`] says.
 static SERVER_PROCESSORS: GucSetting<i32> = GucSetting::<i32>::new(1);
 
@@ -60,6 +72,16 @@ pub fn define() {
         &LIST_UNREADABLE_FILES,
         GucContext::Userset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pg_parallel_backup.encrypted_record_size",
+        c"Sets the size of the records in which an encrypted connection carries a stream.",
+        c"Larger records than the default cost less, but make the memory of a client with libpq grow.",
+        &ENCRYPTED_RECORD_SIZE,
+        SMALLEST_RECORD,
+        LARGEST_RECORD,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
     );
     // SAFETY: the hook is guarded, and what it returns stays.
     unsafe {
@@ -103,6 +125,13 @@ pub fn manifest_force_encode() -> bool {
 #[must_use]
 pub fn list_unreadable_files() -> bool {
     LIST_UNREADABLE_FILES.get()
+}
+
+/// Bytes of one write to an encrypted connection, which makes one record of it: the value of
+/// pg_parallel_backup.encrypted_record_size.
+#[must_use]
+pub fn encrypted_record_size() -> usize {
+    ENCRYPTED_RECORD_SIZE.get().unsigned_abs() as usize * 1024
 }
 
 /// The value of pg_parallel_backup.checksum_vectors.

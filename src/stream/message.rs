@@ -10,7 +10,7 @@ use crate::server::settings::PAGE_SIZE;
 pub const FULL_PAYLOAD: usize = 1024 * 1024 + HEADER_ROOM;
 
 /// The same over an encrypted connection, whose client copies a message several times: one that fits
-/// its processor's cache costs it less, and the records are of 8 kB in any case.
+/// its processor's cache costs it less, and the records are small in any case.
 pub const FULL_ENCRYPTED_PAYLOAD: usize = 128 * 1024 + HEADER_ROOM;
 
 /// Size of a member header, unless the name is long.

@@ -45,21 +45,29 @@ impl Connection {
 impl Gateway {
     /// Proxy that forwards everything until it is told to drop connections.
     pub fn start(cluster: &Cluster) -> Self {
-        Self::begin(cluster, None)
+        Self::begin(&[cluster], None)
     }
 
     /// Proxy that closes connections on which nothing was said in either direction for a time.
     pub fn closing_idle(cluster: &Cluster, limit: Duration) -> Self {
-        Self::begin(cluster, Some(limit))
+        Self::begin(&[cluster], Some(limit))
     }
 
-    fn begin(cluster: &Cluster, idle_limit: Option<Duration>) -> Self {
+    /// Proxy whose first connection leads to one cluster, and the others to another.
+    pub fn changing(first: &Cluster, later: &Cluster) -> Self {
+        Self::begin(&[first, later], None)
+    }
+
+    /// Connections lead to the clusters in their order, and all after that to the last.
+    fn begin(clusters: &[&Cluster], idle_limit: Option<Duration>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("its address").port();
         let state = Arc::<State>::default();
-        let (shared, server_port) = (Arc::clone(&state), cluster.port());
+        let shared = Arc::clone(&state);
+        let ports: Vec<_> = clusters.iter().map(|cluster| cluster.port()).collect();
         thread::spawn(move || {
-            for client in listener.incoming().flatten() {
+            for (number, client) in listener.incoming().flatten().enumerate() {
+                let server_port = ports[number.min(ports.len() - 1)];
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)) else {
                     continue;
                 };

@@ -40,9 +40,13 @@ use crate::server::workers::{Connections, OpenSessions, give_up};
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
 pub fn run(config: &BackupConfig) -> Result<()> {
     // May ask for a password, before anything else is on the terminal.
-    let (opener, mut session) = Opener::connect(&config.address)?;
+    let (mut opener, mut session) = Opener::connect(&config.address)?;
     session::prepare(&mut session, &opener)?;
     let extension = Extension::find(&session)?;
+    if extension.has_send_wal() {
+        // It came with the same version.
+        opener.allow_largest_records();
+    }
     let config = &choose_wal_method(config, &extension)?;
     check_privileges(config, &session)?;
     if config.wal == WalMethod::None {
@@ -165,6 +169,16 @@ fn lead(
         wal: config.wal == WalMethod::Stream,
     };
     let sessions = requirements::open_workers((opener, session), wanted, cancellation)?;
+    let native = sessions
+        .iter()
+        .filter(|session| session.is_native())
+        .count();
+    if native > 0 {
+        say(
+            config,
+            &format!("{native} connections carry streams without libpq"),
+        );
+    }
     let sessions = OpenSessions::new(sessions);
     let started = interruptible(session, opener, cancellation, |session| {
         extension.start(session, &config.into())
@@ -214,7 +228,7 @@ fn lead(
     cancellation.check()?;
     let standby = if config.standby {
         Some(standby::settings(&Standby {
-            server_version: session.server_version(),
+            server_version: session.server_version()?,
             conninfo: &session.parameters()?,
             database: opener::named_database(&config.address)?.as_deref(),
             slot: config.slot.as_ref().map(|slot| slot.name.as_str()),

@@ -95,6 +95,8 @@ fn in_memory() -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
+
     use super::*;
 
     fn content(manifest: &ManifestFile) -> Vec<u8> {

@@ -9,12 +9,17 @@ use libpq::connection::Info;
 
 use crate::cli::configuration::{Address, Silence};
 use crate::server::connection::{Failure, Session, Watch};
+use crate::server::native::link::Link;
+use crate::server::native::parameters::Parameters;
 
 /// Default database, which every cluster has.
 const DEFAULT_DATABASE: &str = "postgres";
 
 /// Message of libpq for a missing password.
 const NO_PASSWORD: &str = "no password supplied";
+
+/// Has the server send records of 16 kB, the largest that TLS has.
+const LARGEST_RECORDS: &str = "SET pg_parallel_backup.encrypted_record_size = '16kB'";
 
 /// Time to connect a session that looks after another.
 const ASIDE: Duration = Duration::from_secs(10);
@@ -25,6 +30,10 @@ pub struct Opener {
     parameters: HashMap<String, String>,
     /// Measures against silent connections.
     pub silence: Silence,
+    /// Parameters of sessions without libpq.
+    native: Option<Parameters>,
+    /// Whether the extension has the setting for them.
+    has_record_size: bool,
 }
 
 impl Opener {
@@ -37,6 +46,8 @@ impl Opener {
         let mut opener = Self {
             parameters: parameters(address)?,
             silence: address.silence,
+            native: None,
+            has_record_size: false,
         };
         let names_service =
             opener.parameters.contains_key("service") || std::env::var_os("PGSERVICE").is_some();
@@ -62,8 +73,10 @@ impl Opener {
             // Only libpq reads service files: it knows now which parameters they have.
             opener.add_defaults(|keyword| session.has_parameter(keyword).unwrap_or(true));
             let session = opener.open()?;
+            opener.native = session.native_parameters();
             return Ok((opener, session));
         }
+        opener.native = session.native_parameters();
         Ok((opener, session))
     }
 
@@ -115,6 +128,30 @@ impl Opener {
         Ok(())
     }
 
+    /// Sessions for streams may ask for the largest records of TLS. The memory of libpq would grow with
+    /// them, and that of other sessions does not.
+    pub fn allow_largest_records(&mut self) {
+        self.has_record_size = true;
+    }
+
+    /// Opens a session for streams: one without libpq, if the first session was such that it can be.
+    ///
+    /// # Errors
+    /// As [`Opener::open`].
+    pub fn open_for_streams(&self) -> Result<Session> {
+        match self.native.as_ref().map(Link::open) {
+            Some(Ok(link)) => {
+                let session = Session::native(link)?;
+                if self.has_record_size {
+                    session.rows(LARGEST_RECORDS, &[])?;
+                }
+                Ok(session)
+            }
+            // libpq says what is wrong, or gets along with it.
+            Some(Err(_)) | None => self.open(),
+        }
+    }
+
     /// Opens one more session.
     ///
     /// # Errors
@@ -136,6 +173,7 @@ impl Opener {
         opener
             .parameters
             .insert("dbname".to_owned(), name.to_owned());
+        opener.native = None;
         opener
     }
 

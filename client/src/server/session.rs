@@ -32,12 +32,12 @@ const SETTINGS: [(&str, &str); 12] = [
 const LATER_TIMEOUTS: &str = "SELECT set_config(name, '0', false) FROM pg_settings
      WHERE name = 'transaction_timeout'";
 
-/// Opens and prepares a session.
+/// Opens and prepares a session for streams.
 ///
 /// # Errors
 /// Errors of libpq and of the server.
 pub fn open(opener: &Opener) -> Result<Session> {
-    let mut session = opener.open()?;
+    let mut session = opener.open_for_streams()?;
     prepare(&mut session, opener)?;
     Ok(session)
 }

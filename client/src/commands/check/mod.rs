@@ -69,9 +69,13 @@ struct Checked {
 /// Where something is, and whatever keeps a file from being looked at.
 pub fn run(config: &CheckConfig) -> Result<()> {
     // May ask for a password, before anything else is on the terminal.
-    let (opener, mut session) = Opener::connect(&config.address)?;
+    let (mut opener, mut session) = Opener::connect(&config.address)?;
     session::prepare(&mut session, &opener)?;
     let extension = Extension::find(&session)?;
+    if extension.has_send_wal() {
+        // It came with the same version.
+        opener.allow_largest_records();
+    }
     requirements::check_functions(&session, &requirements::OF_A_CHECK)?;
     ensure!(
         session::has_data_checksums(&session)?,
