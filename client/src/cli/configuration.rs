@@ -181,6 +181,8 @@ pub struct BackupConfig {
     pub compress: Compress,
     /// Format of the backup.
     pub format: Format,
+    /// Manifest of the earlier backup, for an incremental one.
+    pub incremental: Option<PathBuf>,
     /// Directory for WAL, if not in the target.
     pub waldir: Option<PathBuf>,
     /// New locations of tablespaces by their locations on the server.

@@ -27,6 +27,7 @@ use crate::runtime::supervisor::{self, Watch};
 use crate::server::cancel_statement::interruptible;
 use crate::server::connection::Session;
 use crate::server::extension::{self, Extension, Started};
+use crate::server::manifest_upload;
 use crate::server::opener::{self, Opener};
 use crate::server::replication_slot::CreatedSlot;
 use crate::server::requirements::{self, Wanted};
@@ -49,6 +50,9 @@ pub fn run(config: &BackupConfig) -> Result<()> {
     }
     let config = &choose_wal_method(config, &extension)?;
     check_privileges(config, &session)?;
+    if let Some(manifest) = &config.incremental {
+        manifest_upload::check(&session, manifest)?;
+    }
     if config.wal == WalMethod::None {
         session::show_notices(&session)?;
     }
@@ -154,6 +158,12 @@ fn lead(
     }
     if config.wal == WalMethod::Stream {
         counters.expect_wal_stream();
+    }
+    if let Some(manifest) = &config.incremental {
+        say(config, "uploading the manifest of the earlier backup");
+        interruptible(session, opener, cancellation, |session| {
+            manifest_upload::upload(extension, session, manifest, cancellation)
+        })?;
     }
     say(config, "waiting for the checkpoint of the backup's start");
     if config.to_stdout {

@@ -8,6 +8,7 @@ pub mod cancel_statement;
 pub mod connection;
 pub mod extension;
 pub mod libpq_link;
+pub mod manifest_upload;
 pub mod native;
 pub mod opener;
 pub mod replication_slot;

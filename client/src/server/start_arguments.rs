@@ -21,6 +21,8 @@ pub struct Start<'a> {
     pub manifest: Option<Algorithm>,
     /// Whether the WAL is held until the end.
     pub retain_wal: bool,
+    /// Whether only the changes since the uploaded manifest are sent.
+    pub incremental: bool,
 }
 
 impl<'a> From<&'a BackupConfig> for Start<'a> {
@@ -34,6 +36,7 @@ impl<'a> From<&'a BackupConfig> for Start<'a> {
             verify_checksums: config.verify_checksums,
             manifest: config.manifest,
             retain_wal: config.retain_wal,
+            incremental: config.incremental.is_some(),
         }
     }
 }
@@ -45,9 +48,15 @@ impl Start<'_> {
             None => "OFF",
             Some(algorithm) => algorithm.name().unwrap_or("NONE"),
         };
+        // Older versions of the extension have no such argument.
+        let incremental = if self.incremental {
+            ", incremental => true"
+        } else {
+            ""
+        };
         format!(
             "fast => {}, tablespace_map => {}, max_rate => {}, verify_checksums => {},
-             manifest_checksums => '{manifest}', retain_wal => {}",
+             manifest_checksums => '{manifest}', retain_wal => {}{incremental}",
             self.fast,
             self.tablespace_map,
             self.max_rate

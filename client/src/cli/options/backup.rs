@@ -31,6 +31,10 @@ pub struct BackupOptions {
     #[arg(short = 'F', long, value_name = "p|t", help_heading = OUTPUT)]
     format: Option<Format>,
 
+    /// take incremental backup
+    #[arg(short = 'i', long, value_name = "OLDMANIFEST", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    incremental: Option<PathBuf>,
+
     /// use that many connections for the files (default: the server's processors, at most 4)
     #[arg(short = 'j', long, value_name = "NUM", help_heading = OUTPUT)]
     jobs: Option<usize>,
@@ -242,6 +246,7 @@ impl BackupOptions {
             to_stdout,
             compress,
             format,
+            incremental: self.incremental,
             waldir,
             mapping,
             jobs,

@@ -137,6 +137,7 @@ fn lead(
         verify_checksums: true,
         manifest: None,
         retain_wal: false,
+        incremental: false,
     };
     let jobs = shared.counters.workers().len();
     let wanted = Wanted {

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use backup_format::checksum::Algorithm;
+use backup_format::incremental;
+use backup_format::relation_file;
 use backup_format::tablespace_map;
 
 use super::wanted::Wanted;
@@ -49,6 +51,7 @@ pub struct Listing {
     file: ManifestFile,
     manifest: Manifest,
     has_map: bool,
+    is_incremental: bool,
     /// The number of its files.
     pub count: u64,
     /// The bytes of its files.
@@ -83,6 +86,14 @@ impl Source {
         let mut found = Wanted::find(wanted, bases.into_iter(), cancellation)?;
         let inside = found.take_manifest().map(Listing::read).transpose()?;
         let manifest = beside.or(inside);
+        ensure!(
+            !manifest
+                .as_ref()
+                .is_some_and(|listing| listing.is_incremental),
+            "backup in \"{}\" is an incremental backup, which cannot be restored alone\n\
+             HINT:  Unpack all backups of the chain, the full one first, and combine them with pg_combinebackup.",
+            folder.display()
+        );
         let map = found.take(TABLESPACE_MAP);
         ensure!(
             map.is_some() || !manifest.as_ref().is_some_and(|listing| listing.has_map),
@@ -113,11 +124,12 @@ impl Listing {
 
     fn read(file: ManifestFile) -> Result<Self> {
         let (mut count, mut bytes, mut has_map) = (0, 0_u64, false);
-        let (mut first, mut is_mixed) = (None, false);
+        let (mut first, mut is_mixed, mut is_incremental) = (None, false, false);
         let manifest = Manifest::read(file.reader()?, |entry| {
             count += 1;
             bytes = bytes.saturating_add(entry.size);
             has_map |= entry.path == TABLESPACE_MAP;
+            is_incremental |= is_incremental_file(&entry.path);
             is_mixed |= *first.get_or_insert(entry.algorithm) != entry.algorithm;
         })?;
         ensure!(
@@ -128,6 +140,7 @@ impl Listing {
             file,
             manifest,
             has_map,
+            is_incremental,
             count,
             bytes,
             algorithm: first.unwrap_or(Algorithm::None),
@@ -184,6 +197,11 @@ impl Listing {
         );
         Ok(())
     }
+}
+
+/// Whether a path is that of an incremental file.
+fn is_incremental_file(path: &[u8]) -> bool {
+    incremental::relation_path(path).is_some_and(|path| relation_file::is_relation(&path))
 }
 
 /// The archives in a folder.
