@@ -225,7 +225,12 @@ fn wal_streams_into_an_archive_of_its_own() {
         .chain(&others)
         .filter(|name| name.starts_with("pg_wal/"))
         .collect();
-    assert_eq!(in_base, ["pg_wal/", "pg_wal/archive_status/"]);
+    // Directories alone: one more from 17 on.
+    assert!(in_base.len() >= 2, "{in_base:?}");
+    assert!(
+        in_base.iter().all(|name| name.ends_with('/')),
+        "{in_base:?}"
+    );
     let mut wal = members(&target.join("pg_wal.tar"));
     let count = wal.len();
     wal.sort();
