@@ -18,6 +18,7 @@ import directories
 import load
 import machine
 import many_files
+import networks
 import plot
 import report
 import streams
@@ -34,6 +35,8 @@ PARTS = {
     "memory": workers.measure_memory,
     "compression": streams.measure_compression,
     "directory": directories.measure_directory,
+    "tcp": networks.measure_tcp,
+    "tls": networks.measure_tls,
     "cold": streams.measure_cold,
     "files": many_files.measure_files,
     "million": many_files.measure_million,

@@ -3,7 +3,8 @@
 import load
 import targets
 
-ALL_CASES = ("nowhere", "manifest", "compression", "directory", "cold")
+ALL_CASES = ("nowhere", "manifest", "compression", "directory", "tcp", "tls", "cold")
+NETWORKS = ("tcp", "tls")
 HEADINGS = {
     "nowhere": "To nowhere",
     "manifest": "Checksums of the manifest, one worker to /dev/null",
@@ -11,6 +12,8 @@ HEADINGS = {
     "memory": "Memory",
     "compression": "Compressed on the server, to /dev/null",
     "directory": "To a directory on disk",
+    "tcp": "Over TCP, loopback",
+    "tls": "Over TLS, loopback",
     "cold": "Cold page cache, to /dev/null",
     "files": "100,000 files",
     "million": "1,000,000 files",
@@ -44,7 +47,7 @@ def introduction(about):
         f"{about['server']} ({settings}), {about['extension']} of commit {about['commit']},"
         f" {about['tar']}{rest}.\n\n"
         f"A cluster of {about['bytes'] / 1e9:.2f} GB in the page cache, connections by Unix-domain"
-        f" socket, page checks and CRC32C on unless a case says otherwise, no WAL in the backups,"
+        f" socket unless a part says otherwise, page checks and CRC32C on unless a case says otherwise, no WAL in the backups,"
         f" fast checkpoints. Up to {about['repeats']} runs of each case, in turn. Times are in"
         f" seconds: median (minimum to maximum). CPU time is that of all processes of the server"
         f" and of the clients. The ratio is to the first case of a table, by wall time."
@@ -67,15 +70,15 @@ def section(part, measured, about):
 
 
 def cases_table(cases, size, part):
-    """Whole backups. Compression is compared by method, with archive sizes. Clients that write to a
-    directory have a column for the peak memory of one of them; it cannot be lower than that of this
+    """Whole backups. Compression is compared by method, with archive sizes, and networks by target. Clients that write to a
+    directory or over TCP have a column for the peak memory of one of them; it cannot be lower than that of this
     interpreter."""
-    by_method, by_client = part == "compression", part == "directory"
+    by_method, by_client = part == "compression", part == "directory" or part in NETWORKS
     heading = ["case", "wall", "CPU", "ratio", "CPU ratio", "MB/s"]
     rows = []
     base = cases[0]
     for case in cases:
-        if by_method and case["name"].startswith("pg_basebackup"):
+        if (by_method or part in NETWORKS) and case["name"].startswith("pg_basebackup"):
             base = case
         wall, cpu = case["wall"], case["cpu"]
         rows.append(

@@ -17,6 +17,9 @@
 #       directory     into a directory on disk, compared with pg_basebackup, pgBackRest and cp. ext4
 #                     creates files slowly for some minutes after many have been removed: do not run
 #                     this part alone right after tests or another benchmark
+#       tcp           over TCP on the loopback interface: to nowhere, and into a directory in /dev/shm,
+#                     which needs as much memory as the cluster has bytes
+#       tls           the same with TLS
 #       cold          with an empty page cache, at most 3 runs. Needs root or sudo. Empties the cache
 #                     of the whole machine
 #       files         listing, backing up and checking 100,000 files
@@ -41,7 +44,7 @@
 #
 # The cluster has data checksums, two tables in several segments, 1,000 small tables, and a
 # tablespace. Half of its data compresses well. Its files are in the page cache (except for "cold").
-# It listens only on a socket in the scratch folder. The cases of a part take turns, so that other
+# It listens on a socket in the scratch folder, and on 127.0.0.1 for tcp and tls. The cases of a part take turns, so that other
 # work on the machine affects all of them. Tables show median, minimum and maximum of wall time and of
 # CPU seconds. CPU seconds include all processes of the server and the clients.
 #
@@ -56,7 +59,7 @@ set -euo pipefail
 require_postgres
 
 readonly SIZE=${1:-${SIZE:-3}} REPEATS=${2:-${REPEATS:-5}}
-readonly ALL_PARTS='nowhere manifest stages memory compression directory cold files million load'
+readonly ALL_PARTS='nowhere manifest stages memory compression directory tcp tls cold files million load'
 readonly LOAD_SECONDS=${LOAD_SECONDS:-9}
 if (($# > 2)); then
     parts=("${@:3}")
@@ -209,7 +212,19 @@ fill_cluster() {
     wait "$first"
 }
 
+# network_settings: makes a certificate, and prints settings for the parts that use TCP.
+network_settings() {
+    [[ " ${parts[*]} " == *" tcp "* || " ${parts[*]} " == *" tls "* ]] || return 0
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+        -keyout "$place/server.key" -out "$place/server.crt" 2>/dev/null
+    give_to_server "$place/server.key" "$place/server.crt"
+    chmod 600 "$place/server.key"
+    printf '%s\n' listen_addresses=127.0.0.1 ssl=on "ssl_cert_file='$place/server.crt'" \
+        "ssl_key_file='$place/server.key'"
+}
+
 build_cluster() {
+    local network
     mkdir "$place/tablespace"
     give_to_server "$place"
     init_cluster "$source"
@@ -220,8 +235,9 @@ build_cluster() {
     stop_cluster "$source"
     # Little WAL, because tar and cp copy it although a backup does not contain it. Only requested
     # checkpoints.
+    mapfile -t network < <(network_settings)
     start_cluster "$source" $PORT autovacuum=off wal_level=replica max_wal_size=256MB \
-        min_wal_size=32MB checkpoint_timeout=1h
+        min_wal_size=32MB checkpoint_timeout=1h "${network[@]}"
     sql $PORT -c "CREATE EXTENSION pg_parallel_backup" -c CHECKPOINT
 }
 

@@ -2,6 +2,7 @@
 
 import directories
 import many_files
+import networks
 import streams
 
 # Target, measure, part, case, case to compare with, maximum.
@@ -25,6 +26,10 @@ TARGETS = (
      directories.CP, 1.40),
     ("2 workers to a directory, pg_parallel_backup", "cpu", "directory", directories.by_program(2),
      directories.PG_BASEBACKUP, 0.60),
+    ("2 workers over TLS into tmpfs, pg_parallel_backup", "wall", "tls", networks.into_memory(2),
+     networks.INTO_MEMORY, 0.65),
+    ("2 workers over TLS into tmpfs, pg_parallel_backup", "cpu", "tls", networks.into_memory(2),
+     networks.INTO_MEMORY, 0.75),
     ("2 workers, zstd:1", "wall", "compression", streams.compressed(2, "zstd:1"),
      streams.pg_basebackup_compressed("zstd:1"), 0.55),
 )  # fmt: skip
