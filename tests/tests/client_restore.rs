@@ -306,7 +306,7 @@ fn damaged_archives_leave_nothing() {
     let mut changed = whole.clone();
     changed[place] = b'y';
     for (content, word) in [
-        (changed, "checksum mismatch for file"),
+        (changed.clone(), "checksum mismatch for file"),
         (
             whole[..whole.len() - 1024].to_vec(),
             ": the archive is incomplete",
@@ -330,6 +330,7 @@ fn damaged_archives_leave_nothing() {
         assert!(names_in(&places).is_empty(), "{said}");
     }
     // A target kept with `--no-clean` does not start.
+    fs::write(&base, &changed).expect("write");
     let places = Folder::new("r");
     let target = places.join("data");
     let mut kept = restore_of(&archives, &target, &["--no-clean"]);
