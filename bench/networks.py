@@ -7,10 +7,9 @@ from pathlib import Path
 from clients import run
 from directories import check_size
 from rounds import Case, take_turns
-from streams import workers
+from streams import PG_BASEBACKUP, workers
 
 ADDRESS = "127.0.0.1"
-TO_NOWHERE = "pg_basebackup -Ft -D -"
 INTO_MEMORY = "pg_basebackup -Fp --no-sync into tmpfs"
 
 
@@ -56,7 +55,7 @@ def measure_network(cluster, settings, notes, mode):
     counts = (1, 2, 4)
     nowhere = ("--pipe", "cat >/dev/null # %f")
     cases = [
-        Case(TO_NOWHERE, lambda: pg_basebackup("-Ft", "-D", "-")),
+        Case(PG_BASEBACKUP, lambda: pg_basebackup("-Ft", "-D", "-")),
         *(Case(to_nowhere(n), lambda n=n: program(n, *nowhere)) for n in counts),
         Case(INTO_MEMORY, lambda: pg_basebackup("-Fp", "--no-sync", "-D", copy),
              check=check, clean=clean),

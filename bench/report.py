@@ -47,8 +47,8 @@ def introduction(about):
         f"{about['server']} ({settings}), {about['extension']} of commit {about['commit']},"
         f" {about['tar']}{rest}.\n\n"
         f"A cluster of {about['bytes'] / 1e9:.2f} GB in the page cache, connections by Unix-domain"
-        f" socket unless a part says otherwise, page checks and CRC32C on unless a case says otherwise, no WAL in the backups,"
-        f" fast checkpoints. Up to {about['repeats']} runs of each case, in turn. Times are in"
+        f" socket unless a part says otherwise, page checks and CRC32C on unless a case says"
+        f" otherwise, no WAL in the backups, fast checkpoints. Up to {about['repeats']} runs of each case, in turn. Times are in"
         f" seconds: median (minimum to maximum). CPU time is that of all processes of the server"
         f" and of the clients. The ratio is to the first case of a table, by wall time."
     )
@@ -70,9 +70,9 @@ def section(part, measured, about):
 
 
 def cases_table(cases, size, part):
-    """Whole backups. Compression is compared by method, with archive sizes, and networks by target. Clients that write to a
-    directory or over TCP have a column for the peak memory of one of them; it cannot be lower than that of this
-    interpreter."""
+    """Whole backups. Compression is compared by method, with archive sizes, and networks by target.
+    Clients that write to a directory or use TCP have a column for the peak memory of one of them; it
+    cannot be lower than that of this interpreter."""
     by_method, by_client = part == "compression", part == "directory" or part in NETWORKS
     heading = ["case", "wall", "CPU", "ratio", "CPU ratio", "MB/s"]
     rows = []

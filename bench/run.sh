@@ -44,9 +44,10 @@
 #
 # The cluster has data checksums, two tables in several segments, 1,000 small tables, and a
 # tablespace. Half of its data compresses well. Its files are in the page cache (except for "cold").
-# It listens on a socket in the scratch folder, and on 127.0.0.1 for tcp and tls. The cases of a part take turns, so that other
-# work on the machine affects all of them. Tables show median, minimum and maximum of wall time and of
-# CPU seconds. CPU seconds include all processes of the server and the clients.
+# It listens on a socket in the scratch folder, and on 127.0.0.1 for tcp and tls. The cases of a part
+# take turns, so that other work on the machine affects all of them. Tables show median, minimum and
+# maximum of wall time and of CPU seconds. CPU seconds include all processes of the server and the
+# clients.
 #
 # Results: RESULTS/latest.md (also on standard output), latest.json, latest.svg, and copies named after
 # the date. Progress goes to standard error.

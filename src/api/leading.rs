@@ -81,7 +81,7 @@ fn start_backup(
         name!(total_bytes, i64),
     ),
 > {
-    let arguments = StartArguments {
+    start_backup_or_increment(
         label,
         fast,
         tablespace_map,
@@ -89,9 +89,8 @@ fn start_backup(
         verify_checksums,
         manifest_checksums,
         retain_wal,
-        incremental: Some(false),
-    };
-    TableIterator::once(or_raise(start(arguments)))
+        Some(false),
+    )
 }
 
 /// start_backup() since 0.3.0, with `incremental`.

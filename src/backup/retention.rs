@@ -95,16 +95,14 @@ pub fn hold_wal(Arguments { handle, nonce }: Arguments) {
     process::wake(backup.leader_pid());
     if created.is_ok() {
         let segment_size = u64::from(settings::wal_segment_size().bytes());
-        let mut held_from = 0;
         while !backup.phase().has_ended() && retention.state() != Some(State::Released) {
             // What the caller of send_wal() has on its disk need not be held any more.
             let acknowledged = backup.wal.acknowledged().unwrap_or(0);
             let needed_from = acknowledged - acknowledged % segment_size;
             // The phase is looked at afterwards: a stop that has begun sends all that was not
             // acknowledged before it.
-            if needed_from > held_from && backup.phase() == Phase::Streaming {
+            if needed_from > 0 && backup.phase() == Phase::Streaming {
                 replication_slot::advance(needed_from);
-                held_from = needed_from;
             }
             interrupt::wait(PATIENCE, WaitEvent::Extension);
         }

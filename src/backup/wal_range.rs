@@ -104,7 +104,7 @@ impl WalRange {
     /// Position at which a segment ends.
     #[must_use]
     pub fn end_of(&self, segment: &Segment) -> u64 {
-        (segment.number + 1) * u64::from(self.segment_size.bytes())
+        self.segment_size.end_of(segment.number).0
     }
 }
 

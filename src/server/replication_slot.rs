@@ -42,7 +42,7 @@ pub fn create_temporary(name: &str) -> Result<(), String> {
     .execute()
 }
 
-/// Lets go of the WAL before `lsn`, as PhysicalConfirmReceivedLocation() in replication/walsender.c. The
+/// Lets go of the WAL before `lsn`, unless that has gone already, as PhysicalConfirmReceivedLocation() in replication/walsender.c. The
 /// slot is one that this process has created.
 pub fn advance(lsn: u64) {
     // SAFETY: guarded by pgrx. The slot of this process stays while it is MyReplicationSlot. Its fields

@@ -7,18 +7,10 @@ use backup_tests::backup::Backup;
 use backup_tests::client::{
     backup_of, expect_failure, names_in, new_target, private_file, program, verify,
 };
+use backup_tests::incremental::is_too_old;
 use backup_tests::program::{account, command, major_version, run, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
-
-/// Whether the server under test is too old for a test's subject.
-fn is_too_old() -> bool {
-    let is_too_old = major_version() < 17;
-    if is_too_old {
-        eprintln!("nothing to test before PostgreSQL 17");
-    }
-    is_too_old
-}
 
 fn summarizing_cluster() -> Cluster {
     let cluster = Cluster::builder().setting("summarize_wal", "on").start();

@@ -93,9 +93,15 @@ fn held_from(cluster: &Cluster, started: &Started) -> String {
         .get(0)
 }
 
-/// Waits until the server shows the stream of a worker.
+/// Statement of a stream that waits for long.
+fn waiting_long(id: i64) -> String {
+    copy_of(&format!("send_wal({id}, wait => '1 day')"))
+}
+
+/// Starts such a stream, and waits until the server shows it.
 #[track_caller]
-fn wait_for_row(cluster: &Cluster, worker: &Worker) {
+fn spawn_waiting(cluster: &Cluster, id: i64) -> Worker {
+    let worker = Worker::spawn(cluster, &waiting_long(id));
     cluster.wait_for_sql(
         "the row of the stream",
         &format!(
@@ -104,6 +110,7 @@ fn wait_for_row(cluster: &Cluster, worker: &Worker) {
             worker.pid
         ),
     );
+    worker
 }
 
 #[test]
@@ -167,9 +174,7 @@ fn a_stream_waits_for_the_first_segment() {
     assert_eq!(segments(&empty), [""; 0]);
     member::assert_ends_well(&empty);
 
-    let copy = copy_of(&format!("send_wal({id}, wait => '1 day')"));
-    let waiting = Worker::spawn(&cluster, &copy);
-    wait_for_row(&cluster, &waiting);
+    let waiting = spawn_waiting(&cluster, id);
     assert!(!waiting.is_finished());
     switch_wal(&mut client);
     assert_eq!(segments(&waiting.expect()).len(), 1);
@@ -181,16 +186,14 @@ fn a_stop_ends_a_stream_that_waits() {
     let mut taken = Stepwise::start(&cluster, "retain_wal => true");
     let id = taken.started.id;
     taken.send_files();
-    let copy = copy_of(&format!("send_wal({id}, wait => '1 day')"));
-    let waiting = Worker::spawn(&cluster, &copy);
-    wait_for_row(&cluster, &waiting);
+    let waiting = spawn_waiting(&cluster, id);
     taken.stop();
     let (mut client, archive) = waiting.join_and_keep();
     let archive = archive.expect("a stream that ends well");
     assert_eq!(segments(&archive), [""; 0]);
     member::assert_ends_well(&archive);
     // The protocol is in step, and the backup is over.
-    let failure = copy_out(&mut client, &copy).expect_err("the backup is over");
+    let failure = copy_out(&mut client, &waiting_long(id)).expect_err("the backup is over");
     assert_eq!(failure.sqlstate, "42704", "{failure}");
     leftover::assert_none(&cluster);
     taken.backup.verify();
@@ -201,9 +204,7 @@ fn an_aborted_backup_fails_a_stream_that_waits() {
     let cluster = cluster();
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
-    let copy = copy_of(&format!("send_wal({id}, wait => '1 day')"));
-    let waiting = Worker::spawn(&cluster, &copy);
-    wait_for_row(&cluster, &waiting);
+    let waiting = spawn_waiting(&cluster, id);
     leader
         .execute("SELECT abort_backup()", &[])
         .expect("abort_backup()");
@@ -217,9 +218,7 @@ fn a_wait_can_be_cancelled() {
     let cluster = cluster();
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
-    let copy = copy_of(&format!("send_wal({id}, wait => '1 day')"));
-    let waiting = Worker::spawn(&cluster, &copy);
-    wait_for_row(&cluster, &waiting);
+    let waiting = spawn_waiting(&cluster, id);
     cluster.execute(&format!("SELECT pg_cancel_backend({})", waiting.pid));
     let (mut client, ended) = waiting.join_and_keep();
     let failure = ended.expect_err("the wait was cancelled");

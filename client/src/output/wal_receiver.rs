@@ -79,8 +79,7 @@ impl<'a> WalReceiver<'a> {
     fn note_end(&mut self, segment: SegmentName) {
         let size = self.store.segment_size();
         let number = size.number_of(segment.log, segment.seg);
-        let end = Lsn((number + 1).saturating_mul(u64::from(size.bytes())));
-        self.end = self.end.max(Some(end));
+        self.end = self.end.max(Some(size.end_of(number)));
     }
 }
 

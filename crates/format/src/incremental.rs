@@ -81,13 +81,12 @@ pub struct BlockList<'a> {
 impl<'a> BlockList<'a> {
     /// Words that [`BlockList::encode`] appends at most.
     pub fn most_words(blocks: &[u32]) -> usize {
-        let span = blocks.last().map_or(0, |last| last + 1);
-        LIST_HEAD + blocks.len().min(bitmap_words(span))
+        LIST_HEAD + blocks.len().min(bitmap_words(span_of(blocks)))
     }
 
     /// Appends an encoded list. `blocks` ascend.
     pub fn encode(blocks: &[u32], truncation_length: u32, words: &mut Vec<u32>) {
-        let span = blocks.last().map_or(0, |last| last + 1);
+        let span = span_of(blocks);
         words.extend([blocks.len() as u32, truncation_length, span]);
         let bitmap = bitmap_words(span);
         if blocks.len() <= bitmap {
@@ -131,6 +130,11 @@ impl<'a> BlockList<'a> {
         });
         list.iter().copied().chain(set)
     }
+}
+
+/// Number of blocks up to the last of a list.
+fn span_of(blocks: &[u32]) -> u32 {
+    blocks.last().map_or(0, |last| last + 1)
 }
 
 fn bitmap_words(span: u32) -> usize {

@@ -32,6 +32,11 @@ impl SegmentSize {
         self.segment_of(Lsn(lsn.0.saturating_sub(1)))
     }
 
+    /// Position at which a segment ends.
+    pub fn end_of(self, segment: u64) -> Lsn {
+        Lsn(segment.saturating_add(1).saturating_mul(u64::from(self.0)))
+    }
+
     /// File name of a segment.
     pub fn file_name(self, timeline: u32, segment: u64) -> String {
         self.name(timeline, segment).to_string()
