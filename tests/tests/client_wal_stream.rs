@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use backup_tests::builder::Builder;
 use backup_tests::client::{
     Running, backup_of, expect_failure, names_in, new_target, restore_of, unpack, verify,
 };
@@ -29,7 +30,11 @@ const ROUND: i64 = 5 * MEGABYTE;
 
 /// Cluster that keeps 2 MB of WAL, with the table of the load.
 fn cluster() -> Cluster {
-    let cluster = forgetful().start();
+    with_load_table(forgetful())
+}
+
+fn with_load_table(builder: Builder) -> Cluster {
+    let cluster = builder.start();
     cluster.execute("CREATE TABLE load (round int, filler text)");
     cluster
 }
@@ -379,7 +384,8 @@ fn a_stream_that_waits_for_wal_is_not_lost() {
 
 #[test]
 fn a_standby_streams_what_it_receives() {
-    let primary = cluster();
+    // A standby without a slot follows only what the primary still has.
+    let primary = with_load_table(forgetful().setting("wal_keep_size", "1GB"));
     let standby = primary.standby();
     let (folder, target) = new_target();
     let backup = Running::start(&mut slow_backup(&standby, &["-j", "1"], &target));
