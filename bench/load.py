@@ -26,6 +26,11 @@ def limited(name):
     return f"{name}, max_rate {MAX_RATE}"
 
 
+def with_wal(wal):
+    """Name of a case of the program."""
+    return f"pg_parallel_backup, 2 workers, -X {wal}"
+
+
 def measure_load(cluster, settings, notes):
     """Runs all cases in turn. max_wal_size is raised so that WAL causes no checkpoint: the only
     checkpoints are the one before each case and those of the backups."""
@@ -35,6 +40,7 @@ def measure_load(cluster, settings, notes):
         **{workers(n): lambda n=n: Streams(cluster, n) for n in (1, 2, 4)},
         limited(PG_BASEBACKUP): lambda: PgBasebackup(cluster, MAX_RATE),
         limited(workers(2)): lambda: Streams(cluster, 2, MAX_RATE),
+        **{with_wal(wal): lambda wal=wal: Program(cluster, wal) for wal in ("none", "fetch", "stream")},
     }
     repeats = min(settings["repeats"], REPEATS)
     taken = {name: [] for name in cases}
@@ -137,6 +143,22 @@ class PgBasebackup(contextlib.ExitStack):
 
     def stop(self):
         """Does nothing: pg_basebackup has stopped the backup itself."""
+
+
+class Program(contextlib.ExitStack):
+    """A backup with the program, to nowhere."""
+
+    def __init__(self, cluster, wal):
+        super().__init__()
+        self.clients = [
+            Client(
+                [cluster.bin / "pg_parallel_backup", "-d", cluster.conninfo, "-c", "fast", "-j", "2",
+                 "-X", wal, "--pipe", "cat >/dev/null # %f"]
+            )
+        ]  # fmt: skip
+
+    def stop(self):
+        """Does nothing: the program has stopped the backup itself."""
 
 
 class Streams(contextlib.ExitStack):

@@ -1,4 +1,4 @@
-"""Time of the listing in clusters with very many files.
+"""Listing, backup, verification and restore of clusters with very many files.
 
 The files are sparse hard links, a hundred to each inode, so that creating and removing them is fast.
 """
@@ -9,7 +9,7 @@ import statistics
 import time
 from pathlib import Path
 
-from clients import Failed, Session, run
+from clients import Client, Failed, Session, run
 from cluster import move_aside
 from rounds import progress, spread
 
@@ -19,6 +19,13 @@ FIND = "find -printf '%s\\n'"
 BEYOND = "start_backup beyond the checkpoint"
 BACKUP = "pg_parallel_backup, 2 workers to /dev/null"
 CHECK = "pg_parallel_backup check, 2 workers"
+PEER = "pg_basebackup -Fp --no-sync"
+PEER_VERIFY = "pg_verifybackup of the directory"
+PLAIN = "pg_parallel_backup, 2 workers into a directory"
+VERIFY = "pg_parallel_backup verify of the directory, 2 threads"
+TAR = "pg_parallel_backup, 2 workers as tar"
+VERIFY_TAR = "pg_parallel_backup verify of the archives, 2 threads"
+RESTORE = "pg_parallel_backup restore of the archives, 2 threads"
 
 
 def measure_files(cluster, settings, _notes):
@@ -42,7 +49,11 @@ def with_files(cluster, settings, counts, repeats, find):
     try:
         plant(folders, counts, cluster.owner)
         progress("  files planted")
-        return measure(cluster, sum(counts), repeats, find)
+        measured = measure(cluster, sum(counts), repeats, find)
+        whole = measure_whole(cluster, settings)
+        measured["seconds"] |= {name: spread([one["seconds"]]) for name, one in whole.items()}
+        measured["peak_mb"] = {name: one["peak_mb"] for name, one in whole.items()}
+        return measured
     finally:
         for folder in folders:
             move_aside(folder, Path(settings["trash"]))
@@ -127,6 +138,35 @@ def measure(cluster, files, repeats, find):
     core = statistics.median(taken["pg_backup_start"])
     taken[BEYOND] = [value - core for value in taken["start_backup(fast => true)"]]
     return {"files": files, "seconds": {name: spread(values) for name, values in taken.items()}}
+
+
+def measure_whole(cluster, settings):
+    """Backups that are kept, their verification, and a restore: once, because each writes all files.
+    Returns seconds and the peak memory of the client for each. Nothing is removed between them, because
+    ext4 creates files slowly after that."""
+    target, trash = Path(settings["target"]), Path(settings["trash"])
+    directory, peer, tar, restored = (target / name for name in ("plain", "peer", "tar", "restored"))
+    options = ["-d", cluster.conninfo, "-c", "fast", "-X", "none"]
+    program = cluster.bin / "pg_parallel_backup"
+    cases = {
+        PEER: [cluster.bin / "pg_basebackup", *options, "--no-sync", "-D", peer],
+        PEER_VERIFY: [cluster.bin / "pg_verifybackup", "-n", peer],
+        PLAIN: [program, *options, "-N", "-j", "2", "-D", directory],
+        VERIFY: [program, "verify", "-n", "-j", "2", directory],
+        TAR: [program, *options, "-N", "-j", "2", "-Ft", "-D", tar],
+        VERIFY_TAR: [program, "verify", "-n", "-j", "2", tar],
+        RESTORE: [program, "restore", "-N", "-j", "2", tar, "-D", restored],
+    }
+    taken = {}
+    target.mkdir()
+    try:
+        for name, command in cases.items():
+            Client.peak_kb = 0
+            taken[name] = {"seconds": seconds(run, command), "peak_mb": Client.peak_kb / 1024}
+            progress(f"  {name}: {taken[name]['seconds']:.0f} s")
+    finally:
+        move_aside(target, trash)
+    return taken
 
 
 def seconds(action, *arguments):

@@ -137,12 +137,13 @@ def memory_table(used):
 
 
 def files_table(part, measured):
-    """Listing of many files."""
+    """Many files: the listing, and backups with the memory of the client."""
     judged = ("backup_filelist()", "start_backup beyond the checkpoint")
+    peaks = measured["peak_mb"]
     return table(
-        [f"with {measured['files']:,} files", "seconds", "target"],
+        [f"with {measured['files']:,} files", "seconds", "MB of the client", "target"],
         [
-            [name, spread_text(value),
+            [name, spread_text(value), f"{peaks[name]:.0f}" if name in peaks else "",
              verdict(value["median"], targets.FILES_SECONDS)
              if part == "files" and name in judged else ""]
             for name, value in measured["seconds"].items()

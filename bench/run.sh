@@ -22,8 +22,8 @@
 #       tls           the same with TLS
 #       cold          with an empty page cache, at most 3 runs. Needs root or sudo. Empties the cache
 #                     of the whole machine
-#       files         listing, backing up and checking 100,000 files
-#       million       listing, backing up and checking 1,000,000 files, at most 3 runs
+#       files         listing, backing up, checking, verifying and restoring 100,000 files
+#       million       the same with 1,000,000 files, at most 3 runs; backups that are kept need 35 GB
 #       load          a write-heavy pgbench during a backup: transactions per second and 99th
 #                     percentile of latency with no backup, pg_basebackup, 1, 2 and 4 workers, with
 #                     and without a rate limit, at most 3 runs. As in all parts, the cluster runs

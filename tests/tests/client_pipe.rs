@@ -222,8 +222,13 @@ fn the_command_of_a_lost_connection_is_killed_and_run_anew() {
     let command = "echo begun >>DIR/%f.log; cat >DIR/out/%f; echo whole >>DIR/%f.log";
     let pipe = in_folder(command, &folder);
     let backup = Running::start(backup_of(&cluster).args(["-j2", "-r8M", "--pipe", &pipe]));
+    let logs = [0, 1].map(|worker| folder.join(format!("base.{worker}.tar.log")));
+    wait_for("two commands that have begun", PATIENCE, || {
+        logs.iter()
+            .all(|log| fs::read(log).is_ok_and(|log| log == b"begun\n"))
+    });
     backup.end_with_a_lost_worker(&cluster);
-    let mut logs = [0, 1].map(|worker| read(&folder.join(format!("base.{worker}.tar.log"))));
+    let mut logs = logs.map(|log| read(&log));
     logs.sort();
     assert_eq!(logs, ["begun\nbegun\nwhole\n", "begun\nwhole\n"]);
     drop(unpack_all(&cluster, &out));

@@ -1,8 +1,13 @@
 //! Streams that end after so many bytes: what a lost connection costs is bounded.
 
+use std::fs;
+
 use backup_tests::archive::members;
 use backup_tests::backup::{Backup, send_stop, start};
-use backup_tests::client::{backup_of, names_in, new_target, program, restore_of, verify};
+use backup_tests::client::{
+    Running, backup_of, decompress, names_in, new_target, program, restore_of, terminate_a_worker,
+    verify,
+};
 use backup_tests::failure::expect_failure;
 use backup_tests::program::succeed;
 use backup_tests::server::Cluster;
@@ -183,4 +188,48 @@ fn the_program_takes_all_formats_in_several_streams() {
             "pg_wal.tar".into()
         ]
     );
+}
+
+/// The server counts the streams that ended as received. So the archive is whole only if it still has
+/// them, and the stream that was lost is in it once.
+#[test]
+fn one_worker_continues_its_archive_behind_the_last_whole_stream() {
+    let cluster = cluster();
+    let (oid, location) = cluster.create_tablespace("elsewhere");
+    cluster.execute("CREATE TABLE far TABLESPACE elsewhere AS SELECT * FROM one");
+    cluster.execute("CREATE TABLE farther TABLESPACE elsewhere AS SELECT * FROM one");
+    // In the archive of the data directory, and in that of the tablespace.
+    for (method, suffix, when) in [
+        ("none", "", "bytes_sent > 9000000"),
+        ("client-lz4", ".lz4", "bytes_sent > 9000000"),
+        ("server-zstd", ".zst", "bytes_sent > bytes_total - 7000000"),
+    ] {
+        let (folder, target) = new_target();
+        let mut backup = backup_of(&cluster);
+        backup.args(["-Ft", "-j1", "-r8M", "--stream-size", "4MB", "-Z", method]);
+        let running = Running::start(backup.arg("-D").arg(&target));
+        let query = format!("SELECT coalesce(bool_or({when}), false) FROM backup_progress()");
+        cluster.wait_for_sql("a later stream", &query);
+        terminate_a_worker(&cluster);
+        let (status, said) = running.end();
+        assert_eq!(status, Some(0), "{said}");
+        assert!(said.contains("gets another"), "{said}");
+        for part in ["base".to_owned(), oid.to_string()] {
+            let archive = target.join(format!("{part}.tar{suffix}"));
+            let plain = decompress(&archive);
+            let mut names = members(&fs::read(&plain).expect("an archive"));
+            if plain != archive {
+                fs::remove_file(&plain).expect("a copy");
+            }
+            let count = names.len();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), count, "{part} {method}");
+        }
+        succeed(program().args(["verify", "-n"]).arg(&target));
+        let map = format!("{}={}", location.display(), folder.join("space").display());
+        let restored = folder.join("restored");
+        succeed(&mut restore_of(&target, &restored, &["-T", &map]));
+        verify(&restored, &[]);
+    }
 }

@@ -189,7 +189,7 @@ pub fn receive(
         Err(error) if is_lost(&error) => {
             received.lose_stream();
             let file = sink.current();
-            sink.discard();
+            sink.discard()?;
             Err(match file {
                 Some(file) => error.context(format!("while receiving file \"{file}\"")),
                 None => error,

@@ -1,7 +1,8 @@
 //! Backup in tar archives: `base.tar` and one for each tablespace, as pg_basebackup names them.
 //! With several workers each has its own archives (`base.0.tar`, `base.1.tar`), which unpack into
 //! one directory. A worker that sends more than one stream has an archive for each (`base.0.1.tar`).
-//! They go to files of a directory, or each to a command.
+//! One worker alone continues its archive, because pg_verifybackup looks for `base.tar`. They go to
+//! files of a directory, or each to a command.
 //!
 //! Archives are what the server sends, byte for byte, also if compressed by the server. The
 //! exception is the first: the closing stream is appended to it, except for the manifest, which is
@@ -46,23 +47,17 @@ pub struct ArchiveSet {
     has_manifest: bool,
     /// Archives that were begun, including failed ones.
     begun: Mutex<Vec<Id>>,
-    /// Complete archives, except for the first.
+    /// Complete archives.
     complete: Mutex<Vec<Id>>,
-    first: Mutex<First>,
+    /// Archives without their end, which other streams continue.
+    kept: Mutex<Vec<(Id, Writer)>>,
+    manifest: Mutex<Option<ManifestFile>>,
 }
 
 /// Destination of archives.
 enum Place {
     Directory { path: PathBuf, file_mode: u32 },
     Commands(Commands, CommandTemplate),
-}
-
-/// State that the first worker's stream leaves to the closing stream.
-#[derive(Default)]
-struct First {
-    /// Writer of the first archive, without its end.
-    writer: Option<Writer>,
-    manifest: Option<ManifestFile>,
 }
 
 /// Identity of an archive: its part of the backup and its worker.
@@ -113,7 +108,8 @@ impl ArchiveSet {
             has_manifest: config.manifest.is_some(),
             begun: Mutex::default(),
             complete: Mutex::default(),
-            first: Mutex::default(),
+            kept: Mutex::default(),
+            manifest: Mutex::default(),
         };
         if let Place::Directory { path, .. } = &archives.place {
             cleanup.add_key_file(path.join(archives.name(Id::FIRST)));
@@ -147,7 +143,7 @@ impl ArchiveSet {
             worker: 0,
             number: 0,
         };
-        if self.jobs == 1 && !self.lock_complete().contains(&own) {
+        if self.jobs == 1 && (self.are_continued() || !self.lock_complete().contains(&own)) {
             return own;
         }
         let worker = self.jobs;
@@ -163,9 +159,22 @@ impl ArchiveSet {
         self.lock_complete().push(id);
     }
 
+    /// Whether all streams of a part go to one archive, from which a stream that failed can be removed.
+    /// Not with gzip: pg_verifybackup reads the first member of a file alone.
+    pub fn are_continued(&self) -> bool {
+        self.jobs == 1
+            && matches!(self.place, Place::Directory { .. })
+            && self.compress.compression.method != Method::Gzip
+    }
+
+    /// Whether an archive goes on after a stream.
+    pub fn is_continued(&self, id: Id) -> bool {
+        id == Id::FIRST || self.are_continued()
+    }
+
     /// Whether the bytes of the server are written unchanged.
     pub fn is_kept_as_sent(&self, id: Id) -> bool {
-        id != Id::FIRST && self.compress.side == Side::Server
+        !self.is_continued(id) && self.compress.side == Side::Server
     }
 
     /// Begins an archive, again if it failed before.
@@ -259,18 +268,24 @@ impl ArchiveSet {
         }
     }
 
-    /// Stores the writer of the first archive.
-    pub fn leave_first(&self, writer: Writer) {
-        self.first().writer = Some(writer);
+    /// Keeps the writer of an archive that goes on.
+    pub fn keep(&self, id: Id, writer: Writer) {
+        self.kept().push((id, writer));
+    }
+
+    /// Takes the writer of an archive that was kept.
+    pub fn take(&self, id: Id) -> Option<Writer> {
+        let mut kept = self.kept();
+        let place = kept.iter().position(|(other, _)| *other == id)?;
+        Some(kept.swap_remove(place).1)
     }
 
     /// Takes the writer of the first archive.
     ///
     /// # Errors
-    /// An error if it is not installed.
+    /// An error if it is not there.
     pub fn take_first(&self) -> Result<Writer> {
-        let writer = self.first().writer.take();
-        writer.context("the first archive is missing")
+        self.take(Id::FIRST).context("the first archive is missing")
     }
 
     /// Creates the file of the manifest: that of the backup with the name of an unfinished one, and a
@@ -301,7 +316,7 @@ impl ArchiveSet {
 
     /// Stores the manifest.
     pub fn leave_manifest(&self, manifest: ManifestFile) {
-        self.first().manifest = Some(manifest);
+        *self.lock_manifest() = Some(manifest);
     }
 
     /// Takes the manifest out, an empty one where none has come.
@@ -309,7 +324,7 @@ impl ArchiveSet {
     /// # Errors
     /// Errors of the operating system.
     pub fn take_manifest(&self) -> Result<ManifestFile> {
-        let manifest = self.first().manifest.take();
+        let manifest = self.lock_manifest().take();
         manifest.map_or_else(ManifestFile::temporary, Ok)
     }
 
@@ -321,18 +336,23 @@ impl ArchiveSet {
         self.complete.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn first(&self) -> MutexGuard<'_, First> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Vec<(Id, Writer)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the first archive and gives a command the manifest, after the comparison succeeded.
+    fn lock_manifest(&self) -> MutexGuard<'_, Option<ManifestFile>> {
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the archives that were kept and gives a command the manifest, after the comparison succeeded.
     ///
     /// # Errors
     /// Errors of the operating system and of commands, and cancellation.
     pub fn end(&self, manifest: Option<&ManifestFile>, cancellation: &Cancellation) -> Result<()> {
-        let mut writer = self.take_first()?;
-        writer.write(&END, cancellation)?;
-        writer.finish(cancellation)?;
+        for (_, mut writer) in self.kept().drain(..) {
+            writer.write(&END, cancellation)?;
+            writer.finish(cancellation)?;
+        }
         // In a directory it is there already.
         if let (Place::Commands(..), Some(manifest)) = (&self.place, manifest) {
             let mut outlet = self.open(&manifest_name(), true)?;

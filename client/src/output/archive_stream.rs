@@ -6,7 +6,7 @@ use backup_format::archive;
 use backup_format::member::{Kind, Member, Receiver};
 
 use crate::output::archive_set::{ArchiveSet, Id};
-use crate::output::archive_writer::Writer;
+use crate::output::archive_writer::{Mark, Writer};
 use crate::output::wal_receiver::{ClosingReceiver, WalReceiver};
 use crate::output::withheld_end::WithheldEnd;
 use crate::runtime::cancellation::Cancellation;
@@ -28,8 +28,9 @@ pub struct Archive<'a> {
 }
 
 enum Output {
-    /// It goes on after the end of the stream, which is held back.
-    First(Writer, WithheldEnd),
+    /// It goes on after the end of the stream, which is held back. The mark is the end of the streams
+    /// before.
+    Continued(Writer, WithheldEnd, Option<Mark>),
     /// Created with its first member, because an empty archive is not written. Bytes wait here
     /// until then.
     Other(Option<Writer>, Vec<u8>),
@@ -47,8 +48,15 @@ impl<'a> Archive<'a> {
         check: Check<'a>,
         cancellation: &'a Cancellation,
     ) -> Result<Self> {
-        let output = if id == Id::FIRST {
-            Output::First(archives.begin(id)?, WithheldEnd::default())
+        let output = if archives.is_continued(id) {
+            let (writer, mark) = match archives.take(id) {
+                Some(mut writer) => {
+                    let mark = writer.mark(cancellation)?;
+                    (writer, mark)
+                }
+                None => (archives.begin(id)?, None),
+            };
+            Output::Continued(writer, WithheldEnd::default(), mark)
         } else {
             Output::Other(None, Vec::new())
         };
@@ -103,7 +111,11 @@ impl<'a> Archive<'a> {
     pub fn finish(self) -> Result<()> {
         self.input.finish()?;
         match self.output {
-            Output::First(writer, _) => self.archives.leave_first(writer),
+            // The first archive has at least what comes at the end.
+            Output::Continued(_, _, None) if self.check.is_empty() && self.id != Id::FIRST => {
+                self.archives.empty(self.id, &[], self.cancellation)?;
+            }
+            Output::Continued(writer, ..) => self.archives.keep(self.id, writer),
             Output::Other(Some(writer), _) if !self.check.is_empty() => {
                 writer.finish(self.cancellation)?;
                 self.archives.complete(self.id);
@@ -115,9 +127,17 @@ impl<'a> Archive<'a> {
         self.check.finish().map(drop)
     }
 
-    /// The stream has failed. The archive is begun anew; a command is killed.
-    pub fn discard(self) {
+    /// The stream has failed. The archive is as it was before, or is begun anew; a command is killed.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn discard(self) -> Result<()> {
+        if let Output::Continued(mut writer, _, Some(mark)) = self.output {
+            writer.go_back(mark)?;
+            self.archives.keep(self.id, writer);
+        }
         self.check.discard();
+        Ok(())
     }
 }
 
@@ -130,7 +150,7 @@ impl Output {
         cancellation: &Cancellation,
     ) -> Result<()> {
         match self {
-            Self::First(writer, held_back) => {
+            Self::Continued(writer, held_back, _) => {
                 held_back.push(bytes, |bytes| writer.write(bytes, cancellation))
             }
             Self::Other(Some(writer), _) => writer.write(bytes, cancellation),
@@ -225,7 +245,7 @@ impl<'a> Closing<'a> {
             wal.finish()?;
         }
         let manifest = self.members.check.finish()?;
-        self.archives.leave_first(self.members.writer);
+        self.archives.keep(Id::FIRST, self.members.writer);
         if let Some(manifest) = manifest {
             self.archives.leave_manifest(manifest);
         }

@@ -1,7 +1,7 @@
 //! Writer of an archive to its destination, with optional compression.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -24,8 +24,13 @@ pub enum Destination {
 /// Writer of an archive.
 pub struct Writer {
     compressor: Compressor,
+    compress: Compress,
     outlet: Destination,
 }
+
+/// Position in a file to which its writer can go back, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(u64);
 
 impl Destination {
     /// Creates or truncates a file.
@@ -91,8 +96,43 @@ impl Writer {
     pub fn new(outlet: Destination, compress: &Compress) -> Result<Self> {
         Ok(Self {
             compressor: Compressor::new(compress)?,
+            compress: *compress,
             outlet,
         })
+    }
+
+    /// Ends the frame, so that the writer can go back to this place. The next bytes begin another.
+    /// [`None`] for a command, which cannot give bytes back.
+    ///
+    /// # Errors
+    /// Errors of the operating system and of the compression.
+    pub fn mark(&mut self, cancellation: &Cancellation) -> Result<Option<Mark>> {
+        let next = Compressor::new(&self.compress)?;
+        let outlet = &mut self.outlet;
+        std::mem::replace(&mut self.compressor, next)
+            .finish(|bytes| outlet.write(bytes, cancellation))?;
+        let Destination::File(file, name) = outlet else {
+            return Ok(None);
+        };
+        let position = file.stream_position();
+        let position = position.with_context(|| format!("could not seek in {name}"))?;
+        Ok(Some(Mark(position)))
+    }
+
+    /// Removes all that was written since a mark.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn go_back(&mut self, Mark(position): Mark) -> Result<()> {
+        self.compressor = Compressor::new(&self.compress)?;
+        let Destination::File(file, name) = &mut self.outlet else {
+            return Ok(());
+        };
+        file.set_len(position)
+            .with_context(|| format!("could not truncate {name}"))?;
+        file.seek(SeekFrom::Start(position))
+            .with_context(|| format!("could not seek in {name}"))?;
+        Ok(())
     }
 
     /// Writes bytes.

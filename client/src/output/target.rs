@@ -96,10 +96,11 @@ impl Target {
         }
     }
 
-    /// Bytes after which a worker's stream ends. One worker alone has one archive, as pg_basebackup.
+    /// Bytes after which a worker's stream ends. One worker alone has one archive, as pg_basebackup: it
+    /// is one stream where another stream cannot continue it.
     pub fn stream_size(&self, config: &BackupConfig, jobs: usize) -> Option<u64> {
         match self {
-            Self::Tar(..) if jobs == 1 => None,
+            Self::Tar(archives, _) if jobs == 1 && !archives.are_continued() => None,
             _ => config.stream_size,
         }
     }
@@ -124,6 +125,7 @@ impl Target {
         Ok(match (self, request) {
             (Self::Tar(archives, _), Request::Part(part)) => {
                 let check = Check::new(part.prefix(), received, counter);
+                let number = if archives.are_continued() { 0 } else { number };
                 let id = Id {
                     part,
                     worker,
@@ -279,12 +281,16 @@ impl Sink<'_> {
     }
 
     /// The stream has failed, and what it held comes again in another.
-    pub fn discard(self) {
+    ///
+    /// # Errors
+    /// As [`Archive::discard`].
+    pub fn discard(self) -> Result<()> {
         match self {
             Self::Unpacker(unpacker) => unpacker.discard(),
-            Self::Archive(archive) => archive.discard(),
+            Self::Archive(archive) => archive.discard()?,
             Self::Closing(closing) => closing.discard(),
         }
+        Ok(())
     }
 
     /// Path of the current file.

@@ -1,11 +1,13 @@
 //! Opening of sessions through libpq, with the connection options of psql.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use libpq::Connection;
 use libpq::connection::Info;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::cli::configuration::{Address, Silence};
 use crate::server::connection::{Failure, Session, Watch};
@@ -178,10 +180,37 @@ impl Opener {
     }
 
     fn ask_password(&mut self) -> Result<()> {
+        // rpassword prints the prompt first, and would show what is typed until the echo is off.
+        let _quiet = Quiet::terminal();
         let password =
             rpassword::prompt_password("Password: ").context("could not read the password")?;
         self.parameters.insert("password".to_owned(), password);
         Ok(())
+    }
+}
+
+/// Keeps the terminal from showing what is typed until it is dropped, as simple_prompt() of PostgreSQL
+/// does before it asks.
+struct Quiet {
+    terminal: File,
+    before: Termios,
+}
+
+impl Quiet {
+    /// [`None`] without a terminal.
+    fn terminal() -> Option<Self> {
+        let terminal = File::open("/dev/tty").ok()?;
+        let before = tcgetattr(&terminal).ok()?;
+        let mut modes = before.clone();
+        modes.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(&terminal, OptionalActions::Flush, &modes).ok()?;
+        Some(Self { terminal, before })
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
     }
 }
 
