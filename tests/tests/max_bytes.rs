@@ -196,17 +196,38 @@ fn the_program_takes_all_formats_in_several_streams() {
 fn one_worker_continues_its_archive_behind_the_last_whole_stream() {
     let cluster = cluster();
     let (oid, location) = cluster.create_tablespace("elsewhere");
-    cluster.execute("CREATE TABLE far TABLESPACE elsewhere AS SELECT * FROM one");
-    cluster.execute("CREATE TABLE farther TABLESPACE elsewhere AS SELECT * FROM one");
+    // Half of them is left by compression, so that a rate limit holds for them.
+    cluster.execute(
+        "CREATE TABLE far TABLESPACE elsewhere AS
+             SELECT (SELECT string_agg(md5(i || ' ' || j), '') FROM generate_series(1, 28) AS j)
+             FROM generate_series(1, 8192) AS i;
+         CREATE TABLE farther TABLESPACE elsewhere AS SELECT * FROM far;
+         CREATE TABLE farthest TABLESPACE elsewhere AS SELECT * FROM far",
+    );
     // In the archive of the data directory, and in that of the tablespace.
-    for (method, suffix, when) in [
-        ("none", "", "bytes_sent > 9000000"),
-        ("client-lz4", ".lz4", "bytes_sent > 9000000"),
-        ("server-zstd", ".zst", "bytes_sent > bytes_total - 7000000"),
+    for (method, rate, suffix, when) in [
+        ("none", "8M", "", "bytes_sent > 9000000"),
+        ("client-lz4", "8M", ".lz4", "bytes_sent > 9000000"),
+        // It limits what is compressed.
+        (
+            "server-zstd",
+            "2M",
+            ".zst",
+            "bytes_sent > bytes_total - 15000000",
+        ),
     ] {
         let (folder, target) = new_target();
         let mut backup = backup_of(&cluster);
-        backup.args(["-Ft", "-j1", "-r8M", "--stream-size", "4MB", "-Z", method]);
+        backup.args([
+            "-Ft",
+            "-j1",
+            "-r",
+            rate,
+            "--stream-size",
+            "4MB",
+            "-Z",
+            method,
+        ]);
         let running = Running::start(backup.arg("-D").arg(&target));
         let query = format!("SELECT coalesce(bool_or({when}), false) FROM backup_progress()");
         cluster.wait_for_sql("a later stream", &query);
