@@ -207,11 +207,12 @@ pub fn wait_for_streams(cluster: &Cluster) {
     );
 }
 
-/// Terminates the session of one worker.
+/// Terminates the session of one worker, which may be between two streams for a moment.
 #[track_caller]
 pub fn terminate_a_worker(cluster: &Cluster) {
-    cluster.execute(
-        "SELECT pg_terminate_backend(min(pid)) FROM pg_stat_progress_basebackup
+    cluster.wait_for_sql(
+        "a worker to terminate",
+        "SELECT coalesce(pg_terminate_backend(min(pid)), false) FROM pg_stat_progress_basebackup
          WHERE phase <> 'transferring wal files'
              AND pid NOT IN (SELECT leader_pid FROM backup_progress())",
     );

@@ -206,8 +206,8 @@ fn one_worker_continues_its_archive_behind_the_last_whole_stream() {
     );
     // In the archive of the data directory, and in that of the tablespace.
     for (method, rate, suffix, when) in [
-        ("none", "8M", "", "bytes_sent > 9000000"),
-        ("client-lz4", "8M", ".lz4", "bytes_sent > 9000000"),
+        ("none", "16M", "", "bytes_sent > 9000000"),
+        ("client-lz4", "16M", ".lz4", "bytes_sent > 9000000"),
         // It limits what is compressed.
         (
             "server-zstd",
