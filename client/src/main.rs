@@ -19,9 +19,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use cli::configuration::ProgressFormat;
+use cli::configuration::{ProgressFormat, Restore};
 use cli::options::{Command, CommandLine};
-use commands::{backup, check, restore, verify};
+use commands::{backup, check, combine, restore, verify};
 use console::messages;
 use output::command_guard;
 
@@ -70,9 +70,13 @@ fn work(command_line: CommandLine) -> Result<bool> {
         Some(Command::Check(options)) => {
             (options.check()).and_then(|config| check::run(&config).map(done))
         }
-        Some(Command::Restore(options)) => {
-            (options.check()).and_then(|config| restore::run(config).map(done))
+        Some(Command::Combine(options)) => {
+            (options.check()).and_then(|config| combine::run(config, "combination").map(done))
         }
+        Some(Command::Restore(options)) => match options.check()? {
+            Restore::One(config) => restore::run(config).map(done),
+            Restore::Chain(config) => combine::run(config, "restore").map(done),
+        },
         Some(Command::Verify(options)) => options.check().and_then(verify::run),
     }
 }

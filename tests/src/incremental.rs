@@ -5,6 +5,7 @@ use std::path::Path;
 use postgres::Client;
 
 use crate::backup::{Backup, Started, send_stop, spawn_workers, try_start};
+use crate::client::program;
 use crate::failure::Failure;
 use crate::program::{command, major_version, succeed};
 use crate::server::Cluster;
@@ -53,26 +54,52 @@ pub fn take_after(cluster: &Cluster, earlier: &Backup, workers: usize) -> Backup
     backup
 }
 
-/// Puts a full backup and those that follow it together. `cluster` tells which tablespaces there are.
+/// Puts a full backup and those that follow it together, with our program, and compares the result with
+/// that of pg_combinebackup. `cluster` tells which tablespaces there are.
 #[track_caller]
 pub fn combine(cluster: &Cluster, backups: &[&Backup]) -> Backup {
     let last = backups.last().expect("a backup");
     // Links lead to the tablespaces already.
     let _ = std::fs::remove_file(last.data_dir().join("tablespace_map"));
-    let combined = Backup::folder(cluster);
-    succeed(command("rm").arg("-r").arg(combined.data_dir()));
-    let mut program = command("pg_combinebackup");
-    program.arg("--no-sync");
-    for ((oid, from), (same, to)) in last.tablespaces().iter().zip(combined.tablespaces()) {
-        assert_eq!(oid, same);
-        program
-            .arg("-T")
-            .arg(format!("{}={}", from.display(), to.display()));
+    let mut ours = program();
+    ours.args(["combine", "-j", "2"]);
+    let [theirs, ours] = [command("pg_combinebackup"), ours].map(|mut program| {
+        let combined = Backup::folder(cluster);
+        succeed(command("rm").arg("-r").arg(combined.data_dir()));
+        program.arg("--no-sync");
+        for ((oid, from), (same, to)) in last.tablespaces().iter().zip(combined.tablespaces()) {
+            assert_eq!(oid, same);
+            succeed(command("rm").arg("-r").arg(to));
+            program
+                .arg("-T")
+                .arg(format!("{}={}", from.display(), to.display()));
+        }
+        program.args(backups.iter().map(|backup| backup.data_dir()));
+        succeed(program.arg("-o").arg(combined.data_dir()));
+        combined.verify();
+        combined
+    });
+    assert_same_files(&ours.data_dir(), &theirs.data_dir());
+    ours
+}
+
+/// Checks that two data directories have the same files, except for the times in their manifests.
+#[track_caller]
+pub fn assert_same_files(ours: &Path, theirs: &Path) {
+    let of = |root: &Path| -> Vec<_> {
+        let files = files_below(root).into_iter();
+        files
+            .filter(|(name, _)| name != "backup_manifest")
+            .collect()
+    };
+    let (ours, theirs) = (of(ours), of(theirs));
+    let names = |files: &[(String, Vec<u8>)]| -> Vec<_> {
+        files.iter().map(|(name, _)| name.clone()).collect()
+    };
+    assert_eq!(names(&ours), names(&theirs));
+    for ((name, ours), (_, theirs)) in ours.iter().zip(&theirs) {
+        assert!(ours == theirs, "{name} differs");
     }
-    program.args(backups.iter().map(|backup| backup.data_dir()));
-    succeed(program.arg("-o").arg(combined.data_dir()));
-    combined.verify();
-    combined
 }
 
 /// Number and checksum of the rows of every permanent table, in every database.

@@ -96,7 +96,7 @@ fn an_incremental_backup_in_tar_format_is_verified_and_not_restored_alone() {
             .arg(&tar),
     );
     assert!(said.contains("is an incremental backup"), "{said}");
-    assert!(said.contains("pg_combinebackup"), "{said}");
+    assert!(said.contains("Name all backups of the chain"), "{said}");
     assert!(!target.exists());
 }
 

@@ -256,6 +256,48 @@ pub struct VerifyConfig {
     pub quiet: bool,
 }
 
+/// Configuration of `combine`.
+#[derive(Clone, Debug)]
+pub struct CombineConfig {
+    /// Directories of the backups, the full one first.
+    pub backups: Vec<PathBuf>,
+    /// Directory for the result.
+    pub target: PathBuf,
+    /// Directory for WAL, if not in the target.
+    pub waldir: Option<PathBuf>,
+    /// New locations of tablespaces by their old ones.
+    pub mapping: BTreeMap<PathBuf, PathBuf>,
+    /// Number of files made concurrently.
+    pub jobs: usize,
+    /// The manifest's checksums; `None` for no manifest.
+    pub manifest: Option<Algorithm>,
+    /// How whole files are copied.
+    pub copy: CopyMethod,
+    /// Whether nothing is written.
+    pub dry_run: bool,
+    /// Method of synchronization; `None` for none.
+    pub sync: Option<SyncMethod>,
+    /// Whether to remove created files after an error.
+    pub clean: bool,
+    /// Whether to show the progress.
+    pub progress: bool,
+    /// Whether to report each step.
+    pub verbose: bool,
+}
+
+/// How files are copied that no blocks are put into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyMethod {
+    /// Their bytes are read and written.
+    Copy,
+    /// Both share their blocks on disk, where the file system can do that.
+    Clone,
+    /// The kernel copies them.
+    CopyFileRange,
+    /// They are the same file.
+    Link,
+}
+
 /// Configuration of `restore`.
 #[derive(Clone, Debug)]
 pub struct RestoreConfig {
@@ -277,6 +319,15 @@ pub struct RestoreConfig {
     pub progress: bool,
     /// Whether to report each step.
     pub verbose: bool,
+}
+
+/// What there is to restore.
+#[derive(Debug)]
+pub enum Restore {
+    /// A full backup.
+    One(RestoreConfig),
+    /// A full backup and incremental ones.
+    Chain(CombineConfig),
 }
 
 /// Configuration of `check`.

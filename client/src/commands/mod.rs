@@ -5,6 +5,7 @@
 pub mod archive_wait;
 pub mod backup;
 pub mod check;
+pub mod combine;
 pub mod completion;
 pub mod file_streams;
 pub mod lost_directories;

@@ -4,6 +4,10 @@ use anyhow::{Result, bail};
 
 /// Control file, without which no server starts on a data directory.
 pub const CONTROL_FILE: &[u8] = b"global/pg_control";
+/// File with the locations of tablespaces, from which a server creates the links.
+pub const TABLESPACE_MAP: &[u8] = b"tablespace_map";
+/// File with the start of a backup.
+pub const BACKUP_LABEL: &[u8] = b"backup_label";
 /// The manifest.
 pub const MANIFEST: &[u8] = b"backup_manifest";
 

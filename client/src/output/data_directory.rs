@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
+use rustix::fs::{AtFlags, CWD, linkat};
 
 use crate::manifest::backup_path::{CONTROL_FILE, MANIFEST, check_name, display, parse_oid};
 use crate::manifest::manifest_file::ManifestFile;
@@ -143,6 +144,22 @@ impl DataDirectory {
                 })?;
         }
         Ok(file)
+    }
+
+    /// Makes a file a link to one outside.
+    ///
+    /// # Errors
+    /// An error for an invalid name, and errors of the operating system.
+    pub fn link_file(&self, source: &Path, path: &[u8]) -> Result<()> {
+        let name = unfinished_name(path);
+        let (place, path) = self.locate_file(&name)?;
+        linkat(CWD, source, &place.dir, path, AtFlags::SYMLINK_FOLLOW).with_context(|| {
+            format!(
+                "could not create link from \"{}\" to \"{}\"",
+                source.display(),
+                place.show(path)
+            )
+        })
     }
 
     /// Renames a file of a stream that ended well from its temporary name, over what a failed

@@ -1,18 +1,21 @@
 //! Archive files of a backup: `base.tar` and one for each tablespace, or several of each from
 //! several workers, optionally compressed; and `pg_wal.tar` of pg_basebackup.
 
-use std::fs::File;
+use std::cmp::Reverse;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use backup_format::compression::Method;
 use backup_format::member::Receiver;
+use backup_format::tablespace_map;
 
-use crate::console::messages::reason;
-use crate::manifest::backup_path::parse_oid;
+use crate::console::messages::{self, reason};
+use crate::manifest::backup_path::{MANIFEST, parse_oid};
 use crate::stream::input::Input;
-use crate::stream::part::Part;
+use crate::stream::part::{Part, Tablespace};
 use crate::stream::regular_file;
 
 /// Size of a read in bytes.
@@ -147,6 +150,61 @@ impl ArchiveFile {
     pub fn place(&self) -> String {
         format!("archive \"{}\"", self.name)
     }
+}
+
+/// The archives in a folder, the largest first.
+///
+/// # Errors
+/// Errors of the operating system.
+pub fn list(folder: &Path) -> Result<Vec<ArchiveFile>> {
+    let failed = || format!("could not read directory \"{}\"", folder.display());
+    let mut archives = Vec::new();
+    for entry in fs::read_dir(folder).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        let name = entry.file_name();
+        if let Some(mut archive) = ArchiveFile::by_name(folder, &name.to_string_lossy()) {
+            archive.size = fs::metadata(&archive.path).with_context(failed)?.len();
+            archives.push(archive);
+        } else if name.as_bytes() != MANIFEST {
+            messages::warn(format_args!(
+                "file \"{}\" is not expected in a tar format backup",
+                name.display()
+            ));
+        }
+    }
+    archives.sort_by_key(|archive| Reverse(archive.size));
+    Ok(archives)
+}
+
+/// Parses a tablespace_map, which must contain the tablespace of each archive.
+///
+/// # Errors
+/// Where it is none, or names a place that is refused.
+pub fn tablespaces(map: &[u8], archives: &[ArchiveFile]) -> Result<Vec<Tablespace>> {
+    let tablespaces = tablespace_map::parse(map)?
+        .into_iter()
+        .map(|(oid, location)| Tablespace::check("the backup", oid, &location))
+        .collect::<Result<Vec<_>>>()?;
+    for archive in archives {
+        if let Content::Part(Part::Tablespace(oid)) = archive.content {
+            ensure!(
+                tablespaces.iter().any(|tablespace| tablespace.oid == oid),
+                "archive \"{}\" is of a tablespace that the backup's tablespace_map does not have",
+                archive.name
+            );
+        }
+    }
+    let mut oids: Vec<_> = tablespaces
+        .iter()
+        .map(|tablespace| tablespace.oid)
+        .collect();
+    oids.sort_unstable();
+    oids.dedup();
+    ensure!(
+        oids.len() == tablespaces.len(),
+        "the backup's tablespace_map has a tablespace twice"
+    );
+    Ok(tablespaces)
 }
 
 fn failed(to: &str, name: &str, error: &io::Error) -> Error {

@@ -1,4 +1,4 @@
-//! The system identifier in pg_control (`ControlFileData`).
+//! What a backup's tools need of pg_control (`ControlFileData`).
 //!
 //! The file is in the byte order of the machine that wrote it. This module reads it in native byte
 //! order, so the reading machine must have the same.
@@ -39,32 +39,55 @@ impl fmt::Display for InvalidControlFile {
 
 impl core::error::Error for InvalidControlFile {}
 
-/// Reads the system identifier. `crc32c` computes the CRC-32C of a byte slice.
-///
-/// # Errors
-/// If the file is damaged or of an unknown version.
-pub fn system_identifier(
-    content: &[u8],
-    crc32c: impl Fn(&[u8]) -> u32,
-) -> Result<u64, InvalidControlFile> {
-    let (Some(content), Some((identifier, after))) = (
-        content.get(..CONTENT_SIZE),
-        content.split_first_chunk::<8>(),
-    ) else {
-        return Err(InvalidControlFile::Short);
-    };
-    let version = after.first_chunk().copied().map(u32::from_ne_bytes);
-    let is_right = |place: usize| {
-        let (covered, rest) = content.split_at(place);
-        rest.first_chunk().copied().map(u32::from_ne_bytes) == Some(crc32c(covered))
-    };
-    if !CHECKSUM_PLACES.into_iter().any(is_right) {
-        return Err(InvalidControlFile::Checksum);
+/// Offsets of fields, the same in all of these versions.
+const VERSION: usize = 8;
+const BLOCK_SIZE: usize = 216;
+const SEGMENT_BLOCKS: usize = 220;
+const DATA_CHECKSUM_VERSION: usize = 252;
+
+/// Fields of a pg_control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlFile {
+    /// Identifies the cluster.
+    pub system_identifier: u64,
+    /// Bytes of a page of a relation (`blcksz`).
+    pub block_size: u32,
+    /// Pages of a segment of a relation (`relseg_size`).
+    pub segment_blocks: u32,
+    /// Version of the page checksums; 0 without.
+    pub data_checksum_version: u32,
+}
+
+impl ControlFile {
+    /// Reads a file. `crc32c` computes the CRC-32C of a byte slice.
+    ///
+    /// # Errors
+    /// If the file is damaged or of an unknown version.
+    pub fn read(content: &[u8], crc32c: impl Fn(&[u8]) -> u32) -> Result<Self, InvalidControlFile> {
+        let (Some(content), Some((identifier, _))) = (
+            content.get(..CONTENT_SIZE),
+            content.split_first_chunk::<8>(),
+        ) else {
+            return Err(InvalidControlFile::Short);
+        };
+        let number = |place: usize| {
+            let bytes = content[place..].first_chunk().copied();
+            bytes.map_or(0, u32::from_ne_bytes)
+        };
+        let is_right = |&place: &usize| number(place) == crc32c(&content[..place]);
+        if !CHECKSUM_PLACES.iter().any(is_right) {
+            return Err(InvalidControlFile::Checksum);
+        }
+        if !VERSIONS.contains(&number(VERSION)) {
+            return Err(InvalidControlFile::Version);
+        }
+        Ok(Self {
+            system_identifier: u64::from_ne_bytes(*identifier),
+            block_size: number(BLOCK_SIZE),
+            segment_blocks: number(SEGMENT_BLOCKS),
+            data_checksum_version: number(DATA_CHECKSUM_VERSION),
+        })
     }
-    if !version.is_some_and(|version| VERSIONS.contains(&version)) {
-        return Err(InvalidControlFile::Version);
-    }
-    Ok(u64::from_ne_bytes(*identifier))
 }
 
 #[cfg(test)]
@@ -88,15 +111,15 @@ mod tests {
         content
     }
 
+    fn read(content: &[u8]) -> Result<u64, InvalidControlFile> {
+        ControlFile::read(content, sum).map(|file| file.system_identifier)
+    }
+
     #[test]
     fn the_system_is_known_in_all_versions() {
         for (version, place) in [(1300, 288), (1700, 288), (1800, 292)] {
             let content = control_file(version, place);
-            assert_eq!(
-                system_identifier(&content, sum),
-                Ok(0x1234_5678_9abc_def0),
-                "{version}"
-            );
+            assert_eq!(read(&content), Ok(0x1234_5678_9abc_def0), "{version}");
         }
     }
 
@@ -104,25 +127,15 @@ mod tests {
     fn a_damaged_file_tells_nothing() {
         let content = control_file(1300, 288);
         for size in [0, 8, 295] {
-            assert_eq!(
-                system_identifier(&content[..size], sum),
-                Err(InvalidControlFile::Short)
-            );
+            assert_eq!(read(&content[..size]), Err(InvalidControlFile::Short));
         }
-        assert!(system_identifier(&content[..296], sum).is_ok());
+        assert!(read(&content[..296]).is_ok());
         for place in [0, 100, 287, 289] {
             let mut content = content.clone();
             content[place] ^= 1;
-            assert_eq!(
-                system_identifier(&content, sum),
-                Err(InvalidControlFile::Checksum),
-                "{place}"
-            );
+            assert_eq!(read(&content), Err(InvalidControlFile::Checksum), "{place}");
         }
         let other = control_file(1200, 288);
-        assert_eq!(
-            system_identifier(&other, sum),
-            Err(InvalidControlFile::Version)
-        );
+        assert_eq!(read(&other), Err(InvalidControlFile::Version));
     }
 }

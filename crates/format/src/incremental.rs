@@ -9,6 +9,8 @@
 //! of blocks that the file has at least when it is put together again: blocks below it that are not here
 //! come from the backup before.
 
+use core::fmt;
+
 use crate::path::file_name;
 
 /// INCREMENTAL_MAGIC in backup/basebackup_incremental.h.
@@ -48,6 +50,122 @@ pub fn header(
     let mut header: Vec<u8> = numbers.into_iter().flat_map(u32::to_ne_bytes).collect();
     header.resize(header_size(count, page_size) as usize, 0);
     header
+}
+
+/// The first numbers of an incremental file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Number of blocks.
+    pub count: u32,
+    /// Truncation length in blocks.
+    pub truncation_length: u32,
+}
+
+/// Reason why a file is no incremental file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidIncremental {
+    /// The first number is another.
+    Magic(u32),
+    /// There are more blocks than a segment has.
+    Count(u32, u32),
+    /// The truncation length is larger than a segment.
+    TruncationLength(u32, u32),
+    /// A block does not belong to the segment.
+    Block(u32, u32),
+    /// The block does not come after the one before.
+    Order(u32),
+}
+
+/// The messages of make_incremental_rfile() in pg_combinebackup's reconstruct.c, where it has them.
+impl fmt::Display for InvalidIncremental {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic(found) => write!(
+                f,
+                "has bad incremental magic number (0x{found:x}, expected 0x{MAGIC:x})"
+            ),
+            Self::Count(found, most) => {
+                write!(
+                    f,
+                    "has block count {found} in excess of segment size {most}"
+                )
+            }
+            Self::TruncationLength(found, most) => write!(
+                f,
+                "has truncation block length {found} in excess of segment size {most}"
+            ),
+            Self::Block(found, most) => {
+                write!(
+                    f,
+                    "has block number {found} in excess of segment size {most}"
+                )
+            }
+            Self::Order(found) => write!(f, "has block number {found} out of order"),
+        }
+    }
+}
+
+impl core::error::Error for InvalidIncremental {}
+
+impl Start {
+    /// Bytes of it.
+    pub const SIZE: usize = 3 * NUMBER;
+
+    /// Reads it. A segment has `segment_blocks` blocks.
+    ///
+    /// # Errors
+    /// Where the numbers are impossible.
+    pub fn parse(
+        bytes: &[u8; Self::SIZE],
+        segment_blocks: u32,
+    ) -> Result<Self, InvalidIncremental> {
+        let number = |index: usize| {
+            let number: [u8; NUMBER] = std::array::from_fn(|byte| bytes[index * NUMBER + byte]);
+            u32::from_ne_bytes(number)
+        };
+        let [magic, count, truncation_length] = [0, 1, 2].map(number);
+        if magic != MAGIC {
+            return Err(InvalidIncremental::Magic(magic));
+        }
+        if count > segment_blocks {
+            return Err(InvalidIncremental::Count(count, segment_blocks));
+        }
+        if truncation_length > segment_blocks {
+            return Err(InvalidIncremental::TruncationLength(
+                truncation_length,
+                segment_blocks,
+            ));
+        }
+        Ok(Self {
+            count,
+            truncation_length,
+        })
+    }
+
+    /// Bytes of the block numbers, which follow.
+    pub fn numbers_size(&self) -> usize {
+        self.count as usize * NUMBER
+    }
+}
+
+/// Reads the block numbers, which ascend.
+///
+/// # Errors
+/// Where they do not, or one is beyond the segment.
+pub fn parse_numbers(bytes: &[u8], segment_blocks: u32) -> Result<Vec<u32>, InvalidIncremental> {
+    let (numbers, _) = bytes.as_chunks::<NUMBER>();
+    let mut blocks: Vec<u32> = Vec::with_capacity(numbers.len());
+    for &number in numbers {
+        let block = u32::from_ne_bytes(number);
+        if block >= segment_blocks {
+            return Err(InvalidIncremental::Block(block, segment_blocks));
+        }
+        if blocks.last().is_some_and(|&last| last >= block) {
+            return Err(InvalidIncremental::Order(block));
+        }
+        blocks.push(block);
+    }
+    Ok(blocks)
 }
 
 /// The path of the incremental file for that of a relation file.
@@ -174,6 +292,55 @@ mod tests {
         let two = header([3, 5].into_iter(), 9, PAGE);
         assert_eq!(two.len(), PAGE);
         assert_eq!(numbers(&two)[..6], [MAGIC, 2, 9, 3, 5, 0]);
+    }
+
+    #[test]
+    fn a_header_is_read_as_it_was_written() {
+        for blocks in [vec![], vec![0], vec![3, 5, 131_071]] {
+            let bytes = header(blocks.iter().copied(), 9, PAGE);
+            let start = bytes.first_chunk().expect("a start");
+            let start = Start::parse(start, 131_072).expect("a header");
+            assert_eq!(
+                (start.count as usize, start.truncation_length),
+                (blocks.len(), 9)
+            );
+            let numbers = &bytes[Start::SIZE..][..start.numbers_size()];
+            assert_eq!(parse_numbers(numbers, 131_072), Ok(blocks));
+        }
+    }
+
+    #[test]
+    fn impossible_headers_are_refused_with_the_reason() {
+        let start = |numbers: [u32; 3]| {
+            let bytes: Vec<u8> = numbers.into_iter().flat_map(u32::to_ne_bytes).collect();
+            Start::parse(bytes.first_chunk().expect("three numbers"), 100)
+                .map_err(|error| error.to_string())
+        };
+        assert!(start([MAGIC, 100, 100]).is_ok());
+        for (numbers, reason) in [
+            (
+                [7, 1, 1],
+                "has bad incremental magic number (0x7, expected 0xd3ae1f0d)",
+            ),
+            (
+                [MAGIC, 101, 1],
+                "has block count 101 in excess of segment size 100",
+            ),
+            (
+                [MAGIC, 1, u32::MAX],
+                "has truncation block length 4294967295 in excess of segment size 100",
+            ),
+        ] {
+            assert_eq!(start(numbers), Err(reason.to_owned()));
+        }
+        let numbers = |numbers: &[u32]| {
+            let bytes: Vec<u8> = numbers.iter().copied().flat_map(u32::to_ne_bytes).collect();
+            parse_numbers(&bytes, 100)
+        };
+        assert_eq!(numbers(&[99]), Ok(vec![99]));
+        assert_eq!(numbers(&[100]), Err(InvalidIncremental::Block(100, 100)));
+        assert_eq!(numbers(&[5, 5]), Err(InvalidIncremental::Order(5)));
+        assert_eq!(numbers(&[5, 4]), Err(InvalidIncremental::Order(4)));
     }
 
     #[test]

@@ -11,7 +11,8 @@
 //! | [`manifest`] | the backup manifest | `src/backend/backup/backup_manifest.c` |
 //! | [`timeline`] | the WAL ranges of a backup | `src/backend/backup/backup_manifest.c` |
 //! | [`tablespace_map`] | the file `tablespace_map` | `src/backend/access/transam/xlogrecovery.c` |
-//! | [`control_file`] | the system identifier in pg_control | `src/include/catalog/pg_control.h` |
+//! | [`backup_label`] | the file `backup_label` | `src/bin/pg_combinebackup/backup_label.c` |
+//! | [`control_file`] | fields of pg_control | `src/include/catalog/pg_control.h` |
 //! | [`checksum`] | names of checksum algorithms | `src/common/checksum_helper.c` |
 //! | [`compression`] | names and levels of compression methods | `src/common/compression.c` |
 //! | [`checksummed_files`] | files whose pages have checksums | `src/backend/backup/basebackup.c` |
@@ -26,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod backup_label;
 pub mod checksum;
 pub mod checksummed_files;
 pub mod compression;

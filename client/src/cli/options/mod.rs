@@ -2,6 +2,7 @@
 
 mod backup;
 mod check;
+mod combine;
 mod compress;
 mod connection;
 mod restore;
@@ -15,6 +16,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 pub use backup::BackupOptions;
 pub use check::CheckOptions;
+pub use combine::CombineOptions;
 pub use connection::ConnectionOptions;
 pub use restore::RestoreOptions;
 pub use verify::VerifyOptions;
@@ -63,6 +65,7 @@ impl CommandLine {
         let wanted = match &self.command {
             None => return self.backup.progress(),
             Some(Command::Check(options)) => return options.progress(),
+            Some(Command::Combine(options)) => options.progress,
             Some(Command::Restore(options)) => options.progress,
             Some(Command::Verify(options)) => options.progress,
         };
@@ -80,6 +83,8 @@ pub enum Command {
     Verify(VerifyOptions),
     /// Unpacks a backup in tar format into a directory that starts.
     Restore(RestoreOptions),
+    /// Puts a full backup and incremental ones together.
+    Combine(CombineOptions),
 }
 
 /// Validates a number of jobs; `None` if it was not given.

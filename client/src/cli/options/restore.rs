@@ -3,18 +3,19 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use backup_format::checksum::Algorithm;
 use clap::ValueHint;
 
 use super::{check_waldir, mapping, threads};
-use crate::cli::configuration::{RestoreConfig, SyncMethod};
+use crate::cli::configuration::{CombineConfig, CopyMethod, Restore, RestoreConfig, SyncMethod};
 
 /// How to restore a backup.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct RestoreOptions {
-    /// directory with the archives of the backup, and its manifest
-    #[arg(value_name = "ARCHIVES", value_hint = ValueHint::DirPath)]
-    archives: PathBuf,
+    /// directory with the archives of the backup, and its manifest; with incremental backups those of the full one first
+    #[arg(value_name = "ARCHIVES", value_hint = ValueHint::DirPath, required = true, num_args = 1..)]
+    archives: Vec<PathBuf>,
 
     /// restore into directory
     #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
@@ -58,17 +59,35 @@ impl RestoreOptions {
     ///
     /// # Errors
     /// The first invalid option or value.
-    pub fn check(self) -> Result<RestoreConfig> {
-        Ok(RestoreConfig {
-            archives: self.archives,
+    pub fn check(self) -> Result<Restore> {
+        let mut archives = self.archives;
+        let sync = (!self.no_sync).then_some(self.sync_method);
+        if archives.len() > 1 {
+            return Ok(Restore::Chain(CombineConfig {
+                backups: archives,
+                target: self.pgdata,
+                waldir: check_waldir(self.waldir)?,
+                mapping: mapping(&self.tablespace_mapping)?,
+                jobs: threads(self.jobs)?,
+                manifest: Some(Algorithm::Crc32c),
+                copy: CopyMethod::Copy,
+                dry_run: false,
+                sync,
+                clean: !self.no_clean,
+                progress: self.progress,
+                verbose: self.verbose,
+            }));
+        }
+        Ok(Restore::One(RestoreConfig {
+            archives: archives.remove(0),
             target: self.pgdata,
             waldir: check_waldir(self.waldir)?,
             mapping: mapping(&self.tablespace_mapping)?,
             jobs: threads(self.jobs)?,
-            sync: (!self.no_sync).then_some(self.sync_method),
+            sync,
             clean: !self.no_clean,
             progress: self.progress,
             verbose: self.verbose,
-        })
+        }))
     }
 }

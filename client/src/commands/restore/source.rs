@@ -1,20 +1,15 @@
 //! Archives of a backup, with its manifest and tablespaces.
 
-use std::cmp::Reverse;
-use std::fs;
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use backup_format::checksum::Algorithm;
 use backup_format::incremental;
 use backup_format::relation_file;
-use backup_format::tablespace_map;
 
 use super::wanted::Wanted;
-use crate::console::messages;
-use crate::manifest::backup_path::{MANIFEST, display};
+use crate::manifest::backup_path::{MANIFEST, TABLESPACE_MAP, display};
 use crate::manifest::comparison::compare;
 use crate::manifest::exemption::is_exempt;
 use crate::manifest::manifest_file::ManifestFile;
@@ -23,13 +18,10 @@ use crate::manifest::parser::Manifest;
 use crate::manifest::received_files::Files;
 use crate::manifest::{self, shortened};
 use crate::runtime::cancellation::Cancellation;
-use crate::stream::archive_files::{ArchiveFile, Content, PIECE};
+use crate::stream::archive_files::{ArchiveFile, Content, PIECE, list, tablespaces};
 use crate::stream::part::Part;
 use crate::stream::part::Tablespace;
 use crate::stream::regular_file;
-
-/// File with the locations of tablespaces, from which a server creates the links.
-const TABLESPACE_MAP: &[u8] = b"tablespace_map";
 
 /// Members that are not written to the directory.
 pub const LEFT_OUT: &[&[u8]] = &[TABLESPACE_MAP, MANIFEST];
@@ -91,7 +83,7 @@ impl Source {
                 .as_ref()
                 .is_some_and(|listing| listing.is_incremental),
             "backup in \"{}\" is an incremental backup, which cannot be restored alone\n\
-             HINT:  Unpack all backups of the chain, the full one first, and combine them with pg_combinebackup.",
+             HINT:  Name all backups of the chain, the full one first.",
             folder.display()
         );
         let map = found.take(TABLESPACE_MAP);
@@ -202,53 +194,4 @@ impl Listing {
 /// Whether a path is that of an incremental file.
 fn is_incremental_file(path: &[u8]) -> bool {
     incremental::relation_path(path).is_some_and(|path| relation_file::is_relation(&path))
-}
-
-/// The archives in a folder.
-fn list(folder: &Path) -> Result<Vec<ArchiveFile>> {
-    let failed = || format!("could not read directory \"{}\"", folder.display());
-    let mut archives = Vec::new();
-    for entry in fs::read_dir(folder).with_context(failed)? {
-        let entry = entry.with_context(failed)?;
-        let name = entry.file_name();
-        if let Some(mut archive) = ArchiveFile::by_name(folder, &name.to_string_lossy()) {
-            archive.size = fs::metadata(&archive.path).with_context(failed)?.len();
-            archives.push(archive);
-        } else if name.as_bytes() != MANIFEST {
-            messages::warn(format_args!(
-                "file \"{}\" is not expected in a tar format backup",
-                name.display()
-            ));
-        }
-    }
-    archives.sort_by_key(|archive| Reverse(archive.size));
-    Ok(archives)
-}
-
-/// Parses the map, which must contain the tablespace of each archive.
-fn tablespaces(map: &[u8], archives: &[ArchiveFile]) -> Result<Vec<Tablespace>> {
-    let tablespaces = tablespace_map::parse(map)?
-        .into_iter()
-        .map(|(oid, location)| Tablespace::check("the backup", oid, &location))
-        .collect::<Result<Vec<_>>>()?;
-    for archive in archives {
-        if let Content::Part(Part::Tablespace(oid)) = archive.content {
-            ensure!(
-                tablespaces.iter().any(|tablespace| tablespace.oid == oid),
-                "archive \"{}\" is of a tablespace that the backup's tablespace_map does not have",
-                archive.name
-            );
-        }
-    }
-    let mut oids: Vec<_> = tablespaces
-        .iter()
-        .map(|tablespace| tablespace.oid)
-        .collect();
-    oids.sort_unstable();
-    oids.dedup();
-    ensure!(
-        oids.len() == tablespaces.len(),
-        "the backup's tablespace_map has a tablespace twice"
-    );
-    Ok(tablespaces)
 }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use anyhow::{Result, bail, ensure};
-use backup_format::control_file::{self, InvalidControlFile};
+use backup_format::control_file::{self, ControlFile, InvalidControlFile};
 use crc_fast::CrcAlgorithm;
 
 /// Compares a pg_control with the manifest. A backup of another cluster is not worth another look.
@@ -12,8 +12,11 @@ use crc_fast::CrcAlgorithm;
 /// Where it is damaged, or of another cluster; `name` is what it is called in messages.
 pub fn check(content: &[u8], expected: u64, name: impl Display) -> Result<()> {
     let crc32c = |bytes: &[u8]| crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32;
-    match control_file::system_identifier(content, crc32c) {
-        Ok(found) => {
+    match ControlFile::read(content, crc32c) {
+        Ok(ControlFile {
+            system_identifier: found,
+            ..
+        }) => {
             ensure!(
                 found == expected,
                 "{name}: manifest system identifier is {expected}, but control file has {found}"

@@ -2,7 +2,6 @@
 //! those of pg_verifybackup.
 
 mod control;
-mod expected;
 mod findings;
 mod plain;
 mod tar;
@@ -22,11 +21,11 @@ use crate::console::messages::reason;
 use crate::console::progress::Phase;
 use crate::manifest::LARGEST;
 use crate::manifest::backup_path::display;
+use crate::manifest::expected::Expected;
 use crate::manifest::parser::Manifest;
 use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Shared, Watch};
 use crate::stream::regular_file;
-use expected::Expected;
 use findings::Findings;
 use wal::Programs;
 use wal_folder::WalFolder;
@@ -120,15 +119,7 @@ fn read_manifest(config: &VerifyConfig) -> Result<(Manifest, Expected)> {
             reason(&error)
         )
     })?;
-    let mut expected = Expected::new(&config.ignore);
-    let mut added = Ok(());
-    let manifest = Manifest::read(file, |entry| {
-        if added.is_ok() {
-            added = expected.add(&entry);
-        }
-    })?;
-    added?;
-    Ok((manifest, expected))
+    Expected::read(file, &config.ignore)
 }
 
 impl Verifier<'_> {

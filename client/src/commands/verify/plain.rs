@@ -7,12 +7,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use anyhow::{Result, anyhow};
 use backup_format::control_file::CONTENT_SIZE;
 
-use super::expected::{self, Expected};
 use super::{Verifier, control};
 use crate::console::messages::reason;
 use crate::console::progress::{self, Activity, Tally};
 use crate::manifest::backup_path::{CONTROL_FILE, display};
 use crate::manifest::digest::Digest;
+use crate::manifest::expected::{self, Expected};
 use crate::runtime::parallel;
 use crate::runtime::supervisor::Shared;
 use crate::stream::regular_file;

@@ -13,7 +13,6 @@ use backup_format::checksum::Algorithm;
 use backup_format::control_file;
 use backup_format::member::{Kind, Member, Receiver};
 
-use super::expected::{self, Expected};
 use super::wal_folder::{Segment, WalFolder};
 use super::{VERSION_FILE, Verifier, control};
 use crate::cli::option_values::canonical;
@@ -21,6 +20,7 @@ use crate::console::messages::reason;
 use crate::console::progress::{self, Activity, Tally};
 use crate::manifest::backup_path::{CONTROL_FILE, display};
 use crate::manifest::digest::Digest;
+use crate::manifest::expected::{self, Expected};
 use crate::runtime::parallel;
 use crate::runtime::supervisor::Shared;
 use crate::stream::archive_files::{ArchiveFile, Content};

@@ -1,6 +1,7 @@
 //! Expected files of a backup, and which of them were found.
 
 use std::cmp::Reverse;
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
@@ -9,7 +10,7 @@ use backup_format::checksum::Algorithm;
 use crate::manifest::backup_path::display;
 use crate::manifest::exemption::{EXEMPT, is_within};
 use crate::manifest::file_table::{FileId, FileTable};
-use crate::manifest::parser::Entry;
+use crate::manifest::parser::{Entry, Manifest};
 
 /// Files in the manifest.
 #[derive(Debug)]
@@ -46,6 +47,22 @@ impl Expected {
             files: FileTable::default(),
             ignored: always.chain(ignored.iter().cloned()).collect(),
         }
+    }
+
+    /// Reads a manifest; `ignored` are paths that the user does not care for.
+    ///
+    /// # Errors
+    /// As [`Manifest::read`], and where a file is in it twice.
+    pub fn read(source: impl Read, ignored: &[Vec<u8>]) -> Result<(Manifest, Self)> {
+        let mut expected = Self::new(ignored);
+        let mut added = Ok(());
+        let manifest = Manifest::read(source, |entry| {
+            if added.is_ok() {
+                added = expected.add(&entry);
+            }
+        })?;
+        added?;
+        Ok((manifest, expected))
     }
 
     /// Adds a file of the manifest.

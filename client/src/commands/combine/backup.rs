@@ -1,0 +1,325 @@
+//! One backup of a chain, in a directory or in archives.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use super::archives::Archives;
+use super::slice::{Checked, Slice};
+use crate::console::messages::{self, reason};
+use crate::console::progress::Worker;
+use crate::manifest;
+use crate::manifest::backup_path::{MANIFEST, TABLESPACE_MAP, display, parse_oid};
+use crate::manifest::exemption::is_exempt;
+use crate::manifest::expected::{self, Expected};
+use crate::manifest::parser::Manifest;
+use crate::output::claim::CLAIM;
+use crate::runtime::cancellation::Cancellation;
+use crate::stream::archive_files;
+use crate::stream::part::Tablespace;
+use crate::stream::regular_file;
+
+/// Version file of a data directory.
+const VERSION_FILE: &str = "PG_VERSION";
+/// Larger than any file that is held in memory.
+const LARGEST_HELD: u64 = 1 << 20;
+
+/// A backup.
+#[derive(Debug)]
+pub struct Backup {
+    /// Its directory.
+    pub path: PathBuf,
+    place: Place,
+    /// Its manifest, if it has one.
+    manifest: Option<(Manifest, Expected)>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Directory,
+    Archives(Archives, Vec<Tablespace>),
+}
+
+/// What a backup consists of.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// Files with their sizes in bytes.
+    pub files: Vec<(Vec<u8>, u64)>,
+    /// Directories.
+    pub directories: Vec<Vec<u8>>,
+}
+
+impl Backup {
+    /// Opens a backup. Archives that are compressed are decompressed into `spool`.
+    ///
+    /// # Errors
+    /// Where it is none, is not complete, or cannot be read.
+    pub fn open(
+        path: &Path,
+        spool: &Path,
+        workers: &[Worker],
+        cancellation: &Cancellation,
+    ) -> Result<Self> {
+        ensure!(
+            !path.join(CLAIM).exists(),
+            "backup in \"{}\" is incomplete: it has a file \"{CLAIM}\"",
+            path.display()
+        );
+        let place = if path.join(VERSION_FILE).exists() {
+            Place::Directory
+        } else {
+            // What is a directory is told by what is missing in it.
+            let archives = archive_files::list(path)?;
+            ensure!(
+                !archives.is_empty(),
+                "directory \"{}\" holds no backup: there is neither a file \"{VERSION_FILE}\" nor an archive",
+                path.display()
+            );
+            let files = Archives::open(&archives, spool, workers, cancellation)
+                .with_context(|| format!("backup in \"{}\"", path.display()))?;
+            let map = files.find(TABLESPACE_MAP);
+            let map = map.map(|map| held(&map)).transpose()?;
+            let tablespaces = archive_files::tablespaces(&map.unwrap_or_default(), &archives)?;
+            Place::Archives(files, tablespaces)
+        };
+        let mut backup = Self {
+            path: path.to_owned(),
+            place,
+            manifest: None,
+        };
+        backup.manifest = backup.read_manifest()?;
+        if backup.manifest.is_none() {
+            messages::warn(format_args!(
+                "backup in \"{}\" has no manifest, so its files are not verified",
+                path.display()
+            ));
+        }
+        Ok(backup)
+    }
+
+    fn read_manifest(&self) -> Result<Option<(Manifest, Expected)>> {
+        let path = self.path.join(display(MANIFEST));
+        match regular_file::open_limited(&path, manifest::LARGEST) {
+            Ok(file) => Expected::read(file, &[])
+                .with_context(|| format!("manifest \"{}\"", path.display()))
+                .map(Some),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // A single stream has it inside.
+                let inside = self.slice(MANIFEST)?;
+                let read = inside.map(|slice| {
+                    manifest::check_size(slice.size)?;
+                    Expected::read(slice.reader(), &[])
+                        .with_context(|| format!("manifest \"{}\"", slice.name))
+                });
+                read.transpose()
+            }
+            Err(error) => Err(anyhow!(
+                "could not open file \"{}\": {}",
+                path.display(),
+                reason(&error)
+            )),
+        }
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref().map(|(manifest, _)| manifest)
+    }
+
+    /// The files of the manifest.
+    pub fn expected(&self) -> Option<&Expected> {
+        self.manifest.as_ref().map(|(_, expected)| expected)
+    }
+
+    /// A file as the manifest has it. What may differ from it is not expected.
+    pub fn expected_file(&self, path: &[u8]) -> Option<expected::File<'_>> {
+        self.expected()?.file(path).filter(|_| !is_exempt(path))
+    }
+
+    /// A file; [`None`] where there is none.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn slice(&self, path: &[u8]) -> Result<Option<Slice>> {
+        if let Place::Archives(files, _) = &self.place {
+            return Ok(files.find(path));
+        }
+        let path = self.path.join(OsStr::from_bytes(path));
+        let name = path.display().to_string();
+        let failed = |error| anyhow!("could not open file \"{name}\": {}", reason(&error));
+        match regular_file::open(&path) {
+            Ok(file) => Ok(Some(Slice {
+                size: file.metadata().map_err(failed)?.len(),
+                file: Arc::new(file),
+                offset: 0,
+                name,
+                path: Some(path),
+            })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// A file that is there, and is checked against the manifest.
+    ///
+    /// # Errors
+    /// As above, and where it is not there or its size is wrong.
+    pub fn checked(&self, path: &[u8]) -> Result<Checked<'_>> {
+        let slice = self.slice(path)?.with_context(|| {
+            format!(
+                "file \"{}\" is missing in the backup in \"{}\"",
+                display(path),
+                self.path.display()
+            )
+        })?;
+        Checked::new(slice, self.expected_file(path))
+    }
+
+    /// The content of a small file, checked against the manifest.
+    ///
+    /// # Errors
+    /// As above, and where it is not small.
+    pub fn content(&self, path: &[u8]) -> Result<Vec<u8>> {
+        let mut file = self.checked(path)?;
+        let content = held_size(file.slice())?;
+        let mut content = vec![0; content];
+        file.read(&mut content)?;
+        file.finish()?;
+        Ok(content)
+    }
+
+    /// Name of a file for messages.
+    pub fn name_of(&self, path: &[u8]) -> String {
+        format!("{}/{}", self.path.display(), display(path))
+    }
+
+    /// Mode of its directories.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn mode(&self) -> Result<u32> {
+        let mode = match &self.place {
+            Place::Directory => fs::metadata(&self.path)
+                .with_context(|| format!("could not stat file \"{}\"", self.path.display()))?
+                .permissions()
+                .mode(),
+            Place::Archives(files, _) => {
+                let global = files
+                    .directories()
+                    .iter()
+                    .find(|(path, _)| path == b"global");
+                global.map_or(0, |(_, mode)| *mode)
+            }
+        };
+        Ok(mode & 0o050 | 0o700)
+    }
+
+    /// The tablespaces outside the data directory. Those of a directory are where the backup has them.
+    ///
+    /// # Errors
+    /// Where a link leads to a place that cannot be used.
+    pub fn tablespaces(&self) -> Result<Vec<Tablespace>> {
+        if let Place::Archives(_, tablespaces) = &self.place {
+            return Ok(tablespaces.clone());
+        }
+        let folder = self.path.join("pg_tblspc");
+        let failed = || format!("could not open directory \"{}\"", folder.display());
+        let mut tablespaces = Vec::new();
+        for entry in fs::read_dir(&folder).with_context(failed)? {
+            let entry = entry.with_context(failed)?;
+            let path = entry.path();
+            let is_link = entry.file_type().with_context(failed)?.is_symlink();
+            let Some(oid) = parse_oid(entry.file_name().as_bytes()).filter(|_| is_link) else {
+                continue;
+            };
+            let location = fs::read_link(&path)
+                .with_context(|| format!("could not read symbolic link \"{}\"", path.display()))?;
+            ensure!(
+                location.is_absolute(),
+                "target of symbolic link \"{}\" is relative",
+                path.display()
+            );
+            tablespaces.push(Tablespace {
+                oid,
+                location: location.components().collect(),
+            });
+        }
+        tablespaces.sort_by_key(|tablespace| tablespace.oid);
+        Ok(tablespaces)
+    }
+
+    /// Whether its files can be cloned and linked.
+    pub fn has_files(&self) -> bool {
+        matches!(self.place, Place::Directory)
+    }
+
+    /// Everything in it.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn contents(&self) -> Result<Contents> {
+        let mut contents = Contents::default();
+        match &self.place {
+            Place::Archives(files, _) => {
+                contents.files = files.files().collect();
+                let directories = files.directories().iter();
+                contents.directories = directories.map(|(path, _)| path.clone()).collect();
+            }
+            Place::Directory => self.walk(Vec::new(), &mut contents)?,
+        }
+        Ok(contents)
+    }
+
+    fn walk(&self, directory: Vec<u8>, contents: &mut Contents) -> Result<()> {
+        let folder = self.path.join(OsStr::from_bytes(&directory));
+        let failed = || format!("could not read directory \"{}\"", folder.display());
+        for entry in fs::read_dir(&folder).with_context(failed)? {
+            let entry = entry.with_context(failed)?;
+            let name = entry.file_name();
+            let path = match &directory[..] {
+                [] => name.as_bytes().to_vec(),
+                directory => [directory, b"/", name.as_bytes()].concat(),
+            };
+            let kind = entry.file_type().with_context(failed)?;
+            let leads_on = directory == b"pg_tblspc" && parse_oid(name.as_bytes()).is_some()
+                || path == b"pg_wal";
+            if kind.is_dir() || kind.is_symlink() && leads_on {
+                contents.directories.push(path.clone());
+                self.walk(path, contents)?;
+            } else if kind.is_file() {
+                let size = entry.metadata().with_context(failed)?.len();
+                contents.files.push((path, size));
+            } else {
+                let what = if kind.is_symlink() {
+                    "symbolic link"
+                } else {
+                    "special file"
+                };
+                messages::warn(format_args!(
+                    "skipping {what} \"{}\"",
+                    entry.path().display()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn held_size(slice: &Slice) -> Result<usize> {
+    match usize::try_from(slice.size) {
+        Ok(size) if slice.size < LARGEST_HELD => Ok(size),
+        _ => bail!("file \"{}\" is too large", slice.name),
+    }
+}
+
+fn held(slice: &Slice) -> Result<Vec<u8>> {
+    let mut content = vec![0; held_size(slice)?];
+    slice.read_at(&mut content, 0)?;
+    Ok(content)
+}

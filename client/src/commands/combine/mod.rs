@@ -1,0 +1,330 @@
+//! Puts a full backup and the incremental backups after it together, with several threads, as
+//! pg_combinebackup does. Every file that the result is made of is read once, and checked against its
+//! manifest on the way.
+//!
+//! The rules of a backup hold: no server starts on the directory before it is complete, and created files
+//! are removed after an error.
+
+mod archives;
+mod backup;
+mod chain;
+mod output;
+mod recipe;
+mod slice;
+
+use std::cmp::Reverse;
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail, ensure};
+use backup_format::backup_label::without_incremental;
+use backup_format::checksum::Algorithm;
+use backup_format::incremental;
+
+use crate::cli::configuration::{CombineConfig, CopyMethod, ProgressFormat};
+use crate::console::messages;
+use crate::console::progress::{Activity, Expected, Phase};
+use crate::manifest::backup_path::{BACKUP_LABEL, MANIFEST, TABLESPACE_MAP, display};
+use crate::manifest::exemption::{is_exempt, is_within};
+use crate::manifest::new_manifest::NewManifest;
+use crate::output::cleanup::SharedCleanupList;
+use crate::output::data_directory::DataDirectory;
+use crate::output::layout::Layout;
+use crate::output::sync;
+use crate::runtime::parallel;
+use crate::runtime::signals::Signals;
+use crate::runtime::supervisor::{self, Shared, Watch};
+use crate::stream::part::Tablespace;
+use backup::{Backup, Contents};
+use chain::Chain;
+use output::Output;
+use recipe::Recipe;
+
+/// Directory of WAL, of which the manifest knows nothing.
+const WAL: &[u8] = b"pg_wal";
+/// Files that are named in a message, of those that are missing.
+const NAMED: usize = 5;
+
+/// Combines backups. `name` is what that is called in messages.
+///
+/// # Errors
+/// Whatever keeps the result from being complete. What was made has been removed then, if that was
+/// wanted.
+pub fn run(config: CombineConfig, name: &'static str) -> Result<()> {
+    let signals = Signals::watch()?;
+    let watch = Watch {
+        name,
+        progress: config.progress.then_some(ProgressFormat::Text),
+        first: Phase::Copying,
+        workers: config.jobs,
+    };
+    let cleanup = SharedCleanupList::default();
+    let (clean, verbose) = (config.clean, config.verbose);
+    let shared_cleanup = cleanup.clone();
+    supervisor::run(
+        watch,
+        &signals,
+        || (),
+        move |shared| combine(&config, shared, &shared_cleanup),
+    )
+    .inspect_err(|_| cleanup.clean_up(clean, verbose))?;
+    messages::say(format_args!("{name} completed"));
+    Ok(())
+}
+
+/// A file of the result.
+struct Job {
+    /// Its path in the newest backup, which is that of the incremental file if there is one.
+    source: Vec<u8>,
+    /// Its path in the result.
+    path: Vec<u8>,
+    /// Bytes, as far as they are known before the file is read.
+    size: u64,
+}
+
+impl Job {
+    fn is_incremental(&self) -> bool {
+        self.source != self.path
+    }
+}
+
+fn combine(config: &CombineConfig, shared: &Shared, cleanup: &SharedCleanupList) -> Result<()> {
+    let Shared {
+        cancellation,
+        counters,
+    } = shared;
+    let spool = spool_folder(&config.target);
+    let chain = Chain::open(&config.backups, &spool, counters.workers(), cancellation)?;
+    let newest = chain.newest();
+    check_copy_method(config, &chain)?;
+    ensure!(
+        config.manifest.is_none() || newest.manifest().is_some(),
+        "cannot generate a manifest because no manifest is available for the final input backup\n\
+         HINT:  Use --no-manifest to go on without one."
+    );
+    let tablespaces = newest.tablespaces()?;
+    check_mapping(config, newest, &tablespaces)?;
+    let contents = newest.contents()?;
+    check_complete(newest, &contents)?;
+    let jobs = plan(&chain, contents.files);
+    counters.expect(Expected {
+        bytes: jobs.iter().map(|job| job.size).fold(0, u64::saturating_add),
+        files: jobs.len() as u64,
+    });
+    if config.dry_run {
+        return parallel::for_each(&jobs, counters.workers(), cancellation, |_, job| {
+            check_sources(&chain, job)
+        });
+    }
+
+    let layout = Layout {
+        target: &config.target,
+        waldir: config.waldir.as_deref(),
+        mapping: &config.mapping,
+    };
+    let mode = newest.mode()?;
+    let folder = DataDirectory::create(layout, &tablespaces, mode, &mut cleanup.lock())?;
+    for directory in &contents.directories {
+        folder.make_directory(directory, mode)?;
+    }
+    let algorithm = config.manifest.unwrap_or(Algorithm::None);
+    let manifest = match config.manifest {
+        None => None,
+        Some(algorithm) => {
+            let system = newest
+                .manifest()
+                .and_then(|manifest| manifest.system_identifier);
+            Some(NewManifest::new(
+                folder.create_manifest()?,
+                algorithm,
+                system,
+            ))
+        }
+    };
+    let output = Output {
+        folder: &folder,
+        manifest: manifest.as_ref(),
+        algorithm,
+        file_mode: mode & 0o640,
+        copy: config.copy,
+        cancellation,
+    };
+    output.write(BACKUP_LABEL, &without_incremental(&chain.label))?;
+    parallel::for_each(&jobs, counters.workers(), cancellation, |worker, job| {
+        worker.begins(Activity::Receiving(display(&job.path)));
+        if job.is_incremental() {
+            let recipe = Recipe::find(&chain, &job.path)?;
+            output.assemble(&job.path, recipe, &worker.counter)
+        } else {
+            output.copy(&job.path, newest.checked(&job.path)?, &worker.counter)
+        }
+    })?;
+    if let (Some(manifest), Some(old)) = (manifest, newest.manifest()) {
+        manifest.finish(&old.wal_ranges)?;
+    }
+    complete(config, shared, cleanup, &folder)
+}
+
+/// Has everything on disk before the directory looks like a backup.
+fn complete(
+    config: &CombineConfig,
+    shared: &Shared,
+    cleanup: &SharedCleanupList,
+    folder: &DataDirectory,
+) -> Result<()> {
+    let cleanup = cleanup.lock().clone();
+    if config.sync.is_some() {
+        shared.counters.enter(Phase::Syncing);
+        say(config, "syncing data to disk");
+    }
+    let last = [config.target.clone(), config.target.join("global")];
+    sync::complete(
+        config.sync,
+        &cleanup,
+        config.jobs,
+        &shared.cancellation,
+        &last,
+        || folder.finish(config.manifest.is_some()),
+    )?;
+    if config.copy == CopyMethod::Link {
+        messages::warn(
+            "--link mode was used; any modifications to the output directory might destructively \
+             modify input directories",
+        );
+    }
+    Ok(())
+}
+
+/// The nearest directory that is there, on the file system of the target.
+fn spool_folder(target: &Path) -> PathBuf {
+    let there = target.ancestors().find(|path| path.is_dir());
+    match there {
+        Some(path) => path.to_owned(),
+        None => env::current_dir().unwrap_or_else(|_| env::temp_dir()),
+    }
+}
+
+fn check_copy_method(config: &CombineConfig, chain: &Chain) -> Result<()> {
+    let option = match config.copy {
+        CopyMethod::Clone => "--clone",
+        CopyMethod::Link => "--link",
+        CopyMethod::Copy | CopyMethod::CopyFileRange => return Ok(()),
+    };
+    for backup in chain.backups() {
+        ensure!(
+            backup.has_files(),
+            "{option} cannot be used with the archives in \"{}\"",
+            backup.path.display()
+        );
+    }
+    Ok(())
+}
+
+/// A tablespace of a plain backup is where the backup is: the result needs another place.
+fn check_mapping(
+    config: &CombineConfig,
+    newest: &Backup,
+    tablespaces: &[Tablespace],
+) -> Result<()> {
+    for Tablespace { location, .. } in tablespaces {
+        ensure!(
+            !newest.has_files() || config.mapping.contains_key(location),
+            "tablespace at \"{}\" has no tablespace mapping\n\
+             HINT:  Use -T to say where it is to be.",
+            location.display()
+        );
+    }
+    Ok(())
+}
+
+/// That all files of the manifest are there. A file that it does not have is only worth a warning, as in
+/// pg_combinebackup.
+fn check_complete(newest: &Backup, contents: &Contents) -> Result<()> {
+    let Some(expected) = newest.expected() else {
+        return Ok(());
+    };
+    for (path, _) in &contents.files {
+        match expected.file(path) {
+            Some(file) => {
+                file.find();
+            }
+            None if is_exempt(path) || is_special(path) => {}
+            None => messages::warn(format_args!(
+                "manifest of \"{}\" contains no entry for file \"{}\"",
+                newest.path.display(),
+                display(path)
+            )),
+        }
+    }
+    let missing = expected.missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<_> = missing
+        .iter()
+        .take(NAMED)
+        .map(|path| format!("\"{}\"", display(path)))
+        .collect();
+    bail!(
+        "{} of the manifest are missing in the backup in \"{}\"\nDETAIL:  Among them: {}.",
+        match missing.len() {
+            1 => "1 file".to_owned(),
+            count => format!("{count} files"),
+        },
+        newest.path.display(),
+        named.join(", ")
+    )
+}
+
+/// The files of the result, the largest first.
+fn plan(chain: &Chain, files: Vec<(Vec<u8>, u64)>) -> Vec<Job> {
+    let full = chain.backups().first().and_then(Backup::expected);
+    let mut jobs: Vec<_> = files
+        .into_iter()
+        .filter(|(path, _)| !is_special(path))
+        .map(|(source, size)| {
+            match incremental::relation_path(&source).filter(|_| may_be_incremental(&source)) {
+                None => Job {
+                    path: source.clone(),
+                    source,
+                    size,
+                },
+                Some(path) => {
+                    let size = full
+                        .and_then(|full| full.file(&path))
+                        .map_or(size, |file| file.size);
+                    Job { source, path, size }
+                }
+            }
+        })
+        .collect();
+    jobs.sort_by_key(|job| Reverse(job.size));
+    jobs
+}
+
+/// Files that are made anew.
+fn is_special(path: &[u8]) -> bool {
+    [BACKUP_LABEL, MANIFEST, TABLESPACE_MAP].contains(&path)
+}
+
+/// Whether a file may be an incremental one by its directory. Elsewhere somebody gave it that name.
+fn may_be_incremental(path: &[u8]) -> bool {
+    ["base", "global", "pg_tblspc"]
+        .iter()
+        .any(|directory| is_within(path, directory.as_bytes()))
+}
+
+/// Checks for a dry run that everything is there that a file is made of.
+fn check_sources(chain: &Chain, job: &Job) -> Result<()> {
+    if job.is_incremental() {
+        Recipe::find(chain, &job.path).map(drop)
+    } else {
+        chain.newest().checked(&job.path).map(drop)
+    }
+}
+
+fn say(config: &CombineConfig, text: &str) {
+    if config.verbose {
+        messages::say(text);
+    }
+}

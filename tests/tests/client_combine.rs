@@ -1,0 +1,527 @@
+//! `pg_parallel_backup combine`, and `restore` of a chain, from PostgreSQL 17 on. pg_combinebackup judges
+//! what they make, and which chains they refuse; pg_verifybackup and a started server judge the result.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use backup_tests::client::{
+    backup_of, expect_failure, names_in, program, restore_of, unpack, verify,
+};
+use backup_tests::disk::Disk;
+use backup_tests::incremental::{assert_same_files, contents, is_too_old};
+use backup_tests::program::{account, command, make_dir, run, signal, succeed};
+use backup_tests::scratch::Folder;
+use backup_tests::server::Cluster;
+use backup_tests::verification::{append, change_byte, truncate};
+use backup_tests::wait::{PATIENCE, wait_for};
+
+const CLAIM: &str = "pg_parallel_backup.unfinished";
+
+/// A cluster, and a chain of its backups in a format.
+struct Chain {
+    cluster: Cluster,
+    folder: Folder,
+    backups: Vec<PathBuf>,
+}
+
+impl Chain {
+    /// Takes a full backup and two incremental ones, all with these options.
+    #[track_caller]
+    fn take(args: &[&str]) -> Self {
+        let cluster = Cluster::builder()
+            .setting("summarize_wal", "on")
+            .setting("autovacuum", "off")
+            .start();
+        cluster.execute(
+            "CREATE TABLE t AS SELECT g AS a, repeat('t', 500) AS b FROM generate_series(1, 20000) AS g;
+             CREATE TABLE cut AS TABLE t;
+             CREATE INDEX ON t (a)",
+        );
+        let mut chain = Self {
+            cluster,
+            folder: Folder::new("chain"),
+            backups: Vec::new(),
+        };
+        for (name, change) in [
+            ("full", "SELECT"),
+            ("first", "UPDATE t SET b = 'changed' WHERE a % 1000 = 0"),
+            ("second", "DELETE FROM cut WHERE a > 100"),
+        ] {
+            chain.cluster.execute(change);
+            chain.cluster.execute("VACUUM");
+            let target = chain.folder.join(name);
+            let mut backup = backup_of(&chain.cluster);
+            backup.args(args).arg("-D").arg(&target);
+            if let Some(earlier) = chain.backups.last() {
+                backup.arg("-i").arg(earlier.join("backup_manifest"));
+            }
+            succeed(&mut backup);
+            chain.backups.push(target);
+        }
+        chain
+    }
+
+    fn target(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Command that combines these backups of the chain.
+    fn combine_of(&self, backups: &[usize], target: &Path) -> Command {
+        let mut combine = program();
+        combine.args(["combine", "-N", "-j", "2"]);
+        combine.args(backups.iter().map(|&number| &self.backups[number]));
+        combine.arg("-o").arg(target);
+        combine
+    }
+
+    fn combine(&self, target: &Path) -> Command {
+        self.combine_of(&[0, 1, 2], target)
+    }
+
+    /// The same with pg_combinebackup.
+    fn theirs_of(&self, backups: &[usize], target: &Path) -> Command {
+        let mut combine = command("pg_combinebackup");
+        combine.arg("-N");
+        combine.args(backups.iter().map(|&number| &self.backups[number]));
+        combine.arg("-o").arg(target);
+        combine
+    }
+
+    /// Starts a server on a result, which must have what the cluster has.
+    #[track_caller]
+    fn assert_starts(&self, data: &Path) {
+        verify(data, &[]);
+        let folder = Folder::new("started");
+        let mut restored = Cluster::on(data, folder);
+        restored.start();
+        assert_eq!(contents(&restored), contents(&self.cluster));
+        restored.amcheck();
+        restored.stop_and_check_checksums();
+    }
+}
+
+/// A relation file of the full backup that is incremental in another one.
+fn incremental_file(full: &Path, later: &Path) -> (PathBuf, PathBuf) {
+    for database in names_in(&later.join("base")) {
+        for name in names_in(&later.join("base").join(&database)) {
+            let incremental = later.join("base").join(&database).join(&name);
+            let Some(relation) = name.strip_prefix("INCREMENTAL.") else {
+                continue;
+            };
+            // One with blocks.
+            if fs::metadata(&incremental).expect("a file").len() > 12 {
+                return (full.join("base").join(database).join(relation), incremental);
+            }
+        }
+    }
+    panic!("no incremental file in {later:?}")
+}
+
+/// Unpacks each archive of a backup into a directory, with the manifest.
+#[track_caller]
+fn unpacked(backup: &Path, target: &Path) {
+    make_dir(target);
+    for name in names_in(backup) {
+        match name.as_str() {
+            "backup_manifest" => {
+                succeed(command("cp").arg(backup.join(name)).arg(target));
+            }
+            _ if name.starts_with("pg_wal.tar") => {
+                unpack(&backup.join(name), &target.join("pg_wal"))
+            }
+            _ => unpack(&backup.join(name), target),
+        }
+    }
+}
+
+#[test]
+fn a_chain_of_directories_gives_what_pg_combinebackup_gives() {
+    if is_too_old() {
+        return;
+    }
+    let chain = Chain::take(&["-j", "2"]);
+    let theirs = chain.target("theirs");
+    succeed(&mut chain.theirs_of(&[0, 1, 2], &theirs));
+    for (name, args) in [
+        ("copied", &[][..]),
+        ("by_kernel", &["--copy-file-range", "-j", "1"]),
+        ("sha", &["--manifest-checksums", "sha256", "-P", "-v"]),
+        ("without", &["--no-manifest", "--sync-method=fsync"]),
+    ] {
+        let ours = chain.target(name);
+        succeed(chain.combine(&ours).args(args));
+        assert_same_files(&ours, &theirs);
+        if name == "without" {
+            assert!(!ours.join("backup_manifest").exists());
+        } else {
+            verify(&ours, &[]);
+            succeed(program().args(["verify", "-n"]).arg(&ours));
+        }
+    }
+    let ours = chain.target("copied");
+    let manifest = fs::read_to_string(chain.target("sha").join("backup_manifest"));
+    assert!(manifest.expect("a manifest").contains("\"SHA256\""));
+    chain.assert_starts(&ours);
+
+    // One full backup is a chain too.
+    let alone = chain.target("alone");
+    succeed(&mut chain.combine_of(&[0], &alone));
+    verify(&alone, &[]);
+}
+
+#[test]
+fn whole_files_are_linked_where_that_is_wanted() {
+    if is_too_old() {
+        return;
+    }
+    let chain = Chain::take(&["-j", "2"]);
+    let linked = chain.target("linked");
+    let output = run(chain.combine(&linked).arg("--link"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("--link mode was used"), "{said}");
+    verify(&linked, &[]);
+    let inode = |path: PathBuf| fs::metadata(path).expect("a file").ino();
+    let newest = chain.backups.last().expect("a backup");
+    assert_eq!(
+        inode(linked.join("PG_VERSION")),
+        inode(newest.join("PG_VERSION"))
+    );
+    let theirs = chain.target("theirs");
+    succeed(&mut chain.theirs_of(&[0, 1, 2], &theirs));
+    assert_same_files(&linked, &theirs);
+
+    // Not every file system can clone.
+    let cloned = chain.target("cloned");
+    let mut clone = chain.combine(&cloned);
+    let output = run(clone.arg("--clone"));
+    if output.status.success() {
+        assert_same_files(&cloned, &theirs);
+    } else {
+        let said = account(&clone, &output);
+        assert!(said.contains("error while cloning file"), "{said}");
+        assert!(!cloned.exists(), "{said}");
+    }
+}
+
+#[test]
+fn a_chain_of_archives_is_combined_and_restored_in_one_go() {
+    if is_too_old() {
+        return;
+    }
+    for args in [
+        &["-Ft", "-j", "2"][..],
+        &["-Ft", "-j", "2", "-Z", "server-zstd:1"],
+        &["-Ft", "-j", "1", "-z"],
+    ] {
+        let chain = Chain::take(args);
+        let plain: Vec<_> = (0..3)
+            .map(|number| {
+                let target = chain.target(&format!("plain{number}"));
+                unpacked(&chain.backups[number], &target);
+                target
+            })
+            .collect();
+        let theirs = chain.target("theirs");
+        succeed(
+            command("pg_combinebackup")
+                .arg("-N")
+                .args(&plain)
+                .arg("-o")
+                .arg(&theirs),
+        );
+        let ours = chain.target("ours");
+        succeed(&mut chain.combine(&ours));
+        assert_same_files(&ours, &theirs);
+        verify(&ours, &[]);
+
+        let restored = chain.target("restored");
+        let wal = chain.target("wal");
+        let mut restore = restore_of(&chain.backups[0], &restored, &[]);
+        succeed(restore.args(&chain.backups[1..]).arg("--waldir").arg(&wal));
+        assert_same_files(&restored, &theirs);
+        assert!(
+            fs::symlink_metadata(restored.join("pg_wal"))
+                .expect("a link")
+                .is_symlink()
+        );
+        // Archives and directories go together.
+        let mixed = chain.target("mixed");
+        let mut combine = program();
+        combine.args(["combine", "-N"]).arg(&plain[0]);
+        succeed(combine.args(&chain.backups[1..]).arg("-o").arg(&mixed));
+        assert_same_files(&mixed, &theirs);
+        chain.assert_starts(&ours);
+        // Nothing was left beside the result.
+        assert!(
+            !names_in(&chain.folder)
+                .iter()
+                .any(|name| name.starts_with(".tmp"))
+        );
+    }
+}
+
+#[test]
+fn tablespaces_go_where_the_mapping_says() {
+    if is_too_old() {
+        return;
+    }
+    let cluster = Cluster::builder().setting("summarize_wal", "on").start();
+    let (_, location) = cluster.create_tablespace("elsewhere");
+    cluster
+        .execute("CREATE TABLE far TABLESPACE elsewhere AS SELECT generate_series(1, 50000) AS a");
+    let folder = Folder::new("spaces");
+    let mapped = |name: &str| {
+        let place = folder.join(format!("{name}-space"));
+        (format!("{}={}", location.display(), place.display()), place)
+    };
+    let (full, full_space) = (folder.join("full"), mapped("full"));
+    succeed(
+        backup_of(&cluster)
+            .args(["-T", &full_space.0, "-D"])
+            .arg(&full),
+    );
+    cluster.execute("INSERT INTO far VALUES (0)");
+    let (later, later_space) = (folder.join("later"), mapped("later"));
+    let manifest = full.join("backup_manifest");
+    succeed(
+        backup_of(&cluster)
+            .args(["-T", &later_space.0, "-i"])
+            .arg(&manifest)
+            .arg("-D")
+            .arg(&later),
+    );
+    let combine = |target: &Path, mapping: &[String]| {
+        let mut combine = program();
+        combine.args(["combine", "-N"]).args([&full, &later]);
+        combine.arg("-o").arg(target);
+        mapping.iter().for_each(|mapping| {
+            combine.arg("-T").arg(mapping);
+        });
+        combine
+    };
+    let target = folder.join("combined");
+    let said = expect_failure(&mut combine(&target, &[]));
+    assert!(said.contains("has no tablespace mapping"), "{said}");
+    assert!(!target.exists());
+    let new = folder.join("new-space");
+    let map = format!("{}={}", later_space.1.display(), new.display());
+    succeed(&mut combine(&target, std::slice::from_ref(&map)));
+    verify(&target, &[]);
+    let theirs = folder.join("theirs");
+    let theirs_map = format!(
+        "{}={}",
+        later_space.1.display(),
+        folder.join("their-space").display()
+    );
+    succeed(
+        command("pg_combinebackup")
+            .args(["-N", "-T", &theirs_map])
+            .args([&full, &later])
+            .arg("-o")
+            .arg(&theirs),
+    );
+    assert_same_files(&target, &theirs);
+    assert_eq!(names_in(&new), names_in(&folder.join("their-space")));
+}
+
+#[test]
+fn what_is_no_chain_is_refused_as_pg_combinebackup_refuses_it() {
+    if is_too_old() {
+        return;
+    }
+    let chain = Chain::take(&["-j", "1"]);
+    for (backups, word) in [
+        (&[1, 2][..], "but the first backup should be a full backup"),
+        (&[0, 2], "starts at LSN"),
+        (&[0, 2, 1], "starts at LSN"),
+        (&[0, 0], "but only the first backup should be a full backup"),
+    ] {
+        let target = chain.target("refused");
+        let theirs = expect_failure(&mut chain.theirs_of(backups, &target));
+        let ours = expect_failure(&mut chain.combine_of(backups, &target));
+        let theirs = theirs.replace("pg_combinebackup: error: ", "");
+        let theirs = theirs.lines().next().expect("a message");
+        assert!(theirs.contains(word), "{theirs}");
+        // From 18 on the low half of an LSN may be padded.
+        assert!(ours.contains(word), "{ours}");
+        assert!(!target.exists());
+    }
+    // A backup of another cluster.
+    let other = Chain::take(&["-j", "1"]);
+    let target = chain.target("refused");
+    let mut combine = program();
+    combine.args(["combine", "-N"]).arg(&other.backups[0]);
+    combine.arg(&chain.backups[1]).arg("-o").arg(&target);
+    let said = expect_failure(&mut combine);
+    assert!(said.contains("expected system identifier"), "{said}");
+
+    // A target that is in use, one that is no backup, and no target.
+    make_dir(&target);
+    fs::write(target.join("file"), "").expect("a file");
+    let said = expect_failure(&mut chain.combine(&target));
+    assert!(said.contains("is not empty"), "{said}");
+    assert_eq!(names_in(&target), ["file"]);
+    let said = expect_failure(program().args(["combine", "-o", "x"]).arg(&target));
+    assert!(said.contains("holds no backup"), "{said}");
+    expect_failure(program().arg("combine").arg(&chain.backups[0]));
+}
+
+/// What pg_combinebackup does not look at: the bytes.
+#[test]
+fn damage_in_a_backup_is_found_on_the_way() {
+    if is_too_old() {
+        return;
+    }
+    let chain = Chain::take(&["-j", "1"]);
+    let (full, first) = (&chain.backups[0], &chain.backups[1]);
+    let (whole, incremental) = incremental_file(full, first);
+    let damage = |path: &Path, change: &dyn Fn(&Path), word: &str| {
+        let kept = chain.target("kept");
+        succeed(command("cp").arg("-p").arg(path).arg(&kept));
+        change(path);
+        let target = chain.target("damaged");
+        let said = expect_failure(&mut chain.combine(&target));
+        assert!(said.contains(word), "{said}");
+        let name = path.file_name().expect("a name").to_string_lossy();
+        assert!(said.contains(&*name), "{said}");
+        assert!(!target.exists(), "{said}");
+        succeed(command("mv").arg(&kept).arg(path));
+    };
+    let size = fs::metadata(&whole).expect("a file").len();
+    damage(
+        &whole,
+        &|path| change_byte(path, size - 1),
+        "checksum mismatch",
+    );
+    damage(
+        &whole,
+        &|path| truncate(path, size - 8192),
+        "in the manifest",
+    );
+    damage(
+        &incremental,
+        &|path| change_byte(path, 9000),
+        "checksum mismatch",
+    );
+    damage(&incremental, &append, "in the manifest");
+    damage(
+        &incremental,
+        &|path| fs::remove_file(path).expect("removed"),
+        "INCREMENTAL.",
+    );
+    let newest = &chain.backups[2];
+    damage(
+        &newest.join("PG_VERSION"),
+        &|path| fs::write(path, "18\n").expect("written"),
+        "checksum mismatch",
+    );
+    damage(
+        &newest.join("global/pg_control"),
+        &|path| change_byte(path, 20),
+        "pg_control",
+    );
+    damage(
+        &newest.join("postgresql.conf"),
+        &|path| fs::remove_file(path).expect("removed"),
+        "missing in the backup",
+    );
+    damage(
+        &newest.join("backup_manifest"),
+        &|path| change_byte(path, 100),
+        "manifest",
+    );
+    fs::write(newest.join(CLAIM), "").expect("a claim");
+    let said = expect_failure(&mut chain.combine(&chain.target("unfinished")));
+    assert!(said.contains("is incomplete"), "{said}");
+}
+
+/// Without a manifest nothing but the headers tells.
+#[test]
+fn impossible_headers_are_refused_without_a_manifest() {
+    if is_too_old() {
+        return;
+    }
+    let chain = Chain::take(&["-j", "1", "--manifest-checksums", "NONE"]);
+    let (_, incremental) = incremental_file(&chain.backups[0], &chain.backups[1]);
+    let original = fs::read(&incremental).expect("a file");
+    let most = u32::MAX.to_ne_bytes();
+    for (place, bytes, word) in [
+        (0, [0; 4], "has bad incremental magic number"),
+        (
+            4,
+            most,
+            "has block count 4294967295 in excess of segment size",
+        ),
+        (8, most, "has truncation block length 4294967295 in excess"),
+        (12, most, "has block number 4294967295 in excess"),
+    ] {
+        let mut damaged = original.clone();
+        damaged[place..place + 4].copy_from_slice(&bytes);
+        fs::write(&incremental, damaged).expect("written");
+        let target = chain.target("refused");
+        for args in [&[][..], &["--dry-run"]] {
+            let said = expect_failure(chain.combine(&target).args(args));
+            assert!(said.contains(word), "{said}");
+            assert!(!target.exists());
+        }
+    }
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    if is_too_old() {
+        return;
+    }
+    let chain = Chain::take(&["-j", "1"]);
+    let before = names_in(&chain.folder);
+    succeed(chain.combine(&chain.target("dry")).arg("--dry-run"));
+    assert_eq!(names_in(&chain.folder), before);
+}
+
+/// Whatever ends the program, no server takes what it leaves for a backup.
+#[test]
+fn an_interrupted_combination_is_no_backup() {
+    if is_too_old() {
+        return;
+    }
+    let chain = Chain::take(&["-j", "1"]);
+    // Takes longer than a signal.
+    let large = fs::File::create(chain.backups[2].join("pg_wal/large")).expect("a file");
+    large.set_len(1 << 34).expect("its size");
+    for name in ["TERM", "KILL"] {
+        let target = chain.target(name);
+        let mut child = chain.combine(&target).spawn().expect("the program");
+        let control = target.join("global/pg_control.unfinished");
+        wait_for("all but one file", PATIENCE, || control.exists());
+        signal(name, i32::try_from(child.id()).expect("a process"));
+        let status = child.wait().expect("its status");
+        assert!(!status.success());
+        if name == "TERM" {
+            assert!(!target.exists());
+        } else {
+            assert!(target.join(CLAIM).exists() && !target.join("global/pg_control").exists());
+            assert!(!target.join("backup_manifest").exists());
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_behind() {
+    if is_too_old() {
+        return;
+    }
+    let chain = Chain::take(&["-j", "1"]);
+    let place = chain.target("small");
+    make_dir(&place);
+    let Some(_disk) = Disk::mount(&place, 16) else {
+        eprintln!("nothing to test where nothing can be mounted");
+        return;
+    };
+    let target = place.join("combined");
+    let said = expect_failure(&mut chain.combine(&target));
+    assert!(said.contains("No space left on device"), "{said}");
+    assert!(!target.exists());
+}
