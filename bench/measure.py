@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import directories
+import incremental
 import load
 import machine
 import many_files
@@ -35,6 +36,7 @@ PARTS = {
     "memory": workers.measure_memory,
     "compression": streams.measure_compression,
     "directory": directories.measure_directory,
+    "incremental": incremental.measure_incremental,
     "tcp": networks.measure_tcp,
     "tls": networks.measure_tls,
     "cold": streams.measure_cold,

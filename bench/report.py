@@ -3,7 +3,8 @@
 import load
 import targets
 
-ALL_CASES = ("nowhere", "manifest", "compression", "directory", "tcp", "tls", "cold")
+ALL_CASES = ("nowhere", "manifest", "compression", "directory", "incremental", "tcp", "tls", "cold")
+SEVERAL_PEERS = ("compression", "incremental", "tcp", "tls")
 NETWORKS = ("tcp", "tls")
 HEADINGS = {
     "nowhere": "To nowhere",
@@ -12,6 +13,7 @@ HEADINGS = {
     "memory": "Memory",
     "compression": "Compressed on the server, to /dev/null",
     "directory": "To a directory on disk",
+    "incremental": "Incremental backups, about 1 % of the pages changed",
     "tcp": "Over TCP, loopback",
     "tls": "Over TLS, loopback",
     "cold": "Cold page cache, to /dev/null",
@@ -70,15 +72,17 @@ def section(part, measured, about):
 
 
 def cases_table(cases, size, part):
-    """Whole backups. Compression is compared by method, with archive sizes, and networks by target.
+    """Whole backups. Compression is compared by method, with archive sizes, and networks and chains by
+    their own peers.
     Clients that write to a directory or use TCP have a column for the peak memory of one of them; it
     cannot be lower than that of this interpreter."""
-    by_method, by_client = part == "compression", part == "directory" or part in NETWORKS
+    by_method = part == "compression"
+    by_client = part in ("directory", "incremental") or part in NETWORKS
     heading = ["case", "wall", "CPU", "ratio", "CPU ratio", "MB/s"]
     rows = []
     base = cases[0]
     for case in cases:
-        if (by_method or part in NETWORKS) and case["name"].startswith("pg_basebackup"):
+        if part in SEVERAL_PEERS and case["name"].startswith(("pg_basebackup", "pg_combinebackup")):
             base = case
         wall, cpu = case["wall"], case["cpu"]
         rows.append(

@@ -17,6 +17,9 @@
 #       directory     into a directory on disk, compared with pg_basebackup, pgBackRest and cp. ext4
 #                     creates files slowly for some minutes after many have been removed: do not run
 #                     this part alone right after tests or another benchmark
+#       incremental   an incremental backup after changes of about 1 % of the pages, compared with
+#                     pg_basebackup, and a chain of three combined, compared with pg_combinebackup; from
+#                     PostgreSQL 17 on
 #       tcp           over TCP on the loopback interface: to nowhere, and into a directory in /dev/shm,
 #                     which needs as much memory as the cluster has bytes
 #       tls           the same with TLS
@@ -60,12 +63,16 @@ set -euo pipefail
 require_postgres
 
 readonly SIZE=${1:-${SIZE:-3}} REPEATS=${2:-${REPEATS:-5}}
-readonly ALL_PARTS='nowhere manifest stages memory compression directory tcp tls cold files million load'
+readonly ALL_PARTS='nowhere manifest stages memory compression directory incremental tcp tls cold files million load'
 readonly LOAD_SECONDS=${LOAD_SECONDS:-9}
 if (($# > 2)); then
     parts=("${@:3}")
 else
     read -ra parts <<<"${PARTS:-$ALL_PARTS}"
+    # All of them are those that this version has.
+    if [[ -z ${PARTS:-} && $PG_MAJOR -lt 17 ]]; then
+        read -ra parts <<<"${ALL_PARTS/ incremental/}"
+    fi
 fi
 readonly PORT=54631
 load=$(cut -d ' ' -f 1 /proc/loadavg)
@@ -213,6 +220,13 @@ fill_cluster() {
     wait "$first"
 }
 
+# summary_settings: prints the setting that incremental backups need.
+summary_settings() {
+    if [[ " ${parts[*]} " == *" incremental "* && $PG_MAJOR -ge 17 ]]; then
+        say summarize_wal=on
+    fi
+}
+
 # network_settings: makes a certificate, and prints settings for the parts that use TCP.
 network_settings() {
     [[ " ${parts[*]} " == *" tcp "* || " ${parts[*]} " == *" tls "* ]] || return 0
@@ -225,7 +239,7 @@ network_settings() {
 }
 
 build_cluster() {
-    local network
+    local more
     mkdir "$place/tablespace"
     give_to_server "$place"
     init_cluster "$source"
@@ -236,9 +250,9 @@ build_cluster() {
     stop_cluster "$source"
     # Little WAL, because tar and cp copy it although a backup does not contain it. Only requested
     # checkpoints.
-    mapfile -t network < <(network_settings)
+    mapfile -t more < <(network_settings; summary_settings)
     start_cluster "$source" $PORT autovacuum=off wal_level=replica max_wal_size=256MB \
-        min_wal_size=32MB checkpoint_timeout=1h "${network[@]}"
+        min_wal_size=32MB checkpoint_timeout=1h "${more[@]}"
     sql $PORT -c "CREATE EXTENSION pg_parallel_backup" -c CHECKPOINT
 }
 

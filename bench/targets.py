@@ -1,6 +1,7 @@
 """Performance targets, as ratios of medians of one run."""
 
 import directories
+import incremental
 import many_files
 import networks
 import streams
@@ -26,6 +27,10 @@ TARGETS = (
      directories.CP, 1.40),
     ("2 workers to a directory, pg_parallel_backup", "cpu", "directory", directories.by_program(2),
      directories.PG_BASEBACKUP, 0.60),
+    ("2 workers, incremental", "wall", "incremental", incremental.taken(2),
+     incremental.PG_BASEBACKUP, 0.50),
+    ("combine -j 2 of three backups", "wall", "incremental", incremental.combined(2),
+     incremental.PG_COMBINEBACKUP, 0.60),
     ("2 workers over TLS into tmpfs, pg_parallel_backup", "wall", "tls", networks.into_memory(2),
      networks.INTO_MEMORY, 0.65),
     ("2 workers over TLS into tmpfs, pg_parallel_backup", "cpu", "tls", networks.into_memory(2),

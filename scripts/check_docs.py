@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 # Sections of the program reference with the options of a command.
-COMMANDS = {"A backup": [], "check": ["check"], "verify": ["verify"], "restore": ["restore"]}
+COMMANDS = {"A backup": [], "check": ["check"], "verify": ["verify"], "restore": ["restore"],
+            "combine": ["combine"]}
 
 findings = []
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use backup_tests::builder::Builder;
 use backup_tests::client::{
     backup_of, expect_failure, names_in, program, restore_of, unpack, verify,
 };
@@ -30,7 +31,12 @@ impl Chain {
     /// Takes a full backup and two incremental ones, all with these options.
     #[track_caller]
     fn take(args: &[&str]) -> Self {
-        let cluster = Cluster::builder()
+        Self::of(Cluster::builder(), args)
+    }
+
+    #[track_caller]
+    fn of(builder: Builder, args: &[&str]) -> Self {
+        let cluster = builder
             .setting("summarize_wal", "on")
             .setting("autovacuum", "off")
             .start();
@@ -350,7 +356,8 @@ fn what_is_no_chain_is_refused_as_pg_combinebackup_refuses_it() {
         assert!(!target.exists());
     }
     // A backup of another cluster.
-    let other = Chain::take(&["-j", "1"]);
+    let other = Cluster::builder().initdb_arg("--wal-segsize=1");
+    let other = Chain::of(other, &["-j", "1"]);
     let target = chain.target("refused");
     let mut combine = program();
     combine.args(["combine", "-N"]).arg(&other.backups[0]);
@@ -515,7 +522,6 @@ fn a_full_disk_leaves_nothing_behind() {
     }
     let chain = Chain::take(&["-j", "1"]);
     let place = chain.target("small");
-    make_dir(&place);
     let Some(_disk) = Disk::mount(&place, 16) else {
         eprintln!("nothing to test where nothing can be mounted");
         return;

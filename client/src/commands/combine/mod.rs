@@ -256,6 +256,10 @@ fn check_complete(newest: &Backup, contents: &Contents) -> Result<()> {
             )),
         }
     }
+    // Links lead to the tablespaces, from whatever that was made.
+    if let Some(map) = expected.file(TABLESPACE_MAP) {
+        map.find();
+    }
     let missing = expected.missing();
     if missing.is_empty() {
         return Ok(());
@@ -266,10 +270,10 @@ fn check_complete(newest: &Backup, contents: &Contents) -> Result<()> {
         .map(|path| format!("\"{}\"", display(path)))
         .collect();
     bail!(
-        "{} of the manifest are missing in the backup in \"{}\"\nDETAIL:  Among them: {}.",
+        "{} missing in the backup in \"{}\"\nDETAIL:  Among them: {}.",
         match missing.len() {
-            1 => "1 file".to_owned(),
-            count => format!("{count} files"),
+            1 => "1 file of the manifest is".to_owned(),
+            count => format!("{count} files of the manifest are"),
         },
         newest.path.display(),
         named.join(", ")
