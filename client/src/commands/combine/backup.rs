@@ -21,7 +21,7 @@ use crate::manifest::expected::{self, Expected};
 use crate::manifest::parser::Manifest;
 use crate::output::claim::CLAIM;
 use crate::runtime::cancellation::Cancellation;
-use crate::stream::archive_files;
+use crate::stream::archive_files::{self, Content};
 use crate::stream::part::Tablespace;
 use crate::stream::regular_file;
 
@@ -56,12 +56,13 @@ pub struct Contents {
 }
 
 impl Backup {
-    /// Opens a backup. Archives that are compressed are decompressed into `spool`.
+    /// Opens a backup. Archives that are compressed are decompressed into `spool`. Only the newest backup
+    /// of a chain gives its WAL.
     ///
     /// # Errors
     /// Where it is none, is not complete, or cannot be read.
     pub fn open(
-        path: &Path,
+        (path, is_newest): (&Path, bool),
         spool: &Path,
         workers: &[Worker],
         cancellation: &Cancellation,
@@ -75,7 +76,8 @@ impl Backup {
             Place::Directory
         } else {
             // What is a directory is told by what is missing in it.
-            let archives = archive_files::list(path)?;
+            let mut archives = archive_files::list(path)?;
+            archives.retain(|archive| is_newest || archive.content != Content::Wal);
             ensure!(
                 !archives.is_empty(),
                 "directory \"{}\" holds no backup: there is neither a file \"{VERSION_FILE}\" nor an archive",

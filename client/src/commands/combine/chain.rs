@@ -37,7 +37,11 @@ impl Chain {
     ) -> Result<Self> {
         let backups = paths
             .iter()
-            .map(|path| Backup::open(path, spool, workers, cancellation))
+            .enumerate()
+            .map(|(number, path)| {
+                let is_newest = number + 1 == paths.len();
+                Backup::open((path, is_newest), spool, workers, cancellation)
+            })
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             control: check_control_files(&backups)?,

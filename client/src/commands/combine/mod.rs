@@ -68,24 +68,27 @@ pub fn run(config: CombineConfig, name: &'static str) -> Result<()> {
         move |shared| combine(&config, shared, &shared_cleanup),
     )
     .inspect_err(|_| cleanup.clean_up(clean, verbose))?;
-    messages::say(format_args!("{name} completed"));
+    if verbose {
+        messages::say(format_args!("{name} completed"));
+    }
     Ok(())
 }
 
 /// A file of the result.
 struct Job {
-    /// Its path in the newest backup, which is that of the incremental file if there is one.
+    /// Its path in the newest backup.
     source: Vec<u8>,
-    /// Its path in the result.
-    path: Vec<u8>,
     /// Bytes, as far as they are known before the file is read.
     size: u64,
 }
 
-impl Job {
-    fn is_incremental(&self) -> bool {
-        self.source != self.path
-    }
+/// Path of the relation file that an incremental file is for; [`None`] for another file. Outside of these
+/// directories somebody gave it that name.
+fn relation_path(path: &[u8]) -> Option<Vec<u8>> {
+    let may_be = ["base", "global", "pg_tblspc"]
+        .iter()
+        .any(|directory| is_within(path, directory.as_bytes()));
+    incremental::relation_path(path).filter(|_| may_be)
 }
 
 fn combine(config: &CombineConfig, shared: &Shared, cleanup: &SharedCleanupList) -> Result<()> {
@@ -151,12 +154,16 @@ fn combine(config: &CombineConfig, shared: &Shared, cleanup: &SharedCleanupList)
     };
     output.write(BACKUP_LABEL, &without_incremental(&chain.label))?;
     parallel::for_each(&jobs, counters.workers(), cancellation, |worker, job| {
-        worker.begins(Activity::Receiving(display(&job.path)));
-        if job.is_incremental() {
-            let recipe = Recipe::find(&chain, &job.path)?;
-            output.assemble(&job.path, recipe, &worker.counter)
-        } else {
-            output.copy(&job.path, newest.checked(&job.path)?, &worker.counter)
+        worker.begins(Activity::Receiving(display(&job.source)));
+        match relation_path(&job.source) {
+            Some(path) => {
+                let recipe = Recipe::find(&chain, &path)?;
+                output.assemble(&path, recipe, &worker.counter)
+            }
+            None => {
+                let file = newest.checked(&job.source)?;
+                output.copy(&job.source, file, &worker.counter)
+            }
         }
     })?;
     if let (Some(manifest), Some(old)) = (manifest, newest.manifest()) {
@@ -287,19 +294,10 @@ fn plan(chain: &Chain, files: Vec<(Vec<u8>, u64)>) -> Vec<Job> {
         .into_iter()
         .filter(|(path, _)| !is_special(path))
         .map(|(source, size)| {
-            match incremental::relation_path(&source).filter(|_| may_be_incremental(&source)) {
-                None => Job {
-                    path: source.clone(),
-                    source,
-                    size,
-                },
-                Some(path) => {
-                    let size = full
-                        .and_then(|full| full.file(&path))
-                        .map_or(size, |file| file.size);
-                    Job { source, path, size }
-                }
-            }
+            // The result is about as large as the full file.
+            let whole = relation_path(&source).and_then(|path| full?.file(&path));
+            let size = whole.map_or(size, |file| file.size);
+            Job { source, size }
         })
         .collect();
     jobs.sort_by_key(|job| Reverse(job.size));
@@ -311,19 +309,11 @@ fn is_special(path: &[u8]) -> bool {
     [BACKUP_LABEL, MANIFEST, TABLESPACE_MAP].contains(&path)
 }
 
-/// Whether a file may be an incremental one by its directory. Elsewhere somebody gave it that name.
-fn may_be_incremental(path: &[u8]) -> bool {
-    ["base", "global", "pg_tblspc"]
-        .iter()
-        .any(|directory| is_within(path, directory.as_bytes()))
-}
-
 /// Checks for a dry run that everything is there that a file is made of.
 fn check_sources(chain: &Chain, job: &Job) -> Result<()> {
-    if job.is_incremental() {
-        Recipe::find(chain, &job.path).map(drop)
-    } else {
-        chain.newest().checked(&job.path).map(drop)
+    match relation_path(&job.source) {
+        Some(path) => Recipe::find(chain, &path).map(drop),
+        None => chain.newest().checked(&job.source).map(drop),
     }
 }
 

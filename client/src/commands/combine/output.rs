@@ -130,14 +130,13 @@ impl Output<'_> {
     /// # Errors
     /// As [`Output::copy`].
     pub fn assemble(&self, path: &[u8], mut recipe: Recipe<'_>, counter: &Counter) -> Result<()> {
-        if let Some(number) = recipe.copy_of() {
-            let mut sources = recipe.sources;
-            let full = sources.remove(number).file;
-            // They have no block, but that they have none must be true.
-            for source in sources {
+        if recipe.is_copy()
+            && let Some(full) = recipe.sources.pop()
+        {
+            for source in recipe.sources {
                 source.file.finish()?;
             }
-            return self.copy(path, full, counter);
+            return self.copy(path, full.file, counter);
         }
         let mut target = Target::create(self, path, self.digest_of(path), counter)?;
         let mut position = 0;
@@ -153,9 +152,7 @@ impl Output<'_> {
             }
             position += length;
         }
-        for source in recipe.sources {
-            source.file.finish()?;
-        }
+        recipe.finish()?;
         target.finish(None)
     }
 

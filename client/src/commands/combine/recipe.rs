@@ -109,18 +109,29 @@ impl<'a> Recipe<'a> {
         self.map.len() as u64 * self.block_size
     }
 
-    /// The number of the full file, if that is the whole result.
-    pub fn copy_of(&self) -> Option<usize> {
-        let last = self.sources.len() - 1;
-        let is_it = self
-            .map
-            .iter()
-            .all(|&number| usize::from(number) == last + 1)
-            && self.sources[last].file.slice().size == self.size();
-        is_it.then_some(last)
+    /// Whether the file is the full file as it is.
+    pub fn is_copy(&self) -> bool {
+        let full = self.sources.len();
+        let mut numbers = self.map.iter();
+        numbers.all(|&number| usize::from(number) == full)
+            && self.sources[full - 1].file.slice().size == self.size()
     }
 
-    /// The runs of the file, in order. They pass every source from its start to its end.
+    /// Reads what is left of the sources, and checks them. That an incremental file has no block must be
+    /// true too. A full file of which nothing is used need not be read.
+    ///
+    /// # Errors
+    /// As [`Checked::finish`].
+    pub fn finish(self) -> Result<()> {
+        let full = self.sources.len();
+        let uses_full = self.map.iter().any(|&number| usize::from(number) == full);
+        let left = if uses_full { full } else { full - 1 };
+        let sources = self.sources.into_iter().take(left);
+        sources.map(|source| source.file.finish()).collect()
+    }
+
+    /// The run from a position in the file, in bytes. Runs in their order pass every source from its start to
+    /// its end.
     pub fn next_run(&mut self, from: u64) -> Option<Run> {
         let first = usize::try_from(from / self.block_size).ok()?;
         let number = *self.map.get(first)?;
