@@ -177,6 +177,64 @@ fn a_chain_of_directories_gives_what_pg_combinebackup_gives() {
     verify(&alone, &[]);
 }
 
+/// A table grows over the end of a segment, and is cut below it.
+#[test]
+fn a_table_that_crosses_the_end_of_a_segment_comes_back() {
+    if is_too_old() {
+        return;
+    }
+    // One row on each page, and 131072 pages in a segment.
+    let fill = |from: u32, to: u32| {
+        format!("INSERT INTO large SELECT g, repeat('x', 7000) FROM generate_series({from}, {to}) AS g")
+    };
+    let cluster = Cluster::builder()
+        .setting("summarize_wal", "on")
+        .setting("autovacuum", "off")
+        .setting("max_wal_size", "4GB")
+        .start();
+    cluster.execute("CREATE TABLE large (a int, b text STORAGE PLAIN)");
+    let folder = Folder::new("large");
+    let mut backups: Vec<PathBuf> = Vec::new();
+    for (name, changes) in [
+        ("full", vec![fill(1, 130_900)]),
+        ("grown", vec![fill(130_901, 131_500)]),
+        (
+            "cut",
+            vec![
+                "DELETE FROM large WHERE a > 120000".to_owned(),
+                "VACUUM large".to_owned(),
+                fill(120_001, 120_100),
+            ],
+        ),
+    ] {
+        changes.iter().for_each(|change| cluster.execute(change));
+        let target = folder.join(name);
+        let mut backup = backup_of(&cluster);
+        backup.args(["-X", "fetch", "-D"]).arg(&target);
+        if let Some(earlier) = backups.last() {
+            backup.arg("-i").arg(earlier.join("backup_manifest"));
+        }
+        succeed(&mut backup);
+        backups.push(target);
+    }
+    let [ours, theirs] = ["ours", "theirs"].map(|name| folder.join(name));
+    let mut combine = program();
+    combine.args(["combine", "-N", "-o"]).arg(&ours);
+    succeed(combine.args(&backups));
+    let mut combine = command("pg_combinebackup");
+    combine.args(["-N", "-o"]).arg(&theirs);
+    succeed(combine.args(&backups));
+    let excluded = "--exclude=backup_manifest";
+    succeed(command("diff").args(["-r", excluded]).arg(&ours).arg(&theirs));
+    verify(&ours, &[]);
+    let mut restored = Cluster::on(&ours, folder);
+    restored.start();
+    restored.wait_for_sql(
+        "all rows",
+        "SELECT count(*) = 120100 AND sum(a) = 7212065050 AND min(length(b)) = 7000 FROM large",
+    );
+}
+
 #[test]
 fn whole_files_are_linked_where_that_is_wanted() {
     if is_too_old() {
@@ -443,6 +501,74 @@ fn damage_in_a_backup_is_found_on_the_way() {
     fs::write(newest.join(CLAIM), "").expect("a claim");
     let said = expect_failure(&mut chain.combine(&chain.target("unfinished")));
     assert!(said.contains("is incomplete"), "{said}");
+}
+
+/// Numbers that look random, and are the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        // The constants of Knuth's MMIX.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005);
+        self.0 = self.0.wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+
+    fn block(&mut self) -> Vec<u8> {
+        vec![self.below(256) as u8; 8192]
+    }
+
+    fn full(&mut self) -> Vec<u8> {
+        (0..self.below(20)).flat_map(|_| self.block()).collect()
+    }
+
+    fn incremental(&mut self) -> Vec<u8> {
+        let density = 1 + self.below(8);
+        let blocks: Vec<u32> = (0..30).filter(|_| self.below(density) == 0).collect();
+        let truncation_length = self.below(25) as u32;
+        let numbers = [0xD3AE_1F0D, blocks.len() as u32, truncation_length];
+        let numbers = numbers.iter().chain(&blocks);
+        let mut file: Vec<u8> = numbers.flat_map(|number| number.to_ne_bytes()).collect();
+        if !blocks.is_empty() {
+            file.resize(8192, 0);
+        }
+        file.extend(blocks.iter().flat_map(|_| self.block()));
+        file
+    }
+}
+
+/// Chains of files that no server wrote, of all shapes: blocks in one backup, in several and in none,
+/// before and behind the truncation length, full files in the middle.
+#[test]
+fn any_chain_of_blocks_gives_what_pg_combinebackup_gives() {
+    if is_too_old() {
+        return;
+    }
+    let chain = Chain::take(&["-j", "1"]);
+    let mut numbers = Numbers(20_261_129);
+    for backup in &chain.backups {
+        fs::remove_file(backup.join("backup_manifest")).expect("a manifest");
+    }
+    for file in 800_000..800_200 {
+        for (number, backup) in chain.backups.iter().enumerate() {
+            let (name, content) = match (number, numbers.below(6)) {
+                (0, _) | (1, 0) => (format!("{file}"), numbers.full()),
+                _ => (format!("INCREMENTAL.{file}"), numbers.incremental()),
+            };
+            fs::write(backup.join("base/1").join(name), content).expect("a file");
+        }
+    }
+    let theirs = chain.target("theirs");
+    succeed(chain.theirs_of(&[0, 1, 2], &theirs).arg("--no-manifest"));
+    for args in [&["-j", "1"][..], &["-j", "3"], &["--copy-file-range"]] {
+        let ours = chain.target("ours");
+        let output = run(chain.combine(&ours).arg("--no-manifest").args(args));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.matches("its files are not verified").count(), 3, "{said}");
+        assert_same_files(&ours, &theirs);
+        fs::remove_dir_all(&ours).expect("removed");
+    }
 }
 
 /// Without a manifest nothing but the headers tells.

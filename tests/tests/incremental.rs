@@ -54,7 +54,24 @@ fn a_chain_of_three_gives_every_change_back() {
     if is_too_old() {
         return;
     }
-    let cluster = summarizing();
+    chain_of_every_change(&summarizing()).stop_and_check_checksums();
+}
+
+#[test]
+fn a_chain_without_checksums_gives_every_change_back() {
+    if is_too_old() {
+        return;
+    }
+    let cluster = Cluster::builder()
+        .without_checksums()
+        .setting("summarize_wal", "on")
+        .start();
+    chain_of_every_change(&cluster);
+}
+
+/// Returns a server on the combined backup, which has what the cluster has.
+#[track_caller]
+fn chain_of_every_change(cluster: &Cluster) -> Cluster {
     cluster.create_tablespace("elsewhere");
     cluster.execute(
         "CREATE TABLE kept AS SELECT g AS a, repeat('k', 200) AS b FROM generate_series(1, 20000) AS g;
@@ -77,7 +94,7 @@ fn a_chain_of_three_gives_every_change_back() {
     ] {
         cluster.execute(statement);
     }
-    let full = Backup::take(&cluster, 2);
+    let full = Backup::take(cluster, 2);
     full.verify();
 
     for statement in [
@@ -99,7 +116,7 @@ fn a_chain_of_three_gives_every_change_back() {
     ] {
         cluster.execute(statement);
     }
-    let first = take_after(&cluster, &full, 2);
+    let first = take_after(cluster, &full, 2);
 
     for statement in [
         "UPDATE updated SET b = 'changed again' WHERE a % 3000 = 0",
@@ -113,13 +130,13 @@ fn a_chain_of_three_gives_every_change_back() {
     ] {
         cluster.execute(statement);
     }
-    let second = take_after(&cluster, &first, 3);
-    let expected = contents(&cluster);
+    let second = take_after(cluster, &first, 3);
+    let expected = contents(cluster);
 
-    let mut restored = combine(&cluster, &[&full, &first, &second]).restore();
+    let restored = combine(cluster, &[&full, &first, &second]).restore();
     assert_eq!(contents(&restored), expected);
     restored.amcheck();
-    restored.stop_and_check_checksums();
+    restored
 }
 
 #[test]
@@ -470,11 +487,46 @@ fn missing_summaries_are_named_with_their_range() {
     start(&mut client, "");
 }
 
+/// With a lower wal_level not all changes are in the WAL.
 #[test]
-fn the_wait_for_summaries_is_shown_and_can_be_cancelled() {
+fn a_lower_wal_level_in_between_is_refused() {
     if is_too_old() {
         return;
     }
+    let mut cluster = summarizing();
+    let full = Backup::take(&cluster, 1);
+    cluster.append_to_conf("wal_level = minimal\nmax_wal_senders = 0\nsummarize_wal = off\n");
+    cluster.restart();
+    cluster.execute("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a");
+    cluster.append_to_conf("wal_level = replica\nmax_wal_senders = 10\nsummarize_wal = on\n");
+    cluster.restart();
+    let mut client = cluster.connect();
+    let failure = expect_failure("gap", try_start_after(&mut client, &manifest_of(&full)));
+    assert_eq!(failure.sqlstate, "55000", "{failure}");
+    assert!(
+        failure
+            .message
+            .starts_with("WAL summaries are required on timeline 1 from "),
+        "{failure}"
+    );
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn the_wait_for_summaries_is_shown_and_can_be_ended() {
+    for (end, sqlstate) in [
+        ("pg_cancel_backend", "57014"),
+        ("pg_terminate_backend", "57P01"),
+    ] {
+        if is_too_old() {
+            return;
+        }
+        wait_for_summaries_ends(end, sqlstate);
+    }
+}
+
+#[track_caller]
+fn wait_for_summaries_ends(end: &str, sqlstate: &str) {
     let cluster = summarizing();
     let full = Backup::take(&cluster, 1);
     let summarizer: i32 = cluster
@@ -501,14 +553,15 @@ fn the_wait_for_summaries_is_shown_and_can_be_cancelled() {
         "the wait for summaries",
         "SELECT count(*) = 1 FROM backup_progress() WHERE phase = 'waiting for wal summaries'",
     );
-    cluster.execute(&format!("SELECT pg_cancel_backend({pid})"));
+    cluster.execute(&format!("SELECT {end}({pid})"));
     wait_for("the end of the start", PATIENCE, || starting.is_finished());
     stop("CONT");
-    let (mut leader, started) = starting.join().expect("the thread");
+    let (leader, started) = starting.join().expect("the thread");
     let failure = expect_failure("start_backup()", started);
-    assert_eq!(failure.sqlstate, "57014", "{failure}");
+    assert_eq!(failure.sqlstate, sqlstate, "{failure}");
+    drop(leader);
     leftover::assert_none(&cluster);
-    start(&mut leader, "");
+    start(&mut cluster.connect(), "");
 }
 
 /// A page with a wrong checksum is found by its true block number.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use backup_format::backup_label::{self, BackupLabel};
 use backup_format::checksum::Algorithm;
 use backup_format::checksummed_files::ChecksummedFiles;
 use backup_format::compression::{Compression, InvalidCompression, Method};
@@ -10,7 +11,7 @@ use backup_format::manifest::{TimelineEntry, WalRange, wal_ranges};
 use backup_format::page::{PageHeader, is_all_zeros};
 use backup_format::relation_file::{Fork, RelationFile};
 use backup_format::wal::{SegmentName, SegmentSize, SequenceError, select_segments};
-use backup_format::{exclusion, path, relation_file, wal};
+use backup_format::{exclusion, incremental, path, relation_file, wal};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -38,6 +39,51 @@ fn segment_size() -> impl Strategy<Value = SegmentSize> {
 
 proptest! {
     #[test]
+    fn an_incremental_header_comes_back(
+        blocks in proptest::collection::btree_set(0_u32..131_072, 0..300),
+        truncation_length in 0_u32..=131_072,
+    ) {
+        let header = incremental::header(blocks.iter().copied(), truncation_length, 8192);
+        let start = incremental::Start::parse(header.first_chunk().unwrap(), 131_072).unwrap();
+        prop_assert_eq!(start.truncation_length, truncation_length);
+        let numbers = &header[incremental::Start::SIZE..][..start.numbers_size()];
+        let numbers = incremental::parse_numbers(numbers, 131_072).unwrap();
+        prop_assert!(numbers.into_iter().eq(blocks));
+    }
+
+    /// Whatever is changed in a header is an error, or another header that is possible.
+    #[test]
+    fn a_changed_header_is_never_impossible(
+        blocks in proptest::collection::btree_set(0_u32..100, 1..30),
+        place in 0_usize..130,
+        byte in any::<u8>(),
+    ) {
+        let mut header = incremental::header(blocks.into_iter(), 50, 8192);
+        header[place] = byte;
+        if let Ok(start) = incremental::Start::parse(header.first_chunk().unwrap(), 100) {
+            prop_assert!(start.count <= 100 && start.truncation_length <= 100);
+            let numbers = &header[incremental::Start::SIZE..][..start.numbers_size()];
+            if let Ok(numbers) = incremental::parse_numbers(numbers, 100) {
+                prop_assert!(numbers.is_sorted() && numbers.iter().all(|&block| block < 100));
+                prop_assert_eq!(numbers.len(), start.count as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_keeps_its_other_lines(lines in vec("[A-Z ]{0,20}: [ -~]{0,20}", 0..8), at in 0_usize..8) {
+        let text = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let before = text(&lines);
+        let mut lines = lines;
+        let at = at.min(lines.len());
+        lines.insert(at, "INCREMENTAL FROM TLI: 1".to_owned());
+        lines.insert(at, "INCREMENTAL FROM LSN: 0/1".to_owned());
+        let after = backup_label::without_incremental(text(&lines).as_bytes());
+        prop_assume!(!before.contains("INCREMENTAL FROM"));
+        prop_assert_eq!(after, before.into_bytes());
+    }
+
+    #[test]
     fn no_bytes_panic(bytes in near_name()) {
         RelationFile::parse(&bytes);
         relation_file::is_temporary_relation(&bytes);
@@ -51,6 +97,11 @@ proptest! {
         SegmentName::parse(&bytes);
         wal::timeline_of_history(&bytes);
         PageHeader::read(&bytes);
+        let _ = BackupLabel::parse(&bytes);
+        let _ = incremental::parse_numbers(&bytes, 131_072);
+        if let Some(start) = bytes.first_chunk() {
+            let _ = incremental::Start::parse(start, 131_072);
+        }
         let _ = String::from_utf8_lossy(&bytes).parse::<Lsn>();
     }
 

@@ -126,8 +126,8 @@ impl<'a> Recipe<'a> {
         let full = self.sources.len();
         let uses_full = self.map.iter().any(|&number| usize::from(number) == full);
         let left = if uses_full { full } else { full - 1 };
-        let sources = self.sources.into_iter().take(left);
-        sources.map(|source| source.file.finish()).collect()
+        let mut sources = self.sources.into_iter().take(left);
+        sources.try_for_each(|source| source.file.finish())
     }
 
     /// The run from a position in the file, in bytes. Runs in their order pass every source from its start to
