@@ -185,7 +185,9 @@ fn a_table_that_crosses_the_end_of_a_segment_comes_back() {
     }
     // One row on each page, and 131072 pages in a segment.
     let fill = |from: u32, to: u32| {
-        format!("INSERT INTO large SELECT g, repeat('x', 7000) FROM generate_series({from}, {to}) AS g")
+        format!(
+            "INSERT INTO large SELECT g, repeat('x', 7000) FROM generate_series({from}, {to}) AS g"
+        )
     };
     let cluster = Cluster::builder()
         .setting("summarize_wal", "on")
@@ -225,7 +227,12 @@ fn a_table_that_crosses_the_end_of_a_segment_comes_back() {
     combine.args(["-N", "-o"]).arg(&theirs);
     succeed(combine.args(&backups));
     let excluded = "--exclude=backup_manifest";
-    succeed(command("diff").args(["-r", excluded]).arg(&ours).arg(&theirs));
+    succeed(
+        command("diff")
+            .args(["-r", excluded])
+            .arg(&ours)
+            .arg(&theirs),
+    );
     verify(&ours, &[]);
     let mut restored = Cluster::on(&ours, folder);
     restored.start();
@@ -565,7 +572,11 @@ fn any_chain_of_blocks_gives_what_pg_combinebackup_gives() {
         let output = run(chain.combine(&ours).arg("--no-manifest").args(args));
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
-        assert_eq!(said.matches("its files are not verified").count(), 3, "{said}");
+        assert_eq!(
+            said.matches("its files are not verified").count(),
+            3,
+            "{said}"
+        );
         assert_same_files(&ours, &theirs);
         fs::remove_dir_all(&ours).expect("removed");
     }

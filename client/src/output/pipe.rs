@@ -24,8 +24,6 @@ use crate::runtime::cancellation::Cancellation;
 
 /// Polling interval of a wait for a command.
 const LOOK: Duration = Duration::from_millis(20);
-/// Bytes of a write.
-const PIECE: usize = 128 * 1024;
 /// Time limit for a command to exit after it closed its input.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// In a pipeline the first programs can fail as well, where the shell has a way to notice.
@@ -79,7 +77,6 @@ impl Commands {
             child,
             guard,
             input: Some(input),
-            waiting: Vec::with_capacity(PIECE),
             is_over: false,
         };
         // The other end, which is the command's, stays as it is.
@@ -137,36 +134,15 @@ pub struct Piped {
     child: Child,
     guard: Guard,
     input: Option<PipeWriter>,
-    /// Bytes that are not written yet, because a write of a few wakes the command for a few.
-    waiting: Vec<u8>,
     is_over: bool,
 }
 
 impl Piped {
-    /// Writes to its standard input, in large pieces.
+    /// Writes to its standard input.
     ///
     /// # Errors
     /// An error if the command stops reading, and cancellation.
-    pub fn write(&mut self, bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
-        if self.waiting.is_empty() && bytes.len() >= PIECE {
-            return self.send(bytes, cancellation);
-        }
-        self.waiting.extend_from_slice(bytes);
-        if self.waiting.len() >= PIECE {
-            self.flush(cancellation)?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self, cancellation: &Cancellation) -> Result<()> {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        let sent = self.send(&waiting, cancellation);
-        waiting.clear();
-        self.waiting = waiting;
-        sent
-    }
-
-    fn send(&mut self, mut bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
+    pub fn write(&mut self, mut bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
         while !bytes.is_empty() {
             cancellation.check()?;
             let Some(input) = &mut self.input else {
@@ -196,7 +172,6 @@ impl Piped {
     /// # Errors
     /// An error if the command fails, and cancellation.
     pub fn finish(mut self, cancellation: &Cancellation) -> Result<()> {
-        self.flush(cancellation)?;
         self.wait_until_read(cancellation)?;
         (self.guard.release()).with_context(|| format!("could not end {}", self.name))?;
         self.input = None;
