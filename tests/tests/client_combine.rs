@@ -500,6 +500,23 @@ fn damage_in_a_backup_is_found_on_the_way() {
         &|path| fs::remove_file(path).expect("removed"),
         "missing in the backup",
     );
+    // What another backup left behind: on the disk, and not in the manifest.
+    let stale = incremental.with_file_name(whole.file_name().expect("a name"));
+    fs::copy(&whole, &stale).expect("a copy");
+    let target = chain.target("stale");
+    succeed(&mut chain.combine(&target));
+    let theirs = chain.target("theirs");
+    fs::remove_file(&stale).expect("removed");
+    succeed(&mut chain.theirs_of(&[0, 1, 2], &theirs));
+    assert_same_files(&target, &theirs);
+    let relation = whole.strip_prefix(full).expect("a path");
+    let (stale, other) = (newest.join(relation), newest.join("base/1/7777"));
+    for path in [other, stale] {
+        fs::copy(&whole, &path).expect("a copy");
+        let said = expect_failure(&mut chain.combine(&chain.target("refused")));
+        assert!(said.contains("contains no entry for file"), "{said}");
+        fs::remove_file(&path).expect("removed");
+    }
     damage(
         &newest.join("backup_manifest"),
         &|path| change_byte(path, 100),
@@ -615,14 +632,98 @@ fn impossible_headers_are_refused_without_a_manifest() {
 }
 
 #[test]
-fn a_dry_run_writes_nothing() {
+fn a_dry_run_writes_nothing_and_refuses_what_would_fail() {
     if is_too_old() {
         return;
     }
     let chain = Chain::take(&["-j", "1"]);
+    let target = chain.target("dry");
+    let dry = |args: &[&str]| {
+        let mut combine = chain.combine(&target);
+        combine.arg("--dry-run").args(args);
+        combine
+    };
     let before = names_in(&chain.folder);
-    succeed(chain.combine(&chain.target("dry")).arg("--dry-run"));
+    succeed(&mut dry(&[]));
     assert_eq!(names_in(&chain.folder), before);
+    let said = expect_failure(&mut dry(&["-T", "/no/where=/no/other"]));
+    assert!(said.contains("there is no tablespace in"), "{said}");
+    make_dir(&target);
+    succeed(&mut dry(&[]));
+    fs::write(target.join("file"), "").expect("a file");
+    let said = expect_failure(&mut dry(&[]));
+    assert!(said.contains("is not empty"), "{said}");
+}
+
+/// The manifest of a chain that is restored is as the newest one was.
+#[test]
+fn a_restored_chain_has_the_checksums_of_the_newest_manifest() {
+    if is_too_old() {
+        return;
+    }
+    let chain = Chain::take(&["-Ft", "-j", "2", "--manifest-checksums", "SHA256"]);
+    let restore = |target: &Path| {
+        let mut restore = restore_of(&chain.backups[0], target, &[]);
+        restore.args(&chain.backups[1..]);
+        restore
+    };
+    let restored = chain.target("restored");
+    succeed(&mut restore(&restored));
+    let manifest = fs::read_to_string(restored.join("backup_manifest")).expect("a manifest");
+    assert!(manifest.contains("\"SHA256\"") && !manifest.contains("CRC32C"));
+    verify(&restored, &[]);
+
+    let newest = chain.backups[2].join("backup_manifest");
+    fs::remove_file(&newest).expect("removed");
+    let without = chain.target("without");
+    let output = run(&mut restore(&without));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("has no manifest"), "{said}");
+    assert!(!without.join("backup_manifest").exists());
+    assert_same_files(&without, &restored);
+
+    // Without the others, an incremental backup that has no manifest either is known by its files.
+    let alone = chain.target("alone");
+    let said = expect_failure(&mut restore_of(&chain.backups[2], &alone, &[]));
+    assert!(said.contains("cannot be restored alone"), "{said}");
+    assert!(!alone.exists());
+}
+
+/// Where the tablespaces were is in the archive, and may be damaged as everything else.
+#[test]
+fn a_damaged_tablespace_map_is_found() {
+    if is_too_old() {
+        return;
+    }
+    let cluster = Cluster::builder().setting("summarize_wal", "on").start();
+    let (_, location) = cluster.create_tablespace("elsewhere");
+    let folder = Folder::new("map");
+    let full = folder.join("full");
+    succeed(
+        backup_of(&cluster)
+            .args(["-Ft", "-j", "1", "-D"])
+            .arg(&full),
+    );
+    let archive = full.join("base.tar");
+    let content = fs::read(&archive).expect("an archive");
+    let needle = location.display().to_string().into_bytes();
+    let places = content.windows(needle.len()).enumerate();
+    let places: Vec<_> = places.filter(|(_, part)| *part == needle).collect();
+    let (place, _) = places.last().expect("the location");
+    change_byte(&archive, (place + needle.len() - 1) as u64);
+    let target = folder.join("combined");
+    let mut combine = program();
+    combine
+        .args(["combine", "-N", "-o"])
+        .arg(&target)
+        .arg(&full);
+    let said = expect_failure(&mut combine);
+    assert!(
+        said.contains("tablespace_map") && said.contains("checksum mismatch"),
+        "{said}"
+    );
+    assert!(!target.exists());
 }
 
 /// Whatever ends the program, no server takes what it leaves for a backup.

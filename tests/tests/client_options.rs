@@ -80,7 +80,6 @@ fn wrong_values_of_a_restore_are_refused_before_anything_happens() {
         (&["--waldir", "w"], "absolute path"),
         (&["--sync-method", "hope"], "hope"),
         (&["-h", "db1"], "unexpected argument"),
-        (&["surplus"], "surplus"),
     ] {
         let said = expect_failure(restore_of(Path::new("/nowhere"), &target, &[]).args(args));
         assert!(said.contains(word), "{args:?}: {said}");
@@ -88,6 +87,33 @@ fn wrong_values_of_a_restore_are_refused_before_anything_happens() {
     }
     let said = expect_failure(program().args(["restore", "/nowhere"]));
     assert!(said.contains("--pgdata"), "{said}");
+    assert!(names_in(&folder).is_empty());
+}
+
+#[test]
+fn wrong_values_of_a_combination_are_refused_before_anything_happens() {
+    let (folder, target) = new_target();
+    for (args, word) in [
+        (&["-j", "0"][..], "number of jobs"),
+        (&["-T", "/a"], "must be \"OLDDIR=NEWDIR\""),
+        (&["-T", "a=/b"], "not an absolute path"),
+        (
+            &["--manifest-checksums", "md5"],
+            "unrecognized checksum algorithm: \"md5\"",
+        ),
+        (&["--sync-method", "hope"], "hope"),
+        (&["-D", "dir"], "unexpected argument"),
+    ] {
+        let mut combine = program();
+        combine.args(["combine", "/nowhere", "-o"]).arg(&target);
+        let said = expect_failure(combine.args(args));
+        assert!(said.contains(word), "{args:?}: {said}");
+        assert!(!said.contains("/nowhere"), "{args:?}: {said}");
+    }
+    let said = expect_failure(program().args(["combine", "/nowhere"]));
+    assert!(said.contains("--output"), "{said}");
+    let said = expect_failure(program().args(["combine", "-o"]).arg(&target));
+    assert!(said.contains("DIRECTORY"), "{said}");
     assert!(names_in(&folder).is_empty());
 }
 

@@ -269,8 +269,8 @@ pub struct CombineConfig {
     pub mapping: BTreeMap<PathBuf, PathBuf>,
     /// Number of files made concurrently.
     pub jobs: usize,
-    /// The manifest's checksums; `None` for no manifest.
-    pub manifest: Option<Algorithm>,
+    /// The manifest of the result.
+    pub manifest: NewManifest,
     /// How whole files are copied.
     pub copy: CopyMethod,
     /// Whether nothing is written.
@@ -283,6 +283,17 @@ pub struct CombineConfig {
     pub progress: bool,
     /// Whether to report each step.
     pub verbose: bool,
+}
+
+/// Manifest of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewManifest {
+    /// None.
+    None,
+    /// With these checksums.
+    With(Algorithm),
+    /// As that of the newest backup, which may have none.
+    AsBefore,
 }
 
 /// How files are copied that no blocks are put into.

@@ -48,6 +48,17 @@ pub fn take(path: &Path) -> Result<()> {
     claimed
 }
 
+/// Refuses a directory that is there and is not empty.
+///
+/// # Errors
+/// As above.
+pub fn check_empty(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        _ => refuse_content(path, &[]),
+    }
+}
+
 /// Refuses a directory that holds anything but what is expected.
 fn refuse_content(path: &Path, expected: &[&str]) -> Result<()> {
     let mut is_empty = true;

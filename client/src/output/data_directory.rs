@@ -22,6 +22,7 @@ use rustix::fs::{AtFlags, CWD, linkat};
 use crate::manifest::backup_path::{CONTROL_FILE, MANIFEST, check_name, display, parse_oid};
 use crate::manifest::manifest_file::ManifestFile;
 use crate::manifest::received_files::Stream;
+use crate::output::claim;
 use crate::output::cleanup::CleanupList;
 use crate::output::layout::Layout;
 use crate::stream::part::Tablespace;
@@ -47,6 +48,35 @@ pub struct DataDirectory {
 }
 
 impl DataDirectory {
+    /// Looks whether the directories can be created, before long work. They can change until then.
+    ///
+    /// # Errors
+    /// Where a directory exists and is not empty.
+    pub fn check(layout: Layout<'_>) -> Result<()> {
+        let places = [Some(layout.target), layout.waldir].into_iter().flatten();
+        let mapped = layout.mapping.values().map(PathBuf::as_path);
+        places.chain(mapped).try_for_each(claim::check_empty)
+    }
+
+    /// Looks whether all that is to be relocated is there.
+    ///
+    /// # Errors
+    /// Where a mapping is for no tablespace of the server.
+    pub fn check_mapping(layout: Layout<'_>, tablespaces: &[Tablespace]) -> Result<()> {
+        let known: BTreeSet<_> = tablespaces
+            .iter()
+            .map(|tablespace| &tablespace.location)
+            .collect();
+        for old in layout.mapping.keys() {
+            ensure!(
+                known.contains(old),
+                "there is no tablespace in \"{}\", which is to be relocated",
+                old.display()
+            );
+        }
+        Ok(())
+    }
+
     /// Creates the directories and the tablespace links. Created directories are recorded in
     /// `cleanup` also on failure.
     ///
@@ -59,17 +89,7 @@ impl DataDirectory {
         mode: u32,
         cleanup: &mut CleanupList,
     ) -> Result<Self> {
-        let known: BTreeSet<_> = tablespaces
-            .iter()
-            .map(|tablespace| &tablespace.location)
-            .collect();
-        for old in layout.mapping.keys() {
-            ensure!(
-                known.contains(old),
-                "there is no tablespace in \"{}\", which is to be relocated",
-                old.display()
-            );
-        }
+        Self::check_mapping(layout, tablespaces)?;
         let target = Place::create(layout.target, mode, cleanup)?;
         for mark in [CONTROL_FILE, MANIFEST] {
             cleanup.add_key_file(target.path.join(as_path(mark)));

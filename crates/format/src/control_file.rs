@@ -50,6 +50,8 @@ const DATA_CHECKSUM_VERSION: usize = 252;
 pub struct ControlFile {
     /// Identifies the cluster.
     pub system_identifier: u64,
+    /// `PG_CONTROL_VERSION`, which tells the version of PostgreSQL.
+    pub version: u32,
     /// Bytes of a page of a relation (`blcksz`).
     pub block_size: u32,
     /// Pages of a segment of a relation (`relseg_size`).
@@ -83,6 +85,7 @@ impl ControlFile {
         }
         Ok(Self {
             system_identifier: u64::from_ne_bytes(*identifier),
+            version: number(VERSION),
             block_size: number(BLOCK_SIZE),
             segment_blocks: number(SEGMENT_BLOCKS),
             data_checksum_version: number(DATA_CHECKSUM_VERSION),

@@ -7,7 +7,7 @@ use backup_format::checksum::Algorithm;
 use clap::ValueHint;
 
 use super::{mapping, threads};
-use crate::cli::configuration::{CombineConfig, CopyMethod, SyncMethod};
+use crate::cli::configuration::{CombineConfig, CopyMethod, NewManifest, SyncMethod};
 
 /// How to combine backups.
 #[derive(Debug, clap::Args)]
@@ -102,7 +102,10 @@ impl CombineOptions {
             waldir: None,
             mapping: mapping(&self.tablespace_mapping)?,
             jobs: threads(self.jobs)?,
-            manifest: (!self.no_manifest).then_some(algorithm),
+            manifest: match self.no_manifest {
+                true => NewManifest::None,
+                false => NewManifest::With(algorithm),
+            },
             copy,
             dry_run: self.dry_run,
             sync: (!self.no_sync).then_some(self.sync_method),

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use backup_format::checksum::Algorithm;
 use clap::ValueHint;
 
 use super::{check_waldir, mapping, threads};
-use crate::cli::configuration::{CombineConfig, CopyMethod, Restore, RestoreConfig, SyncMethod};
+use crate::cli::configuration::{
+    CombineConfig, CopyMethod, NewManifest, Restore, RestoreConfig, SyncMethod,
+};
 
 /// How to restore a backup.
 #[derive(Debug, clap::Args)]
@@ -69,7 +70,7 @@ impl RestoreOptions {
                 waldir: check_waldir(self.waldir)?,
                 mapping: mapping(&self.tablespace_mapping)?,
                 jobs: threads(self.jobs)?,
-                manifest: Some(Algorithm::Crc32c),
+                manifest: NewManifest::AsBefore,
                 copy: CopyMethod::Copy,
                 dry_run: false,
                 sync,

@@ -29,6 +29,7 @@ pub struct Archives {
     archives: Vec<(Arc<File>, String)>,
     files: FileTable<Position>,
     directories: Vec<(Vec<u8>, u32)>,
+    links: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -57,7 +58,7 @@ impl Archives {
                 Method::None => archive.open()?,
                 _ => decompressed(archive, spool, cancellation)?,
             };
-            let members = scan(&file).with_context(|| archive.place())?;
+            let members = scan(&file, cancellation).with_context(|| archive.place())?;
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             all.add(archive, file, members)
         })?;
@@ -78,8 +79,7 @@ impl Archives {
             let path = [&prefix[..], &member.path].concat();
             check_name(&path)?;
             match member.kind {
-                // Those of tablespaces are made anew.
-                Kind::Link => {}
+                Kind::Link => self.links.push(path),
                 Kind::Directory => self.directories.push((path, member.attributes.mode)),
                 Kind::File => {
                     if self.files.find(&path).is_some() {
@@ -115,6 +115,11 @@ impl Archives {
         ids.map(|id| (self.files.path(id).to_vec(), self.files.entry(id).size))
     }
 
+    /// All links, of which those of tablespaces are made anew.
+    pub fn links(&self) -> &[Vec<u8>] {
+        &self.links
+    }
+
     /// All directories with their modes.
     pub fn directories(&self) -> &[(Vec<u8>, u32)] {
         &self.directories
@@ -139,7 +144,7 @@ fn decompressed(archive: &ArchiveFile, spool: &Path, cancellation: &Cancellation
 }
 
 /// The members of an archive, with the place of their content in bytes.
-fn scan(file: &File) -> Result<Vec<(Member, u64)>> {
+fn scan(file: &File, cancellation: &Cancellation) -> Result<Vec<(Member, u64)>> {
     let length = file.metadata()?.len();
     let mut source = BufReader::with_capacity(PIECE, file);
     source.rewind()?;
@@ -148,6 +153,7 @@ fn scan(file: &File) -> Result<Vec<(Member, u64)>> {
     let (mut members, mut position) = (Vec::new(), 0_u64);
     let mut block = [0; BLOCK_SIZE];
     while position < length {
+        cancellation.check()?;
         let left = usize::try_from(length - position).unwrap_or(usize::MAX);
         let block = &mut block[..left.min(BLOCK_SIZE)];
         source.read_exact(block)?;

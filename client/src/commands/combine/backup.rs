@@ -9,19 +9,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use backup_format::checksum::Algorithm;
 
 use super::archives::Archives;
 use super::slice::{Checked, Slice};
+use crate::cli::option_values::canonical;
 use crate::console::messages::{self, reason};
 use crate::console::progress::Worker;
 use crate::manifest;
-use crate::manifest::backup_path::{MANIFEST, TABLESPACE_MAP, display, parse_oid};
+use crate::manifest::backup_path::{CONTROL_FILE, MANIFEST, TABLESPACE_MAP, display, parse_oid};
 use crate::manifest::exemption::is_exempt;
 use crate::manifest::expected::{self, Expected};
 use crate::manifest::parser::Manifest;
 use crate::output::claim::CLAIM;
 use crate::runtime::cancellation::Cancellation;
-use crate::stream::archive_files::{self, Content};
+use crate::stream::archive_files::{self, ArchiveFile, Content};
 use crate::stream::part::Tablespace;
 use crate::stream::regular_file;
 
@@ -32,9 +34,10 @@ const LARGEST_HELD: u64 = 1 << 20;
 
 /// A backup.
 #[derive(Debug)]
-pub struct Backup {
+pub struct Backup<'a> {
     /// Its directory.
     pub path: PathBuf,
+    cancellation: &'a Cancellation,
     place: Place,
     /// Its manifest, if it has one.
     manifest: Option<(Manifest, Expected)>,
@@ -55,7 +58,7 @@ pub struct Contents {
     pub directories: Vec<Vec<u8>>,
 }
 
-impl Backup {
+impl<'a> Backup<'a> {
     /// Opens a backup. Archives that are compressed are decompressed into `spool`. Only the newest backup
     /// of a chain gives its WAL.
     ///
@@ -65,18 +68,18 @@ impl Backup {
         (path, is_newest): (&Path, bool),
         spool: &Path,
         workers: &[Worker],
-        cancellation: &Cancellation,
+        cancellation: &'a Cancellation,
     ) -> Result<Self> {
         ensure!(
             !path.join(CLAIM).exists(),
             "backup in \"{}\" is incomplete: it has a file \"{CLAIM}\"",
             path.display()
         );
+        let mut archives = Vec::new();
         let place = if path.join(VERSION_FILE).exists() {
             Place::Directory
         } else {
-            // What is a directory is told by what is missing in it.
-            let mut archives = archive_files::list(path)?;
+            archives = archive_files::list(path)?;
             archives.retain(|archive| is_newest || archive.content != Content::Wal);
             ensure!(
                 !archives.is_empty(),
@@ -85,13 +88,11 @@ impl Backup {
             );
             let files = Archives::open(&archives, spool, workers, cancellation)
                 .with_context(|| format!("backup in \"{}\"", path.display()))?;
-            let map = files.find(TABLESPACE_MAP);
-            let map = map.map(|map| held(&map)).transpose()?;
-            let tablespaces = archive_files::tablespaces(&map.unwrap_or_default(), &archives)?;
-            Place::Archives(files, tablespaces)
+            Place::Archives(files, Vec::new())
         };
         let mut backup = Self {
             path: path.to_owned(),
+            cancellation,
             place,
             manifest: None,
         };
@@ -102,7 +103,56 @@ impl Backup {
                 path.display()
             ));
         }
+        backup.read_tablespace_map(&archives)?;
         Ok(backup)
+    }
+
+    /// Where the tablespaces were. The links of a directory tell it too.
+    fn read_tablespace_map(&mut self, archives: &[ArchiveFile]) -> Result<()> {
+        let is_listed = self
+            .expected()
+            .is_some_and(|expected| expected.file(TABLESPACE_MAP).is_some());
+        let map = match self.slice(TABLESPACE_MAP)? {
+            Some(_) => self.content(TABLESPACE_MAP)?,
+            None => {
+                ensure!(
+                    !is_listed || self.has_files(),
+                    "\"tablespace_map\" is in the manifest and in no archive in \"{}\"",
+                    self.path.display()
+                );
+                Vec::new()
+            }
+        };
+        let in_map = archive_files::tablespaces(&map, archives)?;
+        match &mut self.place {
+            Place::Directory => {
+                let there = self.path.join("pg_tblspc");
+                for Tablespace { oid, location } in in_map {
+                    ensure!(
+                        there.join(oid.to_string()).exists(),
+                        "tablespace {oid} in \"{}\" has no link in \"{}\"\n\
+                         HINT:  Unpack its archive, and make the link.",
+                        location.display(),
+                        there.display()
+                    );
+                }
+            }
+            Place::Archives(files, tablespaces) => {
+                let is_known = |link: &[u8]| {
+                    let oid = link.strip_prefix(b"pg_tblspc/").and_then(parse_oid);
+                    in_map.iter().any(|tablespace| Some(tablespace.oid) == oid)
+                };
+                if let Some(link) = files.links().iter().find(|link| !is_known(link)) {
+                    bail!(
+                        "an archive in \"{}\" has a link \"{}\", which is refused",
+                        self.path.display(),
+                        display(link)
+                    );
+                }
+                *tablespaces = in_map;
+            }
+        }
+        Ok(())
     }
 
     fn read_manifest(&self) -> Result<Option<(Manifest, Expected)>> {
@@ -168,11 +218,37 @@ impl Backup {
         }
     }
 
-    /// A file that is there, and is checked against the manifest.
+    /// Whether the backup has a file. The manifest knows that, and not the disk, on which files of another
+    /// backup may be left.
     ///
     /// # Errors
-    /// As above, and where it is not there or its size is wrong.
+    /// Errors of the operating system.
+    pub fn has(&self, path: &[u8]) -> Result<bool> {
+        match self.expected() {
+            Some(expected) => Ok(expected.file(path).is_some()),
+            None => Ok(self.slice(path)?.is_some()),
+        }
+    }
+
+    /// A file of the manifest, which is checked against it.
+    ///
+    /// # Errors
+    /// As [`Backup::file`], and where the manifest does not have it.
     pub fn checked(&self, path: &[u8]) -> Result<Checked<'_>> {
+        ensure!(
+            is_exempt(path) || self.expected().is_none() || self.has(path)?,
+            "manifest of \"{}\" contains no entry for file \"{}\"",
+            self.path.display(),
+            display(path)
+        );
+        self.file(path)
+    }
+
+    /// A file, which is checked against the manifest if that has it.
+    ///
+    /// # Errors
+    /// Where it is not there or its size is wrong, and errors of the operating system.
+    pub fn file(&self, path: &[u8]) -> Result<Checked<'_>> {
         let slice = self.slice(path)?.with_context(|| {
             format!(
                 "file \"{}\" is missing in the backup in \"{}\"",
@@ -180,7 +256,7 @@ impl Backup {
                 self.path.display()
             )
         })?;
-        Checked::new(slice, self.expected_file(path))
+        Checked::new(slice, self.expected_file(path), self.cancellation)
     }
 
     /// The content of a small file, checked against the manifest.
@@ -189,8 +265,7 @@ impl Backup {
     /// As above, and where it is not small.
     pub fn content(&self, path: &[u8]) -> Result<Vec<u8>> {
         let mut file = self.checked(path)?;
-        let content = held_size(file.slice())?;
-        let mut content = vec![0; content];
+        let mut content = vec![0; held_size(file.slice())?];
         file.read(&mut content)?;
         file.finish()?;
         Ok(content)
@@ -199,6 +274,12 @@ impl Backup {
     /// Name of a file for messages.
     pub fn name_of(&self, path: &[u8]) -> String {
         format!("{}/{}", self.path.display(), display(path))
+    }
+
+    /// Algorithm of the manifest's checksums.
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        let control = self.expected()?.file(CONTROL_FILE);
+        Some(control.map_or(Algorithm::None, |file| file.algorithm))
     }
 
     /// Mode of its directories.
@@ -249,7 +330,7 @@ impl Backup {
             );
             tablespaces.push(Tablespace {
                 oid,
-                location: location.components().collect(),
+                location: PathBuf::from(OsStr::from_bytes(&canonical(&location))),
             });
         }
         tablespaces.sort_by_key(|tablespace| tablespace.oid);
@@ -318,10 +399,4 @@ fn held_size(slice: &Slice) -> Result<usize> {
         Ok(size) if slice.size < LARGEST_HELD => Ok(size),
         _ => bail!("file \"{}\" is too large", slice.name),
     }
-}
-
-fn held(slice: &Slice) -> Result<Vec<u8>> {
-    let mut content = vec![0; held_size(slice)?];
-    slice.read_at(&mut content, 0)?;
-    Ok(content)
 }

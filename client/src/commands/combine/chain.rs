@@ -13,18 +13,21 @@ use crate::console::progress::Worker;
 use crate::manifest::backup_path::{BACKUP_LABEL, CONTROL_FILE};
 use crate::runtime::cancellation::Cancellation;
 
+/// Bytes of the largest segment that is believed. The usual one has 1 GB.
+const LARGEST_SEGMENT: u64 = 1 << 36;
+
 /// Backups, each of which goes on where the one before began.
 #[derive(Debug)]
-pub struct Chain {
+pub struct Chain<'a> {
     /// The backups, the oldest first. There is at least one.
-    backups: Vec<Backup>,
+    backups: Vec<Backup<'a>>,
     /// The control file of the newest.
     pub control: ControlFile,
     /// The label of the newest.
     pub label: Vec<u8>,
 }
 
-impl Chain {
+impl<'a> Chain<'a> {
     /// Opens backups, and checks that they are a chain.
     ///
     /// # Errors
@@ -33,7 +36,7 @@ impl Chain {
         paths: &[PathBuf],
         spool: &Path,
         workers: &[Worker],
-        cancellation: &Cancellation,
+        cancellation: &'a Cancellation,
     ) -> Result<Self> {
         let backups = paths
             .iter()
@@ -51,23 +54,23 @@ impl Chain {
     }
 
     /// The newest backup.
-    pub fn newest(&self) -> &Backup {
+    pub fn newest(&self) -> &Backup<'a> {
         &self.backups[self.backups.len() - 1]
     }
 
     /// The backups before it, the newest of them first.
-    pub fn earlier(&self) -> impl Iterator<Item = &Backup> {
+    pub fn earlier(&self) -> impl Iterator<Item = &Backup<'a>> {
         self.backups.iter().rev().skip(1)
     }
 
     /// All backups.
-    pub fn backups(&self) -> &[Backup] {
+    pub fn backups(&self) -> &[Backup<'a>] {
         &self.backups
     }
 }
 
 /// Returns the control file of the newest backup.
-fn check_control_files(backups: &[Backup]) -> Result<ControlFile> {
+fn check_control_files(backups: &[Backup<'_>]) -> Result<ControlFile> {
     let mut newest: Option<ControlFile> = None;
     let mut is_mixed = false;
     for backup in backups.iter().rev() {
@@ -87,6 +90,12 @@ fn check_control_files(backups: &[Backup]) -> Result<ControlFile> {
             "{name}: expected system identifier {}, but found {system}",
             first.system_identifier
         );
+        ensure!(
+            backups.len() == 1
+                || (backup.manifest()).is_none_or(|manifest| manifest.system_identifier.is_some()),
+            "{}: backup manifest version 1 does not support incremental backup",
+            backup.path.display()
+        );
         let named = backup
             .manifest()
             .and_then(|manifest| manifest.system_identifier);
@@ -95,9 +104,14 @@ fn check_control_files(backups: &[Backup]) -> Result<ControlFile> {
             "{name}: manifest system identifier is {}, but control file has {system}",
             named.unwrap_or_default()
         );
+        ensure!(
+            control.version == first.version,
+            "{name}: unexpected control file version"
+        );
+        let segment = u64::from(control.block_size) * u64::from(control.segment_blocks);
         let is_usable = control.block_size.is_power_of_two()
             && (1024..=32_768).contains(&control.block_size)
-            && control.segment_blocks > 0
+            && (1..=LARGEST_SEGMENT).contains(&segment)
             && (control.block_size, control.segment_blocks)
                 == (first.block_size, first.segment_blocks);
         ensure!(
@@ -122,7 +136,7 @@ fn check_control_files(backups: &[Backup]) -> Result<ControlFile> {
 }
 
 /// Returns the label of the newest backup.
-fn check_labels(backups: &[Backup]) -> Result<Vec<u8>> {
+fn check_labels(backups: &[Backup<'_>]) -> Result<Vec<u8>> {
     let mut newest = None;
     // Where the backup before has to begin.
     let mut expected: Option<Position> = None;

@@ -20,8 +20,9 @@ use anyhow::{Result, bail, ensure};
 use backup_format::backup_label::without_incremental;
 use backup_format::checksum::Algorithm;
 use backup_format::incremental;
+use rustix::fs::{Mode, OFlags};
 
-use crate::cli::configuration::{CombineConfig, CopyMethod, ProgressFormat};
+use crate::cli::configuration::{CombineConfig, CopyMethod, NewManifest as Wanted, ProgressFormat};
 use crate::console::messages;
 use crate::console::progress::{Activity, Expected, Phase};
 use crate::manifest::backup_path::{BACKUP_LABEL, MANIFEST, TABLESPACE_MAP, display};
@@ -82,13 +83,15 @@ struct Job {
     size: u64,
 }
 
-/// Path of the relation file that an incremental file is for; [`None`] for another file. Outside of these
-/// directories somebody gave it that name.
+/// Path of the relation file that an incremental file is for; [`None`] for another file. Outside of the
+/// directories of relations somebody gave it that name, as pg_combinebackup has it.
 fn relation_path(path: &[u8]) -> Option<Vec<u8>> {
-    let may_be = ["base", "global", "pg_tblspc"]
-        .iter()
-        .any(|directory| is_within(path, directory.as_bytes()));
-    incremental::relation_path(path).filter(|_| may_be)
+    let slash = path.iter().rposition(|&byte| byte == b'/')?;
+    let directory = &path[..slash];
+    let has_relations = directory == b"global"
+        || directory.starts_with(b"base/")
+        || directory.starts_with(b"pg_tblspc/");
+    incremental::relation_path(path).filter(|_| has_relations)
 }
 
 fn combine(config: &CombineConfig, shared: &Shared, cleanup: &SharedCleanupList) -> Result<()> {
@@ -96,16 +99,28 @@ fn combine(config: &CombineConfig, shared: &Shared, cleanup: &SharedCleanupList)
         cancellation,
         counters,
     } = shared;
+    let layout = Layout {
+        target: &config.target,
+        waldir: config.waldir.as_deref(),
+        mapping: &config.mapping,
+    };
+    DataDirectory::check(layout)?;
     let spool = spool_folder(&config.target);
     let chain = Chain::open(&config.backups, &spool, counters.workers(), cancellation)?;
     let newest = chain.newest();
     check_copy_method(config, &chain)?;
+    let algorithm = match config.manifest {
+        Wanted::None => None,
+        Wanted::With(algorithm) => Some(algorithm),
+        Wanted::AsBefore => newest.algorithm(),
+    };
     ensure!(
-        config.manifest.is_none() || newest.manifest().is_some(),
+        algorithm.is_none() || newest.manifest().is_some(),
         "cannot generate a manifest because no manifest is available for the final input backup\n\
          HINT:  Use --no-manifest to go on without one."
     );
     let tablespaces = newest.tablespaces()?;
+    DataDirectory::check_mapping(layout, &tablespaces)?;
     check_mapping(config, newest, &tablespaces)?;
     let contents = newest.contents()?;
     check_complete(newest, &contents)?;
@@ -120,18 +135,12 @@ fn combine(config: &CombineConfig, shared: &Shared, cleanup: &SharedCleanupList)
         });
     }
 
-    let layout = Layout {
-        target: &config.target,
-        waldir: config.waldir.as_deref(),
-        mapping: &config.mapping,
-    };
     let mode = newest.mode()?;
     let folder = DataDirectory::create(layout, &tablespaces, mode, &mut cleanup.lock())?;
     for directory in &contents.directories {
         folder.make_directory(directory, mode)?;
     }
-    let algorithm = config.manifest.unwrap_or(Algorithm::None);
-    let manifest = match config.manifest {
+    let manifest = match algorithm {
         None => None,
         Some(algorithm) => {
             let system = newest
@@ -147,7 +156,7 @@ fn combine(config: &CombineConfig, shared: &Shared, cleanup: &SharedCleanupList)
     let output = Output {
         folder: &folder,
         manifest: manifest.as_ref(),
-        algorithm,
+        algorithm: algorithm.unwrap_or(Algorithm::None),
         file_mode: mode & 0o640,
         copy: config.copy,
         cancellation,
@@ -161,7 +170,7 @@ fn combine(config: &CombineConfig, shared: &Shared, cleanup: &SharedCleanupList)
                 output.assemble(&path, recipe, &worker.counter)
             }
             None => {
-                let file = newest.checked(&job.source)?;
+                let file = newest.file(&job.source)?;
                 output.copy(&job.source, file, &worker.counter)
             }
         }
@@ -169,7 +178,9 @@ fn combine(config: &CombineConfig, shared: &Shared, cleanup: &SharedCleanupList)
     if let (Some(manifest), Some(old)) = (manifest, newest.manifest()) {
         manifest.finish(&old.wal_ranges)?;
     }
-    complete(config, shared, cleanup, &folder)
+    complete(config, shared, cleanup, || {
+        folder.finish(algorithm.is_some())
+    })
 }
 
 /// Has everything on disk before the directory looks like a backup.
@@ -177,7 +188,7 @@ fn complete(
     config: &CombineConfig,
     shared: &Shared,
     cleanup: &SharedCleanupList,
-    folder: &DataDirectory,
+    finish: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let cleanup = cleanup.lock().clone();
     if config.sync.is_some() {
@@ -191,7 +202,7 @@ fn complete(
         config.jobs,
         &shared.cancellation,
         &last,
-        || folder.finish(config.manifest.is_some()),
+        finish,
     )?;
     if config.copy == CopyMethod::Link {
         messages::warn(
@@ -202,16 +213,26 @@ fn complete(
     Ok(())
 }
 
-/// The nearest directory that is there, on the file system of the target.
+/// The nearest directory on the way to the target in which a file needs no name: one with a name would make
+/// the target look used.
 fn spool_folder(target: &Path) -> PathBuf {
-    let there = target.ancestors().find(|path| path.is_dir());
+    let takes_files = |path: &&Path| {
+        let path = match path.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => path,
+        };
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).is_ok()
+    };
+    let there = target.ancestors().find(takes_files);
     match there {
-        Some(path) => path.to_owned(),
-        None => env::current_dir().unwrap_or_else(|_| env::temp_dir()),
+        Some(path) if !path.as_os_str().is_empty() => path.to_owned(),
+        Some(_) => PathBuf::from("."),
+        None => env::temp_dir(),
     }
 }
 
-fn check_copy_method(config: &CombineConfig, chain: &Chain) -> Result<()> {
+fn check_copy_method(config: &CombineConfig, chain: &Chain<'_>) -> Result<()> {
     let option = match config.copy {
         CopyMethod::Clone => "--clone",
         CopyMethod::Link => "--link",
@@ -230,7 +251,7 @@ fn check_copy_method(config: &CombineConfig, chain: &Chain) -> Result<()> {
 /// A tablespace of a plain backup is where the backup is: the result needs another place.
 fn check_mapping(
     config: &CombineConfig,
-    newest: &Backup,
+    newest: &Backup<'_>,
     tablespaces: &[Tablespace],
 ) -> Result<()> {
     for Tablespace { location, .. } in tablespaces {
@@ -244,9 +265,9 @@ fn check_mapping(
     Ok(())
 }
 
-/// That all files of the manifest are there. A file that it does not have is only worth a warning, as in
-/// pg_combinebackup.
-fn check_complete(newest: &Backup, contents: &Contents) -> Result<()> {
+/// That all files of the manifest are there. A file that it does not have is worth a warning, as in
+/// pg_combinebackup; where relations are it may be left from another backup, and is refused.
+fn check_complete(newest: &Backup<'_>, contents: &Contents) -> Result<()> {
     let Some(expected) = newest.expected() else {
         return Ok(());
     };
@@ -256,6 +277,16 @@ fn check_complete(newest: &Backup, contents: &Contents) -> Result<()> {
                 file.find();
             }
             None if is_exempt(path) || is_special(path) => {}
+            None if ["base", "global", "pg_tblspc"]
+                .iter()
+                .any(|directory| is_within(path, directory.as_bytes())) =>
+            {
+                bail!(
+                    "manifest of \"{}\" contains no entry for file \"{}\"",
+                    newest.path.display(),
+                    display(path)
+                )
+            }
             None => messages::warn(format_args!(
                 "manifest of \"{}\" contains no entry for file \"{}\"",
                 newest.path.display(),
@@ -263,7 +294,7 @@ fn check_complete(newest: &Backup, contents: &Contents) -> Result<()> {
             )),
         }
     }
-    // Links lead to the tablespaces, from whatever that was made.
+    // Of a directory, links lead to the tablespaces, from whatever they were made.
     if let Some(map) = expected.file(TABLESPACE_MAP) {
         map.find();
     }
@@ -288,7 +319,7 @@ fn check_complete(newest: &Backup, contents: &Contents) -> Result<()> {
 }
 
 /// The files of the result, the largest first.
-fn plan(chain: &Chain, files: Vec<(Vec<u8>, u64)>) -> Vec<Job> {
+fn plan(chain: &Chain<'_>, files: Vec<(Vec<u8>, u64)>) -> Vec<Job> {
     let full = chain.backups().first().and_then(Backup::expected);
     let mut jobs: Vec<_> = files
         .into_iter()
@@ -310,10 +341,10 @@ fn is_special(path: &[u8]) -> bool {
 }
 
 /// Checks for a dry run that everything is there that a file is made of.
-fn check_sources(chain: &Chain, job: &Job) -> Result<()> {
+fn check_sources(chain: &Chain<'_>, job: &Job) -> Result<()> {
     match relation_path(&job.source) {
         Some(path) => Recipe::find(chain, &path).map(drop),
-        None => chain.newest().checked(&job.source).map(drop),
+        None => chain.newest().file(&job.source).map(drop),
     }
 }
 

@@ -99,9 +99,11 @@ impl Output<'_> {
         known: Option<Vec<u8>>,
         counter: &Counter,
     ) -> Result<()> {
-        match &slice.path {
+        self.cancellation.check()?;
+        let cloned = match &slice.path {
             Some(source) if self.copy == CopyMethod::Link => {
                 self.folder.link_file(source, path)?;
+                None
             }
             _ => {
                 let file = self.folder.create_file(path, self.file_mode, None)?;
@@ -112,17 +114,23 @@ impl Output<'_> {
                         display(path)
                     )
                 })?;
+                Some(file.into_std())
             }
-        }
+        };
         let digest = match known {
             Some(checksum) => checksum,
-            None => checksum_of(slice, self.digest_of(path))?,
+            None => checksum_of(slice, self.digest_of(path), self.cancellation)?,
         };
         let mut tally = Tally::new(counter);
         tally.add_bytes(slice.size);
         tally.add_file();
         tally.keep();
-        self.list(path, &slice.file, slice.size, &digest)
+        self.list(
+            path,
+            cloned.as_ref().unwrap_or(&slice.file),
+            slice.size,
+            &digest,
+        )
     }
 
     /// Puts a file together.
@@ -191,6 +199,7 @@ impl<'a> Target<'a> {
         digest: Digest,
         counter: &'a Counter,
     ) -> Result<Self> {
+        output.cancellation.check()?;
         let file = output.folder.create_file(path, output.file_mode, None)?;
         Ok(Self {
             output,
@@ -318,10 +327,11 @@ impl<'a> Target<'a> {
 }
 
 /// Reads a file once more, where its manifest has no checksum of the kind that is wanted.
-fn checksum_of(slice: &Slice, mut digest: Digest) -> Result<Vec<u8>> {
+fn checksum_of(slice: &Slice, mut digest: Digest, cancellation: &Cancellation) -> Result<Vec<u8>> {
     let mut piece = vec![0; PIECE];
     let mut position = 0;
     while position < slice.size && !matches!(digest, Digest::None) {
+        cancellation.check()?;
         let left = usize::try_from(slice.size - position).unwrap_or(usize::MAX);
         let piece = &mut piece[..left.min(PIECE)];
         slice.read_at(piece, position)?;

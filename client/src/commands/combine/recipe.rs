@@ -49,10 +49,10 @@ impl<'a> Recipe<'a> {
     ///
     /// # Errors
     /// Where a file is damaged or missing, and errors of the operating system.
-    pub fn find(chain: &'a Chain, path: &[u8]) -> Result<Self> {
+    pub fn find(chain: &'a Chain<'_>, path: &[u8]) -> Result<Self> {
         let (block_size, segment) = (chain.control.block_size, chain.control.segment_blocks);
         let incremental_path = incremental::incremental_path(path);
-        let open = |backup: &'a Backup| {
+        let open = |backup: &'a Backup<'_>| {
             Source::open(backup.checked(&incremental_path)?, block_size, segment)
         };
         let (newest, truncation_length) = open(chain.newest())?;
@@ -70,9 +70,9 @@ impl<'a> Recipe<'a> {
         };
         recipe.add(newest, length)?;
         for backup in chain.earlier() {
-            if let Some(slice) = backup.slice(path)? {
-                let full = Checked::new(slice, backup.expected_file(path))?;
-                recipe.add(Source::full(full), truncation_length)?;
+            if backup.has(path)? {
+                let full = Source::full(backup.checked(path)?);
+                recipe.add(full, truncation_length)?;
                 return Ok(recipe);
             }
             let (earlier, _) = open(backup)?;
@@ -182,15 +182,15 @@ impl<'a> Source<'a> {
         let mut start = [0; Start::SIZE];
         file.read(&mut start)?;
         let start = Start::parse(&start, segment_blocks).map_err(invalid)?;
-        let mut numbers = vec![0; start.numbers_size()];
-        file.read(&mut numbers)?;
-        let blocks = incremental::parse_numbers(&numbers, segment_blocks).map_err(invalid)?;
         let expected = incremental::file_size(start.count, block_size as usize);
         let size = file.slice().size;
         ensure!(
             size >= expected,
             "file \"{name}\" is too short: expected {expected}, found {size}"
         );
+        let mut numbers = vec![0; start.numbers_size()];
+        file.read(&mut numbers)?;
+        let blocks = incremental::parse_numbers(&numbers, segment_blocks).map_err(invalid)?;
         let source = Self {
             file,
             header: incremental::header_size(start.count, block_size as usize),

@@ -12,6 +12,7 @@ use backup_format::checksum::Algorithm;
 use crate::console::messages::reason;
 use crate::manifest::digest::Digest;
 use crate::manifest::expected;
+use crate::runtime::cancellation::Cancellation;
 
 /// Bytes of a read that nothing is made of.
 const PIECE: usize = 256 * 1024;
@@ -78,6 +79,7 @@ impl Read for Reader<'_> {
 /// A slice that is read from its start to its end, once.
 pub struct Checked<'a> {
     slice: Slice,
+    cancellation: &'a Cancellation,
     expected: Option<expected::File<'a>>,
     digest: Digest,
     position: u64,
@@ -89,7 +91,11 @@ impl<'a> Checked<'a> {
     ///
     /// # Errors
     /// Where the size is not that of the manifest.
-    pub fn new(slice: Slice, expected: Option<expected::File<'a>>) -> Result<Self> {
+    pub fn new(
+        slice: Slice,
+        expected: Option<expected::File<'a>>,
+        cancellation: &'a Cancellation,
+    ) -> Result<Self> {
         if let Some(expected) = expected {
             ensure!(
                 slice.size == expected.size,
@@ -102,6 +108,7 @@ impl<'a> Checked<'a> {
         let algorithm = expected.map_or(Algorithm::None, |expected| expected.algorithm);
         Ok(Self {
             slice,
+            cancellation,
             expected,
             digest: Digest::new(algorithm),
             position: 0,
@@ -123,8 +130,9 @@ impl<'a> Checked<'a> {
     /// Reads the next bytes.
     ///
     /// # Errors
-    /// As [`Slice::read_at`].
+    /// As [`Slice::read_at`], and cancellation.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<()> {
+        self.cancellation.check()?;
         self.slice.read_at(buffer, self.position)?;
         self.digest.update(buffer);
         self.position += buffer.len() as u64;

@@ -9,13 +9,13 @@ mod wanted;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use backup_format::checksum::Algorithm;
 
 use crate::cli::configuration::{ProgressFormat, RestoreConfig};
 use crate::console::messages;
 use crate::console::progress::{Activity, Expected, Phase, Worker};
-use crate::manifest::backup_path::CONTROL_FILE;
+use crate::manifest::backup_path::{CONTROL_FILE, display};
 use crate::manifest::incoming_files::IncomingFiles;
 use crate::manifest::received_files::{Files, ReceivedFiles};
 use crate::output::cleanup::{CleanupList, SharedCleanupList};
@@ -28,7 +28,7 @@ use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Shared, Watch};
 use crate::stream::archive_files::ArchiveFile;
 use crate::stream::input::Input;
-use source::{LEFT_OUT, Source};
+use source::{LEFT_OUT, Source, is_incremental_file};
 
 /// Restores a backup.
 ///
@@ -78,6 +78,13 @@ fn restore(config: &RestoreConfig, shared: &Shared, cleanup: &SharedCleanupList)
         "the archives have no global/pg_control"
     );
     let has_manifest = source.manifest.is_some();
+    if !has_manifest && let Some(path) = files.untaken().find(|path| is_incremental_file(path)) {
+        bail!(
+            "the archives have the incremental file \"{}\", which cannot be restored alone\n\
+             HINT:  Name all backups of the chain, the full one first.",
+            display(path)
+        );
+    }
     if let Some(listing) = source.manifest {
         let count = listing.compare(files)?;
         say(config, &format!("{count} files match the manifest"));

@@ -192,6 +192,6 @@ impl Listing {
 }
 
 /// Whether a path is that of an incremental file.
-fn is_incremental_file(path: &[u8]) -> bool {
+pub fn is_incremental_file(path: &[u8]) -> bool {
     incremental::relation_path(path).is_some_and(|path| relation_file::is_relation(&path))
 }
