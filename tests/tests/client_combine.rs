@@ -108,21 +108,30 @@ impl Chain {
     }
 }
 
-/// A relation file of the full backup that is incremental in another one.
-fn incremental_file(full: &Path, later: &Path) -> (PathBuf, PathBuf) {
-    for database in names_in(&later.join("base")) {
-        for name in names_in(&later.join("base").join(&database)) {
-            let incremental = later.join("base").join(&database).join(&name);
-            let Some(relation) = name.strip_prefix("INCREMENTAL.") else {
-                continue;
-            };
-            // One with blocks.
-            if fs::metadata(&incremental).expect("a file").len() > 12 {
-                return (full.join("base").join(database).join(relation), incremental);
-            }
-        }
-    }
-    panic!("no incremental file in {later:?}")
+/// The largest relation file of the full backup that is incremental in both others, and the incremental file
+/// of the first, which has blocks.
+fn incremental_file(chain: &Chain) -> (PathBuf, PathBuf) {
+    let [full, first, second] = &chain.backups[..] else {
+        panic!("three backups");
+    };
+    let size = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
+    let base = first.join("base");
+    let files = names_in(&base).into_iter().flat_map(|database| {
+        let names = names_in(&base.join(&database));
+        names
+            .into_iter()
+            .map(move |name| format!("base/{database}/{name}"))
+    });
+    let files = files.filter(|path| path.contains("/INCREMENTAL."));
+    let files = files.filter(|path| size(&first.join(path)) > 8192 && second.join(path).exists());
+    let files = files.map(|path| {
+        (
+            full.join(path.replace("INCREMENTAL.", "")),
+            first.join(path),
+        )
+    });
+    let largest = files.max_by_key(|(whole, _)| size(whole));
+    largest.expect("an incremental file")
 }
 
 /// Unpacks each archive of a backup into a directory, with the manifest.
@@ -448,8 +457,8 @@ fn damage_in_a_backup_is_found_on_the_way() {
         return;
     }
     let chain = Chain::take(&["-j", "1"]);
-    let (full, first) = (&chain.backups[0], &chain.backups[1]);
-    let (whole, incremental) = incremental_file(full, first);
+    let full = &chain.backups[0];
+    let (whole, incremental) = incremental_file(&chain);
     let damage = |path: &Path, change: &dyn Fn(&Path), word: &str| {
         let kept = chain.target("kept");
         succeed(command("cp").arg("-p").arg(path).arg(&kept));
@@ -487,7 +496,7 @@ fn damage_in_a_backup_is_found_on_the_way() {
     let newest = &chain.backups[2];
     damage(
         &newest.join("PG_VERSION"),
-        &|path| fs::write(path, "18\n").expect("written"),
+        &|path| fs::write(path, "99\n").expect("written"),
         "checksum mismatch",
     );
     damage(
@@ -606,7 +615,7 @@ fn impossible_headers_are_refused_without_a_manifest() {
         return;
     }
     let chain = Chain::take(&["-j", "1", "--manifest-checksums", "NONE"]);
-    let (_, incremental) = incremental_file(&chain.backups[0], &chain.backups[1]);
+    let (_, incremental) = incremental_file(&chain);
     let original = fs::read(&incremental).expect("a file");
     let most = u32::MAX.to_ne_bytes();
     for (place, bytes, word) in [
