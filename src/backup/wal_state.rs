@@ -14,6 +14,10 @@ pub struct WalState {
     /// Process of the session that sends WAL; 0 for none.
     sender_pid: AtomicI32,
     newest_history: AtomicU32,
+    /// 1 from the first stream on.
+    has_begun: AtomicU32,
+    /// Keeps the positions aligned.
+    _unused: AtomicU32,
     acknowledged: AtomicU64,
     sent: AtomicU64,
     segments_sent: AtomicU64,
@@ -27,7 +31,13 @@ impl WalState {
     pub fn claim(&self) -> Result<(), i32> {
         self.sender_pid
             .compare_exchange(0, process::own_id(), Ordering::AcqRel, Ordering::Acquire)
-            .map(drop)
+            .map(|_| self.has_begun.store(1, Ordering::Release))
+    }
+
+    /// Whether a session has streamed WAL, and what is left of it is not fetched WAL.
+    #[must_use]
+    pub fn is_streamed(&self) -> bool {
+        self.has_begun.load(Ordering::Acquire) != 0
     }
 
     /// Gives the WAL stream back, if this process has it. Does not raise, and may run at process exit.

@@ -61,12 +61,17 @@ impl<'a> Archive<'a> {
         })
     }
 
-    /// Begins an archive of the leader, which keeps the backup's own limit.
+    /// Begins an archive of the leader, which keeps the backup's own limit. None holds for the rest of WAL
+    /// that is streamed, as none holds for the stream.
     ///
     /// # Errors
     /// `out_of_memory`.
     pub fn of_leader(backup: &'a BackupState, encoder: Option<Encoder>) -> Result<Self> {
-        let throttle = Throttle::new(None, backup.options().max_rate, &backup.rate_clock);
+        let limit = backup
+            .options()
+            .max_rate
+            .filter(|_| !backup.wal.is_streamed());
+        let throttle = Throttle::new(None, limit, &backup.rate_clock);
         Self::new(Target::Client, throttle, encoder, RunningCheck::Leader)
     }
 

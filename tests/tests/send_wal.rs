@@ -334,7 +334,7 @@ fn wal_that_is_gone_is_named() {
     try_send_stop(&mut leader, "").expect("send_stop_backup()");
 }
 
-/// At 32 kB/s a segment of 16 MB would take over eight minutes.
+/// At 32 kB/s a segment of 16 MB would take over eight minutes, also one that the stop brings.
 #[test]
 fn no_rate_limit_holds_for_wal() {
     let cluster = Cluster::new();
@@ -347,6 +347,16 @@ fn no_rate_limit_holds_for_wal() {
         .expect("SET");
     let archive = send_wal(&mut client, id, None);
     assert_eq!(members(&archive)[0].content.len(), 16 * MEGABYTE);
+
+    leader
+        .batch_execute("SET statement_timeout = '2 min'")
+        .expect("SET");
+    let rest = try_send_stop(
+        &mut leader,
+        "wal => true, wait => false, allow_incomplete => true",
+    );
+    let rest = rest.expect("send_stop_backup()");
+    assert!(rest.len() > 16 * MEGABYTE, "{}", rest.len());
 }
 
 #[test]
