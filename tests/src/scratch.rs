@@ -1,4 +1,5 @@
-//! Directory below `/tmp` for everything that a test process creates.
+//! Directory for everything that a test process creates: below `/tmp`, or below the directory that the
+//! environment names in `TESTS_FOLDER`, such as one in memory.
 //!
 //! A shell process holds the reading end of a pipe. The other end closes with the test process,
 //! whether by return, abort, Ctrl-C or SIGKILL. The shell then stops the remaining servers and
@@ -9,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::program;
 
@@ -29,11 +30,25 @@ umount -l "$1"/*/data 2>/dev/null
 rm -rf "$1" || { sleep 1; rm -rf "$1"; }
 "#;
 
+/// Whether the directory has to be on a disk.
+static ON_DISK: AtomicBool = AtomicBool::new(false);
+
+/// Keeps this test process out of memory. It must not have made anything yet.
+pub fn stay_on_disk() {
+    ON_DISK.store(true, Ordering::Relaxed);
+}
+
 fn scratch() -> &'static Scratch {
     static SCRATCH: OnceLock<Scratch> = OnceLock::new();
     SCRATCH.get_or_init(|| {
+        let named = std::env::var("TESTS_FOLDER").unwrap_or_default();
+        let place = match (ON_DISK.load(Ordering::Relaxed), named.as_str()) {
+            (true, _) | (_, "") => "/tmp",
+            (false, named) => named,
+        };
         // Short, because the path of a socket is limited to about a hundred bytes.
-        let made = program::succeed(program::command("mktemp").args(["-d", "/tmp/pgpb.XXXXXX"]));
+        let pattern = format!("{place}/pgpb.XXXXXX");
+        let made = program::succeed(program::command("mktemp").args(["-d", &pattern]));
         let dir = PathBuf::from(made.trim_end());
         let undertaker = Command::new("sh")
             .args(["-c", UNDERTAKER, "undertaker"])

@@ -201,7 +201,6 @@ fn a_table_that_crosses_the_end_of_a_segment_comes_back() {
     let cluster = Cluster::builder()
         .setting("summarize_wal", "on")
         .setting("autovacuum", "off")
-        .setting("max_wal_size", "4GB")
         .start();
     cluster.execute("CREATE TABLE large (a int, b text STORAGE PLAIN)");
     let folder = Folder::new("large");

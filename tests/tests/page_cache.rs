@@ -4,6 +4,7 @@ use std::path::Path;
 
 use backup_tests::backup::start;
 use backup_tests::program::{command, succeed};
+use backup_tests::scratch::stay_on_disk;
 use backup_tests::server::Cluster;
 use backup_tests::workload::create_table;
 
@@ -24,6 +25,7 @@ fn evict(path: &Path) {
 
 #[test]
 fn a_stream_leaves_in_the_page_cache_what_was_there() {
+    stay_on_disk();
     let cluster = Cluster::builder().setting("autovacuum", "off").start();
     let [cold, half, warm] = ["cold", "half", "warm"].map(|table| {
         create_table(&cluster, table, 40);

@@ -160,7 +160,7 @@ impl ArchiveSet {
     }
 
     /// Whether all streams of a part go to one archive, from which a stream that failed can be removed.
-    /// Not with gzip: pg_verifybackup reads the first member of a file alone.
+    /// Not with gzip: pg_verifybackup 18 does not get past the first member of a file.
     pub fn are_continued(&self) -> bool {
         self.jobs == 1
             && matches!(self.place, Place::Directory { .. })
