@@ -14,7 +14,7 @@ demo: setup install ## back up a busy cluster, verify and restore the backup
 test: setup ## all tests, with the PostgreSQL of the machine's packages
 	@scripts/test.sh
 
-test-all: setup ## all tests with PostgreSQL 15, 17 and 18; builds missing versions
+test-all: setup ## all tests with PostgreSQL 15 to 18; builds or fetches missing versions
 	@scripts/test-all.sh
 
 test-pages: setup ## build a server with 32 kB pages, run the page tests with it

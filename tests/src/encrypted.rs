@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::program::{command, succeed};
+use crate::program::{command, has_tls, succeed};
 use crate::scratch::Folder;
 use crate::server::Cluster;
 
@@ -17,10 +17,13 @@ pub struct Encrypted {
 }
 
 impl Encrypted {
-    /// Starts the cluster. Role `certified` needs a certificate in its name, `double` a certificate
+    /// Starts the cluster; [`None`] if the server has no TLS. Role `certified` needs a certificate in its name, `double` a certificate
     /// and a password, and `backup` a password. Every connection needs TLS, except that of
     /// `postgres` over the socket.
-    pub fn start() -> Self {
+    pub fn start() -> Option<Self> {
+        if !has_tls() {
+            return None;
+        }
         let certificates = Folder::new("k");
         make_authority(&certificates, "root");
         make_authority(&certificates, "stranger");
@@ -53,10 +56,10 @@ impl Encrypted {
              CREATE ROLE double LOGIN SUPERUSER PASSWORD '{PASSWORD}';
              CREATE ROLE backup LOGIN SUPERUSER PASSWORD '{PASSWORD}'"
         ));
-        Self {
+        Some(Self {
             cluster,
             certificates,
-        }
+        })
     }
 
     /// Path of a certificate or key.

@@ -40,6 +40,16 @@ pub fn major_version() -> u32 {
         .unwrap_or_else(|| panic!("pg_config printed {version:?}"))
 }
 
+/// Whether the server under test was built with TLS. Only that of 16 from scripts/servers.sh was not.
+pub fn has_tls() -> bool {
+    let has_tls = pg_config("--configure").contains("openssl");
+    if !has_tls {
+        assert_eq!(major_version(), 16, "the server has no TLS");
+        eprintln!("nothing to test without TLS");
+    }
+    has_tls
+}
+
 fn pg_config(option: &str) -> String {
     let pg_config = std::env::var_os("PGRX_PG_CONFIG_PATH").unwrap_or_else(|| "pg_config".into());
     text_of(Command::new(pg_config).arg(option))

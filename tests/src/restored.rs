@@ -4,9 +4,12 @@ use crate::program::{command, succeed};
 use crate::server::{Cluster, Shutdown};
 
 impl Cluster {
-    /// Checks every table and index of every database with `pg_amcheck`.
+    /// Checks every table and index of every database with `pg_amcheck`, where the server has its extension.
     #[track_caller]
     pub fn amcheck(&self) {
+        if !self.has_module("amcheck") {
+            return;
+        }
         succeed(
             command("pg_amcheck")
                 .args(self.connection_args("postgres"))

@@ -6,7 +6,7 @@ use postgres::{Client, Config, NoTls};
 
 use crate::failure::Failure;
 use crate::notices::Notices;
-use crate::program::{command, run};
+use crate::program::{command, major_version, run};
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 
@@ -107,6 +107,19 @@ impl Cluster {
             Ok(row) => row.get::<_, Option<bool>>(0) == Some(true),
             Err(error) => panic!("{query}\n{}", Failure::from(error)),
         });
+    }
+
+    /// Whether the server has a contrib module. Only that of 16 from scripts/servers.sh has none.
+    #[track_caller]
+    pub fn has_module(&self, name: &str) -> bool {
+        let query = "SELECT FROM pg_available_extensions WHERE name = $1";
+        let found = self.connect().query(query, &[&name]);
+        let is_there = !found.expect("the extensions").is_empty();
+        if !is_there {
+            assert_eq!(major_version(), 16, "the server has no {name}");
+            eprintln!("not all is tested without {name}");
+        }
+        is_there
     }
 
     /// Waits until a server process has exited.

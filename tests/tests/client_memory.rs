@@ -23,7 +23,9 @@ while sys.stdin.buffer.read(1048576): time.sleep(0.01)'";
 /// libpq used to buffer what the server sent, as fast as it came.
 #[test]
 fn eight_encrypted_connections_into_a_slow_target_take_little_memory() {
-    let encrypted = Encrypted::start();
+    let Some(encrypted) = Encrypted::start() else {
+        return;
+    };
     let cluster = &encrypted.cluster;
     for name in 0..8 {
         let path = cluster

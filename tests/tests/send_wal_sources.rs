@@ -47,7 +47,11 @@ fn restore_alone(taken: Stepwise) -> Cluster {
 /// The upstream server of a standby is promoted. Segments of both timelines are sent.
 #[test]
 fn wal_is_streamed_over_a_change_of_the_timeline() {
-    let mut first = Cluster::builder().initdb_arg("--wal-segsize=1").start();
+    // The standby without a slot may come late after the promotion.
+    let mut first = Cluster::builder()
+        .initdb_arg("--wal-segsize=1")
+        .setting("wal_keep_size", "64MB")
+        .start();
     first.execute("CREATE TABLE t AS SELECT generate_series(1, 10000) AS a");
     let second = first.standby();
     let third = second.standby();
@@ -148,4 +152,6 @@ fn a_standby_that_reads_an_archive_streams_what_it_has_replayed() {
         assert!(rows(&restored) >= expected - 10_000, "{settings}");
         restored.amcheck();
     }
+    // The same holds for an archive_command.
+    primary.stop(Shutdown::Fast);
 }

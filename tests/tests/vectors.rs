@@ -188,6 +188,9 @@ fn blocks_of_a_later_segment_have_their_number_in_the_relation() {
     const FIRST_BLOCK: u32 = 131_072;
     const PAGES: u32 = 33;
     let cluster = Cluster::builder().setting("autovacuum", "off").start();
+    if !cluster.has_module("pageinspect") {
+        return;
+    }
     let mut client = cluster.connect();
     let create = client.batch_execute("CREATE EXTENSION pageinspect");
     create.expect("CREATE EXTENSION");

@@ -193,9 +193,11 @@ impl Site {
 
 fn fill(cluster: &Cluster, ground: Ground) -> Places {
     let mut client = cluster.connect();
-    client
-        .batch_execute("CREATE EXTENSION pg_walinspect")
-        .expect("pg_walinspect");
+    if cluster.has_module("pg_walinspect") {
+        client
+            .batch_execute("CREATE EXTENSION pg_walinspect")
+            .expect("pg_walinspect");
+    }
     client
         .batch_execute("CREATE DATABASE spare")
         .expect("CREATE DATABASE");
