@@ -107,6 +107,11 @@ mod tests {
 
     #[pg_test]
     fn page_checksums_are_those_of_the_server() {
+        let query = "SELECT count(*) FROM pg_available_extensions WHERE name = 'pageinspect'";
+        if cfg!(feature = "pg16") && Spi::get_one(query) == Ok(Some(0_i64)) {
+            // The server of scripts/servers.sh has no contrib modules.
+            return;
+        }
         assert_eq!(Spi::run("CREATE EXTENSION pageinspect"), Ok(()));
         let query = "SELECT get_raw_page('pg_class', 0)";
         let Ok(Some(page)) = Spi::get_one::<Vec<u8>>(query) else {
