@@ -456,6 +456,21 @@ fn what_does_not_lead_here_is_refused() {
     );
 }
 
+/// Not all that has changed since a backup is in the summaries, which is said with their range.
+#[track_caller]
+fn assert_gap(cluster: &Cluster, earlier: &Backup) {
+    let mut client = cluster.connect();
+    let failure = expect_failure("gap", try_start_after(&mut client, &manifest_of(earlier)));
+    assert_eq!(failure.sqlstate, "55000", "{failure}");
+    assert!(
+        failure
+            .message
+            .starts_with("WAL summaries are required on timeline 1 from "),
+        "{failure}"
+    );
+    leftover::assert_none(cluster);
+}
+
 #[test]
 fn missing_summaries_are_named_with_their_range() {
     if is_too_old() {
@@ -474,17 +489,8 @@ fn missing_summaries_are_named_with_their_range() {
     for entry in std::fs::read_dir(summaries).expect("summaries") {
         std::fs::remove_file(entry.expect("a summary").path()).expect("removed");
     }
-    let mut client = cluster.connect();
-    let failure = expect_failure("gap", try_start_after(&mut client, &manifest_of(&full)));
-    assert_eq!(failure.sqlstate, "55000", "{failure}");
-    assert!(
-        failure
-            .message
-            .starts_with("WAL summaries are required on timeline 1 from "),
-        "{failure}"
-    );
-    leftover::assert_none(&cluster);
-    start(&mut client, "");
+    assert_gap(&cluster, &full);
+    start(&mut cluster.connect(), "");
 }
 
 /// With a lower wal_level not all changes are in the WAL.
@@ -500,16 +506,7 @@ fn a_lower_wal_level_in_between_is_refused() {
     cluster.execute("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a");
     cluster.append_to_conf("wal_level = replica\nmax_wal_senders = 10\nsummarize_wal = on\n");
     cluster.restart();
-    let mut client = cluster.connect();
-    let failure = expect_failure("gap", try_start_after(&mut client, &manifest_of(&full)));
-    assert_eq!(failure.sqlstate, "55000", "{failure}");
-    assert!(
-        failure
-            .message
-            .starts_with("WAL summaries are required on timeline 1 from "),
-        "{failure}"
-    );
-    leftover::assert_none(&cluster);
+    assert_gap(&cluster, &full);
 }
 
 #[test]

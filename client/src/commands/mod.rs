@@ -9,6 +9,7 @@ pub mod combine;
 pub mod completion;
 pub mod file_streams;
 pub mod lost_directories;
+pub mod new_directory;
 pub mod restore;
 pub mod standby;
 pub mod verify;

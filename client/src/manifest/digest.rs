@@ -59,6 +59,11 @@ impl Digest {
     }
 }
 
+/// CRC-32C of bytes.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
 /// Bytes of a checksum.
 pub fn length(algorithm: Algorithm) -> usize {
     match algorithm {

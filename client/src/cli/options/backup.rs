@@ -4,12 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use backup_format::checksum::Algorithm;
 use backup_format::compression::Method;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::compress::parse_compress;
-use super::{ConnectionOptions, GENERAL, OUTPUT, check_waldir, jobs, mapping};
+use super::{ConnectionOptions, GENERAL, OUTPUT, check_waldir, checksum_algorithm, jobs, mapping};
 use crate::cli::command_template::CommandTemplate;
 use crate::cli::configuration::{
     BackupConfig, Compress, Format, ProgressFormat, Side, SlotConfig, SyncMethod, WalMethod,
@@ -234,12 +233,7 @@ impl BackupOptions {
             );
         }
         let waldir = check_waldir(self.waldir)?;
-        let algorithm = Algorithm::parse(&self.manifest_checksums).with_context(|| {
-            format!(
-                "unrecognized checksum algorithm: \"{}\"",
-                self.manifest_checksums
-            )
-        })?;
+        let algorithm = checksum_algorithm(&self.manifest_checksums)?;
         Ok(BackupConfig {
             address: self.connection.into(),
             target,

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
-use backup_format::checksum::Algorithm;
+use anyhow::Result;
 use clap::ValueHint;
 
-use super::{mapping, threads};
+use super::{checksum_algorithm, mapping, threads};
 use crate::cli::configuration::{CombineConfig, CopyMethod, NewManifest, SyncMethod};
 
 /// How to combine backups.
@@ -84,12 +83,7 @@ impl CombineOptions {
     /// # Errors
     /// The first invalid option or value.
     pub fn check(self) -> Result<CombineConfig> {
-        let algorithm = Algorithm::parse(&self.manifest_checksums).with_context(|| {
-            format!(
-                "unrecognized checksum algorithm: \"{}\"",
-                self.manifest_checksums
-            )
-        })?;
+        let algorithm = checksum_algorithm(&self.manifest_checksums)?;
         let copy = match (self.clone, self.copy_file_range, self.link) {
             (_, _, true) => CopyMethod::Link,
             (_, true, _) => CopyMethod::CopyFileRange,

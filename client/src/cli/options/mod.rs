@@ -11,7 +11,8 @@ mod verify;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use backup_format::checksum::Algorithm;
 use clap::{ArgAction, Parser, Subcommand};
 
 pub use backup::BackupOptions;
@@ -94,6 +95,11 @@ fn jobs(wanted: Option<usize>) -> Result<Option<usize>> {
         "number of jobs must be from 1 to 1000"
     );
     Ok(wanted)
+}
+
+/// Algorithm of a manifest's checksums.
+fn checksum_algorithm(name: &str) -> Result<Algorithm> {
+    Algorithm::parse(name).with_context(|| format!("unrecognized checksum algorithm: \"{name}\""))
 }
 
 /// Number of threads: the given one, or the default of this machine.

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, bail, ensure};
 use backup_format::backup_label::{BackupLabel, Position};
 use backup_format::control_file::{ControlFile, InvalidControlFile};
-use crc_fast::CrcAlgorithm;
 
 use super::backup::Backup;
 use crate::console::messages;
 use crate::console::progress::Worker;
 use crate::manifest::backup_path::{BACKUP_LABEL, CONTROL_FILE};
+use crate::manifest::digest::crc32c;
 use crate::runtime::cancellation::Cancellation;
 
 /// Bytes of the largest segment that is believed. The usual one has 1 GB.
@@ -76,7 +76,6 @@ fn check_control_files(backups: &[Backup<'_>]) -> Result<ControlFile> {
     for backup in backups.iter().rev() {
         let name = backup.name_of(CONTROL_FILE);
         let content = backup.content(CONTROL_FILE)?;
-        let crc32c = |bytes: &[u8]| crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32;
         let control = ControlFile::read(&content, crc32c).map_err(|error| match error {
             InvalidControlFile::Short => {
                 anyhow!("could not read file \"{name}\": {error}")

@@ -22,19 +22,18 @@ use backup_format::checksum::Algorithm;
 use backup_format::incremental;
 use rustix::fs::{Mode, OFlags};
 
-use crate::cli::configuration::{CombineConfig, CopyMethod, NewManifest as Wanted, ProgressFormat};
+use crate::cli::configuration::{CombineConfig, CopyMethod, NewManifest as Wanted};
+use crate::commands::new_directory::{self, Manner};
 use crate::console::messages;
-use crate::console::progress::{Activity, Expected, Phase};
+use crate::console::progress::{Activity, Expected};
 use crate::manifest::backup_path::{BACKUP_LABEL, MANIFEST, TABLESPACE_MAP, display};
 use crate::manifest::exemption::{is_exempt, is_within};
 use crate::manifest::new_manifest::NewManifest;
 use crate::output::cleanup::SharedCleanupList;
 use crate::output::data_directory::DataDirectory;
 use crate::output::layout::Layout;
-use crate::output::sync;
 use crate::runtime::parallel;
-use crate::runtime::signals::Signals;
-use crate::runtime::supervisor::{self, Shared, Watch};
+use crate::runtime::supervisor::Shared;
 use crate::stream::part::Tablespace;
 use backup::{Backup, Contents};
 use chain::Chain;
@@ -52,27 +51,17 @@ const NAMED: usize = 5;
 /// Whatever keeps the result from being complete. What was made has been removed then, if that was
 /// wanted.
 pub fn run(config: CombineConfig, name: &'static str) -> Result<()> {
-    let signals = Signals::watch()?;
-    let watch = Watch {
+    let manner = Manner {
         name,
-        progress: config.progress.then_some(ProgressFormat::Text),
-        first: Phase::Copying,
-        workers: config.jobs,
+        jobs: config.jobs,
+        sync: config.sync,
+        clean: config.clean,
+        progress: config.progress,
+        verbose: config.verbose,
     };
-    let cleanup = SharedCleanupList::default();
-    let (clean, verbose) = (config.clean, config.verbose);
-    let shared_cleanup = cleanup.clone();
-    supervisor::run(
-        watch,
-        &signals,
-        || (),
-        move |shared| combine(&config, shared, &shared_cleanup),
-    )
-    .inspect_err(|_| cleanup.clean_up(clean, verbose))?;
-    if verbose {
-        messages::say(format_args!("{name} completed"));
-    }
-    Ok(())
+    new_directory::run(manner, move |shared, cleanup| {
+        combine(&config, manner, shared, cleanup)
+    })
 }
 
 /// A file of the result.
@@ -94,7 +83,12 @@ fn relation_path(path: &[u8]) -> Option<Vec<u8>> {
     incremental::relation_path(path).filter(|_| has_relations)
 }
 
-fn combine(config: &CombineConfig, shared: &Shared, cleanup: &SharedCleanupList) -> Result<()> {
+fn combine(
+    config: &CombineConfig,
+    manner: Manner,
+    shared: &Shared,
+    cleanup: &SharedCleanupList,
+) -> Result<()> {
     let Shared {
         cancellation,
         counters,
@@ -178,32 +172,9 @@ fn combine(config: &CombineConfig, shared: &Shared, cleanup: &SharedCleanupList)
     if let (Some(manifest), Some(old)) = (manifest, newest.manifest()) {
         manifest.finish(&old.wal_ranges)?;
     }
-    complete(config, shared, cleanup, || {
+    new_directory::complete(manner, &config.target, shared, cleanup, || {
         folder.finish(algorithm.is_some())
-    })
-}
-
-/// Has everything on disk before the directory looks like a backup.
-fn complete(
-    config: &CombineConfig,
-    shared: &Shared,
-    cleanup: &SharedCleanupList,
-    finish: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    let cleanup = cleanup.lock().clone();
-    if config.sync.is_some() {
-        shared.counters.enter(Phase::Syncing);
-        say(config, "syncing data to disk");
-    }
-    let last = [config.target.clone(), config.target.join("global")];
-    sync::complete(
-        config.sync,
-        &cleanup,
-        config.jobs,
-        &shared.cancellation,
-        &last,
-        finish,
-    )?;
+    })?;
     if config.copy == CopyMethod::Link {
         messages::warn(
             "--link mode was used; any modifications to the output directory might destructively \
@@ -345,11 +316,5 @@ fn check_sources(chain: &Chain<'_>, job: &Job) -> Result<()> {
     match relation_path(&job.source) {
         Some(path) => Recipe::find(chain, &path).map(drop),
         None => chain.newest().file(&job.source).map(drop),
-    }
-}
-
-fn say(config: &CombineConfig, text: &str) {
-    if config.verbose {
-        messages::say(text);
     }
 }

@@ -12,7 +12,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use anyhow::{Context, Result, bail, ensure};
 use backup_format::checksum::Algorithm;
 
-use crate::cli::configuration::{ProgressFormat, RestoreConfig};
+use crate::cli::configuration::RestoreConfig;
+use crate::commands::new_directory::{self, Manner};
 use crate::console::messages;
 use crate::console::progress::{Activity, Expected, Phase, Worker};
 use crate::manifest::backup_path::{CONTROL_FILE, display};
@@ -21,11 +22,9 @@ use crate::manifest::received_files::{Files, ReceivedFiles};
 use crate::output::cleanup::{CleanupList, SharedCleanupList};
 use crate::output::data_directory::DataDirectory;
 use crate::output::layout::Layout;
-use crate::output::sync;
 use crate::output::unpacker::Unpacker;
 use crate::runtime::parallel;
-use crate::runtime::signals::Signals;
-use crate::runtime::supervisor::{self, Shared, Watch};
+use crate::runtime::supervisor::Shared;
 use crate::stream::archive_files::ArchiveFile;
 use crate::stream::input::Input;
 use source::{LEFT_OUT, Source, is_incremental_file};
@@ -35,26 +34,25 @@ use source::{LEFT_OUT, Source, is_incremental_file};
 /// # Errors
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
 pub fn run(config: RestoreConfig) -> Result<()> {
-    let signals = Signals::watch()?;
-    let watch = Watch {
+    let manner = Manner {
         name: "restore",
-        progress: config.progress.then_some(ProgressFormat::Text),
-        first: Phase::Copying,
-        workers: config.jobs,
+        jobs: config.jobs,
+        sync: config.sync,
+        clean: config.clean,
+        progress: config.progress,
+        verbose: config.verbose,
     };
-    let cleanup = SharedCleanupList::default();
-    let (clean, verbose) = (config.clean, config.verbose);
-    let shared_cleanup = cleanup.clone();
-    supervisor::run(
-        watch,
-        &signals,
-        || (),
-        move |shared| restore(&config, shared, &shared_cleanup),
-    )
-    .inspect_err(|_| cleanup.clean_up(clean, verbose))
+    new_directory::run(manner, move |shared, cleanup| {
+        restore(&config, manner, shared, cleanup)
+    })
 }
 
-fn restore(config: &RestoreConfig, shared: &Shared, cleanup: &SharedCleanupList) -> Result<()> {
+fn restore(
+    config: &RestoreConfig,
+    manner: Manner,
+    shared: &Shared,
+    cleanup: &SharedCleanupList,
+) -> Result<()> {
     let source = Source::open(&config.archives, &shared.cancellation)?;
     if let Some(listing) = &source.manifest {
         shared.counters.expect(Expected {
@@ -90,24 +88,11 @@ fn restore(config: &RestoreConfig, shared: &Shared, cleanup: &SharedCleanupList)
         say(config, &format!("{count} files match the manifest"));
         listing.write_restored(&mut folder.create_manifest()?)?;
     }
-    // A lock that is held while the disk is waited for would keep the main thread from ending.
-    let cleanup = cleanup.lock().clone();
-    adopt_mode(config, &cleanup)?;
-    if config.sync.is_some() {
-        shared.counters.enter(Phase::Syncing);
-        say(config, "syncing data to disk");
-    }
-    let last = [config.target.clone(), config.target.join("global")];
-    sync::complete(
-        config.sync,
-        &cleanup,
-        config.jobs,
-        &shared.cancellation,
-        &last,
-        || folder.finish(has_manifest),
-    )?;
-    say(config, "restore completed");
-    Ok(())
+    let made = cleanup.lock().clone();
+    adopt_mode(config, &made)?;
+    new_directory::complete(manner, &config.target, shared, cleanup, || {
+        folder.finish(has_manifest)
+    })
 }
 
 /// Unpacks all archives, and returns their content.

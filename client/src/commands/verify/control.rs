@@ -4,14 +4,14 @@ use std::fmt::Display;
 
 use anyhow::{Result, bail, ensure};
 use backup_format::control_file::{self, ControlFile, InvalidControlFile};
-use crc_fast::CrcAlgorithm;
+
+use crate::manifest::digest::crc32c;
 
 /// Compares a pg_control with the manifest. A backup of another cluster is not worth another look.
 ///
 /// # Errors
 /// Where it is damaged, or of another cluster; `name` is what it is called in messages.
 pub fn check(content: &[u8], expected: u64, name: impl Display) -> Result<()> {
-    let crc32c = |bytes: &[u8]| crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32;
     match ControlFile::read(content, crc32c) {
         Ok(ControlFile {
             system_identifier: found,
