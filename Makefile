@@ -6,9 +6,12 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## install missing dependencies of the other targets
+	@scripts/setup.sh test
+
+tools:
 	@scripts/setup.sh
 
-demo: setup install ## back up a busy cluster, verify and restore the backup
+demo: tools install ## back up a busy cluster, verify and restore the backup
 	@scripts/demo.sh
 
 test: setup ## all tests, with the PostgreSQL of the machine's packages
@@ -17,25 +20,25 @@ test: setup ## all tests, with the PostgreSQL of the machine's packages
 test-all: setup ## all tests with PostgreSQL 15 to 18; builds or fetches missing versions
 	@scripts/test-all.sh
 
-test-pages: setup ## build a server with 32 kB pages, run the page tests with it
+test-pages: tools ## build a server with 32 kB pages, run the page tests with it
 	@scripts/test-pages.sh
 
 install: ## build the release version and install it into PostgreSQL
 	@scripts/install.sh
 
-package: setup ## build Debian packages, and try each in a clean Debian
+package: tools ## build Debian packages, and try each in a clean Debian
 	@scripts/package.sh
 
-bench: setup install ## compare with pg_basebackup
+bench: tools install ## compare with pg_basebackup
 	@bench/run.sh
 
-picture: setup install ## draw docs/progress.svg: a real backup on a terminal
+picture: tools install ## draw docs/progress.svg: a real backup on a terminal
 	@scripts/progress_picture.sh
 
-soak: setup install ## backups with injected faults, for MINUTES=30
+soak: tools install ## backups with injected faults, for MINUTES=30
 	@scripts/soak.sh '$(MINUTES)' '$(SEED)'
 
-valgrind: setup install ## memcheck on the format tests and on a server during a backup
+valgrind: tools install ## memcheck on the format tests and on a server during a backup
 	@scripts/valgrind.sh
 
 lint: ## formatting, clippy, shellcheck, versions, licences and advisories of crates
@@ -46,6 +49,6 @@ clean: ## remove build output
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup demo test test-all test-pages soak valgrind install package bench picture lint clean
+.PHONY: help setup tools demo test test-all test-pages soak valgrind install package bench picture lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:

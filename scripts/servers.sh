@@ -22,6 +22,8 @@ set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 # shellcheck source=scripts/debian.sh
 . "$ROOT/scripts/debian.sh"
+# shellcheck source=scripts/kept.sh
+. "$ROOT/scripts/kept.sh"
 
 build=yes
 if [[ ${1:-} == --find ]]; then
@@ -29,7 +31,6 @@ if [[ ${1:-} == --find ]]; then
     shift
 fi
 readonly MAJOR=${1:?which major version?}
-readonly FOLDER=${SERVERS_FOLDER:-/var/tmp/pg_parallel_backup-$(id -u)}
 readonly BLOCK_SIZE=${BLOCK_SIZE:-8}
 # Prefix of the names of builds, before the version.
 NAME=postgresql-
@@ -38,21 +39,9 @@ readonly NAME
 JOBS=$(getconf _NPROCESSORS_ONLN)
 readonly JOBS
 
-note() {
-    printf '%s\n' "$*" >&2
-}
-
 unavailable() {
     note "PostgreSQL $MAJOR cannot be had here: $*"
     exit 2
-}
-
-# Programs in the folder are executed, so nobody else may have write access.
-is_safe() {
-    local mode owner
-    [[ -d $1 && ! -L $1 ]] || return 1
-    read -r mode owner < <(stat -c '%a %u' -- "$1")
-    [[ $owner == "$(id -u)" ]] && ((!(8#$mode & 8#022)))
 }
 
 kept_pg_config() {
@@ -202,15 +191,6 @@ unpack_server() {
         return
     done <<<"$KNOWN_WHEELS"
     return 1
-}
-
-# require_folder: makes the folder of the builds.
-require_folder() {
-    # If this is root, servers run as postgres and must be able to read the build.
-    umask 022
-    mkdir -m 0755 -- "$FOLDER" 2>/dev/null || true
-    is_safe "$FOLDER" || unavailable "$FOLDER is no folder, belongs to somebody else, or can be" \
-        "written by others: remove it, or name another one in SERVERS_FOLDER"
 }
 
 build_server() {

@@ -3,7 +3,8 @@
 # on Debian and Ubuntu, and cargo-pgrx with cargo. If nothing is missing, it does nothing, prints nothing
 # and needs no network. On other systems it lists the missing dependencies.
 #
-# usage: scripts/setup.sh [lint]    lint: also installs cargo-deny, which takes some more minutes
+# usage: scripts/setup.sh [lint | test]    lint: also installs cargo-deny, which takes some more minutes
+#                                          test: also installs servers of object stores, unless there is no npm
 set -euo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -184,6 +185,8 @@ if ((${#missing[@]})); then
     fi
 fi
 install_cargo_pgrx
-if [[ ${1:-} == lint ]]; then
-    install_cargo_deny
-fi
+case ${1:-} in
+    lint) install_cargo_deny ;;
+    # The tests that need a server that is not available are skipped, except in CI.
+    test) "$ROOT/scripts/object_stores.sh" || say "Its tests will be skipped" ;;
+esac

@@ -100,6 +100,7 @@ for part in "${parts[@]}"; do
             install_release
             # The program may have been built even if the installation failed.
             cargo build --release -p pg_parallel_backup_client
+            cargo build -p s3_server
             run_part outside env TESTS_FOLDER="${TESTS_FOLDER-$(folder_in_memory)}" \
                 cargo test --no-fail-fast -p backup_tests
             ;;

@@ -11,17 +11,19 @@ mod commands;
 mod console;
 mod manifest;
 mod output;
+mod repository;
 mod runtime;
 mod server;
+mod storage;
 mod stream;
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use cli::configuration::{ProgressFormat, Restore};
+use cli::configuration::ProgressFormat;
 use cli::options::{Command, CommandLine};
-use commands::{backup, check, combine, restore, verify};
+use commands::{backup, check, combine, expire, list, restore, verify};
 use console::messages;
 use output::command_guard;
 
@@ -73,10 +75,15 @@ fn work(command_line: CommandLine) -> Result<bool> {
         Some(Command::Combine(options)) => {
             (options.check()).and_then(|config| combine::run(config, "combination").map(done))
         }
-        Some(Command::Restore(options)) => match options.check()? {
-            Restore::One(config) => restore::run(config).map(done),
-            Restore::Chain(config) => combine::run(config, "restore").map(done),
-        },
+        Some(Command::Expire(options)) => {
+            (options.check()).and_then(|config| expire::run(&config).map(done))
+        }
+        Some(Command::List(options)) => {
+            (options.check()).and_then(|config| list::run(&config).map(done))
+        }
+        Some(Command::Restore(options)) => {
+            (options.check()).and_then(|config| restore::run(config).map(done))
+        }
         Some(Command::Verify(options)) => options.check().and_then(verify::run),
     }
 }

@@ -24,6 +24,7 @@ pub mod leftover;
 pub mod lossy;
 pub mod member;
 pub mod notices;
+pub mod object_store;
 pub mod page;
 pub mod planted;
 pub mod program;

@@ -166,6 +166,64 @@ pub struct SlotConfig {
     pub create: bool,
 }
 
+/// Place of a backup, or of the backups of a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// A directory.
+    Directory(PathBuf),
+    /// URL of a prefix in an object store, without a slash at its end.
+    Objects(String),
+}
+
+impl Location {
+    /// The folder that this one is in, and its name there.
+    pub fn split(&self) -> Option<(Self, String)> {
+        match self {
+            Self::Directory(path) => {
+                let path = path.canonicalize().ok()?;
+                let name = path.file_name()?.to_str()?.to_owned();
+                Some((Self::Directory(path.parent()?.to_owned()), name))
+            }
+            Self::Objects(url) => {
+                let (folder, name) = url.rsplit_once('/')?;
+                let is_bucket = folder.ends_with('/');
+                (!is_bucket).then(|| (Self::Objects(folder.to_owned()), name.to_owned()))
+            }
+        }
+    }
+}
+
+/// What access to a repository needs besides its location.
+#[derive(Clone, Debug, Default)]
+pub struct StoreAccess {
+    /// Options of the store, by their names.
+    pub options: Vec<(String, String)>,
+    /// Files with keys that decrypt backups.
+    pub identities: Vec<String>,
+}
+
+/// Backup that an incremental backup comes after.
+#[derive(Clone, Debug)]
+pub enum Earlier {
+    /// The file of its manifest.
+    Manifest(PathBuf),
+    /// The backup in a repository.
+    Backup(Location, StoreAccess),
+}
+
+/// Repository that a backup goes to.
+#[derive(Clone, Debug)]
+pub struct RepositoryConfig {
+    /// Where it is.
+    pub location: Location,
+    /// Access to it.
+    pub access: StoreAccess,
+    /// Name of the backup.
+    pub name: String,
+    /// Those who can decrypt the backup; none for no encryption.
+    pub recipients: Vec<String>,
+}
+
 /// Validated configuration of each command.
 #[derive(Clone, Debug)]
 pub struct BackupConfig {
@@ -173,6 +231,8 @@ pub struct BackupConfig {
     pub address: Address,
     /// Directory of the backup.
     pub target: PathBuf,
+    /// Repository of the backup, if it goes to one. The target is its directory there.
+    pub repository: Option<RepositoryConfig>,
     /// Whether the backup goes to standard output.
     pub to_stdout: bool,
     /// Command that each archive is piped to.
@@ -181,8 +241,8 @@ pub struct BackupConfig {
     pub compress: Compress,
     /// Format of the backup.
     pub format: Format,
-    /// Manifest of the earlier backup, for an incremental one.
-    pub incremental: Option<PathBuf>,
+    /// The earlier backup, for an incremental one.
+    pub incremental: Option<Earlier>,
     /// Directory for WAL, if not in the target.
     pub waldir: Option<PathBuf>,
     /// New locations of tablespaces by their locations on the server.
@@ -229,15 +289,30 @@ pub struct BackupConfig {
     pub stream_size: Option<u64>,
 }
 
+impl BackupConfig {
+    /// Whether the backup goes to an object store.
+    pub fn is_in_store(&self) -> bool {
+        let location = self
+            .repository
+            .as_ref()
+            .map(|repository| &repository.location);
+        matches!(location, Some(Location::Objects(_)))
+    }
+}
+
 /// Configuration of `verify`.
 #[derive(Clone, Debug)]
 pub struct VerifyConfig {
-    /// Directory of the backup.
-    pub directory: PathBuf,
+    /// The backup.
+    pub backup: Location,
+    /// Access to it, if it is in a repository.
+    pub access: StoreAccess,
+    /// Whether the result is for programs.
+    pub json: bool,
     /// Format of the backup; `None` to detect it.
     pub format: Option<Format>,
-    /// Path of the manifest.
-    pub manifest: PathBuf,
+    /// Path of the manifest, if it is not with the backup.
+    pub manifest: Option<PathBuf>,
     /// Paths that are ignored.
     pub ignore: Vec<Vec<u8>>,
     /// Number of files read concurrently.
@@ -259,8 +334,10 @@ pub struct VerifyConfig {
 /// Configuration of `combine`.
 #[derive(Clone, Debug)]
 pub struct CombineConfig {
-    /// Directories of the backups, the full one first.
-    pub backups: Vec<PathBuf>,
+    /// The backups, the full one first.
+    pub backups: Vec<Location>,
+    /// Access to those in repositories.
+    pub access: StoreAccess,
     /// Directory for the result.
     pub target: PathBuf,
     /// Directory for WAL, if not in the target.
@@ -312,8 +389,14 @@ pub enum CopyMethod {
 /// Configuration of `restore`.
 #[derive(Clone, Debug)]
 pub struct RestoreConfig {
-    /// Directory of the archives.
-    pub archives: PathBuf,
+    /// The backup, or with incremental backups the full one first.
+    pub backups: Vec<Location>,
+    /// Access to those in repositories.
+    pub access: StoreAccess,
+    /// Names or OIDs of the databases that are restored; none for all.
+    pub only_databases: Vec<String>,
+    /// Names or OIDs of the tablespaces that are restored; none for all.
+    pub only_tablespaces: Vec<String>,
     /// Directory to restore into.
     pub target: PathBuf,
     /// Directory for WAL, if not in the target.
@@ -332,13 +415,34 @@ pub struct RestoreConfig {
     pub verbose: bool,
 }
 
-/// What there is to restore.
-#[derive(Debug)]
-pub enum Restore {
-    /// A full backup.
-    One(RestoreConfig),
-    /// A full backup and incremental ones.
-    Chain(CombineConfig),
+/// Configuration of `list`.
+#[derive(Clone, Debug)]
+pub struct ListConfig {
+    /// The repository.
+    pub repository: Location,
+    /// Access to it.
+    pub access: StoreAccess,
+    /// Whether the list is for programs.
+    pub json: bool,
+}
+
+/// Configuration of `expire`.
+#[derive(Clone, Debug)]
+pub struct ExpireConfig {
+    /// The repository.
+    pub repository: Location,
+    /// Access to it.
+    pub access: StoreAccess,
+    /// Number of full backups that are kept, with what was made from them.
+    pub keep: Option<usize>,
+    /// Backups of this time are kept.
+    pub keep_within: Option<Duration>,
+    /// Time without a change after which an unfinished backup is removed.
+    pub unfinished: Duration,
+    /// Whether nothing is removed.
+    pub dry_run: bool,
+    /// Whether the report is for programs.
+    pub json: bool,
 }
 
 /// Configuration of `check`.

@@ -3,6 +3,7 @@
 //!
 //! Imports: nothing of the program.
 
+pub mod backup_name;
 pub mod command_template;
 pub mod configuration;
 pub mod option_values;

@@ -1,9 +1,13 @@
 //! Parsers of option values.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::cli::configuration::Location;
 
 /// Whether a name is valid for a replication slot, by the server's rules.
 pub fn is_slot_name(name: &str) -> bool {
@@ -19,6 +23,39 @@ pub fn default_jobs(processors: usize) -> usize {
 /// Number of processors available to this program.
 pub fn own_processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Parses the location of a repository or of a backup: a directory, `file://` with its path, or the URL of a
+/// prefix in an object store.
+///
+/// # Errors
+/// An error for a URL that is none of these.
+pub fn parse_location(text: &OsStr) -> Result<Location> {
+    let Some((scheme, rest)) = text.to_str().and_then(|text| text.split_once("://")) else {
+        return Ok(Location::Directory(PathBuf::from(text)));
+    };
+    if scheme == "file" {
+        ensure!(
+            rest.starts_with('/'),
+            "URL \"file://{rest}\" does not have an absolute path"
+        );
+        return Ok(Location::Directory(PathBuf::from(rest)));
+    }
+    ensure!(
+        ["s3", "gs", "az"].contains(&scheme),
+        "URL \"{scheme}://{rest}\" has an unknown scheme\n\
+         HINT:  Known are s3://, gs://, az:// and file://. Another server of the protocol of S3 is named by \
+         --store-option endpoint=http://HOST:PORT."
+    );
+    Ok(Location::Objects(format!(
+        "{scheme}://{}",
+        rest.trim_end_matches('/')
+    )))
+}
+
+/// Whether a text is a URL, and not a path.
+pub fn is_url(text: &OsStr) -> bool {
+    text.to_str().is_some_and(|text| text.contains("://"))
 }
 
 /// Parses a rate in kB/s: a number with an optional suffix k or M.
@@ -72,6 +109,29 @@ pub fn parse_size(text: &str) -> Result<u64> {
         .checked_mul(factor)
         .filter(|&size| i64::try_from(size).is_ok())
         .with_context(|| format!("size \"{text}\" is out of range"))
+}
+
+/// Parses a time: a number with a unit, as in postgresql.conf.
+///
+/// # Errors
+/// An error if the time is malformed or too long.
+pub fn parse_time(text: &str) -> Result<Duration> {
+    let text = text.trim();
+    let unit = text.trim_start_matches(|letter: char| letter.is_ascii_digit());
+    let factor: u64 = match unit.trim_start() {
+        "s" => 1,
+        "min" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => bail!(
+            "time \"{text}\" is not a valid value\nHINT:  Valid units are \"s\", \"min\", \"h\", and \"d\"."
+        ),
+    };
+    let digits = &text[..text.len() - unit.len()];
+    let number: u32 = digits
+        .parse()
+        .with_context(|| format!("time \"{text}\" is not a valid value"))?;
+    Ok(Duration::from_secs(u64::from(number) * factor))
 }
 
 /// Parses a mapping `OLD=NEW`; `\=` is an equals sign in a path.

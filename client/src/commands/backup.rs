@@ -11,6 +11,7 @@ use crate::cli::configuration::{BackupConfig, WalMethod};
 use crate::commands::archive_wait;
 use crate::commands::completion::{self, say};
 use crate::commands::file_streams::{self, Shared};
+use crate::commands::new_entry;
 use crate::commands::standby::{self, Standby};
 use crate::commands::wal_stream::{self, WalReception};
 use crate::console::messages;
@@ -53,6 +54,10 @@ pub fn run(config: &BackupConfig) -> Result<()> {
     if let Some(manifest) = &config.incremental {
         manifest_upload::check(&session, manifest)?;
     }
+    let reserved = match &config.repository {
+        Some(repository) => Some(new_entry::reserve(repository)?),
+        None => None,
+    };
     if config.wal == WalMethod::None {
         session::show_notices(&session)?;
     }
@@ -86,6 +91,7 @@ pub fn run(config: &BackupConfig) -> Result<()> {
     let (aside, kill) = (opener.clone(), || commands.kill());
     let result = supervisor::run(watch, &signals, kill, move |shared| {
         let shared = Shared {
+            reserved,
             config: &owned,
             jobs,
             cancellation: &shared.cancellation,
@@ -294,7 +300,17 @@ fn prepare(
         WalMethod::None | WalMethod::Fetch => None,
     };
     let archives = (shared.jobs, &shared.commands);
-    let target = Target::create(config, &tablespaces, archives, mode, &mut cleanup.lock())?;
+    let entry = match &shared.reserved {
+        Some(reserved) => Some(new_entry::describe(
+            config,
+            reserved.clone(),
+            session,
+            started,
+        )?),
+        None => None,
+    };
+    let cleanup = &mut cleanup.lock();
+    let target = Target::create(config, &tablespaces, archives, mode, entry, cleanup)?;
     Ok((target, segment_size))
 }
 

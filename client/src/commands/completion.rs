@@ -10,6 +10,7 @@ use crate::manifest::backup_path::CONTROL_FILE;
 use crate::manifest::comparison::compare;
 use crate::manifest::received_files::ReceivedFiles;
 use crate::output::cleanup::CleanupList;
+use crate::output::new_backup::Summary;
 use crate::output::sync;
 use crate::output::target::Target;
 use crate::output::wal_store::WalStore;
@@ -37,10 +38,21 @@ pub fn complete(
         return Err(anyhow!("the server did not send global/pg_control"));
     }
     let (mut manifest, mut ranges) = (None, Vec::new());
+    let mut summary = Summary {
+        files: files.count() as u64,
+        bytes: files.bytes(),
+        stop_lsn: None,
+    };
     if let Some(algorithm) = config.manifest {
         let file = manifest.insert(target.take_manifest()?);
         let (read, count) = compare(file.reader()?, files, algorithm, |_| false)?;
         ranges = read.wal_ranges;
+        summary.files = count as u64;
+        summary.stop_lsn = ranges
+            .iter()
+            .map(|range| range.end)
+            .max()
+            .map(|lsn| lsn.to_string());
         say(config, &format!("{count} files match the manifest"));
     }
     if let Some((store, start)) = wal {
@@ -50,12 +62,15 @@ pub fn complete(
     if let Some(settings) = standby {
         target.make_standby(&settings)?;
     }
-    target.end(manifest.as_ref(), cancellation)?;
+    target.end(manifest.as_ref(), &summary, cancellation)?;
     if config.sync.is_some() {
         counters.enter(Phase::Syncing);
         say(config, "syncing data to disk");
     }
-    let mut last = vec![config.target.clone()];
+    let mut last = Vec::new();
+    if config.pipe.is_none() && !config.is_in_store() {
+        last.push(config.target.clone());
+    }
     if config.format == Format::Plain {
         last.push(config.target.join("global"));
     }
@@ -63,7 +78,7 @@ pub fn complete(
         if let Some((store, _)) = wal {
             store.finish()?;
         }
-        target.finish(config.manifest.is_some())
+        target.finish(manifest.as_ref(), cancellation)
     })?;
     say(config, "base backup completed");
     Ok(())

@@ -6,6 +6,7 @@ use anyhow::{Error, Result, anyhow};
 use crate::cli::configuration::BackupConfig;
 use crate::commands::completion::say;
 use crate::commands::lost_directories;
+use crate::commands::new_entry::Reserved;
 use crate::console::progress::{Activity, Counter, Counters, Worker};
 use crate::manifest::received_files::ReceivedFiles;
 use crate::output::pipe::Commands;
@@ -19,6 +20,8 @@ use crate::stream::part::Request;
 
 /// State shared by all threads.
 pub struct Shared<'a> {
+    /// Place in a repository, if the backup goes to one.
+    pub reserved: Option<Reserved>,
     /// The configuration.
     pub config: &'a BackupConfig,
     /// Number of connections for files.

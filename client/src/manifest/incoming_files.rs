@@ -79,26 +79,29 @@ impl<'a> IncomingFiles<'a> {
         self.tally.add_bytes(bytes.len() as u64);
     }
 
-    /// Ends the current file, directory or link.
+    /// Ends the current file, directory or link. Returns the checksum of a file.
     ///
     /// # Errors
     /// As [`FileTable::insert`].
-    pub fn end(&mut self) -> Result<()> {
+    pub fn end(&mut self) -> Result<Option<Vec<u8>>> {
         self.tally.add_file();
         let Some(current) = self.current.take() else {
-            return Ok(());
+            return Ok(None);
         };
-        let (size, digest) = (current.size, &current.digest.finish()[..]);
+        let (size, digest) = (current.size, current.digest.finish());
         match current.id {
             Some(id) => {
-                let file = ReceivedFile { size, digest };
+                let file = ReceivedFile {
+                    size,
+                    digest: &digest,
+                };
                 self.received.complete(id, self.stream, file);
             }
             None => {
-                self.aside.insert(&current.path, size, digest, ())?;
+                self.aside.insert(&current.path, size, &digest, ())?;
             }
         }
-        Ok(())
+        Ok(Some(digest))
     }
 
     /// Path of the current file.

@@ -235,6 +235,12 @@ impl Files {
         self.table.ids().filter(|&id| self.has(id)).count()
     }
 
+    /// Bytes of the files received.
+    pub fn bytes(&self) -> u64 {
+        let received = self.table.ids().filter(|&id| self.has(id));
+        received.map(|id| self.table.entry(id).size).sum()
+    }
+
     /// Takes a received file out, which is not among the files any more.
     pub fn take(&mut self, path: &[u8]) -> Option<ReceivedFile<'_>> {
         let id = self.table.find(path).filter(|&id| self.is_left(id))?;

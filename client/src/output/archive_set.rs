@@ -2,22 +2,25 @@
 //! With several workers each has its own archives (`base.0.tar`, `base.1.tar`), which unpack into
 //! one directory. A worker that sends more than one stream has an archive for each (`base.0.1.tar`).
 //! One worker alone continues its archive, because pg_verifybackup looks for `base.tar`. They go to
-//! files of a directory, or each to a command.
+//! files of a directory, or each to a command, or to objects of a store.
 //!
 //! Archives are what the server sends, byte for byte, also if compressed by the server. The
 //! exception is the first: the closing stream is appended to it, except for the manifest, which is
 //! a file of its own. Until then its file has another name, and its command waits. The first
 //! archive is decompressed and compressed again by the client, so that it is one frame and its end
 //! is the end of the archive.
+//!
+//! In a repository nothing is continued. The closing stream has an archive of its own, and each archive
+//! has an index beside it.
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use backup_format::archive::END;
 use backup_format::compression::Method;
 use rustix::fs::OFlags;
@@ -26,17 +29,20 @@ use crate::cli::command_template::CommandTemplate;
 use crate::cli::configuration::{BackupConfig, Compress, Side};
 use crate::manifest::backup_path::MANIFEST;
 use crate::manifest::manifest_file::ManifestFile;
-use crate::output::archive_writer::{Destination, Writer};
+use crate::output::archive_writer::{Destination, Stored, Writer};
 use crate::output::cleanup::CleanupList;
 use crate::output::data_directory::UNFINISHED;
+use crate::output::new_backup::{NewBackup, Summary};
 use crate::output::pipe::Commands;
+use crate::repository::backup_info::ArchiveInfo;
+use crate::repository::index;
 use crate::runtime::cancellation::Cancellation;
+use crate::storage::encryption;
+use crate::storage::objects::{Objects, Upload};
 use crate::stream::part::Part;
 
 /// Archive of WAL.
 const WAL: &str = "pg_wal.tar";
-/// Size of a read in bytes.
-const PIECE: usize = 64 * 1024;
 
 /// The archives of a backup.
 pub struct ArchiveSet {
@@ -50,14 +56,17 @@ pub struct ArchiveSet {
     /// Complete archives.
     complete: Mutex<Vec<Id>>,
     /// Archives without their end, which other streams continue.
-    kept: Mutex<Vec<(Id, Writer)>>,
+    kept: Mutex<Vec<(Id, Writer, u64)>>,
     manifest: Mutex<Option<ManifestFile>>,
+    /// The entry in a repository, if the backup is in one.
+    repository: Option<NewBackup>,
 }
 
 /// Destination of archives.
 enum Place {
     Directory { path: PathBuf, file_mode: u32 },
     Commands(Commands, CommandTemplate),
+    Objects(Objects),
 }
 
 /// Identity of an archive: its part of the backup and its worker.
@@ -89,9 +98,14 @@ impl ArchiveSet {
         config: &BackupConfig,
         (jobs, commands): (usize, &Commands),
         mode: u32,
+        repository: Option<NewBackup>,
         cleanup: &mut CleanupList,
     ) -> Result<Self> {
-        let place = if let Some(template) = &config.pipe {
+        let objects = repository.as_ref().and_then(NewBackup::objects);
+        let place = if let Some(objects) = objects {
+            cleanup.add_objects(objects.clone());
+            Place::Objects(objects.clone())
+        } else if let Some(template) = &config.pipe {
             Place::Commands(commands.clone(), template.clone())
         } else {
             cleanup.directory(&config.target, mode)?;
@@ -110,12 +124,32 @@ impl ArchiveSet {
             complete: Mutex::default(),
             kept: Mutex::default(),
             manifest: Mutex::default(),
+            repository,
         };
         if let Place::Directory { path, .. } = &archives.place {
-            cleanup.add_key_file(path.join(archives.name(Id::FIRST)));
+            cleanup.add_key_file(path.join(archives.name(archives.closing())));
             cleanup.add_key_file(path.join(manifest_name()));
         }
+        if let Some(repository) = &archives.repository {
+            repository.begin()?;
+        }
         Ok(archives)
+    }
+
+    /// The archive of the closing stream.
+    pub fn closing(&self) -> Id {
+        match self.repository {
+            Some(_) => Id {
+                worker: self.jobs,
+                ..Id::FIRST
+            },
+            None => Id::FIRST,
+        }
+    }
+
+    /// Whether archives have indexes.
+    pub fn has_indexes(&self) -> bool {
+        self.repository.is_some()
     }
 
     fn name(&self, id: Id) -> String {
@@ -129,7 +163,7 @@ impl ArchiveSet {
                 worker: 0,
                 number: 0,
                 ..
-            } if self.jobs == 1 => format!("{part}.tar{suffix}"),
+            } if self.jobs == 1 && self.repository.is_none() => format!("{part}.tar{suffix}"),
             Id { number: 0, .. } => format!("{part}.{}.tar{suffix}", id.worker),
             Id { number, .. } => format!("{part}.{}.{number}.tar{suffix}", id.worker),
         }
@@ -143,7 +177,8 @@ impl ArchiveSet {
             worker: 0,
             number: 0,
         };
-        if self.jobs == 1 && (self.are_continued() || !self.lock_complete().contains(&own)) {
+        let is_free = || self.repository.is_none() && !self.lock_complete().contains(&own);
+        if self.jobs == 1 && (self.are_continued() || is_free()) {
             return own;
         }
         let worker = self.jobs;
@@ -154,9 +189,45 @@ impl ArchiveSet {
         }
     }
 
-    /// An archive other than the first is whole.
-    pub fn complete(&self, id: Id) {
+    /// Ends an archive. `plain` are its bytes without compression.
+    ///
+    /// # Errors
+    /// Errors of the destination, and cancellation.
+    pub fn complete(
+        &self,
+        id: Id,
+        writer: Writer,
+        plain: u64,
+        cancellation: &Cancellation,
+    ) -> Result<()> {
+        let stored = writer.finish(cancellation)?;
+        self.complete_index(&self.name(id), stored, plain, cancellation)?;
         self.lock_complete().push(id);
+        Ok(())
+    }
+
+    /// Writes the index of an archive that is complete.
+    fn complete_index(
+        &self,
+        name: &str,
+        stored: Stored,
+        plain: u64,
+        cancellation: &Cancellation,
+    ) -> Result<()> {
+        let (Some(repository), Some(index)) = (&self.repository, stored.index) else {
+            return Ok(());
+        };
+        let (index, totals) = index.finish(plain, stored.bytes)?;
+        let mut outlet = self.open(&index::name_of(name), false)?;
+        outlet.copy_from(&index, cancellation)?;
+        outlet.finish(cancellation)?;
+        repository.add(ArchiveInfo {
+            name: self.stored_name(name),
+            bytes: totals.plain,
+            stored_bytes: totals.stored,
+            members: totals.members,
+        });
+        Ok(())
     }
 
     /// Whether all streams of a part go to one archive, from which a stream that failed can be removed.
@@ -164,12 +235,13 @@ impl ArchiveSet {
     pub fn are_continued(&self) -> bool {
         self.jobs == 1
             && matches!(self.place, Place::Directory { .. })
+            && self.repository.is_none()
             && self.compress.compression.method != Method::Gzip
     }
 
     /// Whether an archive goes on after a stream.
     pub fn is_continued(&self, id: Id) -> bool {
-        id == Id::FIRST || self.are_continued()
+        id == self.closing() || self.are_continued()
     }
 
     /// Whether the bytes of the server are written unchanged.
@@ -183,11 +255,22 @@ impl ArchiveSet {
     /// Errors of the operating system.
     pub fn begin(&self, id: Id) -> Result<Writer> {
         self.begun().push(id);
-        let outlet = self.open(&self.name(id), id == Id::FIRST)?;
-        if self.is_kept_as_sent(id) {
-            Writer::new(outlet, &Compress::NONE)
+        let name = self.name(id);
+        let is_last = self.repository.is_none() && id == Id::FIRST;
+        let outlet = self.open(&name, is_last)?;
+        let compress = if self.is_kept_as_sent(id) {
+            &Compress::NONE
         } else {
-            Writer::new(outlet, &self.compress)
+            &self.compress
+        };
+        let index = self.begin_index(&name, self.compress.compression.method)?;
+        Ok(Writer::new(outlet, compress)?.with_index(index))
+    }
+
+    fn begin_index(&self, name: &str, method: Method) -> Result<Option<index::IndexWriter>> {
+        match &self.repository {
+            Some(repository) => repository.begin_index(name, method).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -197,7 +280,25 @@ impl ArchiveSet {
     /// Errors of the operating system.
     pub fn begin_wal(&self) -> Result<Writer> {
         let (suffix, compress) = self.wal_compression();
-        Writer::new(self.open(&format!("{WAL}{suffix}"), true)?, &compress)
+        let name = format!("{WAL}{suffix}");
+        let is_last = self.repository.is_none();
+        let index = self.begin_index(&name, compress.compression.method)?;
+        Ok(Writer::new(self.open(&name, is_last)?, &compress)?.with_index(index))
+    }
+
+    /// Ends the archive of WAL. `plain` are its bytes without compression.
+    ///
+    /// # Errors
+    /// As [`ArchiveSet::complete`].
+    pub fn complete_wal(
+        &self,
+        writer: Writer,
+        plain: u64,
+        cancellation: &Cancellation,
+    ) -> Result<()> {
+        let (suffix, _) = self.wal_compression();
+        let stored = writer.finish(cancellation)?;
+        self.complete_index(&format!("{WAL}{suffix}"), stored, plain, cancellation)
     }
 
     /// Gives the archive of WAL its name.
@@ -206,7 +307,10 @@ impl ArchiveSet {
     /// Errors of the operating system.
     pub fn finish_wal(&self) -> Result<()> {
         let (suffix, _) = self.wal_compression();
-        self.rename(&format!("{WAL}{suffix}"))
+        match self.repository {
+            Some(_) => Ok(()),
+            None => self.rename(&format!("{WAL}{suffix}")),
+        }
     }
 
     fn wal_compression(&self) -> (&'static str, Compress) {
@@ -223,7 +327,7 @@ impl ArchiveSet {
     pub fn spool(&self) -> Result<File> {
         let folder = match &self.place {
             Place::Directory { path, .. } => path.clone(),
-            Place::Commands(..) => env::temp_dir(),
+            Place::Commands(..) | Place::Objects(_) => env::temp_dir(),
         };
         tempfile::tempfile_in(&folder).with_context(|| {
             format!(
@@ -233,15 +337,30 @@ impl ArchiveSet {
         })
     }
 
+    /// Name of a file as it is stored.
+    fn stored_name(&self, name: &str) -> String {
+        let recipients = self.repository.as_ref().and_then(NewBackup::recipients);
+        match recipients {
+            Some(_) => format!("{name}{}", encryption::SUFFIX),
+            None => name.to_owned(),
+        }
+    }
+
     fn open(&self, name: &str, unfinished: bool) -> Result<Destination> {
-        match &self.place {
+        let stored = self.stored_name(name);
+        let outlet = match &self.place {
             Place::Directory { path, file_mode } => {
                 let mark = if unfinished { UNFINISHED } else { "" };
-                Destination::create_file(&path.join(format!("{name}{mark}")), *file_mode)
+                Destination::create_file(&path.join(format!("{stored}{mark}")), *file_mode)?
             }
             Place::Commands(commands, template) => {
-                Ok(Destination::Command(commands.start(template, name)?))
+                Destination::Command(commands.start(template, name)?)
             }
+            Place::Objects(objects) => Destination::Object(Upload::new(objects, &stored)),
+        };
+        match self.repository.as_ref().and_then(NewBackup::recipients) {
+            Some(recipients) => outlet.encrypted(recipients),
+            None => Ok(outlet),
         }
     }
 
@@ -251,15 +370,18 @@ impl ArchiveSet {
     /// # Errors
     /// Errors of the operating system and of the command.
     pub fn empty(&self, id: Id, bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
-        let Place::Directory { path, .. } = &self.place else {
-            if !self.begun().contains(&id) {
-                return Ok(());
+        let path = match &self.place {
+            Place::Directory { path, .. } => path.join(self.stored_name(&self.name(id))),
+            Place::Objects(_) => return Ok(()),
+            Place::Commands(..) => {
+                if !self.begun().contains(&id) {
+                    return Ok(());
+                }
+                let mut writer = self.begin(id)?;
+                writer.write(bytes, cancellation)?;
+                return writer.finish(cancellation).map(drop);
             }
-            let mut writer = self.begin(id)?;
-            writer.write(bytes, cancellation)?;
-            return writer.finish(cancellation);
         };
-        let path = path.join(self.name(id));
         match fs::remove_file(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             removed => {
@@ -268,24 +390,30 @@ impl ArchiveSet {
         }
     }
 
-    /// Keeps the writer of an archive that goes on.
-    pub fn keep(&self, id: Id, writer: Writer) {
-        self.kept().push((id, writer));
+    /// Keeps the writer of an archive that goes on, after so many bytes of it.
+    pub fn keep(&self, id: Id, writer: Writer, plain: u64) {
+        self.kept().push((id, writer, plain));
     }
 
-    /// Takes the writer of an archive that was kept.
-    pub fn take(&self, id: Id) -> Option<Writer> {
+    /// Takes the writer of an archive that was kept, and the bytes that the archive has.
+    pub fn take(&self, id: Id) -> Option<(Writer, u64)> {
         let mut kept = self.kept();
-        let place = kept.iter().position(|(other, _)| *other == id)?;
-        Some(kept.swap_remove(place).1)
+        let place = kept.iter().position(|(other, ..)| *other == id)?;
+        let (_, writer, plain) = kept.swap_remove(place);
+        Some((writer, plain))
     }
 
-    /// Takes the writer of the first archive.
+    /// Takes the writer of the archive of the closing stream.
     ///
     /// # Errors
-    /// An error if it is not there.
-    pub fn take_first(&self) -> Result<Writer> {
-        self.take(Id::FIRST).context("the first archive is missing")
+    /// An error if it is not there, and in a repository errors of its beginning.
+    pub fn take_closing(&self) -> Result<(Writer, u64)> {
+        let id = self.closing();
+        match self.take(id) {
+            Some(kept) => Ok(kept),
+            None if self.repository.is_some() => Ok((self.begin(id)?, 0)),
+            None => Err(anyhow!("the first archive is missing")),
+        }
     }
 
     /// Creates the file of the manifest: that of the backup with the name of an unfinished one, and a
@@ -297,7 +425,7 @@ impl ArchiveSet {
         let Place::Directory { path, file_mode } = &self.place else {
             return ManifestFile::temporary();
         };
-        if !self.has_manifest {
+        if !self.has_manifest || self.repository.is_some() {
             return ManifestFile::temporary();
         }
         let path = path.join(format!("{}{UNFINISHED}", manifest_name()));
@@ -336,7 +464,7 @@ impl ArchiveSet {
         self.complete.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kept(&self) -> MutexGuard<'_, Vec<(Id, Writer)>> {
+    fn kept(&self) -> MutexGuard<'_, Vec<(Id, Writer, u64)>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -345,44 +473,61 @@ impl ArchiveSet {
     }
 
     /// Ends the archives that were kept and gives a command the manifest, after the comparison succeeded.
+    /// The entry in a repository tells what is in `summary`.
     ///
     /// # Errors
     /// Errors of the operating system and of commands, and cancellation.
-    pub fn end(&self, manifest: Option<&ManifestFile>, cancellation: &Cancellation) -> Result<()> {
-        for (_, mut writer) in self.kept().drain(..) {
+    pub fn end(
+        &self,
+        manifest: Option<&ManifestFile>,
+        summary: &Summary,
+        cancellation: &Cancellation,
+    ) -> Result<()> {
+        let kept: Vec<_> = self.kept().drain(..).collect();
+        for (id, mut writer, plain) in kept {
             writer.write(&END, cancellation)?;
-            writer.finish(cancellation)?;
+            self.complete(id, writer, plain + END.len() as u64, cancellation)?;
         }
         // In a directory it is there already.
         if let (Place::Commands(..), Some(manifest)) = (&self.place, manifest) {
-            let mut outlet = self.open(&manifest_name(), true)?;
-            let mut reader = manifest.reader()?;
-            let mut piece = vec![0; PIECE];
-            loop {
-                match reader.read(&mut piece) {
-                    Ok(0) => break,
-                    Ok(length) => outlet.write(&piece[..length], cancellation)?,
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error).context("could not read the backup manifest"),
-                }
-            }
-            outlet.finish(cancellation)?;
+            self.write_manifest(manifest, cancellation)?;
         }
-        Ok(())
+        match &self.repository {
+            Some(repository) => repository.end(summary),
+            None => Ok(()),
+        }
     }
 
-    /// Gives the first archive and the manifest their names, after everything is on disk.
+    fn write_manifest(&self, manifest: &ManifestFile, cancellation: &Cancellation) -> Result<()> {
+        let mut outlet = self.open(&manifest_name(), true)?;
+        outlet.copy_from(manifest, cancellation)?;
+        outlet.sync()?;
+        outlet.finish(cancellation)
+    }
+
+    /// Gives the first archive and the manifest their names, after everything is on disk. In a repository the
+    /// manifest is written now.
     ///
     /// # Errors
-    /// Errors of the operating system.
-    pub fn finish(&self, with_manifest: bool) -> Result<()> {
-        if with_manifest {
-            self.rename(&manifest_name())?;
+    /// Errors of the operating system and of the store, and cancellation.
+    pub fn finish(
+        &self,
+        manifest: Option<&ManifestFile>,
+        cancellation: &Cancellation,
+    ) -> Result<()> {
+        if let (Some(_), Some(manifest)) = (&self.repository, manifest) {
+            self.write_manifest(manifest, cancellation)?;
         }
-        self.rename(&self.name(Id::FIRST))
+        if manifest.is_some() {
+            self.rename(&self.stored_name(&manifest_name()))?;
+        }
+        match self.repository {
+            Some(_) => Ok(()),
+            None => self.rename(&self.name(Id::FIRST)),
+        }
     }
 
-    /// Gives a file its name. What a command has is named already.
+    /// Gives a file its name. What a command or a store has is named already.
     fn rename(&self, name: &str) -> Result<()> {
         let Place::Directory { path, .. } = &self.place else {
             return Ok(());

@@ -25,6 +25,8 @@ pub struct Archive<'a> {
     check: Check<'a>,
     cancellation: &'a Cancellation,
     output: Output,
+    /// Bytes of the archive, without compression.
+    plain: u64,
 }
 
 enum Output {
@@ -50,7 +52,7 @@ impl<'a> Archive<'a> {
     ) -> Result<Self> {
         let output = if archives.is_continued(id) {
             let (writer, mark) = match archives.take(id) {
-                Some(mut writer) => {
+                Some((mut writer, _)) => {
                     let mark = writer.mark(cancellation)?;
                     (writer, mark)
                 }
@@ -64,9 +66,10 @@ impl<'a> Archive<'a> {
             archives,
             id,
             input,
-            check,
+            check: check.describing(archives.has_indexes()),
             cancellation,
             output,
+            plain: 0,
         })
     }
 
@@ -87,19 +90,21 @@ impl<'a> Archive<'a> {
             check,
             cancellation,
             output,
+            plain: position,
         } = self;
         let begin = || archives.begin(*id);
         let as_sent = archives.is_kept_as_sent(*id);
         cancellation.check()?;
         input.push(bytes, |reader, plain| {
             reader.push(plain, check)?;
-            if as_sent {
-                return Ok(());
+            if !as_sent {
+                output.write(plain, *position, check, begin, cancellation)?;
             }
-            output.write(plain, check.is_empty(), begin, cancellation)
+            *position += plain.len() as u64;
+            Ok(())
         })?;
         if as_sent {
-            output.write(bytes, check.is_empty(), begin, cancellation)?;
+            output.write_as_sent(bytes, check, begin, cancellation)?;
         }
         Ok(())
     }
@@ -108,17 +113,19 @@ impl<'a> Archive<'a> {
     ///
     /// # Errors
     /// An error if the stream is incomplete, errors of the command, and as [`Check::finish`].
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         self.input.finish()?;
         match self.output {
             // The first archive has at least what comes at the end.
             Output::Continued(_, _, None) if self.check.is_empty() && self.id != Id::FIRST => {
                 self.archives.empty(self.id, &[], self.cancellation)?;
             }
-            Output::Continued(writer, ..) => self.archives.keep(self.id, writer),
-            Output::Other(Some(writer), _) if !self.check.is_empty() => {
-                writer.finish(self.cancellation)?;
-                self.archives.complete(self.id);
+            Output::Continued(writer, ..) => self.archives.keep(self.id, writer, self.plain),
+            Output::Other(Some(mut writer), _) if !self.check.is_empty() => {
+                for member in self.check.take_all() {
+                    writer.add_member(&member)?;
+                }
+                (self.archives).complete(self.id, writer, self.plain, self.cancellation)?;
             }
             Output::Other(_, nothing) => {
                 self.archives.empty(self.id, &nothing, self.cancellation)?
@@ -134,7 +141,7 @@ impl<'a> Archive<'a> {
     pub fn discard(self) -> Result<()> {
         if let Output::Continued(mut writer, _, Some(mark)) = self.output {
             writer.go_back(mark)?;
-            self.archives.keep(self.id, writer);
+            self.archives.keep(self.id, writer, self.plain);
         }
         self.check.discard();
         Ok(())
@@ -142,28 +149,58 @@ impl<'a> Archive<'a> {
 }
 
 impl Output {
+    /// Writes bytes of the archive, which begin at a position of it.
     fn write(
         &mut self,
         bytes: &[u8],
-        is_empty: bool,
+        position: u64,
+        check: &mut Check<'_>,
         begin: impl FnOnce() -> Result<Writer>,
         cancellation: &Cancellation,
     ) -> Result<()> {
-        match self {
+        if let Self::Other(Some(writer), _) = self
+            && let Some(member) = check.last_position()
+            && let Some(before) = member.checked_sub(position)
+            && writer.is_due(member)
+        {
+            let (before, after) = bytes.split_at(usize::try_from(before)?.min(bytes.len()));
+            writer.write(before, cancellation)?;
+            for ended in check.take_ended() {
+                writer.add_member(&ended)?;
+            }
+            writer.begin_member(member, cancellation)?;
+            return writer.write(after, cancellation);
+        }
+        self.write_as_sent(bytes, check, begin, cancellation)
+    }
+
+    fn write_as_sent(
+        &mut self,
+        bytes: &[u8],
+        check: &mut Check<'_>,
+        begin: impl FnOnce() -> Result<Writer>,
+        cancellation: &Cancellation,
+    ) -> Result<()> {
+        let writer = match self {
             Self::Continued(writer, held_back, _) => {
-                held_back.push(bytes, |bytes| writer.write(bytes, cancellation))
+                return held_back.push(bytes, |bytes| writer.write(bytes, cancellation));
             }
-            Self::Other(Some(writer), _) => writer.write(bytes, cancellation),
-            Self::Other(None, waiting) if is_empty && waiting.len() < BEFORE_MEMBERS => {
+            Self::Other(None, waiting) if check.is_empty() && waiting.len() < BEFORE_MEMBERS => {
                 waiting.extend_from_slice(bytes);
-                Ok(())
+                return Ok(());
             }
+            Self::Other(Some(writer), _) => writer,
             Self::Other(writer, waiting) => {
                 let writer = writer.insert(begin()?);
                 writer.write(&std::mem::take(waiting), cancellation)?;
-                writer.write(bytes, cancellation)
+                writer
             }
+        };
+        writer.write(bytes, cancellation)?;
+        for ended in check.take_ended() {
+            writer.add_member(&ended)?;
         }
+        Ok(())
     }
 }
 
@@ -177,6 +214,8 @@ pub struct Closing<'a> {
 
 struct Members<'a> {
     writer: Writer,
+    /// Bytes of the archive, without compression.
+    plain: u64,
     left_to_pad: usize,
     check: Check<'a>,
     cancellation: &'a Cancellation,
@@ -193,13 +232,15 @@ impl<'a> Closing<'a> {
         check: Check<'a>,
         cancellation: &'a Cancellation,
     ) -> Result<Self> {
+        let (writer, plain) = archives.take_closing()?;
         Ok(Self {
             archives,
             input,
             members: Members {
-                writer: archives.take_first()?,
+                writer,
+                plain,
                 left_to_pad: 0,
-                check,
+                check: check.describing(archives.has_indexes()),
                 cancellation,
             },
             wal: None,
@@ -244,8 +285,17 @@ impl<'a> Closing<'a> {
         if let Some(wal) = self.wal {
             wal.finish()?;
         }
-        let manifest = self.members.check.finish()?;
-        self.archives.keep(Id::FIRST, self.members.writer);
+        let Members {
+            mut check,
+            mut writer,
+            plain,
+            ..
+        } = self.members;
+        for member in check.take_all() {
+            writer.add_member(&member)?;
+        }
+        let manifest = check.finish()?;
+        self.archives.keep(self.archives.closing(), writer, plain);
         if let Some(manifest) = manifest {
             self.archives.leave_manifest(manifest);
         }
@@ -260,6 +310,7 @@ impl<'a> Closing<'a> {
 
 impl Members<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.plain += bytes.len() as u64;
         self.writer.write(bytes, self.cancellation)
     }
 }
@@ -268,11 +319,20 @@ impl Receiver for Members<'_> {
     type Error = Error;
 
     fn begin(&mut self, member: &Member) -> Result<()> {
-        self.check.begin(member)?;
+        // Where it will be in this archive.
+        let moved = Member {
+            position: self.plain,
+            ..member.clone()
+        };
+        self.check.begin(&moved)?;
         self.left_to_pad = archive::padding(member.size);
         if self.check.is_in_manifest() {
             return Ok(());
         }
+        for ended in self.check.take_ended() {
+            self.writer.add_member(&ended)?;
+        }
+        self.writer.begin_member(self.plain, self.cancellation)?;
         let (path, attributes) = (&member.path, &member.attributes);
         let mut header = Vec::new();
         match member.kind {

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::console::messages;
 use crate::output::claim::{self, CLAIM, no_access};
+use crate::storage::objects::Objects;
 
 /// Cleanup list shared by threads.
 #[derive(Clone, Debug, Default)]
@@ -27,14 +28,15 @@ impl SharedCleanupList {
     /// Cleans up after an error: removes created directories, or warns that they hold no backup.
     pub fn clean_up(&self, clean: bool, verbose: bool) {
         let cleanup = self.lock();
-        for path in cleanup.paths() {
+        let directories = cleanup.paths().map(|path| path.display().to_string());
+        let objects = cleanup.objects.iter().map(ToString::to_string);
+        for place in directories.chain(objects) {
             if !clean {
                 messages::say(format_args!(
-                    "\"{}\" is not removed at user's request, and holds no backup",
-                    path.display()
+                    "\"{place}\" is not removed at user's request, and holds no backup"
                 ));
             } else if verbose {
-                messages::say(format_args!("removing \"{}\"", path.display()));
+                messages::say(format_args!("removing \"{place}\""));
             }
         }
         if clean && let Err(error) = cleanup.remove() {
@@ -49,6 +51,8 @@ pub struct CleanupList {
     directories: Vec<Directory>,
     /// Files that identify a backup to a server or a tool.
     key_files: Vec<PathBuf>,
+    /// Prefix of the objects of a backup.
+    objects: Option<Objects>,
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +78,11 @@ impl CleanupList {
         self.key_files.push(path);
     }
 
+    /// Records the prefix of the objects of the backup.
+    pub fn add_objects(&mut self, objects: Objects) {
+        self.objects = Some(objects);
+    }
+
     /// Removes the created directories with their content, and the content of those that existed.
     /// After an interruption the rest is not recognized as a backup.
     ///
@@ -81,7 +90,12 @@ impl CleanupList {
     /// The first error of the operating system; later steps still run.
     pub fn remove(&self) -> io::Result<()> {
         self.remove_key_files()?;
-        let mut outcome = Ok(());
+        let mut outcome = match &self.objects {
+            Some(objects) => objects
+                .remove_all()
+                .map_err(|error| io::Error::other(format!("{error:#}"))),
+            None => Ok(()),
+        };
         for Directory { path, origin } in self.directories.iter().rev() {
             outcome = outcome.and(remove_directory(path, *origin));
         }

@@ -6,7 +6,10 @@ use backup_compression::Encoder;
 use crate::cli::configuration::Compress;
 
 /// An archive that is being compressed, or passes as it is.
-pub struct Compressor(Option<Encoder>);
+pub struct Compressor {
+    encoder: Option<Encoder>,
+    how: Compress,
+}
 
 impl Compressor {
     /// Begins a frame.
@@ -21,7 +24,26 @@ impl Compressor {
             }
             Ok::<_, std::io::Error>(encoder)
         };
-        Ok(Self(begin().context(FAILED)?))
+        Ok(Self {
+            encoder: begin().context(FAILED)?,
+            how: *how,
+        })
+    }
+
+    /// Makes the next byte one from which a reader can begin: of another frame, or with gzip of the same
+    /// member, because some readers expect one.
+    ///
+    /// # Errors
+    /// Errors of the library and of `take`.
+    pub fn restart(&mut self, take: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
+        let Some(encoder) = &mut self.encoder else {
+            return Ok(());
+        };
+        if encoder.restart().context(FAILED)? {
+            return encoder.drain(take);
+        }
+        let next = Self::new(&self.how)?;
+        std::mem::replace(self, next).finish(take)
     }
 
     /// Compresses bytes, and hands what has come out by now to `take`.
@@ -29,7 +51,7 @@ impl Compressor {
     /// # Errors
     /// Errors of the library and of `take`.
     pub fn write(&mut self, bytes: &[u8], take: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
-        match &mut self.0 {
+        match &mut self.encoder {
             None => take(bytes),
             Some(encoder) => {
                 encoder.write(bytes).context(FAILED)?;
@@ -43,7 +65,7 @@ impl Compressor {
     /// # Errors
     /// As [`Compressor::write`].
     pub fn finish(self, take: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
-        match self.0 {
+        match self.encoder {
             None => Ok(()),
             Some(mut encoder) => {
                 encoder.finish().context(FAILED)?;

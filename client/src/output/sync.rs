@@ -11,7 +11,7 @@ use crate::console::progress::Counters;
 use crate::output::cleanup::CleanupList;
 use crate::runtime::cancellation::Cancellation;
 use crate::runtime::parallel;
-use crate::stream::regular_file;
+use crate::storage::regular_file;
 
 /// Completes the output. Everything is on disk before the claims are removed and `finish` renames
 /// the last files, whose directories `last` are synchronized afterwards. Without a method nothing

@@ -14,6 +14,7 @@ use crate::output::archive_stream::{Archive, Closing};
 use crate::output::cleanup::CleanupList;
 use crate::output::data_directory::DataDirectory;
 use crate::output::layout::Layout;
+use crate::output::new_backup::{NewBackup, Summary};
 use crate::output::pipe::Commands;
 use crate::output::unpacker::Unpacker;
 use crate::output::wal_receiver::WalReceiver;
@@ -23,6 +24,9 @@ use crate::stream::input::Input;
 use crate::stream::member_check::Check;
 use crate::stream::part::Tablespace;
 use crate::stream::part::{Part, Request};
+
+/// Bytes of files of a stream to a repository, at most.
+const LARGEST_STREAM: u64 = 32 << 30;
 
 /// Where a backup goes.
 pub enum Target {
@@ -68,6 +72,7 @@ impl Target {
         tablespaces: &[Tablespace],
         (jobs, commands): (usize, &Commands),
         mode: u32,
+        repository: Option<NewBackup>,
         cleanup: &mut CleanupList,
     ) -> Result<Self> {
         Ok(match config.format {
@@ -82,7 +87,8 @@ impl Target {
             Format::Tar => {
                 let mut parts = vec![Part::Base];
                 parts.extend(tablespaces.iter().map(|t| Part::Tablespace(t.oid)));
-                let archives = ArchiveSet::create(config, (jobs, commands), mode, cleanup)?;
+                let archives =
+                    ArchiveSet::create(config, (jobs, commands), mode, repository, cleanup)?;
                 Self::Tar(Box::new(archives), parts)
             }
         })
@@ -97,9 +103,13 @@ impl Target {
     }
 
     /// Bytes after which a worker's stream ends. One worker alone has one archive, as pg_basebackup: it
-    /// is one stream where another stream cannot continue it.
+    /// is one stream where another stream cannot continue it. In a repository every archive has a limit,
+    /// because objects have.
     pub fn stream_size(&self, config: &BackupConfig, jobs: usize) -> Option<u64> {
         match self {
+            Self::Tar(archives, _) if archives.has_indexes() => {
+                Some((config.stream_size).map_or(LARGEST_STREAM, |size| size.min(LARGEST_STREAM)))
+            }
             Self::Tar(archives, _) if jobs == 1 && !archives.are_continued() => None,
             _ => config.stream_size,
         }
@@ -248,21 +258,30 @@ impl Target {
     ///
     /// # Errors
     /// As [`ArchiveSet::end`].
-    pub fn end(&self, manifest: Option<&ManifestFile>, cancellation: &Cancellation) -> Result<()> {
+    pub fn end(
+        &self,
+        manifest: Option<&ManifestFile>,
+        summary: &Summary,
+        cancellation: &Cancellation,
+    ) -> Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
-            Self::Tar(archives, _) => archives.end(manifest, cancellation),
+            Self::Tar(archives, _) => archives.end(manifest, summary, cancellation),
         }
     }
 
     /// Everything is there, and on disk: takes away the mark.
     ///
     /// # Errors
-    /// Errors of the operating system.
-    pub fn finish(&self, with_manifest: bool) -> Result<()> {
+    /// As [`ArchiveSet::finish`].
+    pub fn finish(
+        &self,
+        manifest: Option<&ManifestFile>,
+        cancellation: &Cancellation,
+    ) -> Result<()> {
         match self {
-            Self::Plain(folder) => folder.finish(with_manifest),
-            Self::Tar(archives, _) => archives.finish(with_manifest),
+            Self::Plain(folder) => folder.finish(manifest.is_some()),
+            Self::Tar(archives, _) => archives.finish(manifest, cancellation),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::manifest;
 use crate::manifest::backup_path::{MANIFEST, display};
 use crate::manifest::incoming_files::IncomingFiles;
 use crate::output::data_directory::DataDirectory;
+use crate::output::filter::Filter;
 use crate::output::wal_receiver::{ClosingReceiver, WalReceiver};
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::input::Input;
@@ -29,6 +30,8 @@ struct Members<'a> {
     surplus: &'static [u8],
     /// Files that are received, and not written.
     left_out: &'static [&'static [u8]],
+    /// Whether a path is written at all.
+    filter: &'a Filter,
     cancellation: &'a Cancellation,
     arriving: IncomingFiles<'a>,
     current: Option<Current>,
@@ -57,6 +60,7 @@ impl<'a> Unpacker<'a> {
                 prefix: Vec::new(),
                 surplus: b"",
                 left_out: &[],
+                filter: &Filter::ALL,
                 cancellation,
                 arriving,
                 current: None,
@@ -78,6 +82,12 @@ impl<'a> Unpacker<'a> {
         // As pg_basebackup has it before the directories of WAL.
         self.members.surplus = b"./";
         self.members.left_out = left_out;
+        self
+    }
+
+    /// Writes only what a filter lets pass.
+    pub fn with_filter(mut self, filter: &'a Filter) -> Self {
+        self.members.filter = filter;
         self
     }
 
@@ -105,6 +115,19 @@ impl<'a> Unpacker<'a> {
     /// had the same file.
     pub fn finish(self) -> Result<()> {
         self.input.finish()?;
+        self.finish_files()
+    }
+
+    /// A part of the archive has been read, which ends at a position of it.
+    ///
+    /// # Errors
+    /// An error if the part does not end between two members at that position, and as [`Unpacker::finish`].
+    pub fn finish_part(self, end: u64) -> Result<()> {
+        self.input.finish_part(end)?;
+        self.finish_files()
+    }
+
+    fn finish_files(self) -> Result<()> {
         if let Some(wal) = self.wal {
             wal.finish()?;
         }
@@ -159,6 +182,7 @@ impl Receiver for Members<'_> {
         let name = name.strip_prefix(self.surplus).unwrap_or(name);
         let path = [&self.prefix, name].concat();
         match member.kind {
+            Kind::Directory | Kind::Link if !self.filter.passes(&path) => Ok(()),
             Kind::Directory => {
                 self.folder.make_directory(&path, mode)?;
                 self.arriving.begin_directory(path);
@@ -173,7 +197,8 @@ impl Receiver for Members<'_> {
                 display(&path)
             ),
             Kind::File => {
-                let is_left_out = self.left_out.contains(&path.as_slice());
+                let is_left_out =
+                    self.left_out.contains(&path.as_slice()) || !self.filter.passes(&path);
                 if path == MANIFEST && !is_left_out {
                     manifest::check_size(member.size)?;
                 }
@@ -209,6 +234,6 @@ impl Receiver for Members<'_> {
         if let Some(current) = self.current.take() {
             current.check_length()?;
         }
-        self.arriving.end()
+        self.arriving.end().map(drop)
     }
 }

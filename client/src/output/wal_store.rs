@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, ensure};
 use backup_format::archive::{self, Attributes, END};
 use backup_format::lsn::Lsn;
+use backup_format::member::Kind;
 use backup_format::timeline::WalRange;
 use backup_format::wal::{SegmentName, SegmentSize, select_segments, timeline_of_history};
 
@@ -22,6 +23,7 @@ use crate::manifest::backup_path::display;
 use crate::output::archive_set::ArchiveSet;
 use crate::output::archive_writer::Writer;
 use crate::output::data_directory::DataDirectory;
+use crate::repository::index;
 use crate::runtime::cancellation::Cancellation;
 
 /// Directory of WAL in a backup, as a prefix of its files.
@@ -53,8 +55,8 @@ pub enum Place<'a> {
 struct State {
     /// Names of files that are whole, relative to `pg_wal`.
     whole: HashSet<Vec<u8>>,
-    /// The archive, once it has a member.
-    archive: Option<Writer>,
+    /// The archive and the bytes that it has without compression, once it has a member.
+    archive: Option<(Writer, u64)>,
 }
 
 /// WAL file that is being written aside.
@@ -157,12 +159,13 @@ impl<'a> WalStore<'a> {
                 partial.is_kept = true;
             }
             (WalFile::Spooled(file, attributes), Place::Archive(archives)) => {
-                let writer = match &mut state.archive {
-                    Some(writer) => writer,
-                    archive => archive.insert(archives.begin_wal()?),
+                let (writer, plain) = match &mut state.archive {
+                    Some(archive) => archive,
+                    archive => archive.insert((archives.begin_wal()?, 0)),
                 };
                 let mut header = Vec::new();
                 archive::file_header(&mut header, name, size, &attributes);
+                writer.begin_member(*plain, self.cancellation)?;
                 writer.write(&header, self.cancellation)?;
                 let written = self.copy(file, writer);
                 let written =
@@ -172,8 +175,16 @@ impl<'a> WalStore<'a> {
                     "temporary file for \"{}\" has {written} bytes after {size} were written",
                     display(name)
                 );
-                let zeros = [0; archive::BLOCK_SIZE];
-                writer.write(&zeros[..archive::padding(size)], self.cancellation)?;
+                let padding = archive::padding(size);
+                writer.write(&[0; archive::BLOCK_SIZE][..padding], self.cancellation)?;
+                writer.add_member(&index::Member {
+                    path: [PG_WAL, name].concat(),
+                    kind: Kind::File,
+                    size,
+                    checksum: Vec::new(),
+                    plain: *plain,
+                })?;
+                *plain += (header.len() + padding) as u64 + size;
             }
             (WalFile::Spooled(..), Place::Directory(_)) => {}
         }
@@ -214,7 +225,7 @@ impl<'a> WalStore<'a> {
                 Ok(())
             }
             Place::Archive(_) => match &self.lock().archive {
-                Some(writer) => writer.sync(),
+                Some((writer, _)) => writer.sync(),
                 None => Ok(()),
             },
         }
@@ -255,11 +266,12 @@ impl<'a> WalStore<'a> {
     /// # Errors
     /// Errors of the operating system and of a command, and cancellation.
     pub fn end(&self) -> Result<()> {
-        let Some(mut writer) = self.lock().archive.take() else {
+        let archive = self.lock().archive.take();
+        let (Some((mut writer, plain)), Place::Archive(archives)) = (archive, &self.place) else {
             return Ok(());
         };
         writer.write(&END, self.cancellation)?;
-        writer.finish(self.cancellation)
+        archives.complete_wal(writer, plain + END.len() as u64, self.cancellation)
     }
 
     /// Gives the archive its name, after everything is on disk.

@@ -1,7 +1,7 @@
 //! Sessions of the server: connection, set-up, the functions of the extension, cancelling, and
 //! the connections of workers.
 //!
-//! Imports: `stream`, `manifest`, `runtime`, `console`, `cli`.
+//! Imports: `stream`, `manifest`, `storage`, `runtime`, `console`, `cli`.
 
 pub mod backend;
 pub mod cancel_statement;

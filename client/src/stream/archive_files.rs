@@ -2,32 +2,37 @@
 //! several workers, optionally compressed; and `pg_wal.tar` of pg_basebackup.
 
 use std::cmp::Reverse;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read as _};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 use backup_format::compression::Method;
-use backup_format::member::Receiver;
 use backup_format::tablespace_map;
 
 use crate::console::messages::{self, reason};
 use crate::manifest::backup_path::{MANIFEST, parse_oid};
-use crate::stream::input::Input;
+use crate::repository::backup_info::BackupInfo;
+use crate::repository::index::{self, IndexReader};
+use crate::storage::encryption;
+use crate::storage::folder::Folder;
+use crate::storage::source::{FileEntry, Source};
 use crate::stream::part::{Part, Tablespace};
-use crate::stream::regular_file;
 
 /// Size of a read in bytes.
 pub const PIECE: usize = 256 * 1024;
 
 /// An archive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ArchiveFile {
     /// Its name in the folder.
     pub name: String,
-    /// An error if it is NULL.
-    pub path: PathBuf,
+    /// The folder of the backup.
+    pub folder: Folder,
+    /// Whether it has an index.
+    pub has_index: bool,
     /// What it holds.
     pub content: Content,
     /// How it is compressed.
@@ -57,7 +62,8 @@ impl Content {
 
 impl ArchiveFile {
     /// Recognizes an archive by its name. The size is set later.
-    pub fn by_name(folder: &Path, name: &str) -> Option<Self> {
+    pub fn by_name(folder: &Folder, name: &str) -> Option<Self> {
+        let plain_name = name.strip_suffix(encryption::SUFFIX).unwrap_or(name);
         let (stem, method) = [
             (".tar", Method::None),
             (".tar.gz", Method::Gzip),
@@ -66,7 +72,7 @@ impl ArchiveFile {
             (".tar.zst", Method::Zstd),
         ]
         .into_iter()
-        .find_map(|(suffix, method)| Some((name.strip_suffix(suffix)?, method)))?;
+        .find_map(|(suffix, method)| Some((plain_name.strip_suffix(suffix)?, method)))?;
         let mut parts = stem.split('.');
         let stem = parts.next()?;
         // The numbers of a worker and of its archive are written as an OID is.
@@ -86,7 +92,8 @@ impl ArchiveFile {
         };
         Some(Self {
             name: name.to_owned(),
-            path: folder.join(name),
+            folder: folder.clone(),
+            has_index: false,
             content,
             method,
             size: 0,
@@ -96,39 +103,48 @@ impl ArchiveFile {
     /// Opens it.
     ///
     /// # Errors
-    /// Errors of the operating system.
-    pub fn open(&self) -> Result<File> {
-        regular_file::open(&self.path).map_err(|error| failed("open", &self.name, &error))
+    /// Errors of the operating system and of the store, and where it cannot be decrypted.
+    pub fn open(&self) -> Result<Box<dyn Source>> {
+        let opened = self.folder.reader(&self.name);
+        opened.map_err(|error| failed("open", &self.name, &error))
+    }
+
+    /// Opens its index.
+    ///
+    /// # Errors
+    /// As [`ArchiveFile::open`], and as [`IndexReader::new`].
+    pub fn open_index(&self) -> Result<IndexReader<Box<dyn Source>>> {
+        let archive = self.name.strip_suffix(encryption::SUFFIX);
+        let archive = archive.unwrap_or(&self.name);
+        let name = index::name_of(archive);
+        let found = self.folder.find(&name);
+        let found = found.map_err(|error| failed("open", &name, &error))?;
+        let (source, _) = found.with_context(|| format!("index \"{name}\" is missing"))?;
+        IndexReader::new(source, archive).with_context(|| format!("index \"{name}\""))
+    }
+
+    /// Path of a file that is the archive as it is: in a directory, and not encrypted.
+    pub fn local_path(&self) -> Option<PathBuf> {
+        let folder = self.folder.path()?;
+        (!self.name.ends_with(encryption::SUFFIX)).then(|| folder.join(&self.name))
+    }
+
+    /// Where it is, for messages.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.folder, self.name)
     }
 
     /// Reads the next piece; returns how long it is, zero at the end.
     ///
     /// # Errors
     /// Errors of the operating system.
-    pub fn read_piece(&self, file: &mut File, piece: &mut [u8]) -> Result<usize> {
+    pub fn read_piece(&self, file: &mut dyn Source, piece: &mut [u8]) -> Result<usize> {
         loop {
             match file.read(piece) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => return result.map_err(|error| failed("read", &self.name, &error)),
             }
         }
-    }
-
-    /// Hands all members of it to a receiver. `tell` is told how many bytes were read each time.
-    ///
-    /// # Errors
-    /// As [`ArchiveFile::read`], and what is wrong with the archive.
-    pub fn unpack<R: Receiver<Error = Error>>(
-        &self,
-        receiver: &mut R,
-        mut tell: impl FnMut(usize) -> Result<()>,
-    ) -> Result<()> {
-        let mut input = Input::new(self.method)?;
-        self.read(|bytes| {
-            tell(bytes.len())?;
-            input.push(bytes, |reader, plain| reader.push(plain, receiver))
-        })?;
-        input.finish().with_context(|| self.place())
     }
 
     /// Hands on its bytes, as they are.
@@ -139,7 +155,7 @@ impl ArchiveFile {
         let mut file = self.open()?;
         let mut piece = vec![0; PIECE];
         loop {
-            match self.read_piece(&mut file, &mut piece)? {
+            match self.read_piece(&mut *file, &mut piece)? {
                 0 => return Ok(()),
                 length => take(&piece[..length]).with_context(|| self.place())?,
             }
@@ -152,18 +168,26 @@ impl ArchiveFile {
     }
 }
 
-/// The archives in a folder, the largest first.
+/// The archives in a folder, the largest first. In a repository they are those of the description.
 ///
 /// # Errors
-/// Errors of the operating system.
-pub fn list(folder: &Path) -> Result<Vec<ArchiveFile>> {
-    let failed = || format!("could not read directory \"{}\"", folder.display());
+/// Errors of the operating system and of the store, and where an archive of the description is missing.
+pub fn list(folder: &Folder) -> Result<Vec<ArchiveFile>> {
+    let files = folder.files()?;
+    let mut archives = match BackupInfo::read(folder)? {
+        Some(info) => described(folder, &info, files)?,
+        None => named(folder, files),
+    };
+    archives.sort_by_key(|archive| Reverse(archive.size));
+    Ok(archives)
+}
+
+/// Archives by their names.
+fn named(folder: &Folder, files: Vec<FileEntry>) -> Vec<ArchiveFile> {
     let mut archives = Vec::new();
-    for entry in fs::read_dir(folder).with_context(failed)? {
-        let entry = entry.with_context(failed)?;
-        let name = entry.file_name();
+    for FileEntry { name, size, .. } in files {
         if let Some(mut archive) = ArchiveFile::by_name(folder, &name.to_string_lossy()) {
-            archive.size = fs::metadata(&archive.path).with_context(failed)?.len();
+            archive.size = size;
             archives.push(archive);
         } else if name.as_bytes() != MANIFEST {
             messages::warn(format_args!(
@@ -172,8 +196,33 @@ pub fn list(folder: &Path) -> Result<Vec<ArchiveFile>> {
             ));
         }
     }
-    archives.sort_by_key(|archive| Reverse(archive.size));
-    Ok(archives)
+    archives
+}
+
+/// Archives of a backup in a repository.
+///
+/// # Errors
+/// Where one is missing.
+pub fn described(
+    folder: &Folder,
+    info: &BackupInfo,
+    files: Vec<FileEntry>,
+) -> Result<Vec<ArchiveFile>> {
+    let sizes = files.into_iter().map(|file| (file.name, file.size));
+    let sizes: HashMap<_, _> = sizes.collect();
+    info.archives
+        .iter()
+        .map(|archive| {
+            let name = &archive.name;
+            let known = ArchiveFile::by_name(folder, name);
+            let mut known = known.with_context(|| format!("\"{name}\" is no archive"))?;
+            known.size = *sizes
+                .get(OsStr::new(name))
+                .with_context(|| format!("archive \"{name}\" of the backup is missing"))?;
+            known.has_index = true;
+            Ok(known)
+        })
+        .collect()
 }
 
 /// Parses a tablespace_map, which must contain the tablespace of each archive.
@@ -213,10 +262,13 @@ fn failed(to: &str, name: &str, error: &io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn archives_are_known_by_their_names() {
+        let folder = Folder::directory(Path::new("x"));
         let base = Content::Part(Part::Base);
         let space = Content::Part(Part::Tablespace(16384));
         for (name, content, method) in [
@@ -229,8 +281,9 @@ mod tests {
             ("16384.tar.lz4", space, Method::Lz4),
             ("16384.3.tar.zst", space, Method::Zstd),
             ("pg_wal.tar", Content::Wal, Method::None),
+            ("base.1.tar.zst.age", base, Method::Zstd),
         ] {
-            let known = ArchiveFile::by_name(Path::new("x"), name);
+            let known = ArchiveFile::by_name(&folder, name);
             let known = known.map(|archive| (archive.content, archive.method));
             assert_eq!(known, Some((content, method)), "{name}");
         }
@@ -257,7 +310,7 @@ mod tests {
             "base.-1.tar",
             "",
         ] {
-            assert_eq!(ArchiveFile::by_name(Path::new("x"), name), None, "{name}");
+            assert!(ArchiveFile::by_name(&folder, name).is_none(), "{name}");
         }
     }
 }

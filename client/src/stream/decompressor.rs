@@ -29,7 +29,12 @@ pub struct Decompressor {
     decoder: Option<Decoder>,
     place: Place,
     portion: Vec<u8>,
+    /// Bytes behind the frame that belong to it and are not looked at.
+    trailer: usize,
 }
+
+/// Checksum and size at the end of a member of gzip.
+const GZIP_TRAILER: usize = 8;
 
 /// Where in the stream the next byte will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,24 @@ impl Decompressor {
             decoder: Decoder::new(method).with_context(|| cannot(method))?,
             place: Place::Start,
             portion: vec![0; PORTION],
+            trailer: 0,
+        })
+    }
+
+    /// Begins where a reader can begin in the middle of a stream: at a frame, or with gzip where the encoder
+    /// forgot what was before.
+    ///
+    /// # Errors
+    /// As [`Decompressor::new`].
+    pub fn in_the_middle(method: Method) -> Result<Self> {
+        let whole = Self::new(method)?;
+        Ok(match method {
+            Method::Gzip => Self {
+                decoder: Some(Decoder::Gzip(Decompress::new(false))),
+                trailer: GZIP_TRAILER,
+                ..whole
+            },
+            Method::None | Method::Lz4 | Method::Zstd => whole,
         })
     }
 
@@ -87,6 +110,12 @@ impl Decompressor {
         }
         let failed = || cannot(self.method);
         while !(bytes.is_empty() && self.place != Place::Inside) {
+            if self.place == Place::Behind && self.trailer > 0 {
+                let skipped = bytes.len().min(self.trailer);
+                self.trailer -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
             if self.place == Place::Behind {
                 self.decoder = Decoder::new(self.method).with_context(failed)?;
             }

@@ -10,6 +10,7 @@ use crate::manifest::backup_path::{MANIFEST, check_name, display};
 use crate::manifest::incoming_files::IncomingFiles;
 use crate::manifest::manifest_file::ManifestFile;
 use crate::manifest::received_files::ReceivedFiles;
+use crate::repository::index;
 
 /// Creates the file of the manifest.
 type CreateManifest<'a> = Box<dyn Fn() -> Result<ManifestFile> + 'a>;
@@ -22,6 +23,12 @@ pub struct Check<'a> {
     create_manifest: Option<CreateManifest<'a>>,
     manifest: Option<ManifestFile>,
     in_manifest: bool,
+    /// Whether members are described for an index.
+    describes: bool,
+    /// The member that began last, until it has ended and another one begins.
+    last: Option<index::Member>,
+    /// Members that ended, without the last one.
+    ended: Vec<index::Member>,
 }
 
 impl<'a> Check<'a> {
@@ -34,7 +41,32 @@ impl<'a> Check<'a> {
             create_manifest: None,
             manifest: None,
             in_manifest: false,
+            describes: false,
+            last: None,
+            ended: Vec::new(),
         }
+    }
+
+    /// Has members described for an index, where that is wanted.
+    pub fn describing(mut self, describes: bool) -> Self {
+        self.describes = describes;
+        self
+    }
+
+    /// Position of the member that began last.
+    pub fn last_position(&self) -> Option<u64> {
+        self.last.as_ref().map(|member| member.plain)
+    }
+
+    /// Takes the descriptions of the members that ended, except for the one that began last.
+    pub fn take_ended(&mut self) -> Vec<index::Member> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Takes the descriptions of all members that are left, after the end of the archive.
+    pub fn take_all(&mut self) -> Vec<index::Member> {
+        self.ended.extend(self.last.take());
+        self.take_ended()
     }
 
     /// Creates a check for the archive that contains the manifest, which goes to the file that
@@ -93,6 +125,16 @@ impl Receiver for Check<'_> {
             display(&member.path)
         );
         let path = [&self.prefix, member.path.as_slice()].concat();
+        self.ended.extend(self.last.take());
+        if self.describes {
+            self.last = Some(index::Member {
+                path: path.clone(),
+                kind: member.kind,
+                size: member.size,
+                checksum: Vec::new(),
+                plain: member.position,
+            });
+        }
         if member.kind == Kind::File {
             let create = (self.create_manifest.as_ref()).filter(|_| path == MANIFEST);
             self.in_manifest = create.is_some();
@@ -117,7 +159,15 @@ impl Receiver for Check<'_> {
     }
 
     fn end(&mut self) -> Result<()> {
+        if self.in_manifest {
+            // It is a file of its own.
+            self.last = None;
+        }
         self.in_manifest = false;
-        self.arriving.end()
+        let digest = self.arriving.end()?;
+        if let Some((last, digest)) = self.last.as_mut().zip(digest) {
+            last.checksum = digest;
+        }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backup_format::compression::{Compression, Method};
-use flate2::write::GzEncoder;
+use flate2::{Compress, Crc, FlushCompress, Status};
 
 /// Compressed bytes not drained yet.
 #[derive(Clone, Default)]
@@ -36,7 +36,7 @@ impl Write for Output {
 }
 
 enum MethodEncoder {
-    Gzip(GzEncoder<Output>),
+    Gzip(Gzip),
     Lz4(lz4::Encoder<Output>),
     Zstd(zstd::Encoder<'static, Output>),
 }
@@ -63,7 +63,7 @@ impl Encoder {
                 let level = level.map_or_else(flate2::Compression::default, |level| {
                     flate2::Compression::new(level.unsigned_abs())
                 });
-                MethodEncoder::Gzip(GzEncoder::new(writer, level))
+                MethodEncoder::Gzip(Gzip::new(writer, level))
             }
             Method::Lz4 => {
                 let encoder = lz4::EncoderBuilder::new()
@@ -111,10 +111,25 @@ impl Encoder {
     /// The library's.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.encoder {
-            Some(MethodEncoder::Gzip(encoder)) => encoder.write_all(bytes),
+            Some(MethodEncoder::Gzip(encoder)) => encoder.write(bytes),
             Some(MethodEncoder::Lz4(encoder)) => encoder.write_all(bytes),
             Some(MethodEncoder::Zstd(encoder)) => encoder.write_all(bytes),
             None => Err(io::Error::other("the frame has ended")),
+        }
+    }
+
+    /// Makes the next byte independent of those before, without an end of the member: a decoder of raw
+    /// deflate data can begin there. Only for gzip; returns whether it is that. Other methods end the frame
+    /// and begin another.
+    ///
+    /// # Errors
+    /// The library's.
+    pub fn restart(&mut self) -> io::Result<bool> {
+        match &mut self.encoder {
+            Some(MethodEncoder::Gzip(encoder)) => {
+                encoder.run(&[], FlushCompress::Full).map(|()| true)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -124,7 +139,7 @@ impl Encoder {
     /// The library's.
     pub fn finish(&mut self) -> io::Result<()> {
         match self.encoder.take() {
-            Some(MethodEncoder::Gzip(encoder)) => encoder.finish().map(drop),
+            Some(MethodEncoder::Gzip(mut encoder)) => encoder.finish(),
             Some(MethodEncoder::Lz4(encoder)) => encoder.finish().1,
             Some(MethodEncoder::Zstd(encoder)) => encoder.finish().map(drop),
             None => Ok(()),
@@ -139,6 +154,62 @@ impl Encoder {
         let mut output = self.output.lock();
         take(&output)?;
         output.clear();
+        Ok(())
+    }
+}
+
+/// Member of gzip. The encoder of flate2 cannot forget what was before.
+struct Gzip {
+    compress: Compress,
+    checksum: Crc,
+    output: Output,
+    /// What comes out of a call of the library.
+    piece: Vec<u8>,
+}
+
+impl Gzip {
+    /// Identification, deflate, no flags, no time, no extra flags, unknown system: RFC 1952.
+    const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    /// Bytes that come out of a call at most.
+    const PIECE: usize = 32 * 1024;
+
+    fn new(output: Output, level: flate2::Compression) -> Self {
+        output.lock().extend_from_slice(&Self::HEADER);
+        Self {
+            compress: Compress::new(level, false),
+            checksum: Crc::new(),
+            output,
+            piece: vec![0; Self::PIECE],
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.checksum.update(bytes);
+        self.run(bytes, FlushCompress::None)
+    }
+
+    fn run(&mut self, mut bytes: &[u8], flush: FlushCompress) -> io::Result<()> {
+        loop {
+            let before = (self.compress.total_in(), self.compress.total_out());
+            let status = self.compress.compress(bytes, &mut self.piece, flush)?;
+            let read = self.compress.total_in() - before.0;
+            let written = self.compress.total_out() - before.1;
+            // Both are within slices.
+            bytes = &bytes[read as usize..];
+            let written = written as usize;
+            self.output.lock().extend_from_slice(&self.piece[..written]);
+            let is_full = written == self.piece.len();
+            if status == Status::StreamEnd || bytes.is_empty() && !is_full {
+                return Ok(());
+            }
+        }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.run(&[], FlushCompress::Finish)?;
+        let mut output = self.output.lock();
+        output.extend_from_slice(&self.checksum.sum().to_le_bytes());
+        output.extend_from_slice(&self.checksum.amount().to_le_bytes());
         Ok(())
     }
 }

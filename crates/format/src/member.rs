@@ -37,6 +37,8 @@ pub struct Member {
     pub target: Vec<u8>,
     /// Other header fields.
     pub attributes: Attributes,
+    /// Position of its first header in the bytes that were read, in bytes.
+    pub position: u64,
 }
 
 /// Error in an archive.
@@ -124,6 +126,10 @@ pub struct Reader {
     padding: u64,
     long_name: Vec<u8>,
     long_target: Vec<u8>,
+    /// Bytes that were read.
+    position: u64,
+    /// Where the first header of the current or next member begins.
+    member_position: u64,
 }
 
 impl Default for Reader {
@@ -134,11 +140,37 @@ impl Default for Reader {
             padding: 0,
             long_name: Vec::new(),
             long_target: Vec::new(),
+            position: 0,
+            member_position: 0,
         }
     }
 }
 
 impl Reader {
+    /// Creates a reader that begins at a member in the middle of an archive.
+    #[must_use]
+    pub fn at(position: u64) -> Self {
+        Self {
+            position,
+            ..Self::default()
+        }
+    }
+
+    /// Bytes that were read, and those before a beginning in the middle.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Whether the next byte begins a member, or the end of the archive.
+    #[must_use]
+    pub fn is_between_members(&self) -> bool {
+        self.state == State::Header
+            && self.block.is_empty()
+            && self.long_name.is_empty()
+            && self.long_target.is_empty()
+    }
+
     /// Reads the next bytes of the archive.
     ///
     /// # Errors
@@ -149,6 +181,7 @@ impl Reader {
         receiver: &mut R,
     ) -> Result<(), R::Error> {
         while !bytes.is_empty() {
+            let before = bytes.len();
             bytes = match self.state {
                 State::Header | State::Ending => self.gather_block(bytes, receiver)?,
                 State::Content(left) => {
@@ -174,6 +207,7 @@ impl Reader {
                 }
                 State::Ended => return Err(Broken::Trailing.into()),
             };
+            self.position += (before - bytes.len()) as u64;
             self.leave_finished(receiver)?;
         }
         Ok(())
@@ -194,6 +228,7 @@ impl Reader {
             _ => return Ok(0),
         };
         self.state = State::Header;
+        self.position += left;
         Ok(left)
     }
 
@@ -241,6 +276,9 @@ impl Reader {
         let (now, rest) = split(bytes, (BLOCK_SIZE - self.block.len()) as u64);
         self.block.extend_from_slice(now);
         if self.block.len() == BLOCK_SIZE {
+            if self.long_name.is_empty() && self.long_target.is_empty() {
+                self.member_position = self.position + now.len() as u64 - BLOCK_SIZE as u64;
+            }
             let block = core::mem::take(&mut self.block);
             self.take_block(&block, receiver)?;
             self.block = block;
@@ -324,6 +362,7 @@ impl Reader {
                 gid: number(header.gid())?,
                 mtime: mtime(&fields.mtime, header)?,
             },
+            position: self.member_position,
         })
     }
 }

@@ -5,20 +5,26 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use backup_format::compression::Method;
+use chrono::Utc;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::compress::parse_compress;
-use super::{ConnectionOptions, GENERAL, OUTPUT, check_waldir, checksum_algorithm, jobs, mapping};
+use super::{
+    ConnectionOptions, GENERAL, OUTPUT, STORE, StoreOptions, check_waldir, checksum_algorithm,
+    jobs, mapping,
+};
+use crate::cli::backup_name::{self, Kind};
 use crate::cli::command_template::CommandTemplate;
 use crate::cli::configuration::{
-    BackupConfig, Compress, Format, ProgressFormat, Side, SlotConfig, SyncMethod, WalMethod,
+    BackupConfig, Compress, Earlier, Format, Location, ProgressFormat, RepositoryConfig, Side,
+    SlotConfig, SyncMethod, WalMethod,
 };
-use crate::cli::option_values::{is_slot_name, parse_rate, parse_size};
+use crate::cli::option_values::{is_slot_name, is_url, parse_location, parse_rate, parse_size};
 
 /// How to take a backup.
 #[derive(Debug, Args)]
 pub struct BackupOptions {
-    /// receive base backup into directory; with "-" one tar archive goes to standard output
+    /// receive base backup into directory, or into a repository at s3://, gs://, az:// or file://; with "-" one tar archive goes to standard output
     #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", value_hint = ValueHint::DirPath, required_unless_present = "pipe", help_heading = OUTPUT)]
     pgdata: Option<PathBuf>,
 
@@ -30,7 +36,7 @@ pub struct BackupOptions {
     #[arg(short = 'F', long, value_name = "p|t", help_heading = OUTPUT)]
     format: Option<Format>,
 
-    /// take incremental backup
+    /// take incremental backup, after the one of the manifest or of that name in a repository
     #[arg(short = 'i', long, value_name = "OLDMANIFEST", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     incremental: Option<PathBuf>,
 
@@ -138,6 +144,17 @@ pub struct BackupOptions {
     #[arg(long, help_heading = GENERAL)]
     no_verify_checksums: bool,
 
+    /// name of the backup in the repository (default: the start in UTC and the kind)
+    #[arg(long, value_name = "NAME", help_heading = STORE)]
+    name: Option<String>,
+
+    /// encrypt the backup in the repository for a recipient of age, for those in a file, or by passphrase:FILE
+    #[arg(long, value_name = "RECIPIENT", help_heading = STORE)]
+    encrypt_to: Vec<String>,
+
+    #[command(flatten)]
+    store: StoreOptions,
+
     #[command(flatten)]
     connection: ConnectionOptions,
 }
@@ -173,11 +190,61 @@ impl BackupOptions {
             None => (self.pgdata.clone()).context("no target directory specified")?,
         };
         let to_stdout = target.as_os_str() == "-";
-        let format = self.format.unwrap_or(if to_stdout || pipe.is_some() {
-            Format::Tar
+        let access = self.store.check()?;
+        let kind = match self.incremental {
+            Some(_) => Kind::Incremental,
+            None => Kind::Full,
+        };
+        let in_repository = is_url(target.as_os_str());
+        let (target, repository) = if in_repository {
+            let location = parse_location(target.as_os_str())?;
+            let name = self
+                .name
+                .clone()
+                .unwrap_or_else(|| backup_name::default(Utc::now(), kind));
+            backup_name::check(&name)?;
+            let target = match &location {
+                Location::Directory(path) => path.join(&name),
+                Location::Objects(_) => PathBuf::new(),
+            };
+            let repository = RepositoryConfig {
+                location,
+                access: access.clone(),
+                name,
+                recipients: self.encrypt_to.clone(),
+            };
+            (target, Some(repository))
         } else {
-            Format::Plain
-        });
+            ensure!(
+                self.name.is_none() && self.encrypt_to.is_empty(),
+                "--name and --encrypt-to are for backups in a repository\n\
+                 HINT:  A repository in a directory is named by -D file:///DIRECTORY."
+            );
+            (target, None)
+        };
+        let format = self
+            .format
+            .unwrap_or(if to_stdout || pipe.is_some() || in_repository {
+                Format::Tar
+            } else {
+                Format::Plain
+            });
+        ensure!(
+            !in_repository || format == Format::Tar,
+            "only tar format can be kept in a repository"
+        );
+        ensure!(
+            !in_repository || !self.no_manifest,
+            "a backup in a repository needs its manifest, which says that it is complete"
+        );
+        let incremental = match &self.incremental {
+            Some(earlier) if is_url(earlier.as_os_str()) => Some(Earlier::Backup(
+                parse_location(earlier.as_os_str())?,
+                access,
+            )),
+            Some(manifest) => Some(Earlier::Manifest(manifest.clone())),
+            None => None,
+        };
         ensure!(
             pipe.is_none() || format == Format::Tar,
             "only tar format can be handed to commands"
@@ -234,13 +301,15 @@ impl BackupOptions {
         }
         let waldir = check_waldir(self.waldir)?;
         let algorithm = checksum_algorithm(&self.manifest_checksums)?;
+        let is_in_store = in_repository && target.as_os_str().is_empty();
         Ok(BackupConfig {
             address: self.connection.into(),
             target,
+            repository,
             to_stdout,
             compress,
             format,
-            incremental: self.incremental,
+            incremental,
             waldir,
             mapping,
             jobs,
@@ -251,14 +320,14 @@ impl BackupOptions {
             wal_is_chosen: self.wal_method.is_some(),
             retain_wal: wal != WalMethod::None && !self.no_slot,
             archive_timeout: self.archive_timeout.map(Duration::from_secs),
-            space_check: !self.no_space_check,
+            space_check: !self.no_space_check && !is_in_store,
             fast: self.checkpoint == Checkpoint::Fast,
             label: self.label,
             manifest: (!self.no_manifest).then_some(algorithm),
             manifest_force_encode: self.manifest_force_encode,
             verify_checksums: !self.no_verify_checksums,
-            // What commands write is theirs.
-            sync: (!self.no_sync && pipe.is_none()).then_some(self.sync_method),
+            // What commands and stores write is theirs.
+            sync: (!self.no_sync && pipe.is_none() && !is_in_store).then_some(self.sync_method),
             pipe,
             clean: !self.no_clean,
             progress: self.progress,

@@ -1,20 +1,22 @@
 //! The options of `combine`, as those of pg_combinebackup wherever that has the same one.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueHint;
 
-use super::{checksum_algorithm, mapping, threads};
+use super::{StoreOptions, checksum_algorithm, mapping, threads};
 use crate::cli::configuration::{CombineConfig, CopyMethod, NewManifest, SyncMethod};
+use crate::cli::option_values::parse_location;
 
 /// How to combine backups.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct CombineOptions {
-    /// directories of a full backup and of the incremental backups after it, plain or tar
-    #[arg(value_name = "DIRECTORY", value_hint = ValueHint::DirPath, required = true, num_args = 1..)]
-    backups: Vec<PathBuf>,
+    /// full backup and the incremental backups after it: directories, plain or tar, or backups in a repository
+    #[arg(value_name = "BACKUP", value_hint = ValueHint::DirPath, required = true, num_args = 1..)]
+    backups: Vec<OsString>,
 
     /// output directory
     #[arg(short, long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
@@ -75,6 +77,9 @@ pub struct CombineOptions {
     /// output verbose messages
     #[arg(short = 'v', long)]
     verbose: bool,
+
+    #[command(flatten)]
+    store: StoreOptions,
 }
 
 impl CombineOptions {
@@ -91,7 +96,12 @@ impl CombineOptions {
             _ => CopyMethod::Copy,
         };
         Ok(CombineConfig {
-            backups: self.backups,
+            backups: self
+                .backups
+                .iter()
+                .map(|backup| parse_location(backup))
+                .collect::<Result<_>>()?,
+            access: self.store.check()?,
             target: self.output,
             waldir: None,
             mapping: mapping(&self.tablespace_mapping)?,

@@ -5,7 +5,10 @@ mod check;
 mod combine;
 mod compress;
 mod connection;
+mod expire;
+mod list;
 mod restore;
+mod store;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -19,7 +22,10 @@ pub use backup::BackupOptions;
 pub use check::CheckOptions;
 pub use combine::CombineOptions;
 pub use connection::ConnectionOptions;
+pub use expire::ExpireOptions;
+pub use list::ListOptions;
 pub use restore::RestoreOptions;
+pub use store::StoreOptions;
 pub use verify::VerifyOptions;
 
 use crate::cli::configuration::ProgressFormat;
@@ -28,6 +34,7 @@ use crate::cli::option_values::{default_jobs, own_processors, parse_mapping};
 const OUTPUT: &str = "Options controlling the output";
 const GENERAL: &str = "General options";
 const CONNECTION: &str = "Connection options";
+const STORE: &str = "Repository options";
 
 /// Takes a base backup of a running PostgreSQL server with several connections at once.
 #[derive(Debug, Parser)]
@@ -69,6 +76,7 @@ impl CommandLine {
             Some(Command::Combine(options)) => options.progress,
             Some(Command::Restore(options)) => options.progress,
             Some(Command::Verify(options)) => options.progress,
+            Some(Command::List(_) | Command::Expire(_)) => false,
         };
         wanted.then_some(ProgressFormat::Text)
     }
@@ -86,6 +94,10 @@ pub enum Command {
     Restore(RestoreOptions),
     /// Puts a full backup and incremental ones together.
     Combine(CombineOptions),
+    /// Lists the backups of a repository.
+    List(ListOptions),
+    /// Removes backups from a repository that nobody needs any more.
+    Expire(ExpireOptions),
 }
 
 /// Validates a number of jobs; `None` if it was not given.

@@ -1,22 +1,22 @@
 //! The options of `restore`, named as those of a backup.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueHint;
 
-use super::{check_waldir, mapping, threads};
-use crate::cli::configuration::{
-    CombineConfig, CopyMethod, NewManifest, Restore, RestoreConfig, SyncMethod,
-};
+use super::{StoreOptions, check_waldir, mapping, threads};
+use crate::cli::configuration::{RestoreConfig, SyncMethod};
+use crate::cli::option_values::parse_location;
 
 /// How to restore a backup.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct RestoreOptions {
-    /// directory with the archives of the backup, and its manifest; with incremental backups those of the full one first
-    #[arg(value_name = "ARCHIVES", value_hint = ValueHint::DirPath, required = true, num_args = 1..)]
-    archives: Vec<PathBuf>,
+    /// backup in a repository, or directory with the archives of the backup and its manifest; with incremental backups the full one first
+    #[arg(value_name = "BACKUP", value_hint = ValueHint::DirPath, required = true, num_args = 1..)]
+    backups: Vec<OsString>,
 
     /// restore into directory
     #[arg(short = 'D', long = "pgdata", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
@@ -33,6 +33,14 @@ pub struct RestoreOptions {
     /// location for the write-ahead log directory
     #[arg(long, value_name = "WALDIR", value_hint = ValueHint::DirPath)]
     waldir: Option<PathBuf>,
+
+    /// restore of the databases this one, and those that the server needs; by its OID, or in a repository by its name
+    #[arg(long, value_name = "DATABASE")]
+    only_database: Vec<String>,
+
+    /// restore of the tablespaces this one; by its OID, or in a repository by its name
+    #[arg(long, value_name = "TABLESPACE")]
+    only_tablespace: Vec<String>,
 
     /// do not clean up after errors
     #[arg(short = 'n', long)]
@@ -53,6 +61,9 @@ pub struct RestoreOptions {
     /// output verbose messages
     #[arg(short = 'v', long)]
     verbose: bool,
+
+    #[command(flatten)]
+    store: StoreOptions,
 }
 
 impl RestoreOptions {
@@ -60,35 +71,29 @@ impl RestoreOptions {
     ///
     /// # Errors
     /// The first invalid option or value.
-    pub fn check(self) -> Result<Restore> {
-        let mut archives = self.archives;
-        let sync = (!self.no_sync).then_some(self.sync_method);
-        if archives.len() > 1 {
-            return Ok(Restore::Chain(CombineConfig {
-                backups: archives,
-                target: self.pgdata,
-                waldir: check_waldir(self.waldir)?,
-                mapping: mapping(&self.tablespace_mapping)?,
-                jobs: threads(self.jobs)?,
-                manifest: NewManifest::AsBefore,
-                copy: CopyMethod::Copy,
-                dry_run: false,
-                sync,
-                clean: !self.no_clean,
-                progress: self.progress,
-                verbose: self.verbose,
-            }));
-        }
-        Ok(Restore::One(RestoreConfig {
-            archives: archives.remove(0),
+    pub fn check(self) -> Result<RestoreConfig> {
+        let is_partial = !(self.only_database.is_empty() && self.only_tablespace.is_empty());
+        ensure!(
+            !is_partial || self.backups.len() == 1,
+            "--only-database and --only-tablespace are for one full backup"
+        );
+        Ok(RestoreConfig {
+            backups: self
+                .backups
+                .iter()
+                .map(|backup| parse_location(backup))
+                .collect::<Result<_>>()?,
+            access: self.store.check()?,
+            only_databases: self.only_database,
+            only_tablespaces: self.only_tablespace,
             target: self.pgdata,
             waldir: check_waldir(self.waldir)?,
             mapping: mapping(&self.tablespace_mapping)?,
             jobs: threads(self.jobs)?,
-            sync,
+            sync: (!self.no_sync).then_some(self.sync_method),
             clean: !self.no_clean,
             progress: self.progress,
             verbose: self.verbose,
-        }))
+        })
     }
 }

@@ -1,21 +1,22 @@
 //! The options of `verify`, as those of pg_verifybackup.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueHint;
 
-use super::threads;
+use super::{StoreOptions, threads};
 use crate::cli::configuration::{Format, VerifyConfig};
-use crate::cli::option_values::canonical;
+use crate::cli::option_values::{canonical, parse_location};
 
 /// How to check a backup.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct VerifyOptions {
-    /// directory of the backup
-    #[arg(value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
-    directory: PathBuf,
+    /// directory of the backup, or its URL in a repository
+    #[arg(value_name = "BACKUP", value_hint = ValueHint::DirPath)]
+    backup: OsString,
 
     /// exit immediately on error
     #[arg(short = 'e', long)]
@@ -56,6 +57,13 @@ pub struct VerifyOptions {
     /// use specified path for WAL files
     #[arg(short = 'w', long, value_name = "PATH", value_hint = ValueHint::DirPath, alias = "wal-path")]
     wal_directory: Option<PathBuf>,
+
+    /// print the result as a JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    store: StoreOptions,
 }
 
 impl VerifyOptions {
@@ -66,10 +74,10 @@ impl VerifyOptions {
     pub fn check(self) -> Result<VerifyConfig> {
         Ok(VerifyConfig {
             format: self.format,
-            manifest: self
-                .manifest_path
-                .unwrap_or_else(|| self.directory.join("backup_manifest")),
-            directory: self.directory,
+            manifest: self.manifest_path,
+            backup: parse_location(&self.backup)?,
+            access: self.store.check()?,
+            json: self.json,
             ignore: self.ignore.iter().map(|path| canonical(path)).collect(),
             jobs: threads(self.jobs)?,
             parse_wal: !self.no_parse_wal,

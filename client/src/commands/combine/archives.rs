@@ -17,6 +17,7 @@ use crate::manifest::file_table::FileTable;
 use crate::manifest::received_files::twice;
 use crate::runtime::cancellation::Cancellation;
 use crate::runtime::parallel;
+use crate::storage::regular_file;
 use crate::stream::archive_files::ArchiveFile;
 use crate::stream::decompressor::Decompressor;
 
@@ -40,8 +41,8 @@ struct Position {
 }
 
 impl Archives {
-    /// Looks through archives, with several threads. Compressed ones are decompressed into files
-    /// without names in `spool`.
+    /// Looks through archives, with several threads. Compressed ones, encrypted ones and those of a store are
+    /// copied to files without names in `spool`, as they are without all that.
     ///
     /// # Errors
     /// Where an archive cannot be read or is damaged.
@@ -54,9 +55,10 @@ impl Archives {
         let all = Mutex::new(Self::default());
         parallel::for_each(archives, workers, cancellation, |worker, archive| {
             worker.begins(Activity::Receiving(archive.name.clone()));
-            let file = match archive.method {
-                Method::None => archive.open()?,
-                _ => decompressed(archive, spool, cancellation)?,
+            let file = match (archive.method, archive.local_path()) {
+                (Method::None, Some(path)) => regular_file::open(&path)
+                    .with_context(|| format!("could not open \"{}\"", path.display()))?,
+                _ => fetched(archive, spool, cancellation)?,
             };
             let members = scan(&file, cancellation).with_context(|| archive.place())?;
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +74,7 @@ impl Archives {
         members: Vec<(Member, u64)>,
     ) -> Result<()> {
         let number = self.archives.len();
-        let name = archive.path.display().to_string();
+        let name = archive.path();
         self.archives.push((Arc::new(file), name));
         let prefix = archive.content.prefix();
         for (member, offset) in members {
@@ -126,7 +128,7 @@ impl Archives {
     }
 }
 
-fn decompressed(archive: &ArchiveFile, spool: &Path, cancellation: &Cancellation) -> Result<File> {
+fn fetched(archive: &ArchiveFile, spool: &Path, cancellation: &Cancellation) -> Result<File> {
     let failed = || {
         let place = spool.display();
         format!("could not write a temporary file in \"{place}\"")

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -23,9 +23,11 @@ use crate::manifest::expected::{self, Expected};
 use crate::manifest::parser::Manifest;
 use crate::output::claim::CLAIM;
 use crate::runtime::cancellation::Cancellation;
+use crate::storage::folder::Folder;
+use crate::storage::regular_file;
+use crate::storage::source::Source;
 use crate::stream::archive_files::{self, ArchiveFile, Content};
 use crate::stream::part::Tablespace;
-use crate::stream::regular_file;
 
 /// Version file of a data directory.
 const VERSION_FILE: &str = "PG_VERSION";
@@ -35,8 +37,9 @@ const LARGEST_HELD: u64 = 1 << 20;
 /// A backup.
 #[derive(Debug)]
 pub struct Backup<'a> {
-    /// Its directory.
+    /// Its directory, or its URL.
     pub path: PathBuf,
+    folder: Folder,
     cancellation: &'a Cancellation,
     place: Place,
     /// Its manifest, if it has one.
@@ -65,11 +68,13 @@ impl<'a> Backup<'a> {
     /// # Errors
     /// Where it is none, is not complete, or cannot be read.
     pub fn open(
-        (path, is_newest): (&Path, bool),
+        (folder, is_newest): (&Folder, bool),
         spool: &Path,
         workers: &[Worker],
         cancellation: &'a Cancellation,
     ) -> Result<Self> {
+        let path = folder.to_string();
+        let path = folder.path().unwrap_or(Path::new(&path));
         ensure!(
             !path.join(CLAIM).exists(),
             "backup in \"{}\" is incomplete: it has a file \"{CLAIM}\"",
@@ -79,7 +84,7 @@ impl<'a> Backup<'a> {
         let place = if path.join(VERSION_FILE).exists() {
             Place::Directory
         } else {
-            archives = archive_files::list(path)?;
+            archives = archive_files::list(folder)?;
             archives.retain(|archive| is_newest || archive.content != Content::Wal);
             ensure!(
                 !archives.is_empty(),
@@ -92,6 +97,7 @@ impl<'a> Backup<'a> {
         };
         let mut backup = Self {
             path: path.to_owned(),
+            folder: folder.clone(),
             cancellation,
             place,
             manifest: None,
@@ -156,12 +162,25 @@ impl<'a> Backup<'a> {
     }
 
     fn read_manifest(&self) -> Result<Option<(Manifest, Expected)>> {
-        let path = self.path.join(display(MANIFEST));
-        match regular_file::open_limited(&path, manifest::LARGEST) {
-            Ok(file) => Expected::read(file, &[])
-                .with_context(|| format!("manifest \"{}\"", path.display()))
+        let name = display(MANIFEST);
+        let place = format!("{}/{name}", self.path.display());
+        let beside = match &self.place {
+            // Nothing that is no regular file, and nothing without an end.
+            Place::Directory => {
+                let file = regular_file::open_limited(&self.path.join(&name), manifest::LARGEST);
+                file.map(|file| Box::new(file) as Box<dyn Source>).map(Some)
+            }
+            Place::Archives(..) => self.folder.find(&name).map(|found| Some(found?.0)),
+        };
+        match beside {
+            Ok(Some(source)) => Expected::read(source.take(manifest::LARGEST), &[])
+                .with_context(|| format!("manifest \"{place}\""))
                 .map(Some),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(anyhow!(
+                "could not open file \"{place}\": {}",
+                reason(&error)
+            )),
+            Ok(None) | Err(_) => {
                 // A single stream has it inside.
                 let inside = self.slice(MANIFEST)?;
                 let read = inside.map(|slice| {
@@ -171,11 +190,6 @@ impl<'a> Backup<'a> {
                 });
                 read.transpose()
             }
-            Err(error) => Err(anyhow!(
-                "could not open file \"{}\": {}",
-                path.display(),
-                reason(&error)
-            )),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The backups of a chain, the full one first: that they belong together, as pg_combinebackup checks it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use backup_format::backup_label::{BackupLabel, Position};
@@ -12,6 +12,7 @@ use crate::console::progress::Worker;
 use crate::manifest::backup_path::{BACKUP_LABEL, CONTROL_FILE};
 use crate::manifest::digest::crc32c;
 use crate::runtime::cancellation::Cancellation;
+use crate::storage::folder::Folder;
 
 /// Bytes of the largest segment that is believed. The usual one has 1 GB.
 const LARGEST_SEGMENT: u64 = 1 << 36;
@@ -33,17 +34,17 @@ impl<'a> Chain<'a> {
     /// # Errors
     /// Where they are none, with the messages of pg_combinebackup.
     pub fn open(
-        paths: &[PathBuf],
+        folders: &[Folder],
         spool: &Path,
         workers: &[Worker],
         cancellation: &'a Cancellation,
     ) -> Result<Self> {
-        let backups = paths
+        let backups = folders
             .iter()
             .enumerate()
-            .map(|(number, path)| {
-                let is_newest = number + 1 == paths.len();
-                Backup::open((path, is_newest), spool, workers, cancellation)
+            .map(|(number, folder)| {
+                let is_newest = number + 1 == folders.len();
+                Backup::open((folder, is_newest), spool, workers, cancellation)
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {

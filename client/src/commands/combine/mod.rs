@@ -34,6 +34,7 @@ use crate::output::data_directory::DataDirectory;
 use crate::output::layout::Layout;
 use crate::runtime::parallel;
 use crate::runtime::supervisor::Shared;
+use crate::storage::folder::Folder;
 use crate::stream::part::Tablespace;
 use backup::{Backup, Contents};
 use chain::Chain;
@@ -100,7 +101,13 @@ fn combine(
     };
     DataDirectory::check(layout)?;
     let spool = spool_folder(&config.target);
-    let chain = Chain::open(&config.backups, &spool, counters.workers(), cancellation)?;
+    let folders = config.backups.iter().map(|backup| {
+        let mut folder = Folder::open(backup, &config.access)?;
+        folder.unlock()?;
+        Ok(folder)
+    });
+    let folders: Vec<_> = folders.collect::<Result<_>>()?;
+    let chain = Chain::open(&folders, &spool, counters.workers(), cancellation)?;
     let newest = chain.newest();
     check_copy_method(config, &chain)?;
     let algorithm = match config.manifest {

@@ -3,16 +3,20 @@
 //! The same rules hold as for a backup: names are checked, no server starts on the directory before
 //! it is complete and matches the manifest, and created files are removed after an error.
 
+mod partial;
 mod source;
 mod wanted;
 
+use std::cmp::Reverse;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context, Result, bail, ensure};
 use backup_format::checksum::Algorithm;
 
-use crate::cli::configuration::RestoreConfig;
+use crate::cli::backup_name::Kind;
+use crate::cli::configuration::{CombineConfig, CopyMethod, Location, NewManifest, RestoreConfig};
+use crate::commands::combine;
 use crate::commands::new_directory::{self, Manner};
 use crate::console::messages;
 use crate::console::progress::{Activity, Expected, Phase, Worker};
@@ -21,21 +25,36 @@ use crate::manifest::incoming_files::IncomingFiles;
 use crate::manifest::received_files::{Files, ReceivedFiles};
 use crate::output::cleanup::{CleanupList, SharedCleanupList};
 use crate::output::data_directory::DataDirectory;
+use crate::output::filter::Filter;
 use crate::output::layout::Layout;
 use crate::output::unpacker::Unpacker;
+use crate::repository::backup_info::BackupInfo;
+use crate::repository::catalog;
 use crate::runtime::parallel;
 use crate::runtime::supervisor::Shared;
+use crate::storage::folder::Folder;
 use crate::stream::archive_files::ArchiveFile;
-use crate::stream::input::Input;
+use crate::stream::archive_parts::ArchivePart;
+use crate::stream::part::Tablespace;
 use source::{LEFT_OUT, Source, is_incremental_file};
 
-/// Restores a backup.
+/// Name of the work, for messages.
+const NAME: &str = "restore";
+
+/// Restores a backup. An incremental backup in a repository is restored with those that it was made from.
 ///
 /// # Errors
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
 pub fn run(config: RestoreConfig) -> Result<()> {
+    if let Some(backups) = chain(&config)? {
+        ensure!(
+            config.only_databases.is_empty() && config.only_tablespaces.is_empty(),
+            "only a full backup can be restored in parts"
+        );
+        return combine::run(in_chain(config, backups), NAME);
+    }
     let manner = Manner {
-        name: "restore",
+        name: NAME,
         jobs: config.jobs,
         sync: config.sync,
         clean: config.clean,
@@ -47,13 +66,61 @@ pub fn run(config: RestoreConfig) -> Result<()> {
     })
 }
 
+/// The backups of a chain, if more than one is to be restored.
+fn chain(config: &RestoreConfig) -> Result<Option<Vec<Location>>> {
+    let [backup] = config.backups.as_slice() else {
+        return Ok(Some(config.backups.clone()));
+    };
+    let mut folder = Folder::open(backup, &config.access)?;
+    folder.unlock()?;
+    let info = BackupInfo::read(&folder)?;
+    if info.is_none_or(|info| info.kind == Kind::Full) {
+        return Ok(None);
+    }
+    let Some((repository, name)) = backup.split() else {
+        return Ok(None);
+    };
+    let entries = catalog::list(&Folder::open(&repository, &config.access)?)?;
+    let chain = catalog::chain(&entries, &name)?;
+    let place = |name: &str| match &repository {
+        Location::Directory(path) => Location::Directory(path.join(name)),
+        Location::Objects(url) => Location::Objects(format!("{url}/{name}")),
+    };
+    Ok(Some(chain.iter().map(|entry| place(&entry.name)).collect()))
+}
+
+fn in_chain(config: RestoreConfig, backups: Vec<Location>) -> CombineConfig {
+    CombineConfig {
+        backups,
+        access: config.access,
+        target: config.target,
+        waldir: config.waldir,
+        mapping: config.mapping,
+        jobs: config.jobs,
+        manifest: NewManifest::AsBefore,
+        copy: CopyMethod::Copy,
+        dry_run: false,
+        sync: config.sync,
+        clean: config.clean,
+        progress: config.progress,
+        verbose: config.verbose,
+    }
+}
+
 fn restore(
     config: &RestoreConfig,
     manner: Manner,
     shared: &Shared,
     cleanup: &SharedCleanupList,
 ) -> Result<()> {
-    let source = Source::open(&config.archives, &shared.cancellation)?;
+    let Some(backup) = config.backups.first() else {
+        bail!("no backup specified");
+    };
+    let mut from = Folder::open(backup, &config.access)?;
+    from.unlock()?;
+    let info = BackupInfo::read(&from)?;
+    let filter = partial::filter(config, info.as_ref())?;
+    let source = Source::open(&from, info.is_some(), &shared.cancellation)?;
     if let Some(listing) = &source.manifest {
         shared.counters.expect(Expected {
             bytes: listing.bytes,
@@ -68,8 +135,15 @@ fn restore(
         mapping: &config.mapping,
     };
     // The server's own, until it is known whether a group may read.
-    let folder = DataDirectory::create(layout, &source.tablespaces, 0o700, &mut cleanup.lock())?;
-    let files = unpack(config, shared, &source, &folder)?;
+    let is_wanted = |tablespace: &&Tablespace| filter.passes_tablespace(tablespace.oid);
+    let tablespaces: Vec<_> = source
+        .tablespaces
+        .iter()
+        .filter(is_wanted)
+        .cloned()
+        .collect();
+    let folder = DataDirectory::create(layout, &tablespaces, 0o700, &mut cleanup.lock())?;
+    let files = unpack(config, shared, &source, (&folder, &filter))?;
     shared.counters.enter(Phase::Comparing);
     ensure!(
         files.contains(CONTROL_FILE),
@@ -84,10 +158,18 @@ fn restore(
         );
     }
     if let Some(listing) = source.manifest {
-        let count = listing.compare(files)?;
+        let count = listing.compare(files, &filter)?;
         say(config, &format!("{count} files match the manifest"));
-        listing.write_restored(&mut folder.create_manifest()?)?;
+        if filter.is_all() {
+            listing.write_restored(&mut folder.create_manifest()?)?;
+        } else {
+            messages::warn(
+                "the restored cluster has no backup manifest, because it is a part of the backup\n\
+                 HINT:  Drop the databases and tablespaces that were left out, once the server has started.",
+            );
+        }
     }
+    let has_manifest = has_manifest && filter.is_all();
     let made = cleanup.lock().clone();
     adopt_mode(config, &made)?;
     new_directory::complete(manner, &config.target, shared, cleanup, || {
@@ -95,30 +177,64 @@ fn restore(
     })
 }
 
-/// Unpacks all archives, and returns their content.
+/// Unpacks the archives, and returns their content.
 fn unpack(
     config: &RestoreConfig,
     shared: &Shared,
     source: &Source,
-    folder: &DataDirectory,
+    (folder, filter): (&DataDirectory, &Filter),
 ) -> Result<Files> {
     let algorithm = (source.manifest.as_ref()).map_or(Algorithm::None, |listing| listing.algorithm);
     let received = ReceivedFiles::new(algorithm);
     // No file is in two of them, as it can be with streams that are lost.
     let stream = received.stream();
     let workers = shared.counters.workers();
-    let unpack_one = |worker: &Worker, archive: &ArchiveFile| {
-        say(config, &format!("unpacking \"{}\"", archive.name));
+    let parts = plan(config, &source.archives, filter)?;
+    let unpack_one = |worker: &Worker, part: &ArchivePart| {
+        let archive = &part.archive;
         worker.begins(Activity::Receiving(archive.name.clone()));
         let arriving = IncomingFiles::of_stream(&received, stream, &worker.counter);
-        let input = Input::new(archive.method)?;
-        let mut unpacker = Unpacker::new(folder, input, arriving, &shared.cancellation)
-            .of_archive(archive.content.prefix(), LEFT_OUT);
-        archive.read(|bytes| unpacker.take(bytes))?;
-        unpacker.finish().with_context(|| archive.place())
+        let mut unpacker = Unpacker::new(folder, part.input()?, arriving, &shared.cancellation)
+            .of_archive(archive.content.prefix(), LEFT_OUT)
+            .with_filter(filter);
+        part.read(|bytes| unpacker.take(bytes))?;
+        let finished = match part.next() {
+            Some(end) => unpacker.finish_part(end),
+            None => unpacker.finish(),
+        };
+        finished.with_context(|| archive.place())
     };
-    parallel::for_each(&source.archives, workers, &shared.cancellation, unpack_one)?;
+    parallel::for_each(&parts, workers, &shared.cancellation, unpack_one)?;
     Ok(received.into_files())
+}
+
+/// What is read of the archives, the largest part first. An archive whose index is of no use is read as a
+/// whole.
+fn plan(
+    config: &RestoreConfig,
+    archives: &[ArchiveFile],
+    filter: &Filter,
+) -> Result<Vec<ArchivePart>> {
+    let mut parts = Vec::new();
+    for archive in archives {
+        say(config, &format!("unpacking \"{}\"", archive.name));
+        if !archive.has_index {
+            parts.push(ArchivePart::whole(archive));
+            continue;
+        }
+        match ArchivePart::plan(archive, |path| filter.passes(path)) {
+            Ok(planned) => parts.extend(planned),
+            Err(error) => {
+                messages::warn(format_args!(
+                    "{error:#}\nDETAIL:  Archive \"{}\" is read as a whole.",
+                    archive.name
+                ));
+                parts.push(ArchivePart::whole(archive));
+            }
+        }
+    }
+    parts.sort_by_key(|part| Reverse(part.size()));
+    Ok(parts)
 }
 
 /// Applies the cluster's group access, known by the mode of its directories, to created

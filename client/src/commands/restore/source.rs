@@ -1,7 +1,6 @@
 //! Archives of a backup, with its manifest and tablespaces.
 
 use std::io::{ErrorKind, Read as _};
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use backup_format::checksum::Algorithm;
@@ -17,11 +16,13 @@ use crate::manifest::own_checksum::{Checksum, Summing};
 use crate::manifest::parser::Manifest;
 use crate::manifest::received_files::Files;
 use crate::manifest::{self, shortened};
+use crate::output::filter::Filter;
 use crate::runtime::cancellation::Cancellation;
+use crate::storage::folder::Folder;
+use crate::storage::regular_file;
 use crate::stream::archive_files::{ArchiveFile, Content, PIECE, list, tablespaces};
 use crate::stream::part::Part;
 use crate::stream::part::Tablespace;
-use crate::stream::regular_file;
 
 /// Members that are not written to the directory.
 pub const LEFT_OUT: &[&[u8]] = &[TABLESPACE_MAP, MANIFEST];
@@ -57,18 +58,29 @@ impl Source {
     ///
     /// # Errors
     /// Where they are no backup, or cannot be read.
-    pub fn open(folder: &Path, cancellation: &Cancellation) -> Result<Self> {
+    pub fn open(
+        folder: &Folder,
+        is_in_repository: bool,
+        cancellation: &Cancellation,
+    ) -> Result<Self> {
         let archives = list(folder)?;
         let base = |archive: &&ArchiveFile| archive.content == Content::Part(Part::Base);
         let mut bases: Vec<_> = archives.iter().filter(base).collect();
         ensure!(
             !bases.is_empty(),
-            "directory \"{}\" has no archive of a data directory",
-            folder.display()
+            "directory \"{folder}\" has no archive of a data directory"
         );
         // The first worker's has the closing files.
         bases.sort_by_key(|archive| (archive.name.len(), &archive.name));
+        if is_in_repository {
+            // The last one has them.
+            bases.sort_by_key(|archive| archive.size);
+        }
         let beside = Listing::beside(folder)?;
+        ensure!(
+            beside.is_some() || !is_in_repository,
+            "backup in \"{folder}\" is not complete: it has no manifest"
+        );
         let wanted = match &beside {
             // A single stream has it inside.
             None => vec![MANIFEST, TABLESPACE_MAP],
@@ -82,9 +94,8 @@ impl Source {
             !manifest
                 .as_ref()
                 .is_some_and(|listing| listing.is_incremental),
-            "backup in \"{}\" is an incremental backup, which cannot be restored alone\n\
-             HINT:  Name all backups of the chain, the full one first.",
-            folder.display()
+            "backup in \"{folder}\" is an incremental backup, which cannot be restored alone\n\
+             HINT:  Name all backups of the chain, the full one first."
         );
         let map = found.take(TABLESPACE_MAP);
         ensure!(
@@ -100,18 +111,38 @@ impl Source {
 }
 
 impl Listing {
-    fn beside(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join(display(MANIFEST));
-        match regular_file::open_limited(&path, manifest::LARGEST) {
-            Ok(file) => {
-                let name = format!("file \"{}\"", path.display());
-                Self::read(ManifestFile::new(file, name)).map(Some)
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                Err(error).with_context(|| format!("could not read file \"{}\"", path.display()))
+    fn beside(folder: &Folder) -> Result<Option<Self>> {
+        let name = display(MANIFEST);
+        let place = || format!("file \"{folder}/{name}\"");
+        let cannot_read = || format!("could not read {}", place());
+        if let Some(path) = folder.path() {
+            // One that is not encrypted needs no copy.
+            match regular_file::open_limited(&path.join(&name), manifest::LARGEST) {
+                Ok(file) => return Self::read(ManifestFile::new(file, place())).map(Some),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).with_context(cannot_read),
             }
         }
+        let Some((source, _)) = folder.find(&name).with_context(cannot_read)? else {
+            return Ok(None);
+        };
+        let mut copy = ManifestFile::temporary()?;
+        let mut source = source.take(manifest::LARGEST);
+        let mut piece = vec![0; PIECE];
+        let mut size = 0;
+        loop {
+            match source.read(&mut piece) {
+                Ok(0) => break,
+                Ok(length) => {
+                    size += length as u64;
+                    manifest::check_size(size)?;
+                    copy.write(&piece[..length])?;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).with_context(cannot_read),
+            }
+        }
+        Self::read(copy).map(Some)
     }
 
     fn read(file: ManifestFile) -> Result<Self> {
@@ -144,8 +175,9 @@ impl Listing {
     ///
     /// # Errors
     /// As [`compare`], and where somebody has changed it.
-    pub fn compare(&self, files: Files) -> Result<usize> {
-        let (manifest, count) = compare(self.file.reader()?, files, self.algorithm, is_exempt)?;
+    pub fn compare(&self, files: Files, filter: &Filter) -> Result<usize> {
+        let ignores = |path: &[u8]| is_exempt(path) || !filter.passes(path);
+        let (manifest, count) = compare(self.file.reader()?, files, self.algorithm, ignores)?;
         self.check_unchanged(&manifest.checksum)?;
         Ok(count)
     }

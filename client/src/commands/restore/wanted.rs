@@ -5,7 +5,7 @@
 //! the end of the first archive.
 
 use std::collections::BTreeMap;
-use std::io::{Seek as _, SeekFrom};
+use std::io::SeekFrom;
 
 use anyhow::{Context, Error, Result, ensure};
 use backup_format::compression::Method;
@@ -83,7 +83,7 @@ impl Wanted {
         let mut piece = vec![0; PIECE];
         while !self.is_complete() {
             cancellation.check()?;
-            let length = archive.read_piece(&mut file, &mut piece)?;
+            let length = archive.read_piece(&mut *file, &mut piece)?;
             if length == 0 {
                 return input.finish();
             }

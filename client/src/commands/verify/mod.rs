@@ -10,22 +10,23 @@ mod wal_folder;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cli::configuration::{Format, ProgressFormat, VerifyConfig};
 use crate::console::messages::reason;
 use crate::console::progress::Phase;
 use crate::manifest::LARGEST;
-use crate::manifest::backup_path::display;
+use crate::manifest::backup_path::{MANIFEST, display};
 use crate::manifest::expected::Expected;
 use crate::manifest::parser::Manifest;
 use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Shared, Watch};
-use crate::stream::regular_file;
+use crate::storage::folder::Folder;
+use crate::storage::regular_file;
 use findings::Findings;
 use wal::Programs;
 use wal_folder::WalFolder;
@@ -38,6 +39,10 @@ const VERSION_LENGTH: u64 = 64;
 /// State shared by the parts of a verification.
 struct Verifier<'a> {
     config: &'a VerifyConfig,
+    /// The backup.
+    folder: &'a Folder,
+    /// Its path, or its URL.
+    directory: PathBuf,
     findings: Findings,
     /// Where the manifest names it.
     system_identifier: Option<u64>,
@@ -56,16 +61,20 @@ pub fn run(config: VerifyConfig) -> Result<bool> {
         first: Phase::Copying,
         workers: config.jobs,
     };
-    let quiet = config.quiet;
+    let (quiet, json) = (config.quiet, config.json);
     let verified = supervisor::run(
         watch,
         &signals,
         || (),
         move |shared| verify(&config, shared),
     )?;
-    if verified && !quiet {
-        writeln!(std::io::stdout(), "backup successfully verified")
-            .context("could not write to standard output")?;
+    let result = match (json, verified) {
+        (true, _) => Some(format!("{{\"verified\":{verified}}}")),
+        (false, true) if !quiet => Some("backup successfully verified".to_owned()),
+        (false, _) => None,
+    };
+    if let Some(result) = result {
+        writeln!(std::io::stdout(), "{result}").context("could not write to standard output")?;
     }
     Ok(verified)
 }
@@ -73,9 +82,16 @@ pub fn run(config: VerifyConfig) -> Result<bool> {
 fn verify(config: &VerifyConfig, shared: &Shared) -> Result<bool> {
     // Before the work of hours.
     let programs = config.parse_wal.then(Programs::find).transpose()?;
-    let (manifest, mut expected) = read_manifest(config)?;
+    let mut folder = Folder::open(&config.backup, &config.access)?;
+    folder.unlock()?;
+    let (manifest, mut expected) = read_manifest(config, &folder)?;
     let verifier = Verifier {
         config,
+        folder: &folder,
+        directory: match folder.path() {
+            Some(path) => path.to_owned(),
+            None => PathBuf::from(folder.to_string()),
+        },
         findings: Findings::new(config.exit_on_error),
         system_identifier: manifest.system_identifier,
         shared,
@@ -99,7 +115,7 @@ fn verify(config: &VerifyConfig, shared: &Shared) -> Result<bool> {
         }
     };
     if let Some(programs) = programs {
-        let in_backup = config.directory.join("pg_wal");
+        let in_backup = verifier.directory.join("pg_wal");
         let path = match (&config.wal_directory, &unpacked) {
             (Some(path), _) => path,
             (None, Some(folder)) => folder.path(),
@@ -111,20 +127,42 @@ fn verify(config: &VerifyConfig, shared: &Shared) -> Result<bool> {
     Ok(!verifier.findings.any())
 }
 
-fn read_manifest(config: &VerifyConfig) -> Result<(Manifest, Expected)> {
-    let file = regular_file::open_limited(&config.manifest, LARGEST).map_err(|error| {
+fn read_manifest(config: &VerifyConfig, folder: &Folder) -> Result<(Manifest, Expected)> {
+    let beside = folder.path().map(|path| path.join(display(MANIFEST)));
+    if let Some(path) = config.manifest.as_ref().or(beside.as_ref()) {
+        match regular_file::open_limited(path, LARGEST) {
+            Ok(file) => return Expected::read(file, &config.ignore),
+            // It may be encrypted.
+            Err(error) if error.kind() == ErrorKind::NotFound && config.manifest.is_none() => {}
+            Err(error) => bail!(
+                "could not open file \"{}\": {}",
+                path.display(),
+                reason(&error)
+            ),
+        }
+    }
+    let failed = |error: &io::Error| {
         anyhow!(
-            "could not open file \"{}\": {}",
-            config.manifest.display(),
-            reason(&error)
+            "could not open file \"{folder}/{}\": {}",
+            display(MANIFEST),
+            reason(error)
         )
-    })?;
-    Expected::read(file, &config.ignore)
+    };
+    match folder
+        .find(&display(MANIFEST))
+        .map_err(|error| failed(&error))?
+    {
+        Some((source, _)) => Expected::read(source.take(LARGEST), &config.ignore),
+        None => Err(failed(&io::Error::from_raw_os_error(2))),
+    }
 }
 
 impl Verifier<'_> {
     /// By what only a data directory has.
     fn guess_format(&self) -> Result<Format> {
+        if self.folder.path().is_none() {
+            return Ok(Format::Tar);
+        }
         let path = self.full_path(VERSION_FILE);
         match fs::metadata(&path) {
             Ok(_) => Ok(Format::Plain),
@@ -138,7 +176,7 @@ impl Verifier<'_> {
     }
 
     fn full_path(&self, path: &[u8]) -> PathBuf {
-        self.config.directory.join(OsStr::from_bytes(path))
+        self.directory.join(OsStr::from_bytes(path))
     }
 
     fn report_missing(&self, expected: &Expected) -> Result<()> {

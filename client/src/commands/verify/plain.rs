@@ -15,7 +15,7 @@ use crate::manifest::digest::Digest;
 use crate::manifest::expected::{self, Expected};
 use crate::runtime::parallel;
 use crate::runtime::supervisor::Shared;
-use crate::stream::regular_file;
+use crate::storage::regular_file;
 
 /// Size of a read in bytes.
 const PIECE: usize = 256 * 1024;
@@ -25,7 +25,7 @@ const PIECE: usize = 256 * 1024;
 /// # Errors
 /// What ends the verification.
 pub fn verify(verifier: &Verifier<'_>, expected: &mut Expected) -> Result<()> {
-    let root = &verifier.config.directory;
+    let root = &verifier.directory;
     fs::read_dir(root).map_err(|error| {
         anyhow!(
             "could not open directory \"{}\": {}",

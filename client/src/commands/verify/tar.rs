@@ -1,5 +1,6 @@
 //! Verification of archives, any number for each part of the backup.
 
+use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -21,9 +22,11 @@ use crate::console::progress::{self, Activity, Tally};
 use crate::manifest::backup_path::{CONTROL_FILE, display};
 use crate::manifest::digest::Digest;
 use crate::manifest::expected::{self, Expected};
+use crate::repository::backup_info::{ArchiveInfo, BackupInfo};
 use crate::runtime::parallel;
 use crate::runtime::supervisor::Shared;
-use crate::stream::archive_files::{ArchiveFile, Content};
+use crate::stream::archive_files::{self, ArchiveFile, Content};
+use crate::stream::archive_parts::ArchivePart;
 
 /// Larger than what is kept of any file in memory.
 const LARGEST_KEPT: u64 = 64 * 1024;
@@ -49,20 +52,27 @@ pub fn verify(
     expected: &Expected,
     wal: Option<&WalFolder>,
 ) -> Result<Option<Vec<u8>>> {
-    let mut files = list(verifier, expected)?;
+    let mut files = match BackupInfo::read(verifier.folder)? {
+        Some(info) => list_described(verifier, &info)?,
+        None => list(verifier, expected)?,
+    };
     // Of this one the manifest knows nothing.
     files.retain(|file| wal.is_some() || file.content != Content::Wal);
-    files.sort_by_key(|file| std::cmp::Reverse(file.size));
+    let mut parts = Vec::new();
+    for file in &files {
+        parts.extend(plan(verifier, file)?);
+    }
+    parts.sort_by_key(|part| Reverse(part.size()));
     let Shared {
         cancellation,
         counters,
     } = verifier.shared;
     counters.expect(progress::Expected {
-        bytes: files
+        bytes: parts
             .iter()
-            .map(|file| file.size)
+            .map(ArchivePart::size)
             .fold(0, u64::saturating_add),
-        files: files.len() as u64,
+        files: parts.len() as u64,
     });
     let archives = ArchiveSet {
         verifier,
@@ -71,10 +81,10 @@ pub fn verify(
         broken: AtomicBool::new(false),
         version: Mutex::new(None),
     };
-    parallel::for_each(&files, counters.workers(), cancellation, |worker, file| {
-        worker.begins(Activity::Receiving(file.name.clone()));
+    parallel::for_each(&parts, counters.workers(), cancellation, |worker, part| {
+        worker.begins(Activity::Receiving(part.archive.name.clone()));
         let mut tally = Tally::new(&worker.counter);
-        archives.verify(file, &mut tally)?;
+        archives.verify(part, &mut tally)?;
         tally.add_file();
         tally.keep();
         Ok(())
@@ -87,9 +97,33 @@ pub fn verify(
     Ok(version.unwrap_or_else(PoisonError::into_inner))
 }
 
+/// The archives that a repository describes. One that is missing is a finding.
+fn list_described(verifier: &Verifier<'_>, info: &BackupInfo) -> Result<Vec<ArchiveFile>> {
+    let files = verifier.folder.files()?;
+    let (mut there, findings) = (info.clone(), &verifier.findings);
+    let is_there =
+        |archive: &ArchiveInfo| files.iter().any(|file| file.name == archive.name.as_str());
+    for archive in info.archives.iter().filter(|archive| !is_there(archive)) {
+        findings.add(format_args!("archive \"{}\" is missing", archive.name))?;
+    }
+    there.archives.retain(is_there);
+    archive_files::described(verifier.folder, &there, files)
+}
+
+/// Parts of an archive, which is one part if it has no index.
+fn plan(verifier: &Verifier<'_>, archive: &ArchiveFile) -> Result<Vec<ArchivePart>> {
+    if archive.has_index {
+        match ArchivePart::plan(archive, |_| true) {
+            Ok(parts) => return Ok(parts),
+            Err(error) => verifier.findings.add(format_args!("{error:#}"))?,
+        }
+    }
+    Ok(vec![ArchivePart::whole(archive)])
+}
+
 /// The archives in the folder of the backup. What is none is a finding.
 fn list(verifier: &Verifier<'_>, expected: &Expected) -> Result<Vec<ArchiveFile>> {
-    let folder = &verifier.config.directory;
+    let folder = &verifier.directory;
     let failed = |error| {
         let folder = folder.display();
         anyhow!("could not open directory \"{folder}\": {}", reason(&error))
@@ -120,7 +154,7 @@ fn look_at(verifier: &Verifier<'_>, folder: &Path, name: &str) -> Result<Option<
         findings.add(format_args!("file \"{name}\" is not a regular file"))?;
         return Ok(None);
     }
-    let Some(mut archive) = ArchiveFile::by_name(folder, name) else {
+    let Some(mut archive) = ArchiveFile::by_name(verifier.folder, name) else {
         findings.add(format_args!(
             "file \"{name}\" is not expected in a tar format backup"
         ))?;
@@ -131,8 +165,9 @@ fn look_at(verifier: &Verifier<'_>, folder: &Path, name: &str) -> Result<Option<
 }
 
 impl ArchiveSet<'_> {
-    fn verify(&self, archive: &ArchiveFile, tally: &mut Tally<'_>) -> Result<()> {
+    fn verify(&self, part: &ArchivePart, tally: &mut Tally<'_>) -> Result<()> {
         let shared = self.verifier.shared;
+        let archive = &part.archive;
         let mut members = Members {
             archives: self,
             name: &archive.name,
@@ -140,7 +175,7 @@ impl ArchiveSet<'_> {
             current: None,
             fatal: None,
         };
-        let result = archive.unpack(&mut members, |length| {
+        let result = part.unpack(&mut members, |length| {
             tally.add_bytes(length as u64);
             shared.cancellation.check()
         });

@@ -1,0 +1,324 @@
+//! Encryption of the files of a backup by age (X25519), so that `age -d` reads each.
+//!
+//! A passphrase is slow by design, and age allows it for single files. So a backup that is encrypted to a
+//! passphrase has a key of its own, which the file `key.age` holds, encrypted by the passphrase.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::str::FromStr as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use age::secrecy::{ExposeSecret as _, SecretString};
+use age::stream::{StreamReader, StreamWriter};
+use age::{Decryptor, Encryptor, Identity, Recipient, scrypt, x25519};
+use anyhow::{Context, Result, anyhow, ensure};
+
+use crate::storage::source::Source;
+
+/// Suffix of the names of encrypted files.
+pub const SUFFIX: &str = ".age";
+/// File with the key of a backup that is encrypted to a passphrase.
+pub const KEY_FILE: &str = "key.age";
+/// Beginning of a recipient or an identity that is a file with a passphrase.
+const PASSPHRASE: &str = "passphrase:";
+/// Beginning of an X25519 recipient.
+const X25519: &str = "age1";
+
+/// Those who can decrypt a backup.
+#[derive(Clone)]
+pub struct Recipients(Arc<Keys>);
+
+struct Keys {
+    recipients: Vec<x25519::Recipient>,
+    /// Content of the key file.
+    key_file: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Recipients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Recipients({})", self.0.recipients.len())
+    }
+}
+
+impl Recipients {
+    /// Reads recipients: each is an X25519 recipient, a file with such, or `passphrase:FILE`. [`None`] for no
+    /// encryption.
+    ///
+    /// # Errors
+    /// An error for a malformed recipient and for a file that cannot be read.
+    pub fn read(texts: &[String]) -> Result<Option<Self>> {
+        let mut recipients = Vec::new();
+        let mut passphrase = None;
+        for text in texts {
+            if let Some(file) = text.strip_prefix(PASSPHRASE) {
+                ensure!(
+                    passphrase.is_none(),
+                    "a backup can be encrypted to one passphrase only"
+                );
+                passphrase = Some(read_passphrase(file)?);
+            } else if text.starts_with(X25519) {
+                recipients.push(parse_recipient(text)?);
+            } else {
+                recipients.extend(read_recipients(text)?);
+            }
+        }
+        if texts.is_empty() {
+            return Ok(None);
+        }
+        let key_file = match passphrase {
+            Some(passphrase) => {
+                let key = x25519::Identity::generate();
+                recipients.push(key.to_public());
+                Some(encrypt_key(&key, passphrase)?)
+            }
+            None => None,
+        };
+        Ok(Some(Self(Arc::new(Keys {
+            recipients,
+            key_file,
+        }))))
+    }
+
+    /// Content of the key file, if the backup has one.
+    pub fn key_file(&self) -> Option<&[u8]> {
+        self.0.key_file.as_deref()
+    }
+
+    /// Encrypts a small file.
+    ///
+    /// # Errors
+    /// Errors of the library.
+    pub fn encrypt(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        let mut encrypter = Encrypter::new(self)?;
+        encrypter.write(bytes)?;
+        encrypter.finish()
+    }
+}
+
+fn encrypt_key(key: &x25519::Identity, passphrase: SecretString) -> Result<Vec<u8>> {
+    let encrypt = || {
+        let mut output = Encryptor::with_user_passphrase(passphrase).wrap_output(Vec::new())?;
+        output.write_all(key.to_string().expose_secret().as_bytes())?;
+        output.finish()
+    };
+    encrypt().context("could not encrypt the key of the backup")
+}
+
+fn parse_recipient(text: &str) -> Result<x25519::Recipient> {
+    x25519::Recipient::from_str(text)
+        .map_err(|error| anyhow!("\"{text}\" is no recipient of age: {error}"))
+}
+
+fn read_recipients(file: &str) -> Result<Vec<x25519::Recipient>> {
+    let text = fs::read_to_string(file)
+        .with_context(|| format!("could not read file \"{file}\" with recipients"))?;
+    let recipients: Vec<_> = lines(&text)
+        .map(parse_recipient)
+        .collect::<Result<_>>()
+        .with_context(|| format!("file \"{file}\""))?;
+    ensure!(!recipients.is_empty(), "file \"{file}\" has no recipient");
+    Ok(recipients)
+}
+
+fn read_passphrase(file: &str) -> Result<SecretString> {
+    let text = fs::read_to_string(file)
+        .with_context(|| format!("could not read file \"{file}\" with a passphrase"))?;
+    let line = text.lines().next().unwrap_or_default();
+    ensure!(
+        !line.is_empty(),
+        "the first line of file \"{file}\" has no passphrase"
+    );
+    Ok(SecretString::from(line.to_owned()))
+}
+
+/// Lines that are neither empty nor comments.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// Keys that decrypt backups.
+#[derive(Clone, Default)]
+pub struct Identities {
+    keys: Vec<Arc<x25519::Identity>>,
+    passphrases: Vec<SecretString>,
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identities({})", self.keys.len())
+    }
+}
+
+impl Identities {
+    /// Reads identities: each is a file with identities of age, or `passphrase:FILE`.
+    ///
+    /// # Errors
+    /// An error for a file that cannot be read or has none.
+    pub fn read(texts: &[String]) -> Result<Self> {
+        let mut identities = Self::default();
+        for text in texts {
+            if let Some(file) = text.strip_prefix(PASSPHRASE) {
+                identities.passphrases.push(read_passphrase(file)?);
+                continue;
+            }
+            let content = fs::read_to_string(text)
+                .with_context(|| format!("could not read file \"{text}\" with identities"))?;
+            let before = identities.keys.len();
+            for line in lines(&content) {
+                let key = x25519::Identity::from_str(line)
+                    .map_err(|error| anyhow!("file \"{text}\" has no identity of age: {error}"))?;
+                identities.keys.push(Arc::new(key));
+            }
+            ensure!(
+                identities.keys.len() > before,
+                "file \"{text}\" has no identity"
+            );
+        }
+        Ok(identities)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.passphrases.is_empty()
+    }
+
+    /// Whether a key file is of use.
+    pub fn have_passphrase(&self) -> bool {
+        !self.passphrases.is_empty()
+    }
+
+    /// Adds the key of a backup, where one of the passphrases decrypts it.
+    ///
+    /// # Errors
+    /// An error for a damaged file.
+    pub fn add_key(&mut self, key_file: &[u8]) -> Result<()> {
+        for passphrase in &self.passphrases {
+            let identity = scrypt::Identity::new(passphrase.clone());
+            let decryptor = Decryptor::new(key_file).context(DAMAGED_KEY)?;
+            let identity: &dyn Identity = &identity;
+            let Ok(mut reader) = decryptor.decrypt([identity].into_iter()) else {
+                continue;
+            };
+            let mut text = String::new();
+            reader.read_to_string(&mut text).context(DAMAGED_KEY)?;
+            let key = x25519::Identity::from_str(text.trim())
+                .map_err(|error| anyhow!("{DAMAGED_KEY}: {error}"))?;
+            self.keys.push(Arc::new(key));
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Reader of the plain bytes of an encrypted file.
+    ///
+    /// # Errors
+    /// Where no key fits, or the file is none of age.
+    pub fn reader(&self, source: Box<dyn Source>) -> io::Result<DecryptedReader> {
+        if self.is_empty() {
+            return Err(io::Error::other(
+                "the file is encrypted\nHINT:  Name the file with the key by --identity.",
+            ));
+        }
+        let keys = self.keys.iter().map(|key| &**key as &dyn Identity);
+        let decryptor = Decryptor::new(source).map_err(io::Error::other)?;
+        let reader = decryptor.decrypt(keys).map_err(io::Error::other)?;
+        Ok(DecryptedReader(reader))
+    }
+}
+
+const DAMAGED_KEY: &str = "could not decrypt \"key.age\"";
+
+/// Reader of the plain bytes of an encrypted file.
+pub struct DecryptedReader(StreamReader<Box<dyn Source>>);
+
+impl Read for DecryptedReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Seek for DecryptedReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
+impl Source for DecryptedReader {
+    fn limit(&mut self, _end: u64) {}
+}
+
+/// Encrypter of one file. It keeps encrypted bytes until the caller drains them.
+pub struct Encrypter {
+    writer: StreamWriter<Output>,
+    output: Output,
+}
+
+#[derive(Clone, Default)]
+struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl Output {
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+const FAILED: &str = "could not encrypt data";
+
+impl Encrypter {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// Errors of the library.
+    pub fn new(recipients: &Recipients) -> Result<Self> {
+        let output = Output::default();
+        let keys = recipients.0.recipients.iter();
+        let encryptor = Encryptor::with_recipients(keys.map(|key| key as &dyn Recipient));
+        let encryptor = encryptor.map_err(|error| anyhow!("{FAILED}: {error}"))?;
+        let writer = encryptor.wrap_output(output.clone()).context(FAILED)?;
+        Ok(Self { writer, output })
+    }
+
+    /// Encrypts bytes. Their output is kept for [`Encrypter::drain`].
+    ///
+    /// # Errors
+    /// Errors of the library.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.writer.write_all(bytes).context(FAILED)
+    }
+
+    /// Passes the encrypted bytes to `take`.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn drain(&mut self, take: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
+        let mut output = self.output.lock();
+        take(&output)?;
+        output.clear();
+        Ok(())
+    }
+
+    /// Ends the file, and returns the encrypted bytes that were not drained.
+    ///
+    /// # Errors
+    /// Errors of the library.
+    pub fn finish(self) -> Result<Vec<u8>> {
+        let Self { writer, output } = self;
+        writer.finish().context(FAILED)?;
+        let rest = std::mem::take(&mut *output.lock());
+        Ok(rest)
+    }
+}

@@ -1,0 +1,119 @@
+//! Connection to a store by its URL, the environment and options.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{ObjectStore, RetryConfig};
+use tokio::runtime::Builder;
+use tokio::sync::Semaphore;
+
+use super::{Objects, Store};
+use crate::cli::configuration::StoreAccess;
+
+/// Threads that encrypt and sign what goes over the network.
+const THREADS: usize = 2;
+/// Parts of all uploads together that may be on their way at once.
+const IN_FLIGHT: usize = 4;
+
+type Stores = (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>);
+
+/// Prepares access to `SCHEME://BUCKET/PREFIX`.
+///
+/// # Errors
+/// An error for a malformed URL and for options that the store does not know.
+pub fn open(url: &str, access: &StoreAccess) -> Result<Objects> {
+    let malformed = || format!("URL \"{url}\" is not of the form SCHEME://BUCKET/PREFIX");
+    let (scheme, rest) = url.split_once("://").with_context(malformed)?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.is_empty() {
+        bail!("{}", malformed());
+    }
+    let prefix = Path::parse(prefix).with_context(malformed)?;
+    let bucket_url = format!("{scheme}://{bucket}");
+    let options = access
+        .options
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()));
+    let retry = RetryConfig::default();
+    let stores = match scheme {
+        "s3" => s3(&bucket_url, options, retry),
+        "gs" => google(&bucket_url, options, retry),
+        "az" => azure(&bucket_url, options, retry),
+        _ => bail!(
+            "URL \"{url}\" has the unknown scheme \"{scheme}\"\n\
+             HINT:  Known are s3://, gs://, az:// and file://."
+        ),
+    };
+    let (objects, parts) = stores.with_context(|| format!("could not use \"{bucket_url}\""))?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .context("could not start threads")?;
+    Ok(Objects {
+        store: Arc::new(Store {
+            runtime,
+            objects,
+            parts,
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            keeps_parts: scheme == "az",
+            url: bucket_url,
+        }),
+        prefix,
+    })
+}
+
+fn s3<'a>(
+    url: &str,
+    options: impl Iterator<Item = (&'a str, &'a str)>,
+    retry: RetryConfig,
+) -> Result<Stores> {
+    let mut builder = AmazonS3Builder::from_env().with_url(url);
+    for (key, value) in options {
+        let key = AmazonS3ConfigKey::from_str(key).map_err(|_| unknown(key))?;
+        builder = builder.with_config(key, value);
+    }
+    let store = Arc::new(builder.with_retry(retry).build()?);
+    Ok((store.clone(), store))
+}
+
+fn google<'a>(
+    url: &str,
+    options: impl Iterator<Item = (&'a str, &'a str)>,
+    retry: RetryConfig,
+) -> Result<Stores> {
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_url(url);
+    for (key, value) in options {
+        let key = GoogleConfigKey::from_str(key).map_err(|_| unknown(key))?;
+        builder = builder.with_config(key, value);
+    }
+    let store = Arc::new(builder.with_retry(retry).build()?);
+    Ok((store.clone(), store))
+}
+
+fn azure<'a>(
+    url: &str,
+    options: impl Iterator<Item = (&'a str, &'a str)>,
+    retry: RetryConfig,
+) -> Result<Stores> {
+    let mut builder = MicrosoftAzureBuilder::from_env().with_url(url);
+    for (key, value) in options {
+        let key = AzureConfigKey::from_str(key).map_err(|_| unknown(key))?;
+        builder = builder.with_config(key, value);
+    }
+    let store = Arc::new(builder.with_retry(retry).build()?);
+    Ok((store.clone(), store))
+}
+
+fn unknown(key: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "unrecognized store option \"{key}\"\n\
+         HINT:  Options have the names of the crate object_store, such as endpoint, region and allow_http."
+    )
+}

@@ -1,0 +1,265 @@
+//! Prefix of an object store (S3, Google Cloud Storage, Azure Blob Storage), by the crate object_store.
+//!
+//! The library is asynchronous, and the program has threads. So each store has a runtime of its own, and
+//! every call here waits. The library repeats requests that fail; nothing here does.
+
+mod connection;
+mod reader;
+mod upload;
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use futures::TryStreamExt as _;
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{
+    ListResult, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
+};
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+
+use crate::cli::configuration::StoreAccess;
+use crate::storage::source::FileEntry;
+
+pub use reader::ObjectReader;
+pub use upload::Upload;
+
+/// Suffix of an object that names an upload in parts. It is there while the upload is neither complete nor
+/// aborted.
+const UPLOAD: &str = ".upload";
+
+/// Objects with a common prefix.
+#[derive(Clone)]
+pub struct Objects {
+    store: Arc<Store>,
+    prefix: Path,
+}
+
+/// A connection to a store.
+struct Store {
+    runtime: Runtime,
+    objects: Arc<dyn ObjectStore>,
+    parts: Arc<dyn MultipartStore>,
+    /// Parts that may be on their way at once.
+    in_flight: Arc<Semaphore>,
+    /// Whether the store keeps the parts of an aborted upload until an object takes their place: Azure does, for
+    /// a week.
+    keeps_parts: bool,
+    /// URL of the bucket.
+    url: String,
+}
+
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Objects({self})")
+    }
+}
+
+impl fmt::Display for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.prefix.as_ref() {
+            "" => f.write_str(&self.store.url),
+            prefix => write!(f, "{}/{prefix}", self.store.url),
+        }
+    }
+}
+
+impl Objects {
+    /// Prepares access; nothing is requested yet.
+    ///
+    /// # Errors
+    /// An error for a malformed URL and for options that the store does not know.
+    pub fn open(url: &str, access: &StoreAccess) -> Result<Self> {
+        connection::open(url, access)
+    }
+
+    /// The objects whose names go on after this one's.
+    pub fn child(&self, name: &str) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            prefix: self.prefix.clone().join(name),
+        }
+    }
+
+    /// The objects directly below the prefix.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn files(&self) -> Result<Vec<FileEntry>> {
+        let entry = |object: &ObjectMeta| {
+            Some(FileEntry {
+                name: object.location.filename()?.into(),
+                size: object.size,
+                modified: Some(object.last_modified),
+            })
+        };
+        Ok(self.list()?.objects.iter().filter_map(entry).collect())
+    }
+
+    /// Names of the prefixes directly below this one.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn folders(&self) -> Result<Vec<String>> {
+        let name = |path: &Path| path.filename().map(str::to_owned);
+        let found = self.list()?;
+        Ok(found.common_prefixes.iter().filter_map(name).collect())
+    }
+
+    fn list(&self) -> Result<ListResult> {
+        let list = self.store.objects.list_with_delimiter(Some(&self.prefix));
+        let found = self.wait(list).map_err(hinted);
+        found.with_context(|| self.cannot("list"))
+    }
+
+    /// Reader of an object from its start.
+    ///
+    /// # Errors
+    /// Errors of the store; [`ErrorKind::NotFound`] where there is no such object.
+    pub fn reader(&self, name: &str) -> io::Result<ObjectReader> {
+        let path = self.path(name);
+        let head = self.wait(self.store.objects.head(&path)).map_err(to_io)?;
+        Ok(ObjectReader::new(self.clone(), path, head.size))
+    }
+
+    /// Writes a small object.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn write(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        let path = self.path(name);
+        let put = self.store.objects.put(&path, PutPayload::from(bytes));
+        self.wait(put)
+            .map(drop)
+            .with_context(|| self.cannot_write(name))
+    }
+
+    /// Writes a small object unless there is one of that name. Returns whether there was none. A store
+    /// that cannot tell writes it.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool> {
+        let path = self.path(name);
+        let options = PutOptions::from(PutMode::Create);
+        let payload = PutPayload::from(bytes.clone());
+        match self.wait(self.store.objects.put_opts(&path, payload, options)) {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(
+                object_store::Error::NotImplemented { .. }
+                | object_store::Error::NotSupported { .. },
+            ) => self.write(name, bytes).map(|()| true),
+            Err(error) => Err(hinted(error)).with_context(|| self.cannot_write(name)),
+        }
+    }
+
+    /// Removes an object, which may have gone already.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let path = self.path(name);
+        self.delete(&path)
+    }
+
+    /// Aborts the uploads in parts that were left below the prefix, and removes everything else there.
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn remove_all(&self) -> Result<()> {
+        self.abort_uploads()?;
+        let list = self.store.objects.list(Some(&self.prefix));
+        let all: Vec<_> = self
+            .wait(list.map_ok(|object| object.location).try_collect())
+            .with_context(|| self.cannot("list"))?;
+        all.iter().try_for_each(|path| self.delete(path))
+    }
+
+    /// Aborts the uploads in parts of programs that are gone.
+    fn abort_uploads(&self) -> Result<()> {
+        for FileEntry { name, .. } in self.files()? {
+            let name = name.to_string_lossy();
+            let Some(target) = name.strip_suffix(UPLOAD) else {
+                continue;
+            };
+            let path = self.path(&name);
+            let read = async { self.store.objects.get(&path).await?.bytes().await };
+            let id = match self.wait(read) {
+                Ok(id) => String::from_utf8_lossy(&id).into_owned(),
+                Err(object_store::Error::NotFound { .. }) => continue,
+                Err(error) => {
+                    return Err(error).with_context(|| format!("could not read \"{self}/{name}\""));
+                }
+            };
+            self.abort_upload(target, id)?;
+            self.delete(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the parts of an upload that is not complete, and the object that they were for.
+    fn abort_upload(&self, target: &str, id: String) -> Result<()> {
+        let path = self.path(target);
+        let abort = self.store.parts.abort_multipart(&path, &id);
+        match self.wait(abort) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("could not abort the upload of \"{self}/{target}\""));
+            }
+        }
+        if self.store.keeps_parts {
+            let put = self.store.objects.put(&path, PutPayload::new());
+            self.wait(put).with_context(|| self.cannot_write(target))?;
+        }
+        self.delete(&path)
+    }
+
+    fn delete(&self, path: &Path) -> Result<()> {
+        match self.wait(self.store.objects.delete(path)) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(hinted(error))
+                .with_context(|| format!("could not remove \"{}/{path}\"", self.store.url)),
+        }
+    }
+
+    fn path(&self, name: &str) -> Path {
+        self.prefix.clone().join(name)
+    }
+
+    fn wait<F: Future>(&self, future: F) -> F::Output {
+        self.store.runtime.block_on(future)
+    }
+
+    fn cannot(&self, to: &str) -> String {
+        format!("could not {to} \"{self}\"")
+    }
+
+    fn cannot_write(&self, name: &str) -> String {
+        format!("could not write \"{self}/{name}\"")
+    }
+}
+
+/// The error with what a user can do about it.
+fn hinted(error: object_store::Error) -> anyhow::Error {
+    let hint = match &error {
+        object_store::Error::PermissionDenied { .. }
+        | object_store::Error::Unauthenticated { .. } => {
+            "Check the credentials in the environment or in --store-option, and what they allow."
+        }
+        object_store::Error::NotFound { .. } => "Check that the bucket or container exists.",
+        _ => return error.into(),
+    };
+    anyhow!("{error}\nHINT:  {hint}")
+}
+
+fn to_io(error: object_store::Error) -> io::Error {
+    match error {
+        object_store::Error::NotFound { .. } => ErrorKind::NotFound.into(),
+        error => io::Error::other(format!("{:#}", hinted(error))),
+    }
+}

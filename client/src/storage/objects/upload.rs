@@ -1,0 +1,221 @@
+//! Upload of an object in parts while its bytes arrive.
+//!
+//! An upload that was begun and neither completed nor aborted leaves parts, which cost and which no list
+//! shows. So an object `NAME.upload` names it before its first part and until its end, for others to abort
+//! it after the death of this program. Memory is bounded: an upload fills one part, and a number of parts of
+//! all uploads together is on its way.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result};
+use bytes::Bytes;
+use object_store::multipart::PartId;
+use object_store::path::Path;
+use object_store::{MultipartId, ObjectStoreExt as _, PutPayload};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::{Objects, UPLOAD, hinted};
+use crate::runtime::cancellation::Cancellation;
+
+/// Bytes of a part: the least that S3 takes.
+const PART: usize = 5 * 1024 * 1024;
+/// Number of parts after which parts grow by the size of the first: S3 takes 10,000 parts.
+const PARTS_OF_A_SIZE: usize = 2000;
+/// Parts of one upload on their way.
+const IN_FLIGHT: usize = 2;
+/// Polling interval of a wait.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Object that is being written. It is there once the upload is finished, and not before.
+pub struct Upload {
+    objects: Objects,
+    name: String,
+    path: Path,
+    /// `None` before the first part.
+    id: Option<MultipartId>,
+    buffer: Vec<u8>,
+    /// Number of parts that were sent.
+    sent: usize,
+    parts: Vec<PartId>,
+    in_flight: VecDeque<JoinHandle<object_store::Result<PartId>>>,
+    is_finished: bool,
+}
+
+impl Upload {
+    /// Begins; nothing is sent yet.
+    pub fn new(objects: &Objects, name: &str) -> Self {
+        Self {
+            objects: objects.clone(),
+            name: name.to_owned(),
+            path: objects.path(name),
+            id: None,
+            buffer: Vec::new(),
+            sent: 0,
+            parts: Vec::new(),
+            in_flight: VecDeque::new(),
+            is_finished: false,
+        }
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// Errors of the store, and cancellation.
+    pub fn write(&mut self, mut bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
+        while !bytes.is_empty() {
+            let size = self.part_size();
+            if self.buffer.capacity() == 0 {
+                self.buffer.reserve_exact(size);
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(size - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            bytes = later;
+            if self.buffer.len() == size {
+                self.send_part(cancellation)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the rest, and makes the object of the parts.
+    ///
+    /// # Errors
+    /// As [`Upload::write`].
+    pub fn finish(mut self, cancellation: &Cancellation) -> Result<()> {
+        if self.id.is_none() {
+            let payload = PutPayload::from(std::mem::take(&mut self.buffer));
+            let (store, path) = (self.objects.store.objects.clone(), self.path.clone());
+            let put = async move { store.put(&path, payload).await };
+            self.run(put, cancellation)?;
+            self.is_finished = true;
+            return Ok(());
+        }
+        if !self.buffer.is_empty() {
+            self.send_part(cancellation)?;
+        }
+        while !self.in_flight.is_empty() {
+            self.settle_oldest(cancellation)?;
+        }
+        let (store, path) = (self.objects.store.parts.clone(), self.path.clone());
+        let (id, parts) = (
+            self.id.clone().unwrap_or_default(),
+            std::mem::take(&mut self.parts),
+        );
+        let complete = async move { store.complete_multipart(&path, &id, parts).await };
+        self.run(complete, cancellation)?;
+        self.is_finished = true;
+        self.objects.remove(&format!("{}{UPLOAD}", self.name))
+    }
+
+    /// Bytes of the next part.
+    fn part_size(&self) -> usize {
+        PART * (1 + self.sent / PARTS_OF_A_SIZE)
+    }
+
+    fn send_part(&mut self, cancellation: &Cancellation) -> Result<()> {
+        let id = match &self.id {
+            Some(id) => id.clone(),
+            None => self.begin(cancellation)?,
+        };
+        while self.in_flight.len() >= IN_FLIGHT {
+            self.settle_oldest(cancellation)?;
+        }
+        let permit = self.permit(cancellation)?;
+        let payload = PutPayload::from(Bytes::from(std::mem::take(&mut self.buffer)));
+        let (store, path, number) = (
+            self.objects.store.parts.clone(),
+            self.path.clone(),
+            self.sent,
+        );
+        let put = async move {
+            let part = store.put_part(&path, &id, number, payload).await;
+            drop(permit);
+            part
+        };
+        self.in_flight
+            .push_back(self.objects.store.runtime.spawn(put));
+        self.sent += 1;
+        Ok(())
+    }
+
+    fn begin(&mut self, cancellation: &Cancellation) -> Result<MultipartId> {
+        let (store, path) = (self.objects.store.parts.clone(), self.path.clone());
+        let id = self.run(
+            async move { store.create_multipart(&path).await },
+            cancellation,
+        )?;
+        self.id = Some(id.clone());
+        let mark = format!("{}{UPLOAD}", self.name);
+        self.objects.write(&mark, id.clone().into_bytes())?;
+        Ok(id)
+    }
+
+    fn permit(&self, cancellation: &Cancellation) -> Result<OwnedSemaphorePermit> {
+        let permits = Arc::clone(&self.objects.store.in_flight);
+        let acquire = permits.acquire_owned();
+        self.wait(acquire, cancellation)?
+            .context("the store is closed")
+    }
+
+    fn settle_oldest(&mut self, cancellation: &Cancellation) -> Result<()> {
+        let Some(mut oldest) = self.in_flight.pop_front() else {
+            return Ok(());
+        };
+        let part = self.wait(&mut oldest, cancellation);
+        if part.is_err() {
+            oldest.abort();
+        }
+        let part = part?.context("the upload was ended")?;
+        self.parts.push(part.map_err(|error| self.failed(error))?);
+        Ok(())
+    }
+
+    /// Sends a request of its own.
+    fn run<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = object_store::Result<T>> + Send + 'static,
+        cancellation: &Cancellation,
+    ) -> Result<T> {
+        let answer = self.wait(request, cancellation)?;
+        answer.map_err(|error| self.failed(error))
+    }
+
+    /// Waits for the store or for a cancellation.
+    fn wait<F: Future>(&self, future: F, cancellation: &Cancellation) -> Result<F::Output> {
+        self.objects.wait(async {
+            let mut future = std::pin::pin!(future);
+            loop {
+                cancellation.check()?;
+                if let Ok(output) = timeout(LOOK, &mut future).await {
+                    return Ok(output);
+                }
+            }
+        })
+    }
+
+    fn failed(&self, error: object_store::Error) -> Error {
+        hinted(error).context(self.objects.cannot_write(&self.name))
+    }
+}
+
+impl Drop for Upload {
+    /// Nothing stays of an upload that was not finished, unless the store cannot be reached: then its mark
+    /// stays as well.
+    fn drop(&mut self) {
+        for part in &self.in_flight {
+            part.abort();
+        }
+        if self.is_finished {
+            return;
+        }
+        if let Some(id) = self.id.take()
+            && self.objects.abort_upload(&self.name, id).is_ok()
+        {
+            let _ = self.objects.remove(&format!("{}{UPLOAD}", self.name));
+        }
+    }
+}
