@@ -23,7 +23,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use cli::configuration::ProgressFormat;
 use cli::options::{Command, CommandLine};
-use commands::{backup, check, combine, expire, list, restore, verify};
+use commands::{backup, check, combine, expire, join, list, restore, verify};
 use console::messages;
 use output::command_guard;
 
@@ -77,6 +77,9 @@ fn work(command_line: CommandLine) -> Result<bool> {
         }
         Some(Command::Expire(options)) => {
             (options.check()).and_then(|config| expire::run(&config).map(done))
+        }
+        Some(Command::Join(options)) => {
+            (options.check()).and_then(|config| join::run(config).map(done))
         }
         Some(Command::List(options)) => {
             (options.check()).and_then(|config| list::run(&config).map(done))

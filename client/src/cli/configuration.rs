@@ -415,6 +415,23 @@ pub struct RestoreConfig {
     pub verbose: bool,
 }
 
+/// Configuration of `join`.
+#[derive(Clone, Debug)]
+pub struct JoinConfig {
+    /// What the workers need of the configuration of a backup.
+    pub backup: BackupConfig,
+    /// Number of the backup.
+    pub backup_id: i64,
+    /// The repository.
+    pub repository: Location,
+    /// Access to it.
+    pub access: StoreAccess,
+    /// Name of the backup; `None` to look for it.
+    pub name: Option<String>,
+    /// Those who can decrypt the backup; none for no encryption.
+    pub recipients: Vec<String>,
+}
+
 /// Configuration of `list`.
 #[derive(Clone, Debug)]
 pub struct ListConfig {

@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cli::configuration::Location;
 
+/// Beginning of a recipient or an identity that is a file with a passphrase.
+pub const PASSPHRASE: &str = "passphrase:";
+
 /// Whether a name is valid for a replication slot, by the server's rules.
 pub fn is_slot_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';

@@ -11,6 +11,7 @@ use crate::cli::configuration::{BackupConfig, WalMethod};
 use crate::commands::archive_wait;
 use crate::commands::completion::{self, say};
 use crate::commands::file_streams::{self, Shared};
+use crate::commands::hosts;
 use crate::commands::new_entry;
 use crate::commands::standby::{self, Standby};
 use crate::commands::wal_stream::{self, WalReception};
@@ -290,7 +291,7 @@ fn prepare(
         ),
     );
     let mode = extension.directory_mode(session)?;
-    let tablespaces = extension.tablespaces(session)?;
+    let tablespaces = extension.tablespaces(session, None)?;
     if config.space_check {
         let sizes = extension.tablespace_sizes(session)?;
         free_space::check(config, started, &tablespaces, &sizes)?;
@@ -328,6 +329,7 @@ fn copy(
     shared.counters.enter(Phase::Copying);
     let leader = (session, extension);
     file_streams::run_workers(shared, workers, leader, started, target, received)?;
+    hosts::receive(shared, workers, leader, started, target, received)?;
     file_streams::receive_missing(shared, leader, started, target, received)?;
     say(shared.config, "all files received; ending the backup");
     Ok(())

@@ -113,7 +113,8 @@ pub fn receive_missing(
         receive(leader, &statement, sink, received, None)
     };
     let parts = (leader, extension);
-    let gone = lost_directories::complete(parts, started, target, received, ask_again)?;
+    let wanted = (received, received.has_lost_hosts());
+    let gone = lost_directories::complete(parts, started, target, wanted, ask_again)?;
     if gone > 0 {
         say(
             config,
@@ -137,12 +138,12 @@ fn work(
 ) -> Result<()> {
     let shown = shared.config.progress.is_some().then_some(worker);
     for (request, statement, limit) in requests {
-        for stream in 0.. {
+        loop {
             let before = worker.counter.bytes();
             connections.run(|session| {
                 worker.begins(Activity::Waiting);
                 let streams = shared.streams(received, &worker.counter);
-                let sink = target.sink(*request, (number, stream), streams)?;
+                let sink = target.sink(*request, number, streams)?;
                 receive(session, statement, sink, received, shown).map_err(|error| {
                     let may_go_on = shared.config.manifest.is_some() || !is_lost(&error);
                     if may_go_on {

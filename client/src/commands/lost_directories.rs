@@ -23,14 +23,16 @@ use anyhow::{Context, Error, Result, anyhow};
 use crate::manifest::received_files::ReceivedFiles;
 use crate::output::target::Target;
 use crate::server::connection::Session;
-use crate::server::extension::{Directory, Extension, Started};
+use crate::server::extension::{Extension, ListedEntry, Started};
 use crate::stream::part::Request;
 
+/// Most names of one statement.
+const MOST_NAMES: usize = 10_000;
 /// Maximum number of names in a message.
 const EXAMPLES: usize = 10;
 
 /// Compares what has been received with the listing, and has missing directories and links come again:
-/// `ask_again` receives those of one request. Returns the number of those that are gone on the server.
+/// `ask_again` receives those of one request. Files are compared too where a host may have taken some with it. Returns the number of those that are gone on the server.
 ///
 /// # Errors
 /// The server's, and those of `ask_again`.
@@ -38,24 +40,36 @@ pub fn complete(
     (session, extension): (&Session, &Extension),
     started: &Started,
     target: &Target,
-    received: &ReceivedFiles,
+    (received, with_files): (&ReceivedFiles, bool),
     ask_again: impl Fn(Request, &[&str]) -> Result<()>,
 ) -> Result<usize> {
     if !received.has_lost_streams() || received.count() == started.file_count {
         return Ok(0);
     }
-    let mut missing = extension
-        .directories(session)
-        .context("could not check for directories lost with a connection")?;
-    missing.retain(|directory| !received.has_directory(&directory.path));
+    let missing = |with_files: bool| {
+        let mut entries = extension.entries(session, with_files)?;
+        entries.retain(|entry| !has(received, entry));
+        Ok::<_, Error>(entries)
+    };
+    let mut missing =
+        missing(with_files).context("could not check for directories lost with a connection")?;
     for (request, names) in by_request(target, &missing) {
-        ask_again(request, &names).map_err(|error| did_not_arrive(&error, &names))?;
+        for names in names.chunks(MOST_NAMES) {
+            ask_again(request, names).map_err(|error| did_not_arrive(&error, names))?;
+        }
     }
-    missing.retain(|directory| !received.has_directory(&directory.path));
+    missing.retain(|entry| !has(received, entry));
     Ok(missing.len())
 }
 
-fn by_request<'a>(target: &Target, missing: &'a [Directory]) -> Vec<(Request, Vec<&'a str>)> {
+fn has(received: &ReceivedFiles, entry: &ListedEntry) -> bool {
+    match entry.is_file {
+        true => received.has_file(&entry.path),
+        false => received.has_directory(&entry.path),
+    }
+}
+
+fn by_request<'a>(target: &Target, missing: &'a [ListedEntry]) -> Vec<(Request, Vec<&'a str>)> {
     let mut requests: BTreeMap<u32, (Request, Vec<&str>)> = BTreeMap::new();
     for directory in missing {
         let request = target.request_for(&directory.path);

@@ -9,6 +9,8 @@ pub mod combine;
 pub mod completion;
 pub mod expire;
 pub mod file_streams;
+pub mod hosts;
+pub mod join;
 pub mod list;
 pub mod lost_directories;
 pub mod new_directory;

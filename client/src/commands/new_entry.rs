@@ -30,8 +30,11 @@ pub struct Reserved {
 /// # Errors
 /// Where it has one, and errors of the store and of the options.
 pub fn reserve(config: &RepositoryConfig) -> Result<Reserved> {
-    let folder = Folder::open(&config.location, &config.access)?.child(&config.name);
-    let recipients = Recipients::read(&config.recipients)?;
+    let mut folder = Folder::open(&config.location, &config.access)?.child(&config.name);
+    let recipients = Recipients::read(&config.recipients, None)?;
+    if let Some(recipients) = &recipients {
+        folder.add_key_of(recipients);
+    }
     NewBackup::check_free(&folder)?;
     Ok(Reserved { folder, recipients })
 }

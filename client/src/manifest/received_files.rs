@@ -31,6 +31,7 @@ pub struct ReceivedFiles {
     pub algorithm: Algorithm,
     state: Mutex<State>,
     has_lost: AtomicBool,
+    has_lost_hosts: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +88,7 @@ impl ReceivedFiles {
             algorithm,
             state: Mutex::default(),
             has_lost: AtomicBool::new(false),
+            has_lost_hosts: AtomicBool::new(false),
         }
     }
 
@@ -194,6 +196,17 @@ impl ReceivedFiles {
         self.has_lost.store(true, Ordering::Relaxed);
     }
 
+    /// Records that another host was lost, perhaps with files that the server takes for received.
+    pub fn lose_host(&self) {
+        self.has_lost_hosts.store(true, Ordering::Relaxed);
+        self.lose_stream();
+    }
+
+    /// Whether another host was lost.
+    pub fn has_lost_hosts(&self) -> bool {
+        self.has_lost_hosts.load(Ordering::Relaxed)
+    }
+
     /// Whether a stream was lost.
     pub fn has_lost_streams(&self) -> bool {
         self.has_lost.load(Ordering::Relaxed)
@@ -203,6 +216,11 @@ impl ReceivedFiles {
     pub fn count(&self) -> u64 {
         let state = self.lock();
         state.files.count() as u64 + state.directories.len() as u64
+    }
+
+    /// Whether a file is among it.
+    pub fn has_file(&self, path: &[u8]) -> bool {
+        self.lock().files.contains(path)
     }
 
     /// Whether a directory or link is among it.

@@ -103,7 +103,6 @@ impl ArchiveSet {
     ) -> Result<Self> {
         let objects = repository.as_ref().and_then(NewBackup::objects);
         let place = if let Some(objects) = objects {
-            cleanup.add_objects(objects.clone());
             Place::Objects(objects.clone())
         } else if let Some(template) = &config.pipe {
             Place::Commands(commands.clone(), template.clone())
@@ -131,6 +130,11 @@ impl ArchiveSet {
             cleanup.add_key_file(path.join(manifest_name()));
         }
         if let Some(repository) = &archives.repository {
+            repository.claim()?;
+            // Only now it is this program's.
+            if let (Some(objects), true) = (repository.objects(), repository.leads()) {
+                cleanup.add_objects(objects.clone());
+            }
             repository.begin()?;
         }
         Ok(archives)
@@ -147,6 +151,11 @@ impl ArchiveSet {
         }
     }
 
+    /// The entry in a repository, if the backup is in one.
+    pub fn repository(&self) -> Option<&NewBackup> {
+        self.repository.as_ref()
+    }
+
     /// Whether archives have indexes.
     pub fn has_indexes(&self) -> bool {
         self.repository.is_some()
@@ -158,14 +167,33 @@ impl ArchiveSet {
             Part::Tablespace(oid) => oid.to_string(),
         };
         let suffix = self.compress.compression.method.suffix();
+        let first_worker = self.repository.as_ref().map_or(0, NewBackup::first_worker);
+        let number_of_worker = first_worker + id.worker;
         match id {
             Id {
                 worker: 0,
                 number: 0,
                 ..
             } if self.jobs == 1 && self.repository.is_none() => format!("{part}.tar{suffix}"),
-            Id { number: 0, .. } => format!("{part}.{}.tar{suffix}", id.worker),
-            Id { number, .. } => format!("{part}.{}.{number}.tar{suffix}", id.worker),
+            Id { number: 0, .. } => format!("{part}.{number_of_worker}.tar{suffix}"),
+            Id { number, .. } => format!("{part}.{number_of_worker}.{number}.tar{suffix}"),
+        }
+    }
+
+    /// The archive of a worker's next stream.
+    pub fn next(&self, part: Part, worker: usize) -> Id {
+        let complete = self.lock_complete();
+        let before = complete
+            .iter()
+            .filter(|id| id.part == part && id.worker == worker);
+        let number = match self.are_continued() {
+            true => 0,
+            false => before.count(),
+        };
+        Id {
+            part,
+            worker,
+            number,
         }
     }
 
@@ -181,12 +209,7 @@ impl ArchiveSet {
         if self.jobs == 1 && (self.are_continued() || is_free()) {
             return own;
         }
-        let worker = self.jobs;
-        Id {
-            part,
-            worker,
-            number: 0,
-        }
+        self.next(part, self.jobs)
     }
 
     /// Ends an archive. `plain` are its bytes without compression.

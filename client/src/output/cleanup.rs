@@ -91,9 +91,11 @@ impl CleanupList {
     pub fn remove(&self) -> io::Result<()> {
         self.remove_key_files()?;
         let mut outcome = match &self.objects {
-            Some(objects) => objects
-                .remove_all()
-                .map_err(|error| io::Error::other(format!("{error:#}"))),
+            Some(objects) => objects.impatient().remove_all().map_err(|error| {
+                io::Error::other(format!(
+                    "{error:#}\nHINT:  The backup does not count without its manifest, and \"expire\" removes what is left."
+                ))
+            }),
             None => Ok(()),
         };
         for Directory { path, origin } in self.directories.iter().rev() {

@@ -1,5 +1,6 @@
 //! Entry of a backup in a repository while the backup is taken: its folder and its description.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
@@ -7,16 +8,23 @@ use backup_format::compression::Method;
 use chrono::Utc;
 
 use crate::repository::backup_info::{ArchiveInfo, BackupInfo, FILE};
-use crate::repository::index::IndexWriter;
+use crate::repository::index::{self, IndexWriter};
+use crate::repository::join_info::{self, HostInfo, JOIN_FILE, JoinInfo};
 use crate::storage::encryption::{self, KEY_FILE, Recipients};
 use crate::storage::folder::{Folder, Place};
 use crate::storage::objects::Objects;
+use crate::stream::archive_files::ArchiveFile;
 
 /// Entry of a backup that is being taken.
 pub struct NewBackup {
     folder: Folder,
     recipients: Option<Recipients>,
-    info: Mutex<BackupInfo>,
+    /// Algorithm of the checksums in the indexes.
+    checksums: String,
+    /// Number of the first worker, which differs between the hosts that take a backup.
+    first_worker: usize,
+    /// The description, which the program writes that leads.
+    info: Option<Mutex<BackupInfo>>,
 }
 
 /// What is known of a backup at its end.
@@ -36,8 +44,36 @@ impl NewBackup {
         Self {
             folder,
             recipients,
-            info: Mutex::new(info),
+            checksums: info.checksums.clone(),
+            first_worker: 0,
+            info: Some(Mutex::new(info)),
         }
+    }
+
+    /// Joins a backup that another program leads.
+    pub fn joined(
+        folder: Folder,
+        recipients: Option<Recipients>,
+        checksums: String,
+        first_worker: usize,
+    ) -> Self {
+        Self {
+            folder,
+            recipients,
+            checksums,
+            first_worker,
+            info: None,
+        }
+    }
+
+    /// Number of the first worker.
+    pub fn first_worker(&self) -> usize {
+        self.first_worker
+    }
+
+    /// The folder of the backup.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     /// Refuses a folder that has something in it.
@@ -68,12 +104,20 @@ impl NewBackup {
         self.recipients.as_ref()
     }
 
+    /// Whether this program leads the backup.
+    pub fn leads(&self) -> bool {
+        self.info.is_some()
+    }
+
     /// Writes the description of a backup that runs.
     ///
     /// # Errors
     /// Where another program writes a backup of that name, and errors of the folder.
-    pub fn begin(&self) -> Result<()> {
-        let (name, content) = self.description(&self.lock())?;
+    pub fn claim(&self) -> Result<()> {
+        let Some(info) = &self.info else {
+            return Ok(());
+        };
+        let (name, content) = self.description(&lock(info))?;
         if let Place::Objects(objects) = self.folder.place() {
             ensure!(
                 objects.create(&name, content)?,
@@ -81,13 +125,28 @@ impl NewBackup {
                  HINT:  Choose another name with --name.",
                 self.folder
             );
-        } else {
-            self.folder.write(&name, content)?;
+            return Ok(());
         }
-        match self.recipients.as_ref().and_then(Recipients::key_file) {
-            Some(key) => self.folder.write(KEY_FILE, key.to_owned()),
-            None => Ok(()),
+        self.folder.write(&name, content)
+    }
+
+    /// Writes the key of the backup, if it has one, and what others need to join it.
+    ///
+    /// # Errors
+    /// Errors of the folder.
+    pub fn begin(&self) -> Result<()> {
+        let Some(info) = &self.info else {
+            return Ok(());
+        };
+        if let Some(key) = self.recipients.as_ref().and_then(Recipients::key_file) {
+            self.folder.write(KEY_FILE, key.to_owned())?;
         }
+        let join = JoinInfo {
+            format: join_info::FORMAT,
+            backup_id: lock(info).backup_id,
+            checksums: self.checksums.clone(),
+        };
+        join_info::write(&self.folder, JOIN_FILE, &join)
     }
 
     /// Begins the index of an archive.
@@ -95,12 +154,14 @@ impl NewBackup {
     /// # Errors
     /// As [`IndexWriter::new`].
     pub fn begin_index(&self, archive: &str, method: Method) -> Result<IndexWriter> {
-        IndexWriter::new(archive, method, &self.lock().checksums)
+        IndexWriter::new(archive, method, &self.checksums)
     }
 
     /// Adds an archive that is complete.
     pub fn add(&self, archive: ArchiveInfo) {
-        self.lock().archives.push(archive);
+        if let Some(info) = &self.info {
+            lock(info).archives.push(archive);
+        }
     }
 
     /// Writes the description of a backup that is complete but for its manifest.
@@ -108,8 +169,11 @@ impl NewBackup {
     /// # Errors
     /// Errors of the folder.
     pub fn end(&self, summary: &Summary) -> Result<()> {
-        let (name, content) = {
-            let mut info = self.lock();
+        let Some(info) = &self.info else {
+            return Ok(());
+        };
+        let (name, content, archives) = {
+            let mut info = lock(info);
             info.archives
                 .sort_by(|one, other| one.name.cmp(&other.name));
             let stored = info.archives.iter().map(|archive| archive.stored_bytes);
@@ -118,11 +182,34 @@ impl NewBackup {
             info.bytes = summary.bytes;
             info.stop_lsn.clone_from(&summary.stop_lsn);
             info.stop_time = Some(Utc::now());
-            self.description(&info)?
+            let (name, content) = self.description(&info)?;
+            let archives = info.archives.iter().map(|archive| archive.name.clone());
+            (name, content, archives.collect::<HashSet<_>>())
         };
         self.folder
             .write(&name, content)
-            .context("could not describe the backup")
+            .context("could not describe the backup")?;
+        self.remove_others(&archives)
+    }
+
+    /// Removes what lost hosts have left, and what only hosts needed that joined.
+    fn remove_others(&self, archives: &HashSet<String>) -> Result<()> {
+        if let Place::Objects(objects) = self.folder.place() {
+            objects.abort_uploads()?;
+        }
+        for file in self.folder.files()? {
+            let name = file.name.to_string_lossy();
+            let plain_name = name.strip_suffix(encryption::SUFFIX).unwrap_or(&name);
+            let archive = plain_name.strip_suffix(index::SUFFIX).unwrap_or(plain_name);
+            let encrypted = format!("{archive}{}", encryption::SUFFIX);
+            let is_archive = ArchiveFile::by_name(&self.folder, archive).is_some();
+            let is_left =
+                is_archive && !archives.contains(archive) && !archives.contains(&encrypted);
+            if is_left || name == JOIN_FILE || HostInfo::host_of(&name).is_some() {
+                self.folder.remove(&name)?;
+            }
+        }
+        Ok(())
     }
 
     /// File name and content of the description.
@@ -136,8 +223,8 @@ impl NewBackup {
             None => Ok((FILE.to_owned(), text)),
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, BackupInfo> {
-        self.info.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(info: &Mutex<BackupInfo>) -> MutexGuard<'_, BackupInfo> {
+    info.lock().unwrap_or_else(PoisonError::into_inner)
 }

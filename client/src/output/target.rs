@@ -9,7 +9,7 @@ use crate::console::progress::Counter;
 use crate::manifest::incoming_files::IncomingFiles;
 use crate::manifest::manifest_file::ManifestFile;
 use crate::manifest::received_files::ReceivedFiles;
-use crate::output::archive_set::{ArchiveSet, Id};
+use crate::output::archive_set::ArchiveSet;
 use crate::output::archive_stream::{Archive, Closing};
 use crate::output::cleanup::CleanupList;
 use crate::output::data_directory::DataDirectory;
@@ -94,6 +94,14 @@ impl Target {
         })
     }
 
+    /// The entry in a repository, if the backup is in one.
+    pub fn repository(&self) -> Option<&NewBackup> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tar(archives, _) => archives.repository(),
+        }
+    }
+
     /// What each worker asks for, one after the other.
     pub fn requests(&self) -> Vec<Request> {
         match self {
@@ -115,14 +123,14 @@ impl Target {
         }
     }
 
-    /// Sink of a worker's request, and of its `number`th stream.
+    /// Sink of a worker's request.
     ///
     /// # Errors
     /// Errors of the operating system.
     pub fn sink<'a>(
         &'a self,
         request: Request,
-        (worker, number): (usize, usize),
+        worker: usize,
         streams: Streams<'a>,
     ) -> Result<Sink<'a>> {
         let Streams {
@@ -135,12 +143,7 @@ impl Target {
         Ok(match (self, request) {
             (Self::Tar(archives, _), Request::Part(part)) => {
                 let check = Check::new(part.prefix(), received, counter);
-                let number = if archives.are_continued() { 0 } else { number };
-                let id = Id {
-                    part,
-                    worker,
-                    number,
-                };
+                let id = archives.next(part, worker);
                 Sink::Archive(Archive::new(archives, id, input, check, cancellation)?)
             }
             (Self::Tar(..), Request::All) => self.closing_sink(streams, None)?,
@@ -226,9 +229,9 @@ impl Target {
                 )?))
             }
             (Self::Tar(archives, _), Request::Part(part)) => {
-                self.sink(request, (archives.late(part).worker, 0), streams)
+                self.sink(request, archives.late(part).worker, streams)
             }
-            _ => self.sink(request, (0, 0), streams),
+            _ => self.sink(request, 0, streams),
         }
     }
 

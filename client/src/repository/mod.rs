@@ -8,3 +8,4 @@
 pub mod backup_info;
 pub mod catalog;
 pub mod index;
+pub mod join_info;

@@ -64,13 +64,15 @@ pub struct ListedFile {
     pub size: u64,
 }
 
-/// A directory or a link of a backup.
+/// An entry of a backup by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Directory {
+pub struct ListedEntry {
     /// Name in the server's listing.
     pub name: String,
     /// Its path in the backup.
     pub path: Vec<u8>,
+    /// Whether it is a file, and no directory or link.
+    pub is_file: bool,
 }
 
 /// Longest wait of a call for WAL.
@@ -172,15 +174,21 @@ impl Extension {
         })
     }
 
-    /// The tablespaces of the backup that lie outside the data directory. Their locations are in the
+    /// The tablespaces of a backup that lie outside the data directory, by default of the one that this session
+    /// leads. Their locations are in the
     /// bytes that the server's file system has.
     ///
     /// # Errors
     /// Errors of the server, and an answer that no server gives.
-    pub fn tablespaces(&self, session: &Session) -> Result<Vec<Tablespace>> {
+    pub fn tablespaces(
+        &self,
+        session: &Session,
+        backup_id: Option<i64>,
+    ) -> Result<Vec<Tablespace>> {
+        let backup_id = backup_id.map_or("NULL".to_owned(), |number| number.to_string());
         let statement = format!(
             "SELECT spcoid, encode(convert_to(spclocation, getdatabaseencoding()), 'hex')
-             FROM {}backup_tablespaces() WHERE spcoid IS NOT NULL ORDER BY spcoid",
+             FROM {}backup_tablespaces({backup_id}) WHERE spcoid IS NOT NULL ORDER BY spcoid",
             self.schema
         );
         let rows = session.rows(&statement, &[])?;
@@ -279,14 +287,19 @@ impl Extension {
         )
     }
 
-    /// The directories and links of the backup.
+    /// The directories and links of the backup, or its files too.
     ///
     /// # Errors
     /// Errors of the server, and an answer that no server gives.
-    pub fn directories(&self, session: &Session) -> Result<Vec<Directory>> {
+    pub fn entries(&self, session: &Session, with_files: bool) -> Result<Vec<ListedEntry>> {
+        let wanted = if with_files {
+            "true"
+        } else {
+            "type IN ('d', 'l')"
+        };
         let statement = format!(
-            "SELECT path, encode(convert_to(path, getdatabaseencoding()), 'hex')
-             FROM {}backup_filelist() WHERE type IN ('d', 'l')",
+            "SELECT path, encode(convert_to(path, getdatabaseencoding()), 'hex'), type
+             FROM {}backup_filelist() WHERE {wanted}",
             self.schema
         );
         let rows = session.rows(&statement, &[])?;
@@ -301,7 +314,12 @@ impl Extension {
                 } else {
                     listed
                 };
-                Ok(Directory { name, path })
+                let is_file = value(row, 2)? == b"f";
+                Ok(ListedEntry {
+                    name,
+                    path,
+                    is_file,
+                })
             })
             .collect()
     }

@@ -86,7 +86,10 @@ pub fn run(
 }
 
 /// Makes sure that the leader's session is there.
-fn check_leader(leader: &Session, silence: Silence) -> Result<()> {
+///
+/// # Errors
+/// An error if it does not answer.
+pub fn check_leader(leader: &Session, silence: Silence) -> Result<()> {
     leader
         .check_answer(silence.answer_limit())
         .map_err(leader_lost)

@@ -14,14 +14,13 @@ use age::stream::{StreamReader, StreamWriter};
 use age::{Decryptor, Encryptor, Identity, Recipient, scrypt, x25519};
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::cli::option_values::PASSPHRASE;
 use crate::storage::source::Source;
 
 /// Suffix of the names of encrypted files.
 pub const SUFFIX: &str = ".age";
 /// File with the key of a backup that is encrypted to a passphrase.
 pub const KEY_FILE: &str = "key.age";
-/// Beginning of a recipient or an identity that is a file with a passphrase.
-const PASSPHRASE: &str = "passphrase:";
 /// Beginning of an X25519 recipient.
 const X25519: &str = "age1";
 
@@ -31,9 +30,15 @@ pub struct Recipients(Arc<Keys>);
 
 struct Keys {
     recipients: Vec<x25519::Recipient>,
-    /// Content of the key file.
+    /// Key of the backup, if it is encrypted to a passphrase.
+    key: Option<BackupKey>,
+    /// Content of the key file, where this program has made the key.
     key_file: Option<Vec<u8>>,
 }
+
+/// Key of a backup that is encrypted to a passphrase.
+#[derive(Clone)]
+pub struct BackupKey(Arc<x25519::Identity>);
 
 impl fmt::Debug for Recipients {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,11 +48,11 @@ impl fmt::Debug for Recipients {
 
 impl Recipients {
     /// Reads recipients: each is an X25519 recipient, a file with such, or `passphrase:FILE`. [`None`] for no
-    /// encryption.
+    /// encryption. The key for a passphrase is made, unless the backup has one already.
     ///
     /// # Errors
     /// An error for a malformed recipient and for a file that cannot be read.
-    pub fn read(texts: &[String]) -> Result<Option<Self>> {
+    pub fn read(texts: &[String], known: Option<BackupKey>) -> Result<Option<Self>> {
         let mut recipients = Vec::new();
         let mut passphrase = None;
         for text in texts {
@@ -66,16 +71,19 @@ impl Recipients {
         if texts.is_empty() {
             return Ok(None);
         }
-        let key_file = match passphrase {
-            Some(passphrase) => {
+        let (key, key_file) = match (passphrase, known) {
+            (Some(_), Some(known)) => (Some(known), None),
+            (Some(passphrase), None) => {
                 let key = x25519::Identity::generate();
-                recipients.push(key.to_public());
-                Some(encrypt_key(&key, passphrase)?)
+                let key_file = encrypt_key(&key, passphrase)?;
+                (Some(BackupKey(Arc::new(key))), Some(key_file))
             }
-            None => None,
+            (None, _) => (None, None),
         };
+        recipients.extend(key.iter().map(|key| key.0.to_public()));
         Ok(Some(Self(Arc::new(Keys {
             recipients,
+            key,
             key_file,
         }))))
     }
@@ -144,6 +152,8 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 pub struct Identities {
     keys: Vec<Arc<x25519::Identity>>,
     passphrases: Vec<SecretString>,
+    /// The key of the backup, which is among the keys.
+    backup_key: Option<BackupKey>,
 }
 
 impl fmt::Debug for Identities {
@@ -206,10 +216,27 @@ impl Identities {
             reader.read_to_string(&mut text).context(DAMAGED_KEY)?;
             let key = x25519::Identity::from_str(text.trim())
                 .map_err(|error| anyhow!("{DAMAGED_KEY}: {error}"))?;
-            self.keys.push(Arc::new(key));
+            self.add(BackupKey(Arc::new(key)));
             return Ok(());
         }
         Ok(())
+    }
+
+    /// Adds the key of a backup that this program takes.
+    pub fn add_key_of(&mut self, recipients: &Recipients) {
+        if let Some(key) = &recipients.0.key {
+            self.add(key.clone());
+        }
+    }
+
+    fn add(&mut self, key: BackupKey) {
+        self.keys.push(Arc::clone(&key.0));
+        self.backup_key = Some(key);
+    }
+
+    /// The key of the backup, if it is encrypted to a passphrase and was decrypted.
+    pub fn backup_key(&self) -> Option<BackupKey> {
+        self.backup_key.clone()
     }
 
     /// Reader of the plain bytes of an encrypted file.

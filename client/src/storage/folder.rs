@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use chrono::DateTime;
 
 use crate::cli::configuration::{Location, StoreAccess};
-use crate::storage::encryption::{Identities, KEY_FILE, SUFFIX};
+use crate::storage::encryption::{BackupKey, Identities, KEY_FILE, Recipients, SUFFIX};
 use crate::storage::objects::Objects;
 use crate::storage::regular_file;
 use crate::storage::source::{FileEntry, Source};
@@ -44,11 +44,10 @@ impl fmt::Display for Folder {
 }
 
 impl Folder {
-    /// Prepares access to a folder, which need not exist.
+    /// Opens a folder, which need not exist.
     ///
     /// # Errors
-    /// An error for a malformed URL, for options that the store does not know, and for identities that
-    /// cannot be read.
+    /// An error for a malformed URL, for a store that cannot be used, and for identities that cannot be read.
     pub fn open(location: &Location, access: &StoreAccess) -> Result<Self> {
         let place = match location {
             Location::Directory(path) => Place::Directory(path.clone()),
@@ -104,6 +103,16 @@ impl Folder {
             self.identities.add_key(&key)?;
         }
         Ok(())
+    }
+
+    /// Adds the key of a backup that is encrypted to a passphrase, which this program has made.
+    pub fn add_key_of(&mut self, recipients: &Recipients) {
+        self.identities.add_key_of(recipients);
+    }
+
+    /// The key of a backup that is encrypted to a passphrase, if it was decrypted.
+    pub fn backup_key(&self) -> Option<BackupKey> {
+        self.identities.backup_key()
     }
 
     /// Its files, and what else is no folder.

@@ -47,6 +47,10 @@ impl Objects {
         match self.0 {}
     }
 
+    pub fn impatient(&self) -> Self {
+        match self.0 {}
+    }
+
     pub fn files(&self) -> Result<Vec<FileEntry>> {
         match self.0 {}
     }
@@ -68,6 +72,10 @@ impl Objects {
     }
 
     pub fn remove(&self, _name: &str) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub fn abort_uploads(&self) -> Result<()> {
         match self.0 {}
     }
 

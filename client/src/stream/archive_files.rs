@@ -176,15 +176,23 @@ pub fn list(folder: &Folder) -> Result<Vec<ArchiveFile>> {
     let files = folder.files()?;
     let mut archives = match BackupInfo::read(folder)? {
         Some(info) => described(folder, &info, files)?,
-        None => named(folder, files),
+        None => named(folder, files)?,
     };
     archives.sort_by_key(|archive| Reverse(archive.size));
     Ok(archives)
 }
 
 /// Archives by their names.
-fn named(folder: &Folder, files: Vec<FileEntry>) -> Vec<ArchiveFile> {
-    let mut archives = Vec::new();
+///
+/// # Errors
+/// Errors of the operating system and of the store.
+fn named(folder: &Folder, files: Vec<FileEntry>) -> Result<Vec<ArchiveFile>> {
+    // A folder with the name of an archive is an error when it is opened.
+    let folders = folder.folders()?;
+    let mut archives: Vec<_> = folders
+        .iter()
+        .filter_map(|name| ArchiveFile::by_name(folder, name))
+        .collect();
     for FileEntry { name, size, .. } in files {
         if let Some(mut archive) = ArchiveFile::by_name(folder, &name.to_string_lossy()) {
             archive.size = size;
@@ -196,7 +204,7 @@ fn named(folder: &Folder, files: Vec<FileEntry>) -> Vec<ArchiveFile> {
             ));
         }
     }
-    archives
+    Ok(archives)
 }
 
 /// Archives of a backup in a repository.

@@ -6,6 +6,7 @@ mod combine;
 mod compress;
 mod connection;
 mod expire;
+mod join;
 mod list;
 mod restore;
 mod store;
@@ -23,6 +24,7 @@ pub use check::CheckOptions;
 pub use combine::CombineOptions;
 pub use connection::ConnectionOptions;
 pub use expire::ExpireOptions;
+pub use join::JoinOptions;
 pub use list::ListOptions;
 pub use restore::RestoreOptions;
 pub use store::StoreOptions;
@@ -76,6 +78,7 @@ impl CommandLine {
             Some(Command::Combine(options)) => options.progress,
             Some(Command::Restore(options)) => options.progress,
             Some(Command::Verify(options)) => options.progress,
+            Some(Command::Join(options)) => options.progress,
             Some(Command::List(_) | Command::Expire(_)) => false,
         };
         wanted.then_some(ProgressFormat::Text)
@@ -94,6 +97,9 @@ pub enum Command {
     Restore(RestoreOptions),
     /// Puts a full backup and incremental ones together.
     Combine(CombineOptions),
+    /// Joins a backup to a repository that another host leads.
+    #[command(disable_help_flag = true)]
+    Join(JoinOptions),
     /// Lists the backups of a repository.
     List(ListOptions),
     /// Removes backups from a repository that nobody needs any more.

@@ -13,20 +13,26 @@ use object_store::{ObjectStore, RetryConfig};
 use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 
-use super::{Objects, Store};
+use super::{Objects, Store, hinted};
 use crate::cli::configuration::StoreAccess;
 
 /// Threads that encrypt and sign what goes over the network.
 const THREADS: usize = 2;
+/// Repetitions of the first request, which finds out whether the store can be reached at all.
+const FIRST_RETRIES: usize = 3;
+/// Repetitions of a request: as many as fit into the three minutes that the library goes on for. A backup of
+/// hours outlives a store that is away for two.
+const RETRIES: usize = 100;
 /// Parts of all uploads together that may be on their way at once.
 const IN_FLIGHT: usize = 4;
 
 type Stores = (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>);
 
-/// Prepares access to `SCHEME://BUCKET/PREFIX`.
+/// Connects to `SCHEME://BUCKET/PREFIX`.
 ///
 /// # Errors
-/// An error for a malformed URL and for options that the store does not know.
+/// An error for a malformed URL and for options that the store does not know, and where the store cannot be
+/// reached, does not let this program in or has no such bucket.
 pub fn open(url: &str, access: &StoreAccess) -> Result<Objects> {
     let malformed = || format!("URL \"{url}\" is not of the form SCHEME://BUCKET/PREFIX");
     let (scheme, rest) = url.split_once("://").with_context(malformed)?;
@@ -40,22 +46,36 @@ pub fn open(url: &str, access: &StoreAccess) -> Result<Objects> {
         .options
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_str()));
-    let retry = RetryConfig::default();
-    let stores = match scheme {
-        "s3" => s3(&bucket_url, options, retry),
-        "gs" => google(&bucket_url, options, retry),
-        "az" => azure(&bucket_url, options, retry),
-        _ => bail!(
-            "URL \"{url}\" has the unknown scheme \"{scheme}\"\n\
-             HINT:  Known are s3://, gs://, az:// and file://."
-        ),
+    let connect = |retry| {
+        let options = options.clone();
+        let stores = match scheme {
+            "s3" => s3(&bucket_url, options, retry),
+            "gs" => google(&bucket_url, options, retry),
+            "az" => azure(&bucket_url, options, retry),
+            _ => bail!(
+                "URL \"{url}\" has the unknown scheme \"{scheme}\"\n\
+                 HINT:  Known are s3://, gs://, az:// and file://."
+            ),
+        };
+        stores.with_context(|| format!("could not use \"{bucket_url}\""))
     };
-    let (objects, parts) = stores.with_context(|| format!("could not use \"{bucket_url}\""))?;
+    let (probe, _) = connect(RetryConfig {
+        max_retries: FIRST_RETRIES,
+        ..RetryConfig::default()
+    })?;
+    let (objects, parts) = connect(RetryConfig {
+        max_retries: RETRIES,
+        ..RetryConfig::default()
+    })?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()
         .context("could not start threads")?;
+    let found = runtime.block_on(probe.list_with_delimiter(Some(&prefix)));
+    found
+        .map_err(hinted)
+        .with_context(|| format!("could not list \"{url}\""))?;
     Ok(Objects {
         store: Arc::new(Store {
             runtime,
@@ -66,6 +86,7 @@ pub fn open(url: &str, access: &StoreAccess) -> Result<Objects> {
             url: bucket_url,
         }),
         prefix,
+        limit: None,
     })
 }
 

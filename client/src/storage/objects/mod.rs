@@ -10,9 +10,10 @@ mod upload;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use futures::TryStreamExt as _;
+use anyhow::{Context, Error, Result, anyhow};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{
@@ -31,11 +32,18 @@ pub use upload::Upload;
 /// aborted.
 const UPLOAD: &str = ".upload";
 
+/// Objects that are removed by one request at most.
+const MOST_REMOVED: usize = 1000;
+/// Time of a request in the clean-up after an error, which nobody wants to wait for.
+const IMPATIENT: Duration = Duration::from_secs(5);
+
 /// Objects with a common prefix.
 #[derive(Clone)]
 pub struct Objects {
     store: Arc<Store>,
     prefix: Path,
+    /// Time of a request with all its repetitions; none for that of the library.
+    limit: Option<Duration>,
 }
 
 /// A connection to a store.
@@ -68,10 +76,11 @@ impl fmt::Display for Objects {
 }
 
 impl Objects {
-    /// Prepares access; nothing is requested yet.
+    /// Connects to a store.
     ///
     /// # Errors
-    /// An error for a malformed URL and for options that the store does not know.
+    /// An error for a malformed URL, for options that the store does not know, and where the store cannot be
+    /// used.
     pub fn open(url: &str, access: &StoreAccess) -> Result<Self> {
         connection::open(url, access)
     }
@@ -79,8 +88,16 @@ impl Objects {
     /// The objects whose names go on after this one's.
     pub fn child(&self, name: &str) -> Self {
         Self {
-            store: Arc::clone(&self.store),
             prefix: self.prefix.clone().join(name),
+            ..self.clone()
+        }
+    }
+
+    /// The same objects, whose requests fail after some seconds.
+    pub fn impatient(&self) -> Self {
+        Self {
+            limit: Some(IMPATIENT),
+            ..self.clone()
         }
     }
 
@@ -131,10 +148,10 @@ impl Objects {
     /// Errors of the store.
     pub fn write(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
         let path = self.path(name);
-        let put = self.store.objects.put(&path, PutPayload::from(bytes));
-        self.wait(put)
-            .map(drop)
+        let put = self.wait(self.store.objects.put(&path, PutPayload::from(bytes)));
+        put.map_err(hinted)
             .with_context(|| self.cannot_write(name))
+            .map(drop)
     }
 
     /// Writes a small object unless there is one of that name. Returns whether there was none. A store
@@ -148,7 +165,11 @@ impl Objects {
         let payload = PutPayload::from(bytes.clone());
         match self.wait(self.store.objects.put_opts(&path, payload, options)) {
             Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            // The request may have been repeated because its answer was lost.
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                let read = async { self.store.objects.get(&path).await?.bytes().await };
+                Ok(self.wait(read).is_ok_and(|found| found == bytes))
+            }
             Err(
                 object_store::Error::NotImplemented { .. }
                 | object_store::Error::NotSupported { .. },
@@ -162,8 +183,7 @@ impl Objects {
     /// # Errors
     /// Errors of the store.
     pub fn remove(&self, name: &str) -> Result<()> {
-        let path = self.path(name);
-        self.delete(&path)
+        self.delete(vec![self.path(name)])
     }
 
     /// Aborts the uploads in parts that were left below the prefix, and removes everything else there.
@@ -173,14 +193,15 @@ impl Objects {
     pub fn remove_all(&self) -> Result<()> {
         self.abort_uploads()?;
         let list = self.store.objects.list(Some(&self.prefix));
-        let all: Vec<_> = self
-            .wait(list.map_ok(|object| object.location).try_collect())
-            .with_context(|| self.cannot("list"))?;
-        all.iter().try_for_each(|path| self.delete(path))
+        let all = self.wait(list.map_ok(|object| object.location).try_collect());
+        self.delete(all.map_err(hinted).with_context(|| self.cannot("list"))?)
     }
 
     /// Aborts the uploads in parts of programs that are gone.
-    fn abort_uploads(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Errors of the store.
+    pub fn abort_uploads(&self) -> Result<()> {
         for FileEntry { name, .. } in self.files()? {
             let name = name.to_string_lossy();
             let Some(target) = name.strip_suffix(UPLOAD) else {
@@ -192,47 +213,72 @@ impl Objects {
                 Ok(id) => String::from_utf8_lossy(&id).into_owned(),
                 Err(object_store::Error::NotFound { .. }) => continue,
                 Err(error) => {
-                    return Err(error).with_context(|| format!("could not read \"{self}/{name}\""));
+                    return Err(hinted(error))
+                        .with_context(|| format!("could not read \"{self}/{name}\""));
                 }
             };
             self.abort_upload(target, id)?;
-            self.delete(&path)?;
+            self.delete(vec![path])?;
         }
         Ok(())
     }
 
-    /// Removes the parts of an upload that is not complete, and the object that they were for.
+    /// Removes the parts of an upload that is not complete.
     fn abort_upload(&self, target: &str, id: String) -> Result<()> {
         let path = self.path(target);
         let abort = self.store.parts.abort_multipart(&path, &id);
         match self.wait(abort) {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => {
-                return Err(error)
+                return Err(hinted(error))
                     .with_context(|| format!("could not abort the upload of \"{self}/{target}\""));
             }
         }
         if self.store.keeps_parts {
-            let put = self.store.objects.put(&path, PutPayload::new());
-            self.wait(put).with_context(|| self.cannot_write(target))?;
+            self.write(target, Vec::new())?;
+            self.delete(vec![path])?;
         }
-        self.delete(&path)
+        Ok(())
     }
 
-    fn delete(&self, path: &Path) -> Result<()> {
-        match self.wait(self.store.objects.delete(path)) {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(hinted(error))
-                .with_context(|| format!("could not remove \"{}/{path}\"", self.store.url)),
+    fn delete(&self, paths: Vec<Path>) -> Result<()> {
+        for paths in paths.chunks(MOST_REMOVED) {
+            let paths = stream::iter(paths.to_vec()).map(Ok).boxed();
+            let removed = self.store.objects.delete_stream(paths);
+            let removed = removed.filter_map(async |removed| match removed {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => None,
+                Err(error) => Some(Err(error)),
+            });
+            self.wait(removed.try_for_each(async |()| Ok(())))
+                .map_err(hinted)
+                .with_context(|| self.cannot("remove"))?;
         }
+        Ok(())
     }
 
     fn path(&self, name: &str) -> Path {
         self.prefix.clone().join(name)
     }
 
-    fn wait<F: Future>(&self, future: F) -> F::Output {
-        self.store.runtime.block_on(future)
+    /// Waits for an answer, within the limit if there is one.
+    fn wait<T>(
+        &self,
+        answer: impl Future<Output = object_store::Result<T>>,
+    ) -> object_store::Result<T> {
+        let limited = async {
+            let Some(limit) = self.limit else {
+                return answer.await;
+            };
+            tokio::time::timeout(limit, answer)
+                .await
+                .unwrap_or_else(|_| {
+                    Err(object_store::Error::Generic {
+                        store: "object store",
+                        source: format!("no answer within {} seconds", limit.as_secs()).into(),
+                    })
+                })
+        };
+        self.store.runtime.block_on(limited)
     }
 
     fn cannot(&self, to: &str) -> String {
@@ -244,18 +290,29 @@ impl Objects {
     }
 }
 
-/// The error with what a user can do about it.
-fn hinted(error: object_store::Error) -> anyhow::Error {
+/// The error with what a user can do about it. The library has the text of each cause in that of its effect.
+fn hinted(error: object_store::Error) -> Error {
+    let text = error.to_string();
+    let is_any_of = |status: &[&str]| status.iter().any(|status| text.contains(status));
     let hint = match &error {
         object_store::Error::PermissionDenied { .. }
-        | object_store::Error::Unauthenticated { .. } => {
-            "Check the credentials in the environment or in --store-option, and what they allow."
-        }
-        object_store::Error::NotFound { .. } => "Check that the bucket or container exists.",
-        _ => return error.into(),
+        | object_store::Error::Unauthenticated { .. } => Some(DENIED),
+        _ if is_any_of(&["401 Unauthorized", "403 Forbidden"]) => Some(DENIED),
+        object_store::Error::NotFound { .. } => Some(MISSING),
+        _ if is_any_of(&["404 Not Found"]) => Some(MISSING),
+        _ if is_any_of(&["URL scheme is not allowed"]) => Some(PLAIN_HTTP),
+        _ => None,
     };
-    anyhow!("{error}\nHINT:  {hint}")
+    match hint {
+        Some(hint) => anyhow!("{text}\nHINT:  {hint}"),
+        None => Error::msg(text),
+    }
 }
+
+const DENIED: &str =
+    "Check the credentials in the environment or in --store-option, and what they allow.";
+const MISSING: &str = "Check that the bucket or container exists.";
+const PLAIN_HTTP: &str = "Use https, or allow plain http by --store-option allow_http=true.";
 
 fn to_io(error: object_store::Error) -> io::Error {
     match error {

@@ -77,8 +77,9 @@ impl ObjectReader {
     }
 
     fn receive(&mut self, request: &mut Request, length: u64) -> io::Result<Bytes> {
-        let received = self.objects.wait(&mut request.0);
-        let bytes = received.map_err(io::Error::other)?.map_err(to_io)?;
+        let handle = &mut request.0;
+        let received = self.objects.wait(async { handle.await? });
+        let bytes = received.map_err(to_io)?;
         if bytes.len() as u64 != length {
             return Err(io::Error::other(format!(
                 "the store sent {} bytes of {length}",

@@ -40,6 +40,8 @@ pub struct Upload {
     buffer: Vec<u8>,
     /// Number of parts that were sent.
     sent: usize,
+    /// Bytes that were written.
+    length: u64,
     parts: Vec<PartId>,
     in_flight: VecDeque<JoinHandle<object_store::Result<PartId>>>,
     is_finished: bool,
@@ -55,6 +57,7 @@ impl Upload {
             id: None,
             buffer: Vec::new(),
             sent: 0,
+            length: 0,
             parts: Vec::new(),
             in_flight: VecDeque::new(),
             is_finished: false,
@@ -66,6 +69,7 @@ impl Upload {
     /// # Errors
     /// Errors of the store, and cancellation.
     pub fn write(&mut self, mut bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
+        self.length += bytes.len() as u64;
         while !bytes.is_empty() {
             let size = self.part_size();
             if self.buffer.capacity() == 0 {
@@ -106,7 +110,18 @@ impl Upload {
             std::mem::take(&mut self.parts),
         );
         let complete = async move { store.complete_multipart(&path, &id, parts).await };
-        self.run(complete, cancellation)?;
+        match self.wait(complete, cancellation)? {
+            Ok(_) => {}
+            // An answer that was lost had the request repeated, and there is no such upload any more.
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                let (store, path) = (self.objects.store.objects.clone(), self.path.clone());
+                let head = self.wait(async move { store.head(&path).await }, cancellation)?;
+                if !head.is_ok_and(|object| object.size == self.length) {
+                    return Err(self.failed(error));
+                }
+            }
+            Err(error) => return Err(self.failed(error)),
+        }
         self.is_finished = true;
         self.objects.remove(&format!("{}{UPLOAD}", self.name))
     }
@@ -186,7 +201,7 @@ impl Upload {
 
     /// Waits for the store or for a cancellation.
     fn wait<F: Future>(&self, future: F, cancellation: &Cancellation) -> Result<F::Output> {
-        self.objects.wait(async {
+        self.objects.store.runtime.block_on(async {
             let mut future = std::pin::pin!(future);
             loop {
                 cancellation.check()?;
@@ -212,10 +227,11 @@ impl Drop for Upload {
         if self.is_finished {
             return;
         }
+        let objects = self.objects.impatient();
         if let Some(id) = self.id.take()
-            && self.objects.abort_upload(&self.name, id).is_ok()
+            && objects.abort_upload(&self.name, id).is_ok()
         {
-            let _ = self.objects.remove(&format!("{}{UPLOAD}", self.name));
+            let _ = objects.remove(&format!("{}{UPLOAD}", self.name));
         }
     }
 }
