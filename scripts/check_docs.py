@@ -19,7 +19,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 # Sections of the program reference with the options of a command.
 COMMANDS = {"A backup": [], "check": ["check"], "verify": ["verify"], "restore": ["restore"],
-            "combine": ["combine"]}
+            "combine": ["combine"], "join": ["join"], "list": ["list"], "expire": ["expire"]}
 
 findings = []
 

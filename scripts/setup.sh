@@ -31,6 +31,8 @@ missing_system_parts() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python
     have shellcheck || echo shellcheck
     { have gzip && have lz4 && have zstd; } || echo compressors
+    # One test uses it, and is skipped where there is no such package.
+    { have age || ! have apt-cache || ! apt_has age; } || echo age
     have fincore || echo fincore
     { have openssl && pkg-config --exists openssl 2>/dev/null; } || echo openssl
     rust_is_new_enough || echo rust
@@ -64,6 +66,7 @@ packages_for() {
         python) echo python3 python3-venv ;;
         shellcheck) echo shellcheck ;;
         compressors) echo gzip lz4 zstd ;;
+        age) echo age ;;
         fincore) echo util-linux-extra ;;
         openssl) echo openssl libssl-dev ;;
         rust) echo rustup ;;
@@ -83,6 +86,7 @@ describe() {
         python) echo "python3 with the venv module" ;;
         shellcheck) echo "shellcheck" ;;
         compressors) echo "gzip, lz4 and zstd" ;;
+        age) echo "age" ;;
         fincore) echo "fincore (util-linux)" ;;
         openssl) echo "openssl with its headers" ;;
         rust) echo "Rust $RUST_VERSION or later with cargo, from https://rustup.rs" ;;

@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(offers(&["--exit"]), [""]);
         assert_eq!(offers(&["check", "--max"]), ["--max-rate"]);
         // A value that must follow an equals sign, as in --progress=json.
-        for command in [&["-P", "j"][..], &["check", "--progress", "j"]] {
+        for command in [&["-P", "js"][..], &["check", "--progress", "js"]] {
             assert_eq!(offers(command), [""]);
         }
     }

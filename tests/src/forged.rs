@@ -1,7 +1,5 @@
 //! Files of a repository that a hostile store has changed, with checksums that fit.
 
-use std::fs::File;
-
 use serde_json::{Value, json};
 
 use crate::client::{expect_failure, names_in};
@@ -35,22 +33,18 @@ impl Repository {
         change(&mut info);
         self.write(name, "backup.json", info.to_string().as_bytes());
     }
-
-    /// Makes a file that large, and of zeros.
-    #[track_caller]
-    pub fn inflate(&self, name: &str, file: &str, size: u64) {
-        self.write(name, file, b"");
-        let path = self.server.folder().join(self.key(name, file));
-        let file = File::options().write(true).open(&path);
-        file.and_then(|file| file.set_len(size))
-            .unwrap_or_else(|error| panic!("{path:?}: {error}"));
-    }
 }
 
 impl Origin {
     /// Checks that a restore is refused with these words, and leaves nothing.
     #[track_caller]
-    pub fn assert_not_restored(&self, repository: &Repository, name: &str, args: &[&str], word: &str) {
+    pub fn assert_not_restored(
+        &self,
+        repository: &Repository,
+        name: &str,
+        args: &[&str],
+        word: &str,
+    ) {
         let places = Folder::new("r");
         let target = places.join("data");
         let mut restore = repository.restore(name, &target, args);

@@ -290,6 +290,10 @@ fn prepare(
             started.file_count, started.start_lsn, started.timeline
         ),
     );
+    if config.repository.is_some() {
+        let text = format!("other hosts join it with --backup-id {}", started.backup_id);
+        say(config, &text);
+    }
     let mode = extension.directory_mode(session)?;
     let tablespaces = extension.tablespaces(session, None)?;
     if config.space_check {

@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
@@ -135,6 +136,9 @@ fn kept(config: &ExpireConfig, entries: &[Entry], now: DateTime<Utc>) -> HashMap
         if is_complete && entry.is_directory && has_tablespaces(entry) {
             keep(entry, "it may have tablespaces outside of its directory");
         }
+        if entry.folder.path().is_some_and(Path::is_symlink) {
+            keep(entry, "its directory is a symbolic link");
+        }
         let is_incremental = facts.is_some_and(|facts| facts.kind == Kind::Incremental);
         if !is_incremental || is_complete && catalog::chain(entries, &entry.name).is_ok() {
             continue;
@@ -191,10 +195,11 @@ fn families(entries: &[Entry]) -> Vec<Vec<&Entry>> {
 
 /// What becomes of a backup that belongs to no family.
 fn outsider(config: &ExpireConfig, entry: &Entry, now: DateTime<Utc>) -> Verdict {
+    let is_link = entry.folder.path().is_some_and(Path::is_symlink);
     let limit = chrono::Duration::from_std(config.unfinished).unwrap_or(chrono::Duration::MAX);
     let is_abandoned = entry
         .modified
-        .is_some_and(|modified| now - modified >= limit);
+        .is_some_and(|modified| !is_link && now - modified >= limit);
     let (remove, reason) = match &entry.state {
         State::Unreadable(reason) => (false, format!("it cannot be read: {reason}")),
         State::Unfinished if is_abandoned => (

@@ -87,6 +87,11 @@ fn join(
     let recipients = recipients(config, &folder)?;
     let info: Option<JoinInfo> = join_info::read(&folder, JOIN_FILE)?;
     let info = info.with_context(|| format!("\"{folder}\" has no \"{JOIN_FILE}\""))?;
+    ensure!(
+        info.recipients_sha256 == recipients.as_ref().map(Recipients::fingerprint),
+        "the backup is encrypted for others\n\
+         HINT:  Use the same --encrypt-to as the program that leads it."
+    );
     let algorithm = Algorithm::parse(&info.checksums)
         .with_context(|| format!("unrecognized checksum algorithm: \"{}\"", info.checksums))?;
     let backup = BackupConfig {
@@ -115,7 +120,7 @@ fn join(
     };
     shared.counters.expect(Expected { bytes: 0, files: 0 });
     let first_worker = usize::try_from(host * WORKERS)?;
-    let entry = NewBackup::joined(folder.clone(), recipients, info.checksums, first_worker);
+    let entry = NewBackup::joined(folder.clone(), recipients, &info, first_worker)?;
     let target = Target::create(
         config,
         &tablespaces,

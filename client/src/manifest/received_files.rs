@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Error, Result, anyhow};
 use backup_format::checksum::Algorithm;
 
-use crate::manifest::backup_path::display;
+use crate::manifest::backup_path::{MANIFEST, display};
 use crate::manifest::digest;
 use crate::manifest::file_table::{FileId, FileTable};
 
@@ -253,9 +253,11 @@ impl Files {
         self.table.ids().filter(|&id| self.has(id)).count()
     }
 
-    /// Bytes of the files received.
+    /// Bytes of the files received, without the manifest and WAL, of which no manifest knows.
     pub fn bytes(&self) -> u64 {
-        let received = self.table.ids().filter(|&id| self.has(id));
+        let is_listed = |path: &[u8]| path != MANIFEST && !path.starts_with(b"pg_wal/");
+        let counts = |&id: &FileId| self.has(id) && is_listed(self.table.path(id));
+        let received = self.table.ids().filter(counts);
         received.map(|id| self.table.entry(id).size).sum()
     }
 

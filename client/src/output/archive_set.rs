@@ -37,10 +37,12 @@ use crate::output::pipe::Commands;
 use crate::repository::backup_info::ArchiveInfo;
 use crate::repository::index;
 use crate::runtime::cancellation::Cancellation;
-use crate::storage::encryption;
+use crate::storage::encryption::{self, Recipients};
 use crate::storage::objects::{Objects, Upload};
 use crate::stream::part::Part;
 
+/// Number of workers up to which the memory of uploads has one bound for all.
+const FEW_WORKERS: usize = 4;
 /// Archive of WAL.
 const WAL: &str = "pg_wal.tar";
 
@@ -103,7 +105,17 @@ impl ArchiveSet {
     ) -> Result<Self> {
         let objects = repository.as_ref().and_then(NewBackup::objects);
         let place = if let Some(objects) = objects {
+            objects.allow_uploads(jobs.saturating_sub(FEW_WORKERS));
             Place::Objects(objects.clone())
+        } else if let Some(joined) = repository.as_ref().filter(|backup| !backup.leads()) {
+            Place::Directory {
+                path: joined
+                    .folder()
+                    .path()
+                    .context("the repository is no directory")?
+                    .to_owned(),
+                file_mode: mode & 0o640,
+            }
         } else if let Some(template) = &config.pipe {
             Place::Commands(commands.clone(), template.clone())
         } else {
@@ -125,7 +137,8 @@ impl ArchiveSet {
             manifest: Mutex::default(),
             repository,
         };
-        if let Place::Directory { path, .. } = &archives.place {
+        let leads = archives.repository.as_ref().is_none_or(NewBackup::leads);
+        if let (Place::Directory { path, .. }, true) = (&archives.place, leads) {
             cleanup.add_key_file(path.join(archives.name(archives.closing())));
             cleanup.add_key_file(path.join(manifest_name()));
         }
@@ -241,9 +254,16 @@ impl ArchiveSet {
             return Ok(());
         };
         let (index, totals) = index.finish(plain, stored.bytes)?;
-        let mut outlet = self.open(&index::name_of(name), false)?;
+        let index_name = index::name_of(name);
+        let recipients = repository.index_recipients();
+        let mut outlet = self.open_for(&index_name, false, recipients)?;
         outlet.copy_from(&index, cancellation)?;
         outlet.finish(cancellation)?;
+        if !repository.leads() {
+            // Before this host says that it has ended well.
+            self.sync(name)?;
+            self.sync(&index_name)?;
+        }
         repository.add(ArchiveInfo {
             name: self.stored_name(name),
             bytes: totals.plain,
@@ -369,7 +389,27 @@ impl ArchiveSet {
         }
     }
 
+    /// Has a file on disk.
+    fn sync(&self, name: &str) -> Result<()> {
+        let Place::Directory { path, .. } = &self.place else {
+            return Ok(());
+        };
+        let path = path.join(self.stored_name(name));
+        let file = File::open(&path).and_then(|file| file.sync_all());
+        file.with_context(|| format!("could not fsync file \"{}\"", path.display()))
+    }
+
     fn open(&self, name: &str, unfinished: bool) -> Result<Destination> {
+        let recipients = self.repository.as_ref().and_then(NewBackup::recipients);
+        self.open_for(name, unfinished, recipients)
+    }
+
+    fn open_for(
+        &self,
+        name: &str,
+        unfinished: bool,
+        recipients: Option<&Recipients>,
+    ) -> Result<Destination> {
         let stored = self.stored_name(name);
         let outlet = match &self.place {
             Place::Directory { path, file_mode } => {
@@ -381,7 +421,7 @@ impl ArchiveSet {
             }
             Place::Objects(objects) => Destination::Object(Upload::new(objects, &stored)),
         };
-        match self.repository.as_ref().and_then(NewBackup::recipients) {
+        match recipients {
             Some(recipients) => outlet.encrypted(recipients),
             None => Ok(outlet),
         }

@@ -159,8 +159,8 @@ impl Output {
         cancellation: &Cancellation,
     ) -> Result<()> {
         if let Self::Other(Some(writer), _) = self
-            && let Some(member) = check.last_position()
-            && let Some(before) = member.checked_sub(position)
+            && let Some(member) = check.last_begun()
+            && let Some(before) = member.0.checked_sub(position)
             && writer.is_due(member)
         {
             let (before, after) = bytes.split_at(usize::try_from(before)?.min(bytes.len()));
@@ -332,7 +332,7 @@ impl Receiver for Members<'_> {
         for ended in self.check.take_ended() {
             self.writer.add_member(&ended)?;
         }
-        self.writer.begin_member(self.plain, self.cancellation)?;
+        (self.writer).begin_member((self.plain, member.size), self.cancellation)?;
         let (path, attributes) = (&member.path, &member.attributes);
         let mut header = Vec::new();
         match member.kind {

@@ -32,6 +32,8 @@ pub enum Destination {
 
 /// Bytes of an archive between two places from which it can be read.
 const FRAME: u64 = 16 << 20;
+/// Bytes before a large member that are worth a place of their own.
+const SMALL: u64 = 64 * 1024;
 /// Size of a read in bytes.
 const PIECE: usize = 64 * 1024;
 
@@ -180,8 +182,12 @@ impl Writer {
     ///
     /// # Errors
     /// As [`Writer::write`].
-    pub fn begin_member(&mut self, position: u64, cancellation: &Cancellation) -> Result<()> {
-        if !self.is_due(position) {
+    pub fn begin_member(
+        &mut self,
+        (position, size): (u64, u64),
+        cancellation: &Cancellation,
+    ) -> Result<()> {
+        if !self.is_due((position, size)) {
             return Ok(());
         }
         let (outlet, stored) = (&mut self.outlet, &mut self.stored);
@@ -199,11 +205,13 @@ impl Writer {
         }
     }
 
-    /// Whether a place to begin is due at a position. An archive that is not compressed needs none.
-    pub fn is_due(&self, position: u64) -> bool {
+    /// Whether a place to begin is due at the position of a member of some size. A large one gets a place of its
+    /// own. An archive that is not compressed needs none.
+    pub fn is_due(&self, (position, size): (u64, u64)) -> bool {
+        let bytes = position.saturating_sub(self.frame);
         self.index.is_some()
             && self.compress.compression.method != Method::None
-            && position.saturating_sub(self.frame) >= FRAME
+            && (bytes >= FRAME || size >= FRAME && bytes >= SMALL)
     }
 
     /// Adds a member to the index.

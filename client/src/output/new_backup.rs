@@ -19,6 +19,10 @@ use crate::stream::archive_files::ArchiveFile;
 pub struct NewBackup {
     folder: Folder,
     recipients: Option<Recipients>,
+    /// Those who can decrypt the indexes.
+    index_recipients: Option<Recipients>,
+    /// Who has to be among those for the indexes of other hosts.
+    index_recipient: Option<String>,
     /// Algorithm of the checksums in the indexes.
     checksums: String,
     /// Number of the first worker, which differs between the hosts that take a backup.
@@ -40,9 +44,12 @@ pub struct Summary {
 
 impl NewBackup {
     /// Creates the entry of a backup, of which nothing is written yet.
-    pub fn new(folder: Folder, recipients: Option<Recipients>, info: BackupInfo) -> Self {
+    pub fn new(mut folder: Folder, recipients: Option<Recipients>, info: BackupInfo) -> Self {
+        let index_recipient = recipients.as_ref().map(|_| folder.add_fleeting_key());
         Self {
             folder,
+            index_recipients: recipients.clone(),
+            index_recipient,
             recipients,
             checksums: info.checksums.clone(),
             first_worker: 0,
@@ -51,19 +58,33 @@ impl NewBackup {
     }
 
     /// Joins a backup that another program leads.
+    ///
+    /// # Errors
+    /// An error for a malformed recipient of the indexes.
     pub fn joined(
         folder: Folder,
         recipients: Option<Recipients>,
-        checksums: String,
+        join: &JoinInfo,
         first_worker: usize,
-    ) -> Self {
-        Self {
+    ) -> Result<Self> {
+        let index_recipients = match (&recipients, &join.index_recipient) {
+            (Some(recipients), Some(other)) => Some(recipients.with(other)?),
+            _ => recipients.clone(),
+        };
+        Ok(Self {
             folder,
+            index_recipients,
+            index_recipient: None,
             recipients,
-            checksums,
+            checksums: join.checksums.clone(),
             first_worker,
             info: None,
-        }
+        })
+    }
+
+    /// Those who can decrypt the indexes, if the backup is encrypted.
+    pub fn index_recipients(&self) -> Option<&Recipients> {
+        self.index_recipients.as_ref()
     }
 
     /// Number of the first worker.
@@ -145,6 +166,8 @@ impl NewBackup {
             format: join_info::FORMAT,
             backup_id: lock(info).backup_id,
             checksums: self.checksums.clone(),
+            index_recipient: self.index_recipient.clone(),
+            recipients_sha256: self.recipients.as_ref().map(Recipients::fingerprint),
         };
         join_info::write(&self.folder, JOIN_FILE, &join)
     }

@@ -165,7 +165,7 @@ impl<'a> WalStore<'a> {
                 };
                 let mut header = Vec::new();
                 archive::file_header(&mut header, name, size, &attributes);
-                writer.begin_member(*plain, self.cancellation)?;
+                writer.begin_member((*plain, size), self.cancellation)?;
                 writer.write(&header, self.cancellation)?;
                 let written = self.copy(file, writer);
                 let written =

@@ -13,7 +13,8 @@ use chrono::{DateTime, Utc};
 use crate::cli::backup_name::Kind;
 use crate::manifest::parser::Manifest;
 use crate::repository::backup_info::BackupInfo;
-use crate::storage::encryption::SUFFIX;
+use crate::repository::join_info::{HostInfo, JOIN_FILE};
+use crate::storage::encryption::{KEY_FILE, SUFFIX};
 use crate::storage::folder::Folder;
 
 /// File whose presence makes a backup complete.
@@ -121,9 +122,11 @@ fn look_at(name: String, folder: Folder) -> Result<Option<Entry>> {
         let is_it = |name: &OsStr| name == wanted || name == encrypted.as_str();
         files.iter().any(|file| is_it(&file.name))
     };
+    // Also what is left of a backup that was removed in part.
     let has_archive = files.iter().any(|file| {
         let name = file.name.to_string_lossy();
-        name.starts_with("base.") && name.contains(".tar")
+        let is_of_others = HostInfo::host_of(&name).is_some() || name == JOIN_FILE;
+        is_of_others || name == KEY_FILE || name.contains(".tar")
     });
     let has_info = has(crate::repository::backup_info::FILE);
     if !(has(MANIFEST) || has_info || has("PG_VERSION") || has_archive) {

@@ -156,7 +156,9 @@ impl IndexWriter {
     /// Errors of the operating system.
     pub fn member(&mut self, member: &Member) -> Result<()> {
         self.members += 1;
-        let text = std::str::from_utf8(&member.path).ok();
+        // JSON has six letters for a control character.
+        let is_printable = |text: &&str| !text.contains(char::is_control);
+        let text = std::str::from_utf8(&member.path).ok().filter(is_printable);
         let is_file = member.kind == Kind::File;
         self.line(&Line {
             path: text.map(str::to_owned),
@@ -392,6 +394,7 @@ mod tests {
             Entry::Member(file(b"base/1 \"x\"", 512)),
             Entry::Frame(frame),
             Entry::Member(file(b"base/\xff", 1536)),
+            Entry::Member(file(&[1; 4096], 2560)),
         ];
         let mut index = IndexWriter::new("base.0.tar.zst", Method::Zstd, "CRC32C").unwrap();
         for entry in &entries[1..] {
@@ -401,7 +404,7 @@ mod tests {
             }
         }
         let (file, totals) = index.finish(3584, 900).unwrap();
-        assert_eq!(totals.members, 3);
+        assert_eq!(totals.members, 4);
         let mut text = Vec::new();
         file.reader().unwrap().read_to_end(&mut text).unwrap();
         (entries, text)
@@ -422,7 +425,7 @@ mod tests {
         let (found, totals) = read(&text, "base.0.tar.zst").unwrap();
         assert_eq!(found, entries);
         let expected = Totals {
-            members: 3,
+            members: 4,
             plain: 3584,
             stored: 900,
         };

@@ -30,6 +30,11 @@ pub struct JoinInfo {
     pub backup_id: i64,
     /// Algorithm of the checksums in the manifest and in the indexes.
     pub checksums: String,
+    /// Recipient that the indexes of other hosts are encrypted to besides, if the backup is encrypted: the
+    /// program that leads has the key while it runs.
+    pub index_recipient: Option<String>,
+    /// SHA-256 of those who can decrypt the backup, if it is encrypted.
+    pub recipients_sha256: Option<String>,
 }
 
 /// What a program says that has joined.

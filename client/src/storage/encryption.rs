@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use age::secrecy::{ExposeSecret as _, SecretString};
 use age::stream::{StreamReader, StreamWriter};
-use age::{Decryptor, Encryptor, Identity, Recipient, scrypt, x25519};
+use age::{DecryptError, Decryptor, Encryptor, Identity, Recipient, scrypt, x25519};
 use anyhow::{Context, Result, anyhow, ensure};
+use sha2::{Digest as _, Sha256};
 
 use crate::cli::option_values::PASSPHRASE;
 use crate::storage::source::Source;
@@ -63,7 +64,8 @@ impl Recipients {
                 );
                 passphrase = Some(read_passphrase(file)?);
             } else if text.starts_with(X25519) {
-                recipients.push(parse_recipient(text)?);
+                let parsed = parse_recipient(text);
+                recipients.push(parsed.with_context(|| format!("recipient \"{text}\""))?);
             } else {
                 recipients.extend(read_recipients(text)?);
             }
@@ -86,6 +88,29 @@ impl Recipients {
             key,
             key_file,
         }))))
+    }
+
+    /// SHA-256 of the recipients, in hexadecimal.
+    pub fn fingerprint(&self) -> String {
+        let recipients = self.0.recipients.iter();
+        let mut texts: Vec<_> = recipients.map(ToString::to_string).collect();
+        texts.sort();
+        let digest = Sha256::digest(texts.join("\n"));
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The same recipients and another one.
+    ///
+    /// # Errors
+    /// An error for a malformed recipient.
+    pub fn with(&self, other: &str) -> Result<Self> {
+        let mut recipients = self.0.recipients.clone();
+        recipients.push(parse_recipient(other)?);
+        Ok(Self(Arc::new(Keys {
+            recipients,
+            key: self.0.key.clone(),
+            key_file: None,
+        })))
     }
 
     /// Content of the key file, if the backup has one.
@@ -113,18 +138,20 @@ fn encrypt_key(key: &x25519::Identity, passphrase: SecretString) -> Result<Vec<u
     encrypt().context("could not encrypt the key of the backup")
 }
 
+/// The text may be a secret, and is not in the error.
 fn parse_recipient(text: &str) -> Result<x25519::Recipient> {
     x25519::Recipient::from_str(text)
-        .map_err(|error| anyhow!("\"{text}\" is no recipient of age: {error}"))
+        .map_err(|error| anyhow!("this is no recipient of age: {error}"))
 }
 
 fn read_recipients(file: &str) -> Result<Vec<x25519::Recipient>> {
     let text = fs::read_to_string(file)
         .with_context(|| format!("could not read file \"{file}\" with recipients"))?;
     let recipients: Vec<_> = lines(&text)
-        .map(parse_recipient)
-        .collect::<Result<_>>()
-        .with_context(|| format!("file \"{file}\""))?;
+        .map(|(number, line)| {
+            parse_recipient(line).with_context(|| format!("file \"{file}\", line {number}"))
+        })
+        .collect::<Result<_>>()?;
     ensure!(!recipients.is_empty(), "file \"{file}\" has no recipient");
     Ok(recipients)
 }
@@ -140,11 +167,12 @@ fn read_passphrase(file: &str) -> Result<SecretString> {
     Ok(SecretString::from(line.to_owned()))
 }
 
-/// Lines that are neither empty nor comments.
-fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+/// Lines that are neither empty nor comments, with their numbers.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().map(str::trim).zip(1..);
+    lines
+        .filter(|(line, _)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(line, number)| (number, line))
 }
 
 /// Keys that decrypt backups.
@@ -177,9 +205,10 @@ impl Identities {
             let content = fs::read_to_string(text)
                 .with_context(|| format!("could not read file \"{text}\" with identities"))?;
             let before = identities.keys.len();
-            for line in lines(&content) {
-                let key = x25519::Identity::from_str(line)
-                    .map_err(|error| anyhow!("file \"{text}\" has no identity of age: {error}"))?;
+            for (number, line) in lines(&content) {
+                let key = x25519::Identity::from_str(line).map_err(|error| {
+                    anyhow!("file \"{text}\" has no identity of age in line {number}: {error}")
+                })?;
                 identities.keys.push(Arc::new(key));
             }
             ensure!(
@@ -229,6 +258,14 @@ impl Identities {
         }
     }
 
+    /// Adds a key that is forgotten with this program, and returns its recipient.
+    pub fn add_fleeting_key(&mut self) -> String {
+        let key = x25519::Identity::generate();
+        let recipient = key.to_public().to_string();
+        self.keys.push(Arc::new(key));
+        recipient
+    }
+
     fn add(&mut self, key: BackupKey) {
         self.keys.push(Arc::clone(&key.0));
         self.backup_key = Some(key);
@@ -251,7 +288,13 @@ impl Identities {
         }
         let keys = self.keys.iter().map(|key| &**key as &dyn Identity);
         let decryptor = Decryptor::new(source).map_err(io::Error::other)?;
-        let reader = decryptor.decrypt(keys).map_err(io::Error::other)?;
+        let reader = decryptor.decrypt(keys).map_err(|error| match error {
+            DecryptError::NoMatchingKeys => io::Error::other(
+                "no identity decrypts the file\n\
+                 HINT:  It is encrypted for others. Name the file with another key by --identity.",
+            ),
+            error => io::Error::other(error),
+        })?;
         Ok(DecryptedReader(reader))
     }
 }

@@ -110,6 +110,11 @@ impl Folder {
         self.identities.add_key_of(recipients);
     }
 
+    /// Adds a key that is forgotten with this program, and returns its recipient.
+    pub fn add_fleeting_key(&mut self) -> String {
+        self.identities.add_fleeting_key()
+    }
+
     /// The key of a backup that is encrypted to a passphrase, if it was decrypted.
     pub fn backup_key(&self) -> Option<BackupKey> {
         self.identities.backup_key()

@@ -5,9 +5,9 @@
 
 use std::io::SeekFrom;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context as _, Error, Result};
 use backup_format::compression::Method;
-use backup_format::member::Receiver;
+use backup_format::member::{Broken, Receiver};
 
 use crate::repository::index::{Entry, Frame};
 use crate::stream::archive_files::{ArchiveFile, PIECE};
@@ -51,9 +51,26 @@ impl ArchivePart {
     /// # Errors
     /// Where the index is missing or damaged.
     pub fn plan(archive: &ArchiveFile, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<Self>> {
+        Self::plan_of(archive, LARGE, wanted)
+    }
+
+    /// A part for each place of the index from which an archive that is compressed can be read.
+    ///
+    /// # Errors
+    /// As [`ArchivePart::plan`].
+    pub fn plan_all(archive: &ArchiveFile) -> Result<Vec<Self>> {
+        Self::plan_of(archive, 0, |_| true)
+    }
+
+    fn plan_of(
+        archive: &ArchiveFile,
+        large: u64,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<Self>> {
         let mut index = archive.open_index()?;
         let mut plan = Plan {
             archive,
+            large,
             parts: Vec::new(),
             start: Frame::default(),
             is_wanted: false,
@@ -132,6 +149,10 @@ impl ArchivePart {
             take(&piece[..length]).with_context(|| archive.place())?;
             left -= length as u64;
         }
+        let is_last = matches!(self.to, End::Archive(_));
+        if is_last && archive.read_piece(&mut *source, &mut piece[..1])? > 0 {
+            return Err(Error::from(Broken::Trailing).context(archive.place()));
+        }
         Ok(())
     }
 
@@ -169,6 +190,8 @@ impl End {
 /// Parts while an index is read.
 struct Plan<'a> {
     archive: &'a ArchiveFile,
+    /// Bytes without compression from which on a part is not joined by the next.
+    large: u64,
     parts: Vec<ArchivePart>,
     /// Where the current piece begins.
     start: Frame,
@@ -193,7 +216,7 @@ impl Plan<'_> {
         }
         if let Some(last) = self.parts.last_mut()
             && last.next() == Some(start.plain)
-            && start.plain - last.from.plain < LARGE
+            && start.plain - last.from.plain < self.large
         {
             last.to = end;
             return;

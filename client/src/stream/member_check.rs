@@ -53,9 +53,10 @@ impl<'a> Check<'a> {
         self
     }
 
-    /// Position of the member that began last.
-    pub fn last_position(&self) -> Option<u64> {
-        self.last.as_ref().map(|member| member.plain)
+    /// Position and size of the member that began last.
+    pub fn last_begun(&self) -> Option<(u64, u64)> {
+        let last = self.last.as_ref()?;
+        Some((last.plain, last.size))
     }
 
     /// Takes the descriptions of the members that ended, except for the one that began last.

@@ -165,7 +165,9 @@ fn restore(
         } else {
             messages::warn(
                 "the restored cluster has no backup manifest, because it is a part of the backup\n\
-                 HINT:  Drop the databases and tablespaces that were left out, once the server has started.",
+                 HINT:  Drop the databases and tablespaces that were left out, once the server has started. \
+                 If recovery ends because \"WAL contains references to invalid pages\" of these, start the \
+                 server once with ignore_invalid_pages = on.",
             );
         }
     }

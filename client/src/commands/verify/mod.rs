@@ -152,7 +152,8 @@ fn read_manifest(config: &VerifyConfig, folder: &Folder) -> Result<(Manifest, Ex
         .find(&display(MANIFEST))
         .map_err(|error| failed(&error))?
     {
-        Some((source, _)) => Expected::read(source.take(LARGEST), &config.ignore),
+        Some((source, name)) => Expected::read(source.take(LARGEST), &config.ignore)
+            .with_context(|| format!("file \"{folder}/{name}\"")),
         None => Err(failed(&io::Error::from_raw_os_error(2))),
     }
 }

@@ -9,10 +9,10 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, RetryConfig};
+use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
 use tokio::runtime::Builder;
-use tokio::sync::Semaphore;
 
+use super::parts::Chunks;
 use super::{Objects, Store, hinted};
 use crate::cli::configuration::StoreAccess;
 
@@ -23,8 +23,8 @@ const FIRST_RETRIES: usize = 3;
 /// Repetitions of a request: as many as fit into the three minutes that the library goes on for. A backup of
 /// hours outlives a store that is away for two.
 const RETRIES: usize = 100;
-/// Parts of all uploads together that may be on their way at once.
-const IN_FLIGHT: usize = 4;
+/// Time of a request, unless the user has another: a part of the least size at 90 kB/s.
+const TIMEOUT: &str = "60 seconds";
 
 type Stores = (Arc<dyn ObjectStore>, Arc<dyn MultipartStore>);
 
@@ -81,7 +81,7 @@ pub fn open(url: &str, access: &StoreAccess) -> Result<Objects> {
             runtime,
             objects,
             parts,
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            chunks: Chunks::default(),
             keeps_parts: scheme == "az",
             url: bucket_url,
         }),
@@ -96,10 +96,20 @@ fn s3<'a>(
     retry: RetryConfig,
 ) -> Result<Stores> {
     let mut builder = AmazonS3Builder::from_env().with_url(url);
+    let timeout = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
+    if builder.get_config_value(&timeout).is_none() {
+        builder = builder.with_config(timeout, TIMEOUT);
+    }
     for (key, value) in options {
         let key = AmazonS3ConfigKey::from_str(key).map_err(|_| unknown(key))?;
         builder = builder.with_config(key, value);
     }
+    // TLS protects the bytes already, as it does for other programs of S3.
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let is_chosen = (builder.get_config_value(&AmazonS3ConfigKey::UnsignedPayload))
+        .is_some_and(|value| value == "true");
+    builder = builder.with_unsigned_payload(is_chosen || !is_plain);
     let store = Arc::new(builder.with_retry(retry).build()?);
     Ok((store.clone(), store))
 }
@@ -110,6 +120,10 @@ fn google<'a>(
     retry: RetryConfig,
 ) -> Result<Stores> {
     let mut builder = GoogleCloudStorageBuilder::from_env().with_url(url);
+    let timeout = GoogleConfigKey::Client(ClientConfigKey::Timeout);
+    if builder.get_config_value(&timeout).is_none() {
+        builder = builder.with_config(timeout, TIMEOUT);
+    }
     for (key, value) in options {
         let key = GoogleConfigKey::from_str(key).map_err(|_| unknown(key))?;
         builder = builder.with_config(key, value);
@@ -124,6 +138,10 @@ fn azure<'a>(
     retry: RetryConfig,
 ) -> Result<Stores> {
     let mut builder = MicrosoftAzureBuilder::from_env().with_url(url);
+    let timeout = AzureConfigKey::Client(ClientConfigKey::Timeout);
+    if builder.get_config_value(&timeout).is_none() {
+        builder = builder.with_config(timeout, TIMEOUT);
+    }
     for (key, value) in options {
         let key = AzureConfigKey::from_str(key).map_err(|_| unknown(key))?;
         builder = builder.with_config(key, value);

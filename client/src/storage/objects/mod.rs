@@ -4,6 +4,7 @@
 //! every call here waits. The library repeats requests that fail; nothing here does.
 
 mod connection;
+mod parts;
 mod reader;
 mod upload;
 
@@ -20,10 +21,11 @@ use object_store::{
     ListResult, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
 };
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
 
 use crate::cli::configuration::StoreAccess;
 use crate::storage::source::FileEntry;
+
+use parts::Chunks;
 
 pub use reader::ObjectReader;
 pub use upload::Upload;
@@ -51,8 +53,7 @@ struct Store {
     runtime: Runtime,
     objects: Arc<dyn ObjectStore>,
     parts: Arc<dyn MultipartStore>,
-    /// Parts that may be on their way at once.
-    in_flight: Arc<Semaphore>,
+    chunks: Chunks,
     /// Whether the store keeps the parts of an aborted upload until an object takes their place: Azure does, for
     /// a week.
     keeps_parts: bool,
@@ -83,6 +84,11 @@ impl Objects {
     /// used.
     pub fn open(url: &str, access: &StoreAccess) -> Result<Self> {
         connection::open(url, access)
+    }
+
+    /// Allows for the memory of more uploads.
+    pub fn allow_uploads(&self, more: usize) {
+        self.store.chunks.allow(more);
     }
 
     /// The objects whose names go on after this one's.
@@ -292,7 +298,16 @@ impl Objects {
 
 /// The error with what a user can do about it. The library has the text of each cause in that of its effect.
 fn hinted(error: object_store::Error) -> Error {
-    let text = error.to_string();
+    let mut text = error.to_string();
+    // What is at the bottom of it is not always in the text.
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    let cause = cause.to_string();
+    if !text.contains(&cause) {
+        text = format!("{text}: {cause}");
+    }
     let is_any_of = |status: &[&str]| status.iter().any(|status| text.contains(status));
     let hint = match &error {
         object_store::Error::PermissionDenied { .. }
@@ -300,7 +315,7 @@ fn hinted(error: object_store::Error) -> Error {
         _ if is_any_of(&["401 Unauthorized", "403 Forbidden"]) => Some(DENIED),
         object_store::Error::NotFound { .. } => Some(MISSING),
         _ if is_any_of(&["404 Not Found"]) => Some(MISSING),
-        _ if is_any_of(&["URL scheme is not allowed"]) => Some(PLAIN_HTTP),
+        _ if is_any_of(&["URL scheme is not allowed", "builder error"]) => Some(PLAIN_HTTP),
         _ => None,
     };
     match hint {

@@ -14,7 +14,7 @@ use super::{Objects, to_io};
 /// Bytes of the first range after a jump. Ranges grow from there.
 const FIRST: u64 = 64 * 1024;
 /// Most bytes of a range.
-const LARGEST: u64 = 4 * 1024 * 1024;
+const LARGEST: u64 = 2 * 1024 * 1024;
 
 /// Reader of an object.
 pub struct ObjectReader {

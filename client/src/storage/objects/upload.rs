@@ -2,31 +2,27 @@
 //!
 //! An upload that was begun and neither completed nor aborted leaves parts, which cost and which no list
 //! shows. So an object `NAME.upload` names it before its first part and until its end, for others to abort
-//! it after the death of this program. Memory is bounded: an upload fills one part, and a number of parts of
-//! all uploads together is on its way.
+//! it after the death of this program. Memory is bounded: see
+//! [`parts`](super::parts).
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
-use bytes::Bytes;
 use object_store::multipart::PartId;
 use object_store::path::Path;
-use object_store::{MultipartId, ObjectStoreExt as _, PutPayload};
-use tokio::sync::OwnedSemaphorePermit;
+use object_store::{MultipartId, ObjectStoreExt as _};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::parts::{PART, Part};
 use super::{Objects, UPLOAD, hinted};
 use crate::runtime::cancellation::Cancellation;
 
-/// Bytes of a part: the least that S3 takes.
-const PART: usize = 5 * 1024 * 1024;
 /// Number of parts after which parts grow by the size of the first: S3 takes 10,000 parts.
 const PARTS_OF_A_SIZE: usize = 2000;
 /// Parts of one upload on their way.
-const IN_FLIGHT: usize = 2;
+const IN_FLIGHT: usize = 4;
 /// Polling interval of a wait.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -37,7 +33,7 @@ pub struct Upload {
     path: Path,
     /// `None` before the first part.
     id: Option<MultipartId>,
-    buffer: Vec<u8>,
+    part: Part,
     /// Number of parts that were sent.
     sent: usize,
     /// Bytes that were written.
@@ -55,7 +51,7 @@ impl Upload {
             name: name.to_owned(),
             path: objects.path(name),
             id: None,
-            buffer: Vec::new(),
+            part: Part::new(&objects.store.chunks),
             sent: 0,
             length: 0,
             parts: Vec::new(),
@@ -72,13 +68,11 @@ impl Upload {
         self.length += bytes.len() as u64;
         while !bytes.is_empty() {
             let size = self.part_size();
-            if self.buffer.capacity() == 0 {
-                self.buffer.reserve_exact(size);
-            }
-            let (now, later) = bytes.split_at(bytes.len().min(size - self.buffer.len()));
-            self.buffer.extend_from_slice(now);
+            let room = size - self.part.len();
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            self.part.extend(now, cancellation)?;
             bytes = later;
-            if self.buffer.len() == size {
+            if self.part.len() == size {
                 self.send_part(cancellation)?;
             }
         }
@@ -91,14 +85,14 @@ impl Upload {
     /// As [`Upload::write`].
     pub fn finish(mut self, cancellation: &Cancellation) -> Result<()> {
         if self.id.is_none() {
-            let payload = PutPayload::from(std::mem::take(&mut self.buffer));
+            let payload = self.part.take();
             let (store, path) = (self.objects.store.objects.clone(), self.path.clone());
             let put = async move { store.put(&path, payload).await };
             self.run(put, cancellation)?;
             self.is_finished = true;
             return Ok(());
         }
-        if !self.buffer.is_empty() {
+        if self.part.len() > 0 {
             self.send_part(cancellation)?;
         }
         while !self.in_flight.is_empty() {
@@ -139,16 +133,16 @@ impl Upload {
         while self.in_flight.len() >= IN_FLIGHT {
             self.settle_oldest(cancellation)?;
         }
-        let permit = self.permit(cancellation)?;
-        let payload = PutPayload::from(Bytes::from(std::mem::take(&mut self.buffer)));
+        let payload = self.part.take();
         let (store, path, number) = (
             self.objects.store.parts.clone(),
             self.path.clone(),
             self.sent,
         );
+        let on_the_way = self.objects.store.chunks.send();
         let put = async move {
             let part = store.put_part(&path, &id, number, payload).await;
-            drop(permit);
+            drop(on_the_way);
             part
         };
         self.in_flight
@@ -167,13 +161,6 @@ impl Upload {
         let mark = format!("{}{UPLOAD}", self.name);
         self.objects.write(&mark, id.clone().into_bytes())?;
         Ok(id)
-    }
-
-    fn permit(&self, cancellation: &Cancellation) -> Result<OwnedSemaphorePermit> {
-        let permits = Arc::clone(&self.objects.store.in_flight);
-        let acquire = permits.acquire_owned();
-        self.wait(acquire, cancellation)?
-            .context("the store is closed")
     }
 
     fn settle_oldest(&mut self, cancellation: &Cancellation) -> Result<()> {

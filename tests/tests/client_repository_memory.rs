@@ -1,0 +1,78 @@
+//! Memory use of the program with a repository in a store: small, whatever the size of the cluster and the speed
+//! of the store.
+
+use std::process::Command;
+
+use backup_tests::object_store::{Act, Fault, Kind};
+use backup_tests::planted;
+use backup_tests::program::{command, succeed};
+use backup_tests::repository::Repository;
+use backup_tests::scratch::Folder;
+use backup_tests::server::Cluster;
+
+/// Runs the command given as arguments and prints its peak memory in kB.
+const MEASURE: &str = "import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
+
+const AT_MOST_KB: u64 = 64 * 1024;
+
+/// Checks the peak memory of a program.
+#[track_caller]
+fn assert_small(what: &str, program: &Command) {
+    let mut measure = command("python3");
+    measure.args(["-c", MEASURE]).arg(program.get_program());
+    measure.args(program.get_args());
+    for (name, value) in program.get_envs() {
+        if let Some(value) = value {
+            measure.env(name, value);
+        }
+    }
+    let printed = succeed(&mut measure);
+    let memory: u64 = printed.trim().parse().expect("a number");
+    println!("{what}: {memory} kB");
+    // A value smaller than any real program's would be a failed measurement.
+    assert!((1024..AT_MOST_KB).contains(&memory), "{memory} kB: {what}");
+}
+
+/// Cluster of some hundred MB, in files of which each is larger than a part of an upload.
+fn large_cluster() -> Cluster {
+    let cluster = Cluster::new();
+    planted::relations(&cluster, 1, 10, 32 << 20);
+    cluster
+}
+
+#[test]
+fn four_workers_take_little_memory() {
+    let cluster = large_cluster();
+    let repository = Repository::new();
+    for (name, compression) in [
+        ("none", "none"),
+        ("zstd", "zstd"),
+        ("gzip", "server-gzip:1"),
+    ] {
+        let args = ["-j", "4", "-Z", compression];
+        assert_small(name, &repository.backup(&cluster, name, &args));
+        assert_small("verify", &repository.verify(name, &["-j", "4"]));
+        let places = Folder::new("r");
+        let restore = repository.restore(name, &places.join("data"), &["-j", "4"]);
+        assert_small("restore", &restore);
+    }
+    assert_small("list", &repository.list(&[]));
+}
+
+#[test]
+fn a_store_that_fails_now_and_then_takes_no_more_memory() {
+    let cluster = large_cluster();
+    let repository = Repository::new();
+    // Parts wait for their repetition while the server sends more.
+    let fault = Fault::new(Act::SlowDown)
+        .on(&[Kind::Part, Kind::Get])
+        .every(2);
+    repository.server.switch_on(&fault);
+    assert_small("backup", &repository.backup(&cluster, "b", &["-j", "4"]));
+    let archives = repository.archives("b").len();
+    assert!(archives > 3, "{archives}");
+    assert!(repository.server.requests().faulted() > 20);
+    assert_small("verify", &repository.verify("b", &["-j", "4"]));
+}
