@@ -25,6 +25,8 @@ class Cluster:
         self.postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
         (self.link,) = (self.data / "pg_tblspc").iterdir()
         (self.in_tablespace,) = self.tablespace.glob("PG_*/*")
+        # PIDs of other servers, whose CPU time counts like that of this one.
+        self.other_servers = set()
         # The name of a directory of a nonexistent database.
         self.in_base = self.data / "base" / "4999999"
 
@@ -82,7 +84,8 @@ class Cluster:
 
     def cpu_seconds(self):
         """CPU time of all server processes since the start, including those that have ended."""
-        stats = (read_stat(pid) for pid in {self.postmaster, *self.processes()})
+        counted = {self.postmaster, *self.processes(), *self.other_servers}
+        stats = (read_stat(pid) for pid in counted)
         return sum(stat.own + stat.ended for stat in stats if stat)
 
     def wait_for_others_to_end(self, processes):

@@ -36,6 +36,7 @@ def describe(cluster, arguments):
         "commit": arguments.commit,
         "tar": said("tar", "--version"),
         "pgbackrest": said(arguments.pgbackrest, "version") if arguments.pgbackrest else "",
+        "rclone": said(arguments.rclone, "version") if arguments.rclone else "",
         "settings": dict(line.split("|") for line in shown),
     }
 

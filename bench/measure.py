@@ -22,6 +22,7 @@ import many_files
 import networks
 import plot
 import report
+import repository
 import streams
 import targets
 import workers
@@ -37,6 +38,7 @@ PARTS = {
     "compression": streams.measure_compression,
     "directory": directories.measure_directory,
     "incremental": incremental.measure_incremental,
+    "repository": repository.measure_repository,
     "tcp": networks.measure_tcp,
     "tls": networks.measure_tls,
     "cold": streams.measure_cold,
@@ -50,7 +52,8 @@ def parse_arguments():
     """Arguments from bench/run.sh."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("bin", "socket", "data", "tablespace", "owner", "target", "trash", "driver",
-                 "pgbackrest", "pgbackrest-note", "commit", "results", "size", "load"):  # fmt: skip
+                 "pgbackrest", "pgbackrest-note", "s3-server", "s3-server-note", "rclone",
+                 "rclone-note", "commit", "results", "size", "load"):  # fmt: skip
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--repeats", type=int, required=True)
@@ -79,6 +82,10 @@ def measure(arguments):
         "driver": arguments.driver,
         "pgbackrest": arguments.pgbackrest,
         "pgbackrest_note": arguments.pgbackrest_note,
+        "s3_server": arguments.s3_server,
+        "s3_server_note": arguments.s3_server_note,
+        "rclone": arguments.rclone,
+        "rclone_note": arguments.rclone_note,
         "load_seconds": arguments.load_seconds,
     }
     result = {"about": about, "parts": {}, "targets": [], "notes": []}

@@ -44,7 +44,7 @@ def plot(result):
 def bars(case, y, scale):
     """Label, bars, range of the runs, and number."""
     wall, cpu = case["wall"], case["cpu"]
-    ours = "worker" in case["name"] or case["name"].startswith("base_backup")
+    ours = "worker" in case["name"] or case["name"].startswith(("base_backup", "restore", "verify"))
     low, high, end = (LEFT + wall[key] * scale for key in ("minimum", "maximum", "median"))
     middle = y + 9
     title = f"{case['name']}: {wall['median']:.2f} s, CPU {cpu['median']:.2f} s"

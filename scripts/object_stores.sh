@@ -39,13 +39,6 @@ has_azurite() {
     have node && is_safe "$FOLDER" && is_safe "$AZURITE" && [[ -r $AZURITE_MAIN ]]
 }
 
-# place WORK TARGET: the rename is atomic; another run may have been faster.
-place() {
-    chmod -R u+rwX,go+rX,go-w -- "$1"
-    rm -rf -- "$2"
-    mv -T -- "$1" "$2" 2>/dev/null || true
-}
-
 fetch_moto() (
     python3 -c 'import venv, ensurepip' 2>/dev/null \
         || unavailable "moto $MOTO_VERSION, which needs python3 with the venv module"

@@ -108,6 +108,31 @@ pub struct Totals {
     pub stored: u64,
 }
 
+/// Sum of the members of a part of an archive, in their order: two parts with the same sum have the same
+/// members at the same places.
+#[derive(Clone, Debug, Default)]
+pub struct MemberSum(Sha256);
+
+impl MemberSum {
+    /// Adds a member, whose header begins at a position of the archive.
+    pub fn add(&mut self, path: &[u8], kind: Kind, size: u64, position: u64) {
+        let kind = match kind {
+            Kind::File => 0_u64,
+            Kind::Directory => 1,
+            Kind::Link => 2,
+        };
+        for number in [path.len() as u64, kind, size, position] {
+            self.0.update(number.to_le_bytes());
+        }
+        self.0.update(path);
+    }
+
+    /// Whether two sums are the same.
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.clone().finalize() == other.0.clone().finalize()
+    }
+}
+
 /// Index while its archive is written.
 pub struct IndexWriter {
     file: ManifestFile,

@@ -123,11 +123,6 @@ impl ArchiveFile {
         IndexReader::new(source, archive).with_context(|| format!("index \"{name}\""))
     }
 
-    /// Bytes of the archive as it is compressed; [`None`] where it is encrypted.
-    pub fn plain_size(&self) -> Option<u64> {
-        (!self.name.ends_with(encryption::SUFFIX)).then_some(self.size)
-    }
-
     /// Path of a file that is the archive as it is: in a directory, and not encrypted.
     pub fn local_path(&self) -> Option<PathBuf> {
         let folder = self.folder.path()?;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Error, Result};
 use backup_format::compression::Method;
 use backup_format::member::{Broken, Receiver};
 
-use crate::repository::index::{Entry, Frame};
+use crate::repository::index::{Entry, Frame, Member, MemberSum};
 use crate::stream::archive_files::{ArchiveFile, PIECE};
 use crate::stream::input::Input;
 
@@ -23,6 +23,8 @@ pub struct ArchivePart {
     pub archive: ArchiveFile,
     from: Frame,
     to: End,
+    /// Sum of its members by the index; none where there is no index.
+    sum: Option<MemberSum>,
 }
 
 /// End of a part.
@@ -43,6 +45,7 @@ impl ArchivePart {
             archive: archive.clone(),
             from: Frame::default(),
             to: End::File,
+            sum: None,
         }
     }
 
@@ -54,12 +57,17 @@ impl ArchivePart {
         Self::plan_of(archive, LARGE, wanted)
     }
 
-    /// A part for each place of the index from which an archive that is compressed can be read.
+    /// A part for each place of the index from which an archive that is compressed can be read, and one for all
+    /// of another archive.
     ///
     /// # Errors
     /// As [`ArchivePart::plan`].
     pub fn plan_all(archive: &ArchiveFile) -> Result<Vec<Self>> {
-        Self::plan_of(archive, 0, |_| true)
+        let large = match archive.method {
+            Method::None => u64::MAX,
+            _ => 0,
+        };
+        Self::plan_of(archive, large, |_| true)
     }
 
     fn plan_of(
@@ -74,6 +82,7 @@ impl ArchivePart {
             parts: Vec::new(),
             start: Frame::default(),
             is_wanted: false,
+            sum: MemberSum::default(),
         };
         while let Some(entry) = index.next().with_context(|| archive.place())? {
             match entry {
@@ -86,6 +95,7 @@ impl ArchivePart {
                             plain,
                         }));
                     }
+                    plan.add(&member);
                     plan.is_wanted |= wanted(&member.path);
                 }
             }
@@ -97,6 +107,20 @@ impl ArchivePart {
             }));
         }
         Ok(plan.parts)
+    }
+
+    /// Whether the index has these members for it. It is so where there is no index.
+    pub fn has(&self, members: &MemberSum) -> bool {
+        self.sum.as_ref().is_none_or(|sum| sum.is(members))
+    }
+
+    /// Which part of the archive it is, for messages.
+    pub fn place(&self) -> String {
+        match (self.from.plain, self.next()) {
+            (0, None) => String::new(),
+            (from, None) => format!(" from byte {from} on"),
+            (from, Some(to)) => format!(" from byte {from} to byte {to}"),
+        }
     }
 
     /// Bytes of the part in its file.
@@ -197,27 +221,45 @@ struct Plan<'a> {
     start: Frame,
     /// Whether it has something that is wanted.
     is_wanted: bool,
+    /// Sum of its members, unless it joins the part before it.
+    sum: MemberSum,
 }
 
 impl Plan<'_> {
+    /// Whether the current piece joins the part before it, if something in it is wanted.
+    fn joins(&self) -> bool {
+        self.parts.last().is_some_and(|last| {
+            last.next() == Some(self.start.plain) && self.start.plain - last.from.plain < self.large
+        })
+    }
+
+    /// Adds a member to the current piece.
+    fn add(&mut self, member: &Member) {
+        let joins = self.joins();
+        let last = self.parts.last_mut().filter(|_| joins);
+        let sum = match last.and_then(|last| last.sum.as_mut()) {
+            Some(sum) => sum,
+            None => &mut self.sum,
+        };
+        sum.add(&member.path, member.kind, member.size, member.plain);
+    }
+
     /// Ends the current piece, which joins the part before it unless that is large.
     fn cut(&mut self, end: End) {
         let Some(place) = end.frame() else {
             return;
         };
-        let (start, is_wanted) = (self.start, self.is_wanted);
+        let (start, is_wanted, joins) = (self.start, self.is_wanted, self.joins());
         if place.plain == start.plain && matches!(end, End::Part(_)) {
             return;
         }
         self.start = place;
         self.is_wanted = false;
+        let sum = std::mem::take(&mut self.sum);
         if !is_wanted {
             return;
         }
-        if let Some(last) = self.parts.last_mut()
-            && last.next() == Some(start.plain)
-            && start.plain - last.from.plain < self.large
-        {
+        if let Some(last) = self.parts.last_mut().filter(|_| joins) {
             last.to = end;
             return;
         }
@@ -225,6 +267,7 @@ impl Plan<'_> {
             archive: self.archive.clone(),
             from: start,
             to: end,
+            sum: Some(sum),
         });
     }
 }

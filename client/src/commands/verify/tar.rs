@@ -11,7 +11,6 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use backup_format::checksum::Algorithm;
-use backup_format::compression::Method;
 use backup_format::control_file;
 use backup_format::member::{Kind, Member, Receiver};
 
@@ -24,10 +23,9 @@ use crate::manifest::backup_path::{CONTROL_FILE, display};
 use crate::manifest::digest::Digest;
 use crate::manifest::expected::{self, Expected};
 use crate::repository::backup_info::{ArchiveInfo, BackupInfo};
-use crate::repository::index::{self, IndexReader};
+use crate::repository::index::MemberSum;
 use crate::runtime::parallel;
 use crate::runtime::supervisor::Shared;
-use crate::storage::source::Source;
 use crate::stream::archive_files::{self, ArchiveFile, Content};
 use crate::stream::archive_parts::ArchivePart;
 
@@ -114,9 +112,9 @@ fn list_described(verifier: &Verifier<'_>, info: &BackupInfo) -> Result<Vec<Arch
 }
 
 /// Parts of an archive, one for each place at which its index says that reading can begin. An archive that
-/// is not compressed is one part, whose members are compared with the index.
+/// is not compressed is one part.
 fn plan(verifier: &Verifier<'_>, archive: &ArchiveFile) -> Result<Vec<ArchivePart>> {
-    if archive.has_index && archive.method != Method::None {
+    if archive.has_index {
         match ArchivePart::plan_all(archive) {
             Ok(parts) => return Ok(parts),
             Err(error) => verifier.findings.add(format_args!("{error:#}"))?,
@@ -173,8 +171,7 @@ impl ArchiveSet<'_> {
         let shared = self.verifier.shared;
         let archive = &part.archive;
         let mut members = Members {
-            index: self.open_index(archive)?,
-            size: archive.plain_size(),
+            sum: MemberSum::default(),
             archives: self,
             name: &archive.name,
             prefix: archive.content.prefix(),
@@ -185,8 +182,12 @@ impl ArchiveSet<'_> {
             tally.add_bytes(length as u64);
             shared.cancellation.check()
         });
-        if result.is_ok() && members.fatal.is_none() {
-            members.finish_index()?;
+        if result.is_ok() && !part.has(&members.sum) {
+            self.verifier.findings.add(format_args!(
+                "index of archive \"{}\" does not fit it: it has other members{}",
+                archive.name,
+                part.place()
+            ))?;
         }
         match (result, members.fatal) {
             (Ok(()), _) => Ok(()),
@@ -200,23 +201,6 @@ impl ArchiveSet<'_> {
     }
 }
 
-impl ArchiveSet<'_> {
-    /// The index of an archive that is read from its start to its end.
-    fn open_index(&self, archive: &ArchiveFile) -> Result<Option<IndexReader<Box<dyn Source>>>> {
-        if !archive.has_index || archive.method != Method::None {
-            return Ok(None);
-        }
-        match archive.open_index() {
-            Ok(index) => Ok(Some(index)),
-            Err(error) => self
-                .verifier
-                .findings
-                .add(format_args!("{error:#}"))
-                .map(|()| None),
-        }
-    }
-}
-
 /// Whether a name stays where it is unpacked. No archive of a backup has another: one that does is not
 /// looked at any further, as with pg_verifybackup from 18.6 on.
 fn is_safe(path: &[u8]) -> bool {
@@ -225,10 +209,8 @@ fn is_safe(path: &[u8]) -> bool {
 
 /// Receiver of the members of one archive.
 struct Members<'a> {
-    /// The index, whose members come in the order of the archive's.
-    index: Option<IndexReader<Box<dyn Source>>>,
-    /// Bytes of the archive, unless it is encrypted.
-    size: Option<u64>,
+    /// Sum of all members, for the comparison with the index.
+    sum: MemberSum,
     archives: &'a ArchiveSet<'a>,
     name: &'a str,
     prefix: Vec<u8>,
@@ -310,70 +292,6 @@ impl<'a> Members<'a> {
         Ok(())
     }
 
-    /// Compares a member with the index. After the first difference nothing more is compared.
-    fn compare_with_index(&mut self, member: &Member) -> Result<()> {
-        let Some(index) = &mut self.index else {
-            return Ok(());
-        };
-        let path = [&self.prefix, member.path.as_slice()].concat();
-        let problem = match next_member(index) {
-            Ok(Some(listed)) => {
-                let is_same = listed.path == path
-                    && listed.kind == member.kind
-                    && listed.size == member.size
-                    && listed.plain == member.position;
-                if is_same {
-                    return Ok(());
-                }
-                format!(
-                    "it has \"{}\" at byte {}",
-                    display(&listed.path),
-                    listed.plain
-                )
-            }
-            Ok(None) => "it ends before the archive".to_owned(),
-            Err(error) => format!("{error:#}"),
-        };
-        self.index = None;
-        self.report_index(&format!(
-            "the archive has \"{}\" at byte {}, and {problem}",
-            display(&path),
-            member.position
-        ))
-    }
-
-    /// The archive has ended, and so must its index.
-    fn finish_index(&mut self) -> Result<()> {
-        let Some(mut index) = self.index.take() else {
-            return Ok(());
-        };
-        match next_member(&mut index) {
-            Ok(None) => {
-                let is_right = index.totals().is_some_and(|totals| {
-                    totals.stored == totals.plain
-                        && self.size.is_none_or(|size| size == totals.plain)
-                });
-                match is_right {
-                    true => Ok(()),
-                    false => self.report_index("it has another size of the archive"),
-                }
-            }
-            Ok(Some(listed)) => self.report_index(&format!(
-                "it has \"{}\" at byte {} behind the end of the archive",
-                display(&listed.path),
-                listed.plain
-            )),
-            Err(error) => self.report_index(&format!("{error:#}")),
-        }
-    }
-
-    fn report_index(&self, problem: &str) -> Result<()> {
-        self.archives.verifier.findings.add(format_args!(
-            "index of archive \"{}\" does not fit it: {problem}",
-            self.name
-        ))
-    }
-
     /// Whoever unpacks it has one or the other.
     fn report_twice(&self, member: &Member) -> Result<()> {
         self.archives.verifier.findings.add(format_args!(
@@ -417,22 +335,13 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The next member of an index.
-fn next_member(index: &mut IndexReader<Box<dyn Source>>) -> Result<Option<index::Member>> {
-    while let Some(entry) = index.next()? {
-        if let index::Entry::Member(member) = entry {
-            return Ok(Some(member));
-        }
-    }
-    Ok(None)
-}
-
 impl Receiver for Members<'_> {
     type Error = Error;
 
     fn begin(&mut self, member: &Member) -> Result<()> {
-        let compared = self.compare_with_index(member);
-        self.guard(compared)?;
+        let path = [&self.prefix, member.path.as_slice()].concat();
+        self.sum
+            .add(&path, member.kind, member.size, member.position);
         if member.kind == Kind::File {
             let current = self.member(member);
             self.current = Some(self.guard(current)?);
