@@ -20,6 +20,8 @@ mapfile -t python_scripts < <(find scripts examples bench -name '*.py' | sort)
 check cargo fmt --all --check
 check cargo clippy --quiet --workspace --all-targets --no-default-features \
     --features "pg$PG_MAJOR" -- -D warnings
+# With object stores, which the line before leaves out.
+check cargo clippy --quiet -p pg_parallel_backup_client --all-targets -- -D warnings
 for major in $BUILDABLE_MAJORS; do
     clippy=(cargo clippy --quiet --lib --no-default-features --features "pg$major" -- -D warnings)
     if [[ $major == "$PG_MAJOR" ]]; then

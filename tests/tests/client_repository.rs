@@ -4,7 +4,7 @@
 use backup_tests::client::{expect_failure, names_in, new_target, program};
 use backup_tests::object_store::{Azurite, Kind, Moto, Requests};
 use backup_tests::planted;
-use backup_tests::program::succeed;
+use backup_tests::program::{run, succeed};
 use backup_tests::repository::{Access, Origin, Repository};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
@@ -332,4 +332,32 @@ fn a_directory_keeps_backups() {
     // It need not exist.
     require_all_of(&Access::directory(&folder.join("deep/er")));
     assert_eq!(names_in(&folder.join("deep/er")), ["second"]);
+}
+
+#[test]
+fn results_are_there_for_programs() {
+    let origin = Origin::new();
+    let repository = Repository::new();
+    repository.take(&origin.cluster, "b", &["-j", "2"]);
+    let json = |command: &mut std::process::Command| -> serde_json::Value {
+        let output = run(command);
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let verified = json(&mut repository.verify("b", &["--json"]));
+    assert_eq!(verified["verified"], true);
+    assert_eq!(verified["findings"].as_array().map(Vec::len), Some(0));
+    let (folder, target) = new_target();
+    let mapping = origin.mapping(&folder);
+    let restored = json(&mut repository.restore("b", &target, &["--json", &mapping]));
+    assert_eq!(restored["restored"], true);
+    assert_eq!(restored["directory"], target.to_str().expect("text"));
+    let archive = repository.key("b", "base.0.tar");
+    let mut content = repository.read("b", "base.0.tar");
+    let place = content.len() / 2;
+    content[place] ^= 1;
+    repository.server.write(&archive, &content);
+    let verified = json(&mut repository.verify("b", &["--json"]));
+    assert_eq!(verified["verified"], false);
+    let finding = verified["findings"][0].as_str().expect("a finding");
+    assert!(finding.contains("base.0.tar"), "{finding}");
 }

@@ -393,6 +393,8 @@ pub struct RestoreConfig {
     pub backups: Vec<Location>,
     /// Access to those in repositories.
     pub access: StoreAccess,
+    /// Whether the result is for programs.
+    pub json: bool,
     /// Names or OIDs of the databases that are restored; none for all.
     pub only_databases: Vec<String>,
     /// Names or OIDs of the tablespaces that are restored; none for all.

@@ -48,6 +48,7 @@ pub fn receive(
         return Ok(());
     };
     let mut ended = BTreeSet::new();
+    let mut is_said = false;
     loop {
         let mut lost = Vec::new();
         let hosts = hosts(backup)?;
@@ -57,6 +58,10 @@ pub fn receive(
             .collect();
         if waiting.is_empty() {
             return Ok(());
+        }
+        if !is_said {
+            say(shared.config, "waiting for other hosts");
+            is_said = true;
         }
         // In this order: what ends in between has its file before it gives up its lock.
         let working = working(leader.0)?;

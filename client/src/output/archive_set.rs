@@ -261,8 +261,8 @@ impl ArchiveSet {
         outlet.finish(cancellation)?;
         if !repository.leads() {
             // Before this host says that it has ended well.
-            self.sync(name)?;
-            self.sync(&index_name)?;
+            self.sync(&self.stored_name(name))?;
+            self.sync(&self.stored_name(&index_name))?;
         }
         repository.add(ArchiveInfo {
             name: self.stored_name(name),
@@ -394,7 +394,7 @@ impl ArchiveSet {
         let Place::Directory { path, .. } = &self.place else {
             return Ok(());
         };
-        let path = path.join(self.stored_name(name));
+        let path = path.join(name);
         let file = File::open(&path).and_then(|file| file.sync_all());
         file.with_context(|| format!("could not fsync file \"{}\"", path.display()))
     }
@@ -564,8 +564,11 @@ impl ArchiveSet {
     fn write_manifest(&self, manifest: &ManifestFile, cancellation: &Cancellation) -> Result<()> {
         let mut outlet = self.open(&manifest_name(), true)?;
         outlet.copy_from(manifest, cancellation)?;
-        outlet.sync()?;
-        outlet.finish(cancellation)
+        outlet.finish(cancellation)?;
+        self.sync(&format!(
+            "{}{UNFINISHED}",
+            self.stored_name(&manifest_name())
+        ))
     }
 
     /// Gives the first archive and the manifest their names, after everything is on disk. In a repository the

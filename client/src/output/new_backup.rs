@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use backup_format::compression::Method;
 use chrono::Utc;
 
+use crate::console::messages;
 use crate::repository::backup_info::{ArchiveInfo, BackupInfo, FILE};
 use crate::repository::index::{self, IndexWriter};
 use crate::repository::join_info::{self, HostInfo, JOIN_FILE, JoinInfo};
@@ -212,7 +213,13 @@ impl NewBackup {
         self.folder
             .write(&name, content)
             .context("could not describe the backup")?;
-        self.remove_others(&archives)
+        if let Err(error) = self.remove_others(&archives) {
+            messages::warn(format_args!(
+                "could not remove what only other hosts needed: {error:#}\n\
+                 DETAIL:  The backup does not need it."
+            ));
+        }
+        Ok(())
     }
 
     /// Removes what lost hosts have left, and what only hosts needed that joined.

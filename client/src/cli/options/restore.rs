@@ -62,6 +62,10 @@ pub struct RestoreOptions {
     #[arg(short = 'v', long)]
     verbose: bool,
 
+    /// print the result as a JSON object
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     store: StoreOptions,
 }
@@ -84,6 +88,7 @@ impl RestoreOptions {
                 .map(|backup| parse_location(backup))
                 .collect::<Result<_>>()?,
             access: self.store.check()?,
+            json: self.json,
             only_databases: self.only_database,
             only_tablespaces: self.only_tablespace,
             target: self.pgdata,

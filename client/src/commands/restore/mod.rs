@@ -9,6 +9,7 @@ mod wanted;
 
 use std::cmp::Reverse;
 use std::fs::{self, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -46,13 +47,31 @@ const NAME: &str = "restore";
 /// # Errors
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
 pub fn run(config: RestoreConfig) -> Result<()> {
-    if let Some(backups) = chain(&config)? {
-        ensure!(
-            config.only_databases.is_empty() && config.only_tablespaces.is_empty(),
-            "only a full backup can be restored in parts"
-        );
-        return combine::run(in_chain(config, backups), NAME);
+    let (json, target) = (config.json, config.target.clone());
+    let backups = chain(&config)?;
+    let count = backups.as_ref().map_or(1, Vec::len);
+    match backups {
+        Some(backups) => {
+            ensure!(
+                config.only_databases.is_empty() && config.only_tablespaces.is_empty(),
+                "only a full backup can be restored in parts"
+            );
+            combine::run(in_chain(config, backups), NAME)?;
+        }
+        None => restore_one(config)?,
     }
+    if json {
+        let result = serde_json::json!({
+            "restored": true,
+            "directory": target.to_string_lossy(),
+            "backups": count,
+        });
+        writeln!(std::io::stdout(), "{result}").context("could not write to standard output")?;
+    }
+    Ok(())
+}
+
+fn restore_one(config: RestoreConfig) -> Result<()> {
     let manner = Manner {
         name: NAME,
         jobs: config.jobs,

@@ -1,7 +1,7 @@
 //! Findings about a backup, reported as they are found.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
 
@@ -11,15 +11,19 @@ use crate::console::messages;
 #[derive(Debug)]
 pub struct Findings {
     exit_on_error: bool,
-    any: AtomicBool,
+    /// The first ones.
+    texts: Mutex<Vec<String>>,
 }
+
+/// Findings that are kept for programs.
+const MOST_KEPT: usize = 1000;
 
 impl Findings {
     /// Creates an empty record; `exit_on_error` ends with the first finding.
     pub fn new(exit_on_error: bool) -> Self {
         Self {
             exit_on_error,
-            any: AtomicBool::new(false),
+            texts: Mutex::default(),
         }
     }
 
@@ -28,7 +32,11 @@ impl Findings {
     /// # Errors
     /// It is the error itself where the first one ends the program.
     pub fn add(&self, text: impl Display) -> Result<()> {
-        self.any.store(true, Ordering::Relaxed);
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        if texts.len() < MOST_KEPT {
+            texts.push(text.to_string());
+        }
+        drop(texts);
         if self.exit_on_error {
             return Err(anyhow!("{text}"));
         }
@@ -36,8 +44,9 @@ impl Findings {
         Ok(())
     }
 
-    /// Whether there was a finding.
-    pub fn any(&self) -> bool {
-        self.any.load(Ordering::Relaxed)
+    /// The first findings.
+    pub fn into_texts(self) -> Vec<String> {
+        let texts = self.texts.into_inner();
+        texts.unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -62,14 +62,18 @@ pub fn run(config: VerifyConfig) -> Result<bool> {
         workers: config.jobs,
     };
     let (quiet, json) = (config.quiet, config.json);
-    let verified = supervisor::run(
+    let findings = supervisor::run(
         watch,
         &signals,
         || (),
         move |shared| verify(&config, shared),
     )?;
+    let verified = findings.is_empty();
     let result = match (json, verified) {
-        (true, _) => Some(format!("{{\"verified\":{verified}}}")),
+        (true, _) => {
+            let result = serde_json::json!({ "verified": verified, "findings": findings });
+            Some(result.to_string())
+        }
         (false, true) if !quiet => Some("backup successfully verified".to_owned()),
         (false, _) => None,
     };
@@ -79,7 +83,8 @@ pub fn run(config: VerifyConfig) -> Result<bool> {
     Ok(verified)
 }
 
-fn verify(config: &VerifyConfig, shared: &Shared) -> Result<bool> {
+/// Returns the first findings.
+fn verify(config: &VerifyConfig, shared: &Shared) -> Result<Vec<String>> {
     // Before the work of hours.
     let programs = config.parse_wal.then(Programs::find).transpose()?;
     let mut folder = Folder::open(&config.backup, &config.access)?;
@@ -124,7 +129,7 @@ fn verify(config: &VerifyConfig, shared: &Shared) -> Result<bool> {
         let program = programs.for_version(version.as_deref())?;
         wal::verify(&verifier, program, path, ranges)?;
     }
-    Ok(!verifier.findings.any())
+    Ok(verifier.findings.into_texts())
 }
 
 fn read_manifest(config: &VerifyConfig, folder: &Folder) -> Result<(Manifest, Expected)> {

@@ -53,8 +53,8 @@ impl Default for Chunks {
 impl Chunks {
     /// Allows for more uploads.
     pub fn allow(&self, more: usize) {
-        // One part is filled while a half is on its way.
-        self.lock().limit += more * (PART + PART / 2) / CHUNK;
+        // One part is filled while another is on its way.
+        self.lock().limit += more * 2 * PART / CHUNK;
     }
 
     fn take(&self, cancellation: &Cancellation) -> Result<Vec<u8>> {
