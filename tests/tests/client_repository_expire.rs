@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use backup_tests::client::{backup_of, expect_failure, names_in};
 use backup_tests::incremental::is_too_old;
-use backup_tests::program::{command, make_dir, run, succeed};
+use backup_tests::program::{command, major_version, make_dir, run, succeed};
 use backup_tests::repository::{Access, Origin, Repository};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
@@ -244,6 +244,47 @@ fn of_directories_only_backups_are_removed() {
     }
     assert_eq!(names_in(&folder.join("notes")), ["base.txt"]);
     succeed(&mut access.verify("new", &[]));
+}
+
+#[test]
+fn what_is_no_backup_to_a_repository_is_left_alone() {
+    let cluster = Cluster::new();
+    let other = Cluster::new();
+    let folder = Folder::new("repository");
+    let access = Access::directory(&folder);
+    for name in ["old", "new"] {
+        access.take(&cluster, name, &["-j", "1"]);
+    }
+    // Manifests of earlier versions do not say which cluster they are of.
+    for (cluster, name) in [(&cluster, "plain"), (&other, "of_another")] {
+        succeed(backup_of(cluster).args(["-D"]).arg(folder.join(name)));
+    }
+    // A directory on which a server has started, and one of a part of a backup.
+    succeed(backup_of(&cluster).args(["-D"]).arg(folder.join("live")));
+    fs::remove_file(folder.join("live/backup_label")).expect("remove");
+    succeed(
+        backup_of(&cluster)
+            .args(["--no-manifest", "-D"])
+            .arg(folder.join("part")),
+    );
+    make_dir(&folder.join("scripts"));
+    for file in ["site.tar.gz", "x.target"] {
+        fs::write(folder.join("scripts").join(file), "x").expect("write");
+    }
+    let mut expire = access.expire(&["--keep", "1", "--unfinished", "0s"]);
+    let said = succeed(&mut expire);
+    assert!(said.contains("removing \"old\""), "{said}");
+    let left = names_in(&folder);
+    // From 17 on manifests say it, and "plain" is the newest of its cluster.
+    let expected = match major_version() {
+        ..17 => &["live", "new", "of_another", "part", "plain", "scripts"][..],
+        _ => &["live", "of_another", "part", "plain", "scripts"],
+    };
+    assert_eq!(left, expected, "{said}");
+    assert_eq!(
+        names_in(&folder.join("scripts")),
+        ["site.tar.gz", "x.target"]
+    );
 }
 
 /// Cluster with two full backups, 40 and 20 days old, and two incremental ones after the first, 30 and 10.

@@ -6,7 +6,7 @@
 //!
 //! What is not understood is kept. A backup that cannot be read ends the command, because it may need others.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write as _;
 use std::path::Path;
 
@@ -106,8 +106,8 @@ fn kept(config: &ExpireConfig, entries: &[Entry], now: DateTime<Utc>) -> HashMap
     };
     let mut counts: HashMap<_, usize> = HashMap::new();
     for entry in entries.iter().rev().filter(|entry| is_full(entry)) {
-        // What has no time is kept, and does not take the place of another.
-        if entry.time().is_some() {
+        // What has no time or no cluster is kept, and does not take the place of another.
+        if entry.time().is_some() && cluster(entry).is_some() {
             let count = counts.entry(cluster(entry)).or_default();
             *count += 1;
             match *count {
@@ -129,6 +129,9 @@ fn kept(config: &ExpireConfig, entries: &[Entry], now: DateTime<Utc>) -> HashMap
         let is_complete = entry.state == State::Complete;
         if is_complete && end.is_none() {
             keep(entry, "its time is not known");
+        }
+        if is_complete && cluster(entry).is_none() {
+            keep(entry, "its cluster is not known");
         }
         if is_complete && end.zip(oldest).is_some_and(|(end, oldest)| end >= oldest) {
             keep(entry, "it is within the time that is kept");
@@ -178,19 +181,23 @@ fn is_full(entry: &Entry) -> bool {
 
 /// Each complete full backup with what was made from it, the oldest first.
 fn families(entries: &[Entry]) -> Vec<Vec<&Entry>> {
-    let full = entries.iter().filter(|entry| is_full(entry));
-    full.map(|root| {
-        let belongs = |entry: &&Entry| {
-            let chain = catalog::chain(entries, &entry.name);
-            chain.is_ok_and(|chain| chain.first().is_some_and(|first| first.name == root.name))
+    let mut families: BTreeMap<usize, Vec<(usize, &Entry)>> = BTreeMap::new();
+    for entry in entries {
+        let Ok(chain) = catalog::chain(entries, &entry.name) else {
+            continue;
         };
-        let mut family: Vec<_> = entries.iter().filter(belongs).collect();
-        let depth =
-            |entry: &Entry| catalog::chain(entries, &entry.name).map_or(0, |chain| chain.len());
-        family.sort_by_key(|entry| depth(entry));
-        family
-    })
-    .collect()
+        let root = chain
+            .first()
+            .and_then(|root| entries.iter().position(|entry| entry.name == root.name));
+        if let Some(root) = root.filter(|_| chain.first().is_some_and(|root| is_full(root))) {
+            families.entry(root).or_default().push((chain.len(), entry));
+        }
+    }
+    let families = families.into_values().map(|mut family| {
+        family.sort_by_key(|(depth, _)| *depth);
+        family.into_iter().map(|(_, entry)| entry).collect()
+    });
+    families.collect()
 }
 
 /// What becomes of a backup that belongs to no family.
@@ -202,6 +209,10 @@ fn outsider(config: &ExpireConfig, entry: &Entry, now: DateTime<Utc>) -> Verdict
         .is_some_and(|modified| !is_link && now - modified >= limit);
     let (remove, reason) = match &entry.state {
         State::Unreadable(reason) => (false, format!("it cannot be read: {reason}")),
+        State::Unfinished if entry.is_directory || !entry.is_own => (
+            false,
+            "it is not known as a backup to a repository".to_owned(),
+        ),
         State::Unfinished if is_abandoned => (
             true,
             "it is not complete, and nothing was added for long".to_owned(),

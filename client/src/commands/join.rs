@@ -169,9 +169,10 @@ fn recipients(config: &JoinConfig, folder: &Folder) -> Result<Option<Recipients>
 /// The folder of the backup.
 fn find(config: &JoinConfig) -> Result<Folder> {
     let repository = Folder::open(&config.repository, &config.access)?;
+    // One that cannot be read is another's.
     let is_it = |folder: &Folder| {
-        let info: Option<JoinInfo> = join_info::read(folder, JOIN_FILE)?;
-        Ok::<_, anyhow::Error>(info.is_some_and(|info| info.backup_id == config.backup_id))
+        let info: Result<Option<JoinInfo>> = join_info::read(folder, JOIN_FILE);
+        matches!(info, Ok(Some(info)) if info.backup_id == config.backup_id)
     };
     let names = match &config.name {
         Some(name) => vec![name.clone()],
@@ -180,7 +181,7 @@ fn find(config: &JoinConfig) -> Result<Folder> {
     };
     for name in names {
         let mut folder = repository.child(&name);
-        if is_it(&folder)? {
+        if is_it(&folder) {
             folder.unlock()?;
             return Ok(folder);
         }

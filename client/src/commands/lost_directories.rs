@@ -28,6 +28,8 @@ use crate::stream::part::Request;
 
 /// Most names of one statement.
 const MOST_NAMES: usize = 10_000;
+/// Bytes of files after which a statement names no more.
+const MOST_BYTES: u64 = 16 << 30;
 /// Maximum number of names in a message.
 const EXAMPLES: usize = 10;
 
@@ -53,9 +55,9 @@ pub fn complete(
     };
     let mut missing =
         missing(with_files).context("could not check for directories lost with a connection")?;
-    for (request, names) in by_request(target, &missing) {
-        for names in names.chunks(MOST_NAMES) {
-            ask_again(request, names).map_err(|error| did_not_arrive(&error, names))?;
+    for (request, entries) in by_request(target, &missing) {
+        for names in batches(&entries) {
+            ask_again(request, &names).map_err(|error| did_not_arrive(&error, &names))?;
         }
     }
     missing.retain(|entry| !has(received, entry));
@@ -69,16 +71,38 @@ fn has(received: &ReceivedFiles, entry: &ListedEntry) -> bool {
     }
 }
 
-fn by_request<'a>(target: &Target, missing: &'a [ListedEntry]) -> Vec<(Request, Vec<&'a str>)> {
-    let mut requests: BTreeMap<u32, (Request, Vec<&str>)> = BTreeMap::new();
+/// Names of entries, so many as one statement and one archive take.
+fn batches<'a>(entries: &[&'a ListedEntry]) -> Vec<Vec<&'a str>> {
+    let mut batches = vec![Vec::new()];
+    let mut bytes = 0;
+    for entry in entries {
+        let is_full = |batch: &Vec<_>| batch.len() >= MOST_NAMES || bytes >= MOST_BYTES;
+        if batches.last().is_some_and(is_full) {
+            batches.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += entry.size;
+        if let Some(batch) = batches.last_mut() {
+            batch.push(entry.name.as_str());
+        }
+    }
+    batches.retain(|batch| !batch.is_empty());
+    batches
+}
+
+fn by_request<'a>(
+    target: &Target,
+    missing: &'a [ListedEntry],
+) -> Vec<(Request, Vec<&'a ListedEntry>)> {
+    let mut requests: BTreeMap<u32, (Request, Vec<&ListedEntry>)> = BTreeMap::new();
     for directory in missing {
         let request = target.request_for(&directory.path);
         let key = match request {
             Request::All => 0,
             Request::Part(part) => part.oid(),
         };
-        let (_, names) = requests.entry(key).or_insert((request, Vec::new()));
-        names.push(&directory.name);
+        let (_, entries) = requests.entry(key).or_insert((request, Vec::new()));
+        entries.push(directory);
     }
     requests.into_values().collect()
 }

@@ -140,7 +140,7 @@ impl ArchiveSet {
         let leads = archives.repository.as_ref().is_none_or(NewBackup::leads);
         if let (Place::Directory { path, .. }, true) = (&archives.place, leads) {
             cleanup.add_key_file(path.join(archives.name(archives.closing())));
-            cleanup.add_key_file(path.join(manifest_name()));
+            cleanup.add_key_file(path.join(archives.stored_name(&manifest_name())));
         }
         if let Some(repository) = &archives.repository {
             repository.claim()?;
@@ -210,7 +210,7 @@ impl ArchiveSet {
         }
     }
 
-    /// The archive of a tablespace for what comes after the workers. One that is whole is not begun
+    /// The archive for what comes after the workers: of a tablespace, or in a repository of any part. One that is whole is not begun
     /// anew.
     pub fn late(&self, part: Part) -> Id {
         let own = Id {
@@ -222,7 +222,11 @@ impl ArchiveSet {
         if self.jobs == 1 && (self.are_continued() || is_free()) {
             return own;
         }
-        self.next(part, self.jobs)
+        match self.repository {
+            // The closing stream has the number before.
+            Some(_) => self.next(part, self.jobs + 1),
+            None => self.next(part, self.jobs),
+        }
     }
 
     /// Ends an archive. `plain` are its bytes without compression.

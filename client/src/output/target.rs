@@ -218,7 +218,7 @@ impl Target {
     /// Errors of the operating system.
     pub fn late_sink<'a>(&'a self, request: Request, streams: Streams<'a>) -> Result<Sink<'a>> {
         match (self, request) {
-            (Self::Tar(archives, _), Request::Part(Part::Base)) => {
+            (Self::Tar(archives, _), Request::Part(Part::Base)) if !archives.has_indexes() => {
                 let check = Check::new(Vec::new(), streams.received, streams.counter);
                 let input = Input::new(streams.method)?;
                 Ok(Sink::Closing(Closing::new(

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use crate::cli::backup_name::Kind;
 use crate::manifest::parser::Manifest;
 use crate::repository::backup_info::BackupInfo;
+use crate::repository::index;
 use crate::repository::join_info::{HostInfo, JOIN_FILE};
 use crate::storage::encryption::{KEY_FILE, SUFFIX};
 use crate::storage::folder::Folder;
@@ -39,9 +40,24 @@ pub struct Entry {
     pub modified: Option<DateTime<Utc>>,
     /// Whether it is a data directory.
     pub is_directory: bool,
+    /// Whether all in it was written for a repository.
+    pub is_own: bool,
 }
 
 impl Entry {
+    fn unreadable(name: String, folder: Folder, error: &anyhow::Error) -> Self {
+        Self {
+            name,
+            folder,
+            state: State::Unreadable(format!("{error:#}")),
+            facts: None,
+            stored: 0,
+            modified: None,
+            is_directory: false,
+            is_own: false,
+        }
+    }
+
     /// Time by which backups are ordered: the start, or what is known of it.
     pub fn time(&self) -> Option<DateTime<Utc>> {
         let facts = self.facts.as_ref()?;
@@ -93,8 +109,10 @@ pub fn list(repository: &Folder) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for name in repository.folders()? {
         let mut folder = repository.child(&name);
-        folder.unlock()?;
-        entries.extend(look_at(name, folder)?);
+        match folder.unlock() {
+            Ok(()) => entries.extend(look_at(name, folder)?),
+            Err(error) => entries.push(Entry::unreadable(name, folder, &error)),
+        }
     }
     entries.sort_by_key(|entry| (entry.time().is_none(), entry.time(), entry.name.clone()));
     Ok(entries)
@@ -104,18 +122,7 @@ pub fn list(repository: &Folder) -> Result<Vec<Entry>> {
 fn look_at(name: String, folder: Folder) -> Result<Option<Entry>> {
     let files = match folder.files() {
         Ok(files) => files,
-        Err(error) => {
-            let state = State::Unreadable(format!("{error:#}"));
-            return Ok(Some(Entry {
-                name,
-                folder,
-                state,
-                facts: None,
-                stored: 0,
-                modified: None,
-                is_directory: false,
-            }));
-        }
+        Err(error) => return Ok(Some(Entry::unreadable(name, folder, &error))),
     };
     let has = |wanted: &str| {
         let encrypted = format!("{wanted}{SUFFIX}");
@@ -123,17 +130,27 @@ fn look_at(name: String, folder: Folder) -> Result<Option<Entry>> {
         files.iter().any(|file| is_it(&file.name))
     };
     // Also what is left of a backup that was removed in part.
-    let has_archive = files.iter().any(|file| {
-        let name = file.name.to_string_lossy();
-        let is_of_others = HostInfo::host_of(&name).is_some() || name == JOIN_FILE;
-        is_of_others || name == KEY_FILE || name.contains(".tar")
-    });
+    let is_of_repository = |name: &str| {
+        HostInfo::host_of(name).is_some()
+            || [JOIN_FILE, KEY_FILE].contains(&name)
+            || is_archive(name)
+    };
+    let names: Vec<_> = files
+        .iter()
+        .map(|file| file.name.to_string_lossy())
+        .collect();
+    let has_archive = names.iter().any(|name| is_of_repository(name));
     let has_info = has(crate::repository::backup_info::FILE);
     if !(has(MANIFEST) || has_info || has("PG_VERSION") || has_archive) {
         return Ok(None);
     }
     let stored = files.iter().map(|file| file.size).sum();
     let is_directory = has("PG_VERSION");
+    if is_directory && !has("backup_label") {
+        // A server has started on it, and it is no backup any more.
+        return Ok(None);
+    }
+    let is_own = has_info || names.iter().all(|name| is_of_repository(name));
     let facts = match has_info {
         true => BackupInfo::read(&folder).map(|info| info.map(Facts::from)),
         false if has(MANIFEST) => {
@@ -157,7 +174,24 @@ fn look_at(name: String, folder: Folder) -> Result<Option<Entry>> {
         stored,
         modified: files.iter().filter_map(|file| file.modified).max(),
         is_directory,
+        is_own,
     }))
+}
+
+/// Whether a name is that of an archive, of its index or of the mark of an upload.
+fn is_archive(name: &str) -> bool {
+    let name = name.strip_suffix(".upload").unwrap_or(name);
+    let name = name.strip_suffix(SUFFIX).unwrap_or(name);
+    let name = name.strip_suffix(index::SUFFIX).unwrap_or(name);
+    let suffixes = [".tar", ".tar.gz", ".tgz", ".tar.lz4", ".tar.zst"];
+    let stem = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
+    let Some(stem) = stem else {
+        return false;
+    };
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let mut parts = stem.split('.');
+    let first = parts.next().unwrap_or_default();
+    (["base", "pg_wal"].contains(&first) || is_number(first)) && parts.all(is_number)
 }
 
 /// Describes a backup by its manifest, and a directory by its label too.
@@ -279,5 +313,36 @@ pub fn chain<'a>(entries: &'a [Entry], name: &str) -> Result<Vec<&'a Entry>> {
                 facts.as_deref().unwrap_or("an unknown place")
             )
         })?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_are_told_from_files_of_others() {
+        for name in [
+            "base.tar",
+            "base.0.tar.zst",
+            "base.0.1.tar.gz.age",
+            "16384.3.tar.index",
+            "16384.3.tar.index.age",
+            "pg_wal.tar",
+            "base.0.tar.upload",
+            "base.0.tar.age.upload",
+        ] {
+            assert!(is_archive(name), "{name}");
+        }
+        for name in [
+            "site.tar.gz",
+            "x.target",
+            ".tar",
+            "base",
+            "base.x.tar",
+            "a.1.tar",
+        ] {
+            assert!(!is_archive(name), "{name}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::manifest::backup_path::parse_oid;
 use crate::storage::folder::Folder;
 
 /// Name of the file of the program that leads.
@@ -58,10 +59,11 @@ impl HostInfo {
 
     /// Number of the host of a file of that name.
     pub fn host_of(file: &str) -> Option<u32> {
-        file.strip_prefix("host.")?
-            .strip_suffix(".json")?
-            .parse()
-            .ok()
+        parse_oid(
+            file.strip_prefix("host.")?
+                .strip_suffix(".json")?
+                .as_bytes(),
+        )
     }
 
     /// Number of the host of a worker; zero for the program that leads.

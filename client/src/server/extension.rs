@@ -73,6 +73,8 @@ pub struct ListedEntry {
     pub path: Vec<u8>,
     /// Whether it is a file, and no directory or link.
     pub is_file: bool,
+    /// Bytes of a file.
+    pub size: u64,
 }
 
 /// Longest wait of a call for WAL.
@@ -292,13 +294,12 @@ impl Extension {
     /// # Errors
     /// Errors of the server, and an answer that no server gives.
     pub fn entries(&self, session: &Session, with_files: bool) -> Result<Vec<ListedEntry>> {
-        let wanted = if with_files {
-            "true"
-        } else {
-            "type IN ('d', 'l')"
+        let (more, wanted) = match with_files {
+            true => (", type, size", "true"),
+            false => ("", "type IN ('d', 'l')"),
         };
         let statement = format!(
-            "SELECT path, encode(convert_to(path, getdatabaseencoding()), 'hex'), type
+            "SELECT path, encode(convert_to(path, getdatabaseencoding()), 'hex'){more}
              FROM {}backup_filelist() WHERE {wanted}",
             self.schema
         );
@@ -314,11 +315,12 @@ impl Extension {
                 } else {
                     listed
                 };
-                let is_file = value(row, 2)? == b"f";
+                let is_file = with_files && value(row, 2)? == b"f";
                 Ok(ListedEntry {
                     name,
                     path,
                     is_file,
+                    size: if is_file { number(row, 3)? } else { 0 },
                 })
             })
             .collect()

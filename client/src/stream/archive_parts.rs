@@ -126,7 +126,7 @@ impl ArchivePart {
     /// Bytes of the part in its file.
     pub fn size(&self) -> u64 {
         match self.to.frame() {
-            Some(end) => end.stored - self.from.stored,
+            Some(end) => end.stored.saturating_sub(self.from.stored),
             None => self.archive.size,
         }
     }
@@ -162,7 +162,7 @@ impl ArchivePart {
             .seek(SeekFrom::Start(self.from.stored))
             .with_context(|| format!("could not read file \"{}\"", archive.name))?;
         let mut piece = vec![0; PIECE];
-        let mut left = end - self.from.stored;
+        let mut left = end.saturating_sub(self.from.stored);
         while left > 0 {
             let wanted = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
             let length = archive.read_piece(&mut *source, &mut piece[..wanted])?;

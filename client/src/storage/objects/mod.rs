@@ -34,6 +34,8 @@ pub use upload::Upload;
 /// aborted.
 const UPLOAD: &str = ".upload";
 
+/// Beginning of the name of the description of a backup, which is removed last.
+const LAST: &str = "backup.json";
 /// Objects that are removed by one request at most.
 const MOST_REMOVED: usize = 1000;
 /// Time of a request in the clean-up after an error, which nobody wants to wait for.
@@ -199,8 +201,14 @@ impl Objects {
     pub fn remove_all(&self) -> Result<()> {
         self.abort_uploads()?;
         let list = self.store.objects.list(Some(&self.prefix));
-        let all = self.wait(list.map_ok(|object| object.location).try_collect());
-        self.delete(all.map_err(hinted).with_context(|| self.cannot("list"))?)
+        let all: object_store::Result<Vec<_>> =
+            self.wait(list.map_ok(|object| object.location).try_collect());
+        let all = all.map_err(hinted).with_context(|| self.cannot("list"))?;
+        // What is left of a removal in part must be known as a backup's.
+        let is_last = |path: &Path| path.filename().is_some_and(|name| name.starts_with(LAST));
+        let (last, first): (Vec<_>, Vec<_>) = all.into_iter().partition(is_last);
+        self.delete(first)?;
+        self.delete(last)
     }
 
     /// Aborts the uploads in parts of programs that are gone.
@@ -213,20 +221,35 @@ impl Objects {
             let Some(target) = name.strip_suffix(UPLOAD) else {
                 continue;
             };
-            let path = self.path(&name);
-            let read = async { self.store.objects.get(&path).await?.bytes().await };
-            let id = match self.wait(read) {
-                Ok(id) => String::from_utf8_lossy(&id).into_owned(),
-                Err(object_store::Error::NotFound { .. }) => continue,
-                Err(error) => {
-                    return Err(hinted(error))
-                        .with_context(|| format!("could not read \"{self}/{name}\""));
-                }
-            };
-            self.abort_upload(target, id)?;
-            self.delete(vec![path])?;
+            for id in self.marked_uploads(target)? {
+                self.abort_upload(target, id)?;
+            }
+            self.remove(&name)?;
         }
         Ok(())
+    }
+
+    /// Writes the mark of an upload in parts, beside that of an earlier one for the same object which could not
+    /// be aborted.
+    fn mark_upload(&self, target: &str, id: &str) -> Result<()> {
+        let mut ids = self.marked_uploads(target)?;
+        ids.push(id.to_owned());
+        self.write(&format!("{target}{UPLOAD}"), ids.join("\n").into_bytes())
+    }
+
+    /// Numbers of the uploads in parts of an object that were neither completed nor aborted.
+    fn marked_uploads(&self, target: &str) -> Result<Vec<String>> {
+        let path = self.path(&format!("{target}{UPLOAD}"));
+        let read = async { self.store.objects.get(&path).await?.bytes().await };
+        match self.wait(read) {
+            Ok(ids) => {
+                let ids = String::from_utf8_lossy(&ids).into_owned();
+                Ok(ids.lines().map(str::to_owned).collect())
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) => Err(hinted(error))
+                .with_context(|| format!("could not read \"{self}/{target}{UPLOAD}\"")),
+        }
     }
 
     /// Removes the parts of an upload that is not complete.
@@ -240,7 +263,9 @@ impl Objects {
                     .with_context(|| format!("could not abort the upload of \"{self}/{target}\""));
             }
         }
-        if self.store.keeps_parts {
+        // An object that is there is whole: only the mark was left.
+        let is_there = || self.wait(self.store.objects.head(&path)).is_ok();
+        if self.store.keeps_parts && !is_there() {
             self.write(target, Vec::new())?;
             self.delete(vec![path])?;
         }

@@ -158,8 +158,7 @@ impl Upload {
             cancellation,
         )?;
         self.id = Some(id.clone());
-        let mark = format!("{}{UPLOAD}", self.name);
-        self.objects.write(&mark, id.clone().into_bytes())?;
+        self.objects.mark_upload(&self.name, &id)?;
         Ok(id)
     }
 
