@@ -1,7 +1,7 @@
 //! Connection to a store by its URL, the environment and options.
 
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -83,6 +83,7 @@ pub fn open(url: &str, access: &StoreAccess) -> Result<Objects> {
             parts,
             chunks: Chunks::default(),
             keeps_parts: scheme == "az",
+            unaborted: Mutex::default(),
             url: bucket_url,
         }),
         prefix,

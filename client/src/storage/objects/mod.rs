@@ -8,9 +8,10 @@ mod parts;
 mod reader;
 mod upload;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow};
@@ -59,8 +60,30 @@ struct Store {
     /// Whether the store keeps the parts of an aborted upload until an object takes their place: Azure does, for
     /// a week.
     keeps_parts: bool,
+    /// Numbers of uploads that could not be aborted, by their objects.
+    unaborted: Mutex<HashMap<Path, Vec<String>>>,
     /// URL of the bucket.
     url: String,
+}
+
+impl Store {
+    /// Records uploads of an object that could not be aborted, for the mark of the next one.
+    fn leave_unaborted(&self, path: &Path, ids: impl Iterator<Item = String>) {
+        let mut unaborted = self
+            .unaborted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        unaborted.entry(path.clone()).or_default().extend(ids);
+    }
+
+    /// Takes the uploads of an object that could not be aborted.
+    fn take_unaborted(&self, path: &Path) -> Vec<String> {
+        let mut unaborted = self
+            .unaborted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        unaborted.remove(path).unwrap_or_default()
+    }
 }
 
 impl fmt::Debug for Objects {
@@ -227,14 +250,6 @@ impl Objects {
             self.remove(&name)?;
         }
         Ok(())
-    }
-
-    /// Writes the mark of an upload in parts, beside that of an earlier one for the same object which could not
-    /// be aborted.
-    fn mark_upload(&self, target: &str, id: &str) -> Result<()> {
-        let mut ids = self.marked_uploads(target)?;
-        ids.push(id.to_owned());
-        self.write(&format!("{target}{UPLOAD}"), ids.join("\n").into_bytes())
     }
 
     /// Numbers of the uploads in parts of an object that were neither completed nor aborted.

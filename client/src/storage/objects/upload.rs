@@ -41,6 +41,8 @@ pub struct Upload {
     parts: Vec<PartId>,
     in_flight: VecDeque<JoinHandle<object_store::Result<PartId>>>,
     is_finished: bool,
+    /// Numbers of earlier uploads of the same object that could not be aborted.
+    others: Vec<String>,
 }
 
 impl Upload {
@@ -57,6 +59,7 @@ impl Upload {
             parts: Vec::new(),
             in_flight: VecDeque::new(),
             is_finished: false,
+            others: Vec::new(),
         }
     }
 
@@ -117,7 +120,23 @@ impl Upload {
             Err(error) => return Err(self.failed(error)),
         }
         self.is_finished = true;
-        self.objects.remove(&format!("{}{UPLOAD}", self.name))
+        let objects = self.objects.clone();
+        self.remove_mark(&objects)
+    }
+
+    /// Removes the mark, and what earlier uploads of the same object have left. What cannot be removed now
+    /// stays marked.
+    fn remove_mark(&mut self, objects: &Objects) -> Result<()> {
+        let others = std::mem::take(&mut self.others);
+        let left: Vec<_> = others
+            .into_iter()
+            .filter(|id| objects.abort_upload(&self.name, id.clone()).is_err())
+            .collect();
+        let mark = format!("{}{UPLOAD}", self.name);
+        match left.is_empty() {
+            true => objects.remove(&mark),
+            false => objects.write(&mark, left.join("\n").into_bytes()),
+        }
     }
 
     /// Bytes of the next part.
@@ -158,7 +177,15 @@ impl Upload {
             cancellation,
         )?;
         self.id = Some(id.clone());
-        self.objects.mark_upload(&self.name, &id)?;
+        self.others = self.objects.store.take_unaborted(&self.path);
+        let ids: Vec<_> = self
+            .others
+            .iter()
+            .chain([&id])
+            .map(String::as_str)
+            .collect();
+        let mark = format!("{}{UPLOAD}", self.name);
+        self.objects.write(&mark, ids.join("\n").into_bytes())?;
         Ok(id)
     }
 
@@ -214,10 +241,17 @@ impl Drop for Upload {
             return;
         }
         let objects = self.objects.impatient();
-        if let Some(id) = self.id.take()
-            && objects.abort_upload(&self.name, id).is_ok()
-        {
-            let _ = objects.remove(&format!("{}{UPLOAD}", self.name));
+        let Some(id) = self.id.take() else {
+            return;
+        };
+        match objects.abort_upload(&self.name, id.clone()) {
+            Ok(()) => {
+                let _ = self.remove_mark(&objects);
+            }
+            Err(_) => {
+                let left = std::mem::take(&mut self.others).into_iter().chain([id]);
+                objects.store.leave_unaborted(&self.path, left);
+            }
         }
     }
 }
