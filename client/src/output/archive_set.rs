@@ -195,13 +195,22 @@ impl ArchiveSet {
 
     /// The archive of a worker's next stream.
     pub fn next(&self, part: Part, worker: usize) -> Id {
-        let complete = self.lock_complete();
-        let before = complete
-            .iter()
-            .filter(|id| id.part == part && id.worker == worker);
-        let number = match self.are_continued() {
-            true => 0,
-            false => before.count(),
+        let is_of_worker = |id: &Id| id.part == part && id.worker == worker;
+        let number = if self.are_continued() {
+            0
+        } else {
+            let complete = self
+                .lock_complete()
+                .iter()
+                .filter(|id| is_of_worker(id))
+                .count();
+            // The first one waits for its end.
+            let kept = self
+                .kept()
+                .iter()
+                .filter(|(id, ..)| is_of_worker(id))
+                .count();
+            complete + kept
         };
         Id {
             part,
