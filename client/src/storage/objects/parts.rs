@@ -18,7 +18,7 @@ pub const PART: usize = 5 * 1024 * 1024;
 /// Bytes of a chunk.
 const CHUNK: usize = 256 * 1024;
 /// Bytes of the parts of a few uploads.
-const FEW: usize = 28 * 1024 * 1024;
+const FEW: usize = 20 * 1024 * 1024;
 /// Polling interval of a wait.
 const LOOK: Duration = Duration::from_millis(50);
 
