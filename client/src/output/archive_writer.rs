@@ -148,7 +148,7 @@ impl Destination {
             Self::Command(command) => command.finish(cancellation),
             Self::Object(upload) => upload.finish(cancellation),
             Self::Encrypted(mut outlet, encrypter) => {
-                outlet.write(&encrypter.finish()?, cancellation)?;
+                encrypter.finish(|bytes| outlet.write(bytes, cancellation))?;
                 outlet.finish(cancellation)
             }
         }

@@ -1,10 +1,11 @@
 //! Description of a backup in a repository: the file `backup.json`.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::backup_name::Kind;
+use crate::repository::format;
 use crate::storage::folder::Folder;
 
 /// Name of the file.
@@ -96,23 +97,7 @@ impl BackupInfo {
     /// # Errors
     /// Where it cannot be read, or is of another format.
     pub fn read(folder: &Folder) -> Result<Option<Self>> {
-        let place = || format!("\"{folder}/{FILE}\"");
-        let Some(content) = folder.read(FILE, LARGEST)? else {
-            return Ok(None);
-        };
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
-        }
-        let format: Format = serde_json::from_slice(&content).with_context(place)?;
-        ensure!(
-            format.format == FORMAT,
-            "{} has format {}, and this program knows format {FORMAT}",
-            place(),
-            format.format
-        );
-        let info: Self = serde_json::from_slice(&content).with_context(place)?;
-        Ok(Some(info))
+        format::read(folder, FILE, (FORMAT, LARGEST))
     }
 
     /// Text of the description.

@@ -3,10 +3,11 @@
 //!
 //! Neither is encrypted. They have no names of the cluster.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::manifest::backup_path::parse_oid;
+use crate::repository::format;
 use crate::storage::folder::Folder;
 
 /// Name of the file of the program that leads.
@@ -77,24 +78,7 @@ impl HostInfo {
 /// # Errors
 /// Where it cannot be read, or is of another format.
 pub fn read<T: DeserializeOwned>(folder: &Folder, name: &str) -> Result<Option<T>> {
-    #[derive(Deserialize)]
-    struct Format {
-        format: u32,
-    }
-    let place = || format!("\"{folder}/{name}\"");
-    let Some(content) = folder.read(name, LARGEST)? else {
-        return Ok(None);
-    };
-    let format: Format = serde_json::from_slice(&content).with_context(place)?;
-    ensure!(
-        format.format == FORMAT,
-        "{} has format {}, and this program knows format {FORMAT}",
-        place(),
-        format.format
-    );
-    serde_json::from_slice(&content)
-        .with_context(place)
-        .map(Some)
+    format::read(folder, name, (FORMAT, LARGEST))
 }
 
 /// Writes one of the files.

@@ -7,5 +7,6 @@
 
 pub mod backup_info;
 pub mod catalog;
+mod format;
 pub mod index;
 pub mod join_info;

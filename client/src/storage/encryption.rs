@@ -7,12 +7,13 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::str::FromStr as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use age::secrecy::{ExposeSecret as _, SecretString};
 use age::stream::{StreamReader, StreamWriter};
 use age::{DecryptError, Decryptor, Encryptor, Identity, Recipient, scrypt, x25519};
 use anyhow::{Context, Result, anyhow, ensure};
+use backup_compression::Output;
 use sha2::{Digest as _, Sha256};
 
 use crate::cli::option_values::PASSPHRASE;
@@ -125,7 +126,12 @@ impl Recipients {
     pub fn encrypt(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         let mut encrypter = Encrypter::new(self)?;
         encrypter.write(bytes)?;
-        encrypter.finish()
+        let mut encrypted = Vec::new();
+        encrypter.finish(|bytes| {
+            encrypted.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(encrypted)
     }
 }
 
@@ -326,26 +332,6 @@ pub struct Encrypter {
     output: Output,
 }
 
-#[derive(Clone, Default)]
-struct Output(Arc<Mutex<Vec<u8>>>);
-
-impl Output {
-    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 const FAILED: &str = "could not encrypt data";
 
 impl Encrypter {
@@ -375,20 +361,15 @@ impl Encrypter {
     /// # Errors
     /// Those of `take`.
     pub fn drain(&mut self, take: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
-        let mut output = self.output.lock();
-        take(&output)?;
-        output.clear();
-        Ok(())
+        self.output.drain(take)
     }
 
-    /// Ends the file, and returns the encrypted bytes that were not drained.
+    /// Ends the file, and passes the encrypted bytes that are left to `take`.
     ///
     /// # Errors
-    /// Errors of the library.
-    pub fn finish(self) -> Result<Vec<u8>> {
-        let Self { writer, output } = self;
-        writer.finish().context(FAILED)?;
-        let rest = std::mem::take(&mut *output.lock());
-        Ok(rest)
+    /// Errors of the library, and those of `take`.
+    pub fn finish(self, take: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
+        self.writer.finish().context(FAILED)?;
+        self.output.drain(take)
     }
 }

@@ -14,11 +14,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backup_format::compression::{Compression, Method};
 use flate2::{Compress, Crc, FlushCompress, Status};
 
-/// Compressed bytes not drained yet.
+/// Writer in memory of an encoder that owns its writer. Its clones have the same bytes.
 #[derive(Clone, Default)]
-struct Output(Arc<Mutex<Vec<u8>>>);
+pub struct Output(Arc<Mutex<Vec<u8>>>);
 
 impl Output {
+    /// Passes the bytes to `take`, and discards them if it succeeds.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn drain<E>(&self, take: impl FnOnce(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut bytes = self.lock();
+        take(&bytes)?;
+        bytes.clear();
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -151,10 +162,7 @@ impl Encoder {
     /// # Errors
     /// Those of `take`.
     pub fn drain<E>(&mut self, take: impl FnOnce(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let mut output = self.output.lock();
-        take(&output)?;
-        output.clear();
-        Ok(())
+        self.output.drain(take)
     }
 }
 
