@@ -52,9 +52,10 @@ pub fn run(config: &BackupConfig) -> Result<()> {
     }
     let config = &choose_wal_method(config, &extension)?;
     check_privileges(config, &session)?;
-    if let Some(manifest) = &config.incremental {
-        manifest_upload::check(&session, manifest)?;
-    }
+    let earlier = match &config.incremental {
+        Some(earlier) => Some(manifest_upload::check(&session, earlier)?),
+        None => None,
+    };
     let reserved = match &config.repository {
         Some(repository) => Some(new_entry::reserve(repository)?),
         None => None,
@@ -92,6 +93,7 @@ pub fn run(config: &BackupConfig) -> Result<()> {
     let (aside, kill) = (opener.clone(), || commands.kill());
     let result = supervisor::run(watch, &signals, kill, move |shared| {
         let shared = Shared {
+            earlier,
             reserved,
             config: &owned,
             jobs,
@@ -166,7 +168,7 @@ fn lead(
     if config.wal == WalMethod::Stream {
         counters.expect_wal_stream();
     }
-    if let Some(manifest) = &config.incremental {
+    if let Some(manifest) = &shared.earlier {
         say(config, "uploading the manifest of the earlier backup");
         interruptible(session, opener, cancellation, |session| {
             manifest_upload::upload(extension, session, manifest, cancellation)
@@ -308,7 +310,7 @@ fn prepare(
     let entry = match &shared.reserved {
         Some(reserved) => Some(new_entry::describe(
             config,
-            reserved.clone(),
+            (reserved.clone(), shared.earlier.as_ref()),
             session,
             started,
         )?),

@@ -14,12 +14,15 @@ use crate::output::target::{Sink, Streams, Target};
 use crate::runtime::cancellation::Cancellation;
 use crate::server::connection::Session;
 use crate::server::extension::{Extension, Started};
+use crate::server::manifest_upload::EarlierManifest;
 use crate::server::opener::Opener;
 use crate::server::workers::{self, Connections, OpenSessions, is_lost};
 use crate::stream::part::Request;
 
 /// State shared by all threads.
 pub struct Shared<'a> {
+    /// Manifest of the earlier backup, for an incremental one.
+    pub earlier: Option<EarlierManifest>,
     /// Place in a repository, if the backup goes to one.
     pub reserved: Option<Reserved>,
     /// The configuration.

@@ -64,6 +64,7 @@ pub fn run(config: JoinConfig) -> Result<()> {
         || (),
         move |shared| {
             let shared = Shared {
+                earlier: None,
                 reserved: None,
                 config: &config.backup,
                 jobs,
@@ -131,6 +132,7 @@ fn join(
     )?;
     let received = ReceivedFiles::new(algorithm);
     let shared = Shared {
+        earlier: None,
         reserved: None,
         config,
         jobs: shared.jobs,

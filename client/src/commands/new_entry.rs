@@ -45,7 +45,7 @@ pub fn reserve(config: &RepositoryConfig) -> Result<Reserved> {
 /// Errors of the server, and of the manifest of the earlier backup.
 pub fn describe(
     config: &BackupConfig,
-    reserved: Reserved,
+    (reserved, earlier): (Reserved, Option<&EarlierManifest>),
     session: &Session,
     started: &Started,
 ) -> Result<NewBackup> {
@@ -54,8 +54,7 @@ pub fn describe(
         .as_ref()
         .map(|repository| repository.name.clone());
     let (mut parent, mut parent_start_lsn) = (None, None);
-    if let Some(earlier) = &config.incremental {
-        let earlier = EarlierManifest::find(earlier)?;
+    if let Some(earlier) = earlier {
         let manifest = Manifest::read(earlier.reader()?, |_| ())?;
         let starts = manifest.wal_ranges.iter().map(|range| range.start);
         parent_start_lsn = starts.min().map(|lsn| lsn.to_string());

@@ -219,8 +219,8 @@ impl ArchiveSet {
         }
     }
 
-    /// The archive for what comes after the workers: of a tablespace, or in a repository of any part. One that is whole is not begun
-    /// anew.
+    /// The archive for what comes after the workers: of a tablespace, or in a repository of any part. One that
+    /// is whole is not begun anew.
     pub fn late(&self, part: Part) -> Id {
         let own = Id {
             part,

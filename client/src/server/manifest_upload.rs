@@ -34,8 +34,8 @@ impl EarlierManifest {
     /// Prepares access to it.
     ///
     /// # Errors
-    /// As [`Folder::open`].
-    pub fn find(earlier: &Earlier) -> Result<Self> {
+    /// As [`Folder::open_backup`].
+    fn find(earlier: &Earlier) -> Result<Self> {
         match earlier {
             Earlier::Manifest(path) => {
                 let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
@@ -48,15 +48,11 @@ impl EarlierManifest {
                     is_in_repository: false,
                 })
             }
-            Earlier::Backup(location, access) => {
-                let mut folder = Folder::open(location, access)?;
-                folder.unlock()?;
-                Ok(Self {
-                    folder,
-                    name: MANIFEST.to_owned(),
-                    is_in_repository: true,
-                })
-            }
+            Earlier::Backup(location, access) => Ok(Self {
+                folder: Folder::open_backup(location, access)?,
+                name: MANIFEST.to_owned(),
+                is_in_repository: true,
+            }),
         }
     }
 
@@ -87,17 +83,19 @@ impl EarlierManifest {
     }
 }
 
-/// Checks that the server and the role can take an incremental backup.
+/// Checks that the server and the role can take an incremental backup, and finds the manifest.
 ///
 /// # Errors
 /// For a server before version 17, for missing privileges, and for a manifest that cannot be read.
-pub fn check(session: &Session, earlier: &Earlier) -> Result<()> {
+pub fn check(session: &Session, earlier: &Earlier) -> Result<EarlierManifest> {
     ensure!(
         session.server_version()? >= FIRST_VERSION,
         "server does not support incremental backup"
     );
     requirements::check_functions(session, &["upload_manifest"])?;
-    EarlierManifest::find(earlier)?.reader().map(drop)
+    let earlier = EarlierManifest::find(earlier)?;
+    earlier.reader()?;
+    Ok(earlier)
 }
 
 /// Uploads a manifest in parts.
@@ -107,10 +105,10 @@ pub fn check(session: &Session, earlier: &Earlier) -> Result<()> {
 pub fn upload(
     extension: &Extension,
     session: &Session,
-    earlier: &Earlier,
+    earlier: &EarlierManifest,
     cancellation: &Cancellation,
 ) -> Result<()> {
-    let mut source = EarlierManifest::find(earlier)?.reader()?;
+    let mut source = earlier.reader()?;
     let statement = format!("SELECT {}upload_manifest($1::bytea)", extension.schema);
     loop {
         cancellation.check()?;

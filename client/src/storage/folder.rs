@@ -59,6 +59,16 @@ impl Folder {
         })
     }
 
+    /// Opens the folder of a backup, with the backup's own key where that is needed.
+    ///
+    /// # Errors
+    /// As [`Folder::open`] and [`Folder::unlock`].
+    pub fn open_backup(location: &Location, access: &StoreAccess) -> Result<Self> {
+        let mut folder = Self::open(location, access)?;
+        folder.unlock()?;
+        Ok(folder)
+    }
+
     /// A directory.
     pub fn directory(path: &Path) -> Self {
         Self {

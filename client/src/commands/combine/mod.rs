@@ -101,11 +101,7 @@ fn combine(
     };
     DataDirectory::check(layout)?;
     let spool = spool_folder(&config.target);
-    let folders = config.backups.iter().map(|backup| {
-        let mut folder = Folder::open(backup, &config.access)?;
-        folder.unlock()?;
-        Ok(folder)
-    });
+    let folders = (config.backups.iter()).map(|backup| Folder::open_backup(backup, &config.access));
     let folders: Vec<_> = folders.collect::<Result<_>>()?;
     let chain = Chain::open(&folders, &spool, counters.workers(), cancellation)?;
     let newest = chain.newest();

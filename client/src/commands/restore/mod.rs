@@ -48,17 +48,20 @@ const NAME: &str = "restore";
 /// Whatever keeps it from being complete. What was made has been removed then, if that was wanted.
 pub fn run(config: RestoreConfig) -> Result<()> {
     let (json, target) = (config.json, config.target.clone());
-    let backups = chain(&config)?;
-    let count = backups.as_ref().map_or(1, Vec::len);
-    match backups {
-        Some(backups) => {
+    let what = What::find(&config)?;
+    let count = match &what {
+        What::One(..) => 1,
+        What::Chain(backups) => backups.len(),
+    };
+    match what {
+        What::Chain(backups) => {
             ensure!(
                 config.only_databases.is_empty() && config.only_tablespaces.is_empty(),
                 "only a full backup can be restored in parts"
             );
             combine::run(in_chain(config, backups), NAME)?;
         }
-        None => restore_one(config)?,
+        What::One(folder, info) => restore_one(config, folder, info)?,
     }
     if json {
         let result = serde_json::json!({
@@ -71,7 +74,7 @@ pub fn run(config: RestoreConfig) -> Result<()> {
     Ok(())
 }
 
-fn restore_one(config: RestoreConfig) -> Result<()> {
+fn restore_one(config: RestoreConfig, folder: Folder, info: Option<Box<BackupInfo>>) -> Result<()> {
     let manner = Manner {
         name: NAME,
         jobs: config.jobs,
@@ -81,31 +84,42 @@ fn restore_one(config: RestoreConfig) -> Result<()> {
         verbose: config.verbose,
     };
     new_directory::run(manner, move |shared, cleanup| {
-        restore(&config, manner, shared, cleanup)
+        restore(&config, (&folder, info.as_deref()), manner, shared, cleanup)
     })
 }
 
-/// The backups of a chain, if more than one is to be restored.
-fn chain(config: &RestoreConfig) -> Result<Option<Vec<Location>>> {
-    let [backup] = config.backups.as_slice() else {
-        return Ok(Some(config.backups.clone()));
-    };
-    let mut folder = Folder::open(backup, &config.access)?;
-    folder.unlock()?;
-    let info = BackupInfo::read(&folder)?;
-    if info.is_none_or(|info| info.kind == Kind::Full) {
-        return Ok(None);
+/// What there is to restore.
+enum What {
+    /// A backup by itself: its folder, and its description if it is in a repository.
+    One(Folder, Option<Box<BackupInfo>>),
+    /// A full backup and the incremental ones after it.
+    Chain(Vec<Location>),
+}
+
+impl What {
+    fn find(config: &RestoreConfig) -> Result<Self> {
+        let [backup] = config.backups.as_slice() else {
+            return Ok(Self::Chain(config.backups.clone()));
+        };
+        let folder = Folder::open_backup(backup, &config.access)?;
+        let info = BackupInfo::read(&folder)?.map(Box::new);
+        let is_incremental = |info: &BackupInfo| info.kind == Kind::Incremental;
+        if !info.as_deref().is_some_and(is_incremental) {
+            return Ok(Self::One(folder, info));
+        }
+        let Some((repository, name)) = backup.split() else {
+            return Ok(Self::One(folder, info));
+        };
+        let entries = catalog::list(&Folder::open(&repository, &config.access)?)?;
+        let chain = catalog::chain(&entries, &name)?;
+        let place = |name: &str| match &repository {
+            Location::Directory(path) => Location::Directory(path.join(name)),
+            Location::Objects(url) => Location::Objects(format!("{url}/{name}")),
+        };
+        Ok(Self::Chain(
+            chain.iter().map(|entry| place(&entry.name)).collect(),
+        ))
     }
-    let Some((repository, name)) = backup.split() else {
-        return Ok(None);
-    };
-    let entries = catalog::list(&Folder::open(&repository, &config.access)?)?;
-    let chain = catalog::chain(&entries, &name)?;
-    let place = |name: &str| match &repository {
-        Location::Directory(path) => Location::Directory(path.join(name)),
-        Location::Objects(url) => Location::Objects(format!("{url}/{name}")),
-    };
-    Ok(Some(chain.iter().map(|entry| place(&entry.name)).collect()))
 }
 
 fn in_chain(config: RestoreConfig, backups: Vec<Location>) -> CombineConfig {
@@ -128,18 +142,13 @@ fn in_chain(config: RestoreConfig, backups: Vec<Location>) -> CombineConfig {
 
 fn restore(
     config: &RestoreConfig,
+    (from, info): (&Folder, Option<&BackupInfo>),
     manner: Manner,
     shared: &Shared,
     cleanup: &SharedCleanupList,
 ) -> Result<()> {
-    let Some(backup) = config.backups.first() else {
-        bail!("no backup specified");
-    };
-    let mut from = Folder::open(backup, &config.access)?;
-    from.unlock()?;
-    let info = BackupInfo::read(&from)?;
-    let filter = partial::filter(config, info.as_ref())?;
-    let source = Source::open(&from, info.is_some(), &shared.cancellation)?;
+    let filter = partial::filter(config, info)?;
+    let source = Source::open(from, info.is_some(), &shared.cancellation)?;
     if let Some(listing) = &source.manifest {
         shared.counters.expect(Expected {
             bytes: listing.bytes,

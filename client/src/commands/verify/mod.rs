@@ -87,8 +87,7 @@ pub fn run(config: VerifyConfig) -> Result<bool> {
 fn verify(config: &VerifyConfig, shared: &Shared) -> Result<Vec<String>> {
     // Before the work of hours.
     let programs = config.parse_wal.then(Programs::find).transpose()?;
-    let mut folder = Folder::open(&config.backup, &config.access)?;
-    folder.unlock()?;
+    let folder = Folder::open_backup(&config.backup, &config.access)?;
     let (manifest, mut expected) = read_manifest(config, &folder)?;
     let verifier = Verifier {
         config,
