@@ -12,4 +12,4 @@ cd "$ROOT"
 PG_CONFIG=$(BLOCK_SIZE=${1:-32} scripts/servers.sh "${2:-17}")
 export PG_CONFIG
 scripts/install.sh
-PGRX_PG_CONFIG_PATH=$PG_CONFIG cargo test -p backup_tests --test page_size
+PGRX_PG_CONFIG_PATH=$PG_CONFIG cargo test -p backup_tests page_size::

@@ -3,6 +3,8 @@
 # failed". Exits with 1 if anything failed.
 #
 # usage: scripts/test.sh [PART...]    parts: format client server outside examples (all by default)
+#
+# OUTSIDE_FILES names files of tests/tests, without their endings: the outside tests are then only those.
 set -uo pipefail
 
 # shellcheck source=scripts/environment.sh
@@ -89,6 +91,15 @@ install_release() {
     }
 }
 
+# The outside tests are one program. Those that wait leave the processors to others, so more than one runs
+# for each.
+outside_tests() {
+    local files
+    read -ra files <<<"${OUTSIDE_FILES:-}"
+    RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))} \
+        cargo test --no-fail-fast -p backup_tests -- "${files[@]/%/::}"
+}
+
 parts=("$@")
 ((${#parts[@]})) || parts=(format client server outside examples)
 for part in "${parts[@]}"; do
@@ -101,8 +112,9 @@ for part in "${parts[@]}"; do
             # The program may have been built even if the installation failed.
             cargo build --release -p pg_parallel_backup_client
             cargo build -p s3_server
-            run_part outside env TESTS_FOLDER="${TESTS_FOLDER-$(folder_in_memory)}" \
-                cargo test --no-fail-fast -p backup_tests
+            TESTS_FOLDER=${TESTS_FOLDER-$(folder_in_memory)}
+            export TESTS_FOLDER
+            run_part outside outside_tests
             ;;
         examples)
             install_release

@@ -1,16 +1,17 @@
 //! Directory for everything that a test process creates: below `/tmp`, or below the directory that the
-//! environment names in `TESTS_FOLDER`, such as one in memory.
+//! environment names in `TESTS_FOLDER`, such as one in memory. Tests that need a disk have one of their own.
 //!
 //! A shell process holds the reading end of a pipe. The other end closes with the test process,
 //! whether by return, abort, Ctrl-C or SIGKILL. The shell then stops the remaining servers and
 //! removes the directory. No destructor could guarantee this.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::program;
 
@@ -30,22 +31,25 @@ umount -l "$1"/*/data 2>/dev/null
 rm -rf "$1" || { sleep 1; rm -rf "$1"; }
 "#;
 
-/// Whether the directory has to be on a disk.
-static ON_DISK: AtomicBool = AtomicBool::new(false);
+thread_local! {
+    /// Whether the calling test needs a disk.
+    static ON_DISK: Cell<bool> = const { Cell::new(false) };
+}
 
-/// Keeps this test process out of memory. It must not have made anything yet.
+/// Keeps what the calling test makes from now on out of memory.
 pub fn stay_on_disk() {
-    ON_DISK.store(true, Ordering::Relaxed);
+    ON_DISK.set(true);
 }
 
 fn scratch() -> &'static Scratch {
-    static SCRATCH: OnceLock<Scratch> = OnceLock::new();
-    SCRATCH.get_or_init(|| {
-        let named = std::env::var("TESTS_FOLDER").unwrap_or_default();
-        let place = match (ON_DISK.load(Ordering::Relaxed), named.as_str()) {
-            (true, _) | (_, "") => "/tmp",
-            (false, named) => named,
-        };
+    static NAMED: OnceLock<Scratch> = OnceLock::new();
+    static DISK: OnceLock<Scratch> = OnceLock::new();
+    let named = std::env::var("TESTS_FOLDER").unwrap_or_default();
+    let (scratch, place) = match (ON_DISK.get(), named.as_str()) {
+        (true, _) | (_, "") => (&DISK, "/tmp"),
+        (false, named) => (&NAMED, named),
+    };
+    scratch.get_or_init(|| {
         // Short, because the path of a socket is limited to about a hundred bytes.
         let pattern = format!("{place}/pgpb.XXXXXX");
         let made = program::succeed(program::command("mktemp").args(["-d", &pattern]));
@@ -66,7 +70,7 @@ fn scratch() -> &'static Scratch {
     })
 }
 
-/// Directory of this test process.
+/// Directory of this test process, for the calling test.
 pub fn dir() -> &'static Path {
     &scratch().dir
 }

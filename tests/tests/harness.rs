@@ -1,6 +1,9 @@
 //! Tests of the test tools with `pg_basebackup`: what they accept and what they reject.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use backup_tests::backup::Backup;
 use backup_tests::leftover;
@@ -159,4 +162,20 @@ fn a_backup_that_the_server_still_counts_is_noticed() {
         .batch_execute("SELECT pg_backup_stop(false)")
         .expect("pg_backup_stop()");
     leftover::assert_none_counted(&cluster);
+}
+
+/// A file of tests that the program of all tests does not name would never run.
+#[test]
+fn every_file_of_tests_runs() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let program = fs::read_to_string(folder.join("outside.rs")).expect("the program");
+    for entry in fs::read_dir(&folder).expect("the folder of tests") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_stem().and_then(OsStr::to_str).expect("a name");
+        let line = format!("mod {name};");
+        assert!(
+            name == "outside" || program.lines().any(|it| it == line),
+            "{name} is not in tests/outside.rs"
+        );
+    }
 }

@@ -13,7 +13,7 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, Error, GetOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 use tokio::runtime::Runtime;
 
-use crate::operations::{PART, bytes, require_list_after, require_operations};
+use self::operations::{PART, bytes, require_list_after, require_operations};
 
 /// Client of an S3 server. It repeats a failed request at most as often as is said.
 fn s3_client(environment: &[(&str, String)], repetitions: usize) -> AmazonS3 {
