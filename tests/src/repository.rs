@@ -51,6 +51,12 @@ impl Access {
         Self::new(&format!("{}/{PREFIX}", server.url()), server.environment())
     }
 
+    /// Repository in the bucket of a server, for the client of Google Cloud Storage.
+    pub fn google(server: &S3Server) -> Self {
+        let url = format!("{}/{PREFIX}", server.google_url());
+        Self::new(&url, server.google_environment())
+    }
+
     /// The same place with another value of a variable.
     pub fn with(mut self, name: &'static str, value: &str) -> Self {
         self.environment.retain(|(other, _)| *other != name);

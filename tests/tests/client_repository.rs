@@ -2,7 +2,7 @@
 //! is the cluster, and programs of the system read each archive.
 
 use backup_tests::client::{expect_failure, names_in, new_target, program};
-use backup_tests::object_store::{Azurite, Kind, Moto, Requests};
+use backup_tests::object_store::{Azurite, Kind, Moto, Requests, S3Server};
 use backup_tests::planted;
 use backup_tests::program::{run, succeed};
 use backup_tests::repository::{Access, Origin, Repository};
@@ -317,6 +317,13 @@ fn moto_keeps_backups() {
     if let Some(server) = Moto::start() {
         require_all_of(&Access::moto(&server));
     }
+}
+
+#[test]
+fn the_client_of_google_keeps_backups() {
+    let server = S3Server::start();
+    require_all_of(&Access::google(&server));
+    assert_eq!(server.open_uploads(), 0);
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! Commands on standard input.
 
-use std::fs;
-
 use s3s::StdError;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -24,8 +22,6 @@ enum Command {
     Log,
     /// Forgets the requests so far.
     Reset,
-    /// Removes what s3s-fs keeps of an object beside its content. The test has changed the content.
-    Forget { bucket: String, key: String },
 }
 
 /// Obeys commands until standard input ends. A command that is none is an error of the test, and ends the
@@ -47,19 +43,6 @@ fn obey_one(state: &State, command: Command) -> Result<Value, StdError> {
         Command::Clear => state.clear(),
         Command::Log => return Ok(state.log().iter().map(|entry| entry.to_json()).collect()),
         Command::Reset => state.reset(),
-        Command::Forget { bucket, key } => forget(state, &bucket, &key)?,
     }
     Ok(json!("done"))
-}
-
-fn forget(state: &State, bucket: &str, key: &str) -> Result<(), StdError> {
-    let encode = |text: &str| base64_simd::URL_SAFE_NO_PAD.encode_to_string(text.as_bytes());
-    let beginning = format!(".bucket-{}.object-{}.", encode(bucket), encode(key));
-    for entry in fs::read_dir(&state.folder)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(&beginning) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }

@@ -29,8 +29,6 @@ pub enum Kind {
     Complete,
     /// Abandonment of such an upload.
     Abort,
-    /// Copy of an object within the server.
-    Copy,
     /// Removal of an object.
     Delete,
     /// Removal of several objects.
@@ -109,7 +107,6 @@ fn kind_of(request: &Parts, of_bucket: bool) -> Kind {
         Method::GET if !of_bucket && !has("uploadId") => Kind::Get,
         Method::HEAD if !of_bucket => Kind::Head,
         Method::PUT if has("partNumber") => Kind::Part,
-        Method::PUT if request.headers.contains_key("x-amz-copy-source") => Kind::Copy,
         Method::PUT if !of_bucket => Kind::Put,
         Method::POST if has("uploads") => Kind::Begin,
         Method::POST if has("uploadId") => Kind::Complete,

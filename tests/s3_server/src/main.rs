@@ -1,18 +1,36 @@
-//! S3 server of the tests: s3s-fs behind a layer that fails requests when a test says so.
+//! S3 server of the tests, behind a layer that fails requests when a test says so.
 //!
 //! The server listens on a free port of 127.0.0.1 and prints the port. It then reads commands from standard
 //! input, one JSON value a line, and answers each with a line of JSON. It ends when standard input ends, and so
 //! with the test at the latest.
 //!
 //! usage: `s3_server FOLDER ACCESS_KEY SECRET_KEY`. The folder has a folder for each bucket.
+//!
+//! The crate s3s speaks the protocol and checks signatures. Objects are files, which a test may read and change
+//! behind the server's back. The server moves bytes as a store for large objects does: it writes a part where it
+//! will be in the object, and reads in large pieces. It hashes nothing but what a signature has the hash of.
+//!
+//! What it lacks of S3:
+//! - An object's name is a path. So no object has a name that continues another one's after a slash.
+//! - The ETag of an object is no MD5, as in S3 that of an upload in parts. Checksums in headers are not verified,
+//!   only the hash in the signature.
+//! - It keeps neither metadata nor types of contents, and knows no versions, copies, tags, and no operations on
+//!   buckets. Conditions are those on ETags, for reads, objects and completed uploads.
+//! - Uploads in parts end with the server.
+//!
+//! It also answers Google's client, see [`google`].
 
 mod body;
 mod commands;
 mod entry;
 mod fault;
+mod files;
+mod google;
 mod layer;
+mod list;
+mod operations;
 mod state;
-mod store;
+mod uploads;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -21,14 +39,11 @@ use std::sync::Arc;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use s3s::StdError;
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
-use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 
 use crate::layer::Layer;
+use crate::operations::Store;
 use crate::state::State;
-use crate::store::Store;
 
 #[tokio::main]
 async fn main() -> Result<(), StdError> {
@@ -36,16 +51,9 @@ async fn main() -> Result<(), StdError> {
     let [folder, access_key, secret_key] = arguments.as_slice() else {
         return Err("usage: s3_server FOLDER ACCESS_KEY SECRET_KEY".into());
     };
-    let files =
-        FileSystem::new(folder).map_err(|error| format!("{folder} cannot be served: {error:?}"))?;
-    let mut builder = S3ServiceBuilder::new(files);
-    builder.set_auth(SimpleAuth::from_single(
-        access_key.as_str(),
-        secret_key.as_str(),
-    ));
-    let folder = Path::new(folder);
-    let state = Arc::new(State::new(folder));
-    let layer = Layer::new(Store::new(builder.build(), folder), Arc::clone(&state));
+    let state = Arc::new(State::default());
+    let store = Store::new(Path::new(folder));
+    let layer = Layer::new(store, access_key, secret_key, &state);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     println!("{}", listener.local_addr()?.port());
     tokio::select! {

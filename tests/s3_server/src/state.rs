@@ -1,6 +1,5 @@
 //! What connections and commands share: the faults that are switched on, and the requests so far.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::request::Parts;
@@ -9,10 +8,9 @@ use serde::Deserialize;
 use crate::entry::{Entry, Kind};
 use crate::fault::{Act, Fault};
 
-/// State of the server.
+/// State of the server: without faults at first.
+#[derive(Default)]
 pub struct State {
-    /// Folder with a folder for each bucket.
-    pub folder: PathBuf,
     changing: Mutex<Changing>,
 }
 
@@ -32,14 +30,6 @@ pub struct Capacity {
 }
 
 impl State {
-    /// State without faults.
-    pub fn new(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            changing: Mutex::default(),
-        }
-    }
-
     fn changing(&self) -> MutexGuard<'_, Changing> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }

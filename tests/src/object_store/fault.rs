@@ -21,8 +21,6 @@ pub enum Kind {
     Complete,
     /// Abandonment of such an upload: DELETE.
     Abort,
-    /// Copy of an object within the server: PUT without a body.
-    Copy,
     /// Removal of an object: DELETE.
     Delete,
     /// Removal of several objects: POST.
@@ -32,7 +30,7 @@ pub enum Kind {
 }
 
 /// All operations with their names in commands.
-const KINDS: [(Kind, &str); 12] = [
+const KINDS: [(Kind, &str); 11] = [
     (Kind::Get, "get"),
     (Kind::Head, "head"),
     (Kind::List, "list"),
@@ -41,7 +39,6 @@ const KINDS: [(Kind, &str); 12] = [
     (Kind::Begin, "begin"),
     (Kind::Complete, "complete"),
     (Kind::Abort, "abort"),
-    (Kind::Copy, "copy"),
     (Kind::Delete, "delete"),
     (Kind::DeleteMany, "delete_many"),
     (Kind::Other, "other"),
@@ -49,13 +46,7 @@ const KINDS: [(Kind, &str); 12] = [
 
 impl Kind {
     /// Requests that make objects or parts of them.
-    pub const WRITING: [Kind; 5] = [
-        Kind::Put,
-        Kind::Part,
-        Kind::Begin,
-        Kind::Complete,
-        Kind::Copy,
-    ];
+    pub const WRITING: [Kind; 4] = [Kind::Put, Kind::Part, Kind::Begin, Kind::Complete];
 
     fn name(self) -> &'static str {
         KINDS

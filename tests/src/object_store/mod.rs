@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,12 +36,12 @@ const REGION: &str = "eu-central-1";
 /// S3 server that keeps objects as files. It ends when this value is dropped, or with the test process.
 ///
 /// An object's name is a path below the bucket's folder. So no object can have a name that continues another
-/// one's after a slash, and a name of more than about 130 bytes is too long for an upload of several parts.
+/// one's after a slash.
 #[derive(Debug)]
 pub struct S3Server {
     /// First, because it is dropped first: then nobody uses the folder.
     served: Served,
-    /// Folder of the bucket, and of what s3s-fs keeps beside it.
+    /// Folder of the bucket, and of what the server keeps beside it.
     folder: Folder,
 }
 
@@ -65,6 +66,26 @@ impl S3Server {
     /// URL of the bucket.
     pub fn url(&self) -> String {
         format!("s3://{BUCKET}")
+    }
+
+    /// Variables with which a client of Google Cloud Storage reaches the server.
+    pub fn google_environment(&self) -> Vec<(&'static str, String)> {
+        let account = json!({
+            "gcs_base_url": format!("http://127.0.0.1:{}/google", self.served.port),
+            "disable_oauth": true,
+            "client_email": "",
+            "private_key": "",
+            "private_key_id": "",
+        });
+        vec![
+            ("GOOGLE_SERVICE_ACCOUNT_KEY", account.to_string()),
+            ("GOOGLE_ALLOW_HTTP", "true".to_owned()),
+        ]
+    }
+
+    /// URL of the bucket for such a client.
+    pub fn google_url(&self) -> String {
+        format!("gs://{BUCKET}")
     }
 
     /// Port on 127.0.0.1.
@@ -110,26 +131,23 @@ impl S3Server {
         fs::create_dir_all(path.parent().unwrap_or(&path)).expect("a folder for the object");
         fs::write(&path, content)
             .unwrap_or_else(|error| panic!("could not write {path:?}: {error}"));
-        self.forget(key);
     }
 
     /// Removes an object without a request.
     pub fn remove(&self, key: &str) {
         let path = self.folder().join(key);
         fs::remove_file(&path).unwrap_or_else(|error| panic!("could not remove {path:?}: {error}"));
-        self.forget(key);
     }
 
-    /// Number of uploads of several parts that were begun, and neither completed nor aborted.
+    /// Number of uploads of several parts that were begun, and neither completed nor aborted, if no request is under
+    /// way.
     pub fn open_uploads(&self) -> usize {
-        let entries = fs::read_dir(&*self.folder).expect("the folder of the server");
-        entries
-            .filter(|entry| {
-                let name = entry.as_ref().expect("a file of the server").file_name();
-                let name = name.to_string_lossy();
-                name.starts_with(".upload-") && name.ends_with(".json")
-            })
-            .count()
+        match fs::read_dir(self.folder.join(".unfinished")) {
+            Ok(entries) => entries.count(),
+            // Nothing has been written so far.
+            Err(error) if error.kind() == ErrorKind::NotFound => 0,
+            Err(error) => panic!("could not list uploads: {error}"),
+        }
     }
 
     /// Switches a fault on. If several apply to a request, the first prevails.
@@ -161,10 +179,6 @@ impl S3Server {
     /// Begins a new list of requests.
     pub fn forget_requests(&self) {
         self.command(&json!("reset"));
-    }
-
-    fn forget(&self, key: &str) {
-        self.command(&json!({ "forget": { "bucket": BUCKET, "key": key } }));
     }
 
     fn command(&self, command: &Value) -> Value {

@@ -9,6 +9,8 @@ use backup_tests::object_store::{Act, Azurite, BUCKET, Fault, Kind, Moto, S3Serv
 use backup_tests::wait::{PATIENCE, wait_for};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::azure::{MicrosoftAzure, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{BackoffConfig, Error, GetOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 use tokio::runtime::Runtime;
@@ -39,6 +41,16 @@ fn s3_client(environment: &[(&str, String)], repetitions: usize) -> AmazonS3 {
 /// Client of Azurite.
 fn azure_client(environment: &[(&str, String)]) -> MicrosoftAzure {
     let mut builder = MicrosoftAzureBuilder::new().with_container_name(BUCKET);
+    for (name, value) in environment {
+        let key = name.to_lowercase().parse().expect("a known variable");
+        builder = builder.with_config(key, value);
+    }
+    builder.build().expect("a client")
+}
+
+/// Google's client of the S3 server.
+fn google_client(environment: &[(&str, String)]) -> GoogleCloudStorage {
+    let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(BUCKET);
     for (name, value) in environment {
         let key = name.to_lowercase().parse().expect("a known variable");
         builder = builder.with_config(key, value);
@@ -85,6 +97,45 @@ fn azurite_does_what_the_program_needs() {
     if let Some(server) = Azurite::start() {
         let store = azure_client(&server.environment());
         runtime().block_on(require_operations(&store));
+    }
+}
+
+#[test]
+fn the_s3_server_does_what_the_program_needs_of_google() {
+    let server = S3Server::start();
+    let store = google_client(&server.google_environment());
+    runtime().block_on(require_operations(&store));
+    runtime().block_on(require_list_after(&store));
+}
+
+#[test]
+fn parts_of_different_lengths_that_arrive_in_any_order_make_an_object() {
+    let server = S3Server::start();
+    let store = s3_client(&server.environment(), 0);
+    let path = Path::from("a");
+    // Lengths of parts in the order of their numbers, and the order in which they arrive.
+    for (lengths, order) in [
+        (&[PART, PART, 1000][..], &[2, 1, 0][..]),
+        (&[PART, PART, PART + 1, PART + 1, 7], &[0, 3, 2, 1, 4]),
+        // The second is sent again.
+        (&[PART, PART, 1000], &[0, 1, 2, 1]),
+    ] {
+        let content = bytes(lengths.iter().sum());
+        let ended = runtime().block_on(async {
+            let id = store.create_multipart(&path).await.expect("an upload");
+            let mut parts = vec![None; lengths.len()];
+            for &index in order {
+                let start: usize = lengths[..index].iter().sum();
+                let part = content[start..start + lengths[index]].to_vec();
+                let sent = store.put_part(&path, &id, index, part.into()).await;
+                parts[index] = Some(sent.expect("a part"));
+            }
+            let parts = parts.into_iter().flatten().collect();
+            store.complete_multipart(&path, &id, parts).await
+        });
+        ended.expect("its end");
+        assert!(server.read("a") == content, "{lengths:?} {order:?}");
+        assert_eq!(server.open_uploads(), 0);
     }
 }
 
