@@ -23,7 +23,7 @@
 #                     PostgreSQL 17 on
 #       repository    archives into a directory and into an S3 server on this machine, compared with
 #                     rclone, and restore and verify from both. The server is that of the tests, which is
-#                     built for this. It works more than a real store: see the notes of the results. Not right
+#                     built for this, and shares the processors with the program and PostgreSQL. Not right
 #                     after tests or another benchmark either
 #       tcp           over TCP on the loopback interface: to nowhere, and into a directory in /dev/shm,
 #                     which needs as much memory as the cluster has bytes
