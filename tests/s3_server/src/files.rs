@@ -236,7 +236,7 @@ pub struct Content {
 
 impl Content {
     /// Body with this range.
-    pub fn new(file: File, start: u64, end: u64) -> StreamingBlob {
+    pub fn stream(file: File, start: u64, end: u64) -> StreamingBlob {
         StreamingBlob::new(Self {
             file,
             position: start,

@@ -91,7 +91,7 @@ impl S3 for Store {
             content_range: is_part.then(|| format!("bytes {first}-{last}/{size}")),
             e_tag: Some(tag_of(&metadata)),
             last_modified: metadata.modified().ok().map(Timestamp::from),
-            body: Some(Content::new(file, range.start, range.end)),
+            body: Some(Content::stream(file, range.start, range.end)),
             ..GetObjectOutput::default()
         })
     }
