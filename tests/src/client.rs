@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::backup::Backup;
-use crate::program::{account, command, give_to_owner, run, signal, succeed};
+use crate::program::{account, command, give_to_owner, run, signal, succeed, words};
 use crate::scratch::{self, Folder};
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
@@ -45,7 +45,7 @@ pub fn program() -> Command {
 pub fn ignoring(signals: &str, command: &Command) -> Command {
     let ignore = format!("--ignore-signal={signals}");
     let mut ignoring = crate::program::command("/usr/bin/env");
-    for argument in command.get_args() {
+    for argument in words(command).skip(1) {
         match argument == DEFAULT_SIGNALS {
             true => ignoring.arg(&ignore),
             false => ignoring.arg(argument),

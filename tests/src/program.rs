@@ -5,11 +5,15 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::iter;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+
+/// Program of util-linux that changes the user.
+const SETPRIV: &str = "/usr/bin/setpriv";
 
 /// User and group that own the clusters, if different from those of the tests.
 #[derive(Clone, Copy, Debug)]
@@ -74,10 +78,30 @@ fn owner() -> Option<Owner> {
 /// variables. PostgreSQL's own program takes precedence.
 pub fn command(program: &str) -> Command {
     let own = bindir().join(program);
-    let mut command = if own.exists() {
-        Command::new(own)
+    let program = if own.exists() {
+        own.as_os_str()
     } else {
-        Command::new(program)
+        OsStr::new(program)
+    };
+    let mut command = match owner() {
+        // setpriv(1) changes the user, and not the child that this process would otherwise fork: copying the
+        // page tables of a process with whole backups in memory takes longer than most programs run.
+        Some(Owner { uid, gid }) => {
+            let mut setpriv = Command::new(SETPRIV);
+            setpriv
+                .args([format!("--reuid={uid}"), format!("--regid={gid}")])
+                .args(["--clear-groups", "--"]);
+            if !program.as_bytes().contains(&b'/') {
+                // setpriv would look for it with the rights of root.
+                setpriv.arg("/usr/bin/env");
+            }
+            setpriv
+                .arg(program)
+                .env("HOME", "/tmp")
+                .env("USER", "postgres");
+            setpriv
+        }
+        None => Command::new(program),
     };
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {
@@ -90,11 +114,20 @@ pub fn command(program: &str) -> Command {
     command.env_remove("RUST_BACKTRACE");
     // The owner of the clusters may have no access to the directory of the tests.
     command.current_dir("/tmp");
-    if let Some(Owner { uid, gid }) = owner() {
-        command.uid(uid).gid(gid);
-        command.env("HOME", "/tmp").env("USER", "postgres");
-    }
     command
+}
+
+/// Program of a [`command`] and its arguments, for a command that runs it. A change of the user is left out,
+/// since that command has made it.
+pub fn words(command: &Command) -> impl Iterator<Item = &OsStr> {
+    let options = match command.get_program() == SETPRIV {
+        // With the name of the program, and what ends the options.
+        true => 5,
+        false => 0,
+    };
+    iter::once(command.get_program())
+        .chain(command.get_args())
+        .skip(options)
 }
 
 /// Gives a file or directory made by the tests to the owner of the clusters.
@@ -145,10 +178,8 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
 /// Describes a failed command and its output, for a failure message.
 pub fn account(command: &Command, output: &Output) -> String {
     format!(
-        "{} ({}): {}\n{}{}",
-        command.get_program().to_string_lossy(),
-        command
-            .get_args()
+        "{}: {}\n{}{}",
+        words(command)
             .map(OsStr::to_string_lossy)
             .collect::<Vec<_>>()
             .join(" "),

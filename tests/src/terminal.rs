@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::program::command;
+use crate::program::{command, words};
 use crate::wait::{PATIENCE, wait_for};
 
 /// Terminal with a program on it. Dropping the value kills the program.
@@ -42,8 +42,7 @@ impl Terminal {
         let mut session = command("setsid");
         session
             .args(["--ctty", "--wait"])
-            .arg(program.get_program())
-            .args(program.get_args())
+            .args(words(program))
             .env("TERM", "xterm");
         for (name, value) in program.get_envs() {
             match value {

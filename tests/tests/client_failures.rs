@@ -11,7 +11,7 @@ use backup_tests::client::{
 };
 use backup_tests::leftover;
 use backup_tests::page::corrupt_cluster;
-use backup_tests::program::{command, give_to_owner, make_dir, run, succeed};
+use backup_tests::program::{command, give_to_owner, make_dir, run, succeed, words};
 use backup_tests::scratch::Folder;
 use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::wait::{PATIENCE, wait_for};
@@ -415,7 +415,7 @@ fn nobody_who_reads_the_messages_is_no_reason_to_fail() {
     backup.args(["-P", "-v", "-D"]).arg(&target);
     let mut shell = command("sh");
     shell.args(["-c", "\"$@\" 2>&1 >/dev/null | true", "sh"]);
-    shell.arg(backup.get_program()).args(backup.get_args());
+    shell.args(words(&backup));
     succeed(&mut shell);
     wait_for("the backup to be complete", PATIENCE, || {
         target.join("global/pg_control").exists()

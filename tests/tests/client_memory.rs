@@ -6,7 +6,7 @@ use std::process::Command;
 use backup_tests::client::{backup_of, new_target, program, restore_of, verify};
 use backup_tests::encrypted::Encrypted;
 use backup_tests::planted;
-use backup_tests::program::{command, give_to_owner, succeed};
+use backup_tests::program::{command, give_to_owner, succeed, words};
 use backup_tests::server::Cluster;
 
 /// Runs the command given as arguments and prints its peak memory in kB.
@@ -45,10 +45,8 @@ fn eight_encrypted_connections_into_a_slow_target_take_little_memory() {
     );
     let backup = program();
     let mut measure = command("python3");
-    measure.args(["-c", MEASURE]).arg(backup.get_program());
-    measure
-        .args(backup.get_args())
-        .args(["-d", &string, "-c", "fast", "-j", "8", "--pipe", SLOW]);
+    measure.args(["-c", MEASURE]).args(words(&backup));
+    measure.args(["-d", &string, "-c", "fast", "-j", "8", "--pipe", SLOW]);
     let printed = succeed(&mut measure);
     println!("{printed}");
     let memory: u64 = printed.trim().parse().expect("a number");
@@ -62,8 +60,7 @@ const AT_MOST_BYTES_A_FILE: u64 = 120;
 #[track_caller]
 fn peak_of(program: &Command) -> u64 {
     let mut measure = command("python3");
-    measure.args(["-c", MEASURE]).arg(program.get_program());
-    let printed = succeed(measure.args(program.get_args()));
+    let printed = succeed(measure.args(["-c", MEASURE]).args(words(program)));
     let memory = printed.trim().parse().expect("a number");
     // A value smaller than any real program's would be a failed measurement.
     assert!(memory >= 1024, "{memory} kB of {program:?}");

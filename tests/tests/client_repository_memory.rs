@@ -5,7 +5,7 @@ use std::process::Command;
 
 use backup_tests::object_store::{Act, Fault, Kind};
 use backup_tests::planted;
-use backup_tests::program::{command, succeed};
+use backup_tests::program::{command, succeed, words};
 use backup_tests::repository::Repository;
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
@@ -21,8 +21,7 @@ const AT_MOST_KB: u64 = 64 * 1024;
 #[track_caller]
 fn assert_small(what: &str, program: &Command) {
     let mut measure = command("python3");
-    measure.args(["-c", MEASURE]).arg(program.get_program());
-    measure.args(program.get_args());
+    measure.args(["-c", MEASURE]).args(words(program));
     for (name, value) in program.get_envs() {
         if let Some(value) = value {
             measure.env(name, value);

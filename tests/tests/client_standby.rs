@@ -42,19 +42,20 @@ fn a_standby_knows_the_database_as_from_pg_basebackup() {
     .into_iter()
     .enumerate()
     {
-        let [ours, theirs] = [program(), command("pg_basebackup")].map(|mut backup| {
-            let name = backup.get_program().to_string_lossy().replace('/', "_");
-            let target = folder.join(format!("{name}.{number}"));
-            backup.args(cluster.connection_args("postgres"));
-            backup.args(["-c", "fast", "-N", "-R", "-D"]).arg(&target);
-            backup.env("PGSERVICEFILE", services);
-            backup.envs(variables.iter().copied());
-            if !string.is_empty() {
-                backup.args(["-d", string]);
-            }
-            succeed(&mut backup);
-            primary_conninfo(&target)
-        });
+        let [ours, theirs] = [("ours", program()), ("theirs", command("pg_basebackup"))].map(
+            |(name, mut backup)| {
+                let target = folder.join(format!("{name}.{number}"));
+                backup.args(cluster.connection_args("postgres"));
+                backup.args(["-c", "fast", "-N", "-R", "-D"]).arg(&target);
+                backup.env("PGSERVICEFILE", services);
+                backup.envs(variables.iter().copied());
+                if !string.is_empty() {
+                    backup.args(["-d", string]);
+                }
+                succeed(&mut backup);
+                primary_conninfo(&target)
+            },
+        );
         let database = |parts: &[String]| -> Vec<String> {
             let parts = parts.iter().filter(|part| part.starts_with("dbname="));
             parts.cloned().collect()

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use backup_tests::client::restore_of;
 use backup_tests::crafted::{edit, entry, manifest_of_cluster};
-use backup_tests::program::{account, command, major_version, make_dir, run, succeed};
+use backup_tests::program::{account, command, major_version, make_dir, run, succeed, words};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
 use backup_tests::verification::{
@@ -319,8 +319,7 @@ fn without_pg_waldump_of_its_version_wal_is_not_taken_for_verified() {
 #[track_caller]
 fn refusal(program: &Command) -> String {
     let mut limited = command("timeout");
-    limited.arg("60").arg(program.get_program());
-    limited.args(program.get_args());
+    limited.arg("60").args(words(program));
     for (name, value) in program.get_envs() {
         limited.env(name, value.unwrap_or_default());
     }
@@ -407,7 +406,7 @@ fn files_of_any_size_are_not_held_in_memory() {
         let verify = ours(&["-n"], &backup);
         let mut limited = command("bash");
         limited.args(["-c", "ulimit -v 4000000; exec \"$@\"", "bash"]);
-        limited.arg(verify.get_program()).args(verify.get_args());
+        limited.args(words(&verify));
         let output = run(&mut limited);
         let said = account(&limited, &output);
         assert!(said.contains(word), "{said}");
