@@ -24,6 +24,7 @@ pub mod last_files;
 pub mod leftover;
 pub mod lossy;
 pub mod member;
+pub mod memory;
 pub mod notices;
 pub mod object_store;
 pub mod page;

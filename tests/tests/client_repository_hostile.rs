@@ -6,6 +6,7 @@ use std::path::Path;
 
 use backup_tests::client::{expect_failure, names_in, new_target};
 use backup_tests::crafted::{directory, edit, file, link};
+use backup_tests::memory::measure;
 use backup_tests::program::{make_dir, succeed};
 use backup_tests::repository::{Access, Origin, Repository};
 use backup_tests::scratch::Folder;
@@ -285,4 +286,52 @@ fn files_that_are_too_large_are_refused() {
         };
         assert_eq!(row.expect("the backup")["state"], state, "{rows:?}");
     }
+}
+
+/// Files, and sizes that are too large for them. The server of the tests hashes an object as a whole for each
+/// request, so they are no larger than they have to be.
+const TOO_LARGE: [(&str, u64); 2] = [
+    ("backup_manifest", (1 << 30) + 1),
+    ("backup.json", 65 << 20),
+];
+/// Peak memory of a program that meets such a file.
+const AT_MOST_KB: u64 = 64 * 1024;
+/// Bytes of it that are read before it is refused.
+const AT_MOST_READ: u64 = 4 << 20;
+
+#[test]
+fn of_files_in_a_store_that_are_too_large_little_is_read() {
+    let origin = Origin::new();
+    let repository = Repository::new();
+    for (file, size) in TOO_LARGE {
+        repository.take(&origin.cluster, file, &["-j", "1"]);
+        let key = repository.key(file, file);
+        repository.server.set_length(&key, size);
+        let (folder, target) = new_target();
+        let mapping = origin.mapping(&folder);
+        for command in [
+            repository.restore(file, &target, &[&mapping]),
+            repository.verify(file, &[]),
+        ] {
+            repository.server.forget_requests();
+            let refused = measure(&command);
+            assert_eq!(refused.status, 1, "{refused:?}");
+            let word = file.trim_start_matches("backup_");
+            assert!(refused.said.contains(word), "{refused:?}");
+            assert!(refused.peak_kb < AT_MOST_KB, "{refused:?}");
+            let read = repository.server.requests().bytes_got_of(&key);
+            assert!(read < AT_MOST_READ, "{read}: {refused:?}");
+            assert!(names_in(&folder).is_empty(), "{refused:?}");
+        }
+    }
+    // Without a description the list reads the manifest.
+    let info = repository.key("backup_manifest", "backup.json");
+    repository.server.remove(&info);
+    repository.server.forget_requests();
+    let states = repository.states();
+    assert!(
+        states.iter().all(|(_, state)| state == "unreadable"),
+        "{states:?}"
+    );
+    assert!(repository.server.requests().bytes_got() < 2 * AT_MOST_READ);
 }

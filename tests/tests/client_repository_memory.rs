@@ -3,35 +3,23 @@
 
 use std::process::Command;
 
+use backup_tests::memory::measure;
 use backup_tests::object_store::{Act, Fault, Kind};
 use backup_tests::planted;
-use backup_tests::program::{command, succeed, words};
 use backup_tests::repository::Repository;
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
-
-/// Runs the command given as arguments and prints its peak memory in kB.
-const MEASURE: &str = "import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
 
 const AT_MOST_KB: u64 = 64 * 1024;
 
 /// Checks the peak memory of a program.
 #[track_caller]
 fn assert_small(what: &str, program: &Command) {
-    let mut measure = command("python3");
-    measure.args(["-c", MEASURE]).args(words(program));
-    for (name, value) in program.get_envs() {
-        if let Some(value) = value {
-            measure.env(name, value);
-        }
-    }
-    let printed = succeed(&mut measure);
-    let memory: u64 = printed.trim().parse().expect("a number");
+    let measured = measure(program);
+    assert_eq!(measured.status, 0, "{what}: {measured:?}");
+    let memory = measured.peak_kb;
     println!("{what}: {memory} kB");
-    // A value smaller than any real program's would be a failed measurement.
-    assert!((1024..AT_MOST_KB).contains(&memory), "{memory} kB: {what}");
+    assert!(memory < AT_MOST_KB, "{memory} kB: {what}");
 }
 
 /// Cluster of some hundred MB, in files of which each is larger than a part of an upload.

@@ -11,12 +11,14 @@ use backup_format::incremental;
 use chrono::{DateTime, Utc};
 
 use crate::cli::backup_name::Kind;
+use crate::manifest;
 use crate::manifest::parser::Manifest;
 use crate::repository::backup_info::BackupInfo;
 use crate::repository::index;
 use crate::repository::join_info::{HostInfo, JOIN_FILE};
 use crate::storage::encryption::{KEY_FILE, SUFFIX};
 use crate::storage::folder::Folder;
+use crate::storage::source::check_size;
 
 /// File whose presence makes a backup complete.
 pub const MANIFEST: &str = "backup_manifest";
@@ -201,8 +203,10 @@ fn describe(
     stop_time: Option<DateTime<Utc>>,
 ) -> Result<Facts> {
     let found = folder.find(MANIFEST);
-    let found = found.with_context(|| format!("could not read \"{folder}/{MANIFEST}\""))?;
-    let (source, _) = found.context("the manifest has gone")?;
+    let cannot_read = || format!("could not read \"{folder}/{MANIFEST}\"");
+    let found = found.with_context(cannot_read)?;
+    let (mut source, _) = found.context("the manifest has gone")?;
+    check_size(&mut *source, manifest::LARGEST).with_context(cannot_read)?;
     let (mut bytes, mut is_incremental) = (0_u64, false);
     let manifest = Manifest::read(source, |entry| {
         bytes = bytes.saturating_add(entry.size);

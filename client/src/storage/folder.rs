@@ -13,7 +13,7 @@ use crate::cli::configuration::{Location, StoreAccess};
 use crate::storage::encryption::{BackupKey, Identities, KEY_FILE, Recipients, SUFFIX};
 use crate::storage::objects::Objects;
 use crate::storage::regular_file;
-use crate::storage::source::{FileEntry, Source};
+use crate::storage::source::{self, FileEntry, Source};
 
 /// Larger than a key file.
 const LARGEST_KEY_FILE: u64 = 64 * 1024;
@@ -295,11 +295,10 @@ impl Folder {
     }
 }
 
-fn read_limited(source: Box<dyn Source>, limit: u64) -> io::Result<Vec<u8>> {
+fn read_limited(mut source: Box<dyn Source>, limit: u64) -> io::Result<Vec<u8>> {
+    source::check_size(&mut *source, limit)?;
     let mut bytes = Vec::new();
+    // It may grow meanwhile.
     source.take(limit).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 >= limit {
-        return Err(io::Error::new(ErrorKind::FileTooLarge, "File too large"));
-    }
     Ok(bytes)
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 
 use chrono::{DateTime, Utc};
 
@@ -21,6 +21,18 @@ pub struct FileEntry {
 pub trait Source: Read + Seek + Send {
     /// Nothing beyond this position need be fetched ahead.
     fn limit(&mut self, end: u64);
+}
+
+/// Checks the size of a file before anything of it is read.
+///
+/// # Errors
+/// [`FileTooLarge`](ErrorKind::FileTooLarge) where it has `limit` bytes or more, and errors of the operating system or of the
+/// store.
+pub fn check_size(source: &mut dyn Source, limit: u64) -> io::Result<()> {
+    if source.seek(SeekFrom::End(0))? >= limit {
+        return Err(io::Error::new(ErrorKind::FileTooLarge, "File too large"));
+    }
+    source.rewind()
 }
 
 impl Source for File {

@@ -133,6 +133,14 @@ impl S3Server {
             .unwrap_or_else(|error| panic!("could not write {path:?}: {error}"));
     }
 
+    /// Makes an object longer, or shorter, without a request. What is added are zeros, which take no room.
+    pub fn set_length(&self, key: &str, length: u64) {
+        let path = self.folder().join(key);
+        let file = fs::File::options().write(true).open(&path);
+        file.and_then(|file| file.set_len(length))
+            .unwrap_or_else(|error| panic!("could not change {path:?}: {error}"));
+    }
+
     /// Removes an object without a request.
     pub fn remove(&self, key: &str) {
         let path = self.folder().join(key);

@@ -20,6 +20,7 @@ use crate::output::filter::Filter;
 use crate::runtime::cancellation::Cancellation;
 use crate::storage::folder::Folder;
 use crate::storage::regular_file;
+use crate::storage::source::check_size;
 use crate::stream::archive_files::{ArchiveFile, Content, PIECE, list, tablespaces};
 use crate::stream::part::Part;
 use crate::stream::part::Tablespace;
@@ -123,9 +124,10 @@ impl Listing {
                 Err(error) => return Err(error).with_context(cannot_read),
             }
         }
-        let Some((source, _)) = folder.find(&name).with_context(cannot_read)? else {
+        let Some((mut source, _)) = folder.find(&name).with_context(cannot_read)? else {
             return Ok(None);
         };
+        check_size(&mut *source, manifest::LARGEST).with_context(cannot_read)?;
         let mut copy = ManifestFile::temporary()?;
         let mut source = source.take(manifest::LARGEST);
         let mut piece = vec![0; PIECE];

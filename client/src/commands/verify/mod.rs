@@ -27,6 +27,7 @@ use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Shared, Watch};
 use crate::storage::folder::Folder;
 use crate::storage::regular_file;
+use crate::storage::source::check_size;
 use findings::Findings;
 use wal::Programs;
 use wal_folder::WalFolder;
@@ -156,8 +157,11 @@ fn read_manifest(config: &VerifyConfig, folder: &Folder) -> Result<(Manifest, Ex
         .find(&display(MANIFEST))
         .map_err(|error| failed(&error))?
     {
-        Some((source, name)) => Expected::read(source.take(LARGEST), &config.ignore)
-            .with_context(|| format!("file \"{folder}/{name}\"")),
+        Some((mut source, name)) => {
+            check_size(&mut *source, LARGEST).map_err(|error| failed(&error))?;
+            Expected::read(source.take(LARGEST), &config.ignore)
+                .with_context(|| format!("file \"{folder}/{name}\""))
+        }
         None => Err(failed(&io::Error::from_raw_os_error(2))),
     }
 }
