@@ -1,12 +1,15 @@
 //! Incremental backups in a repository: each names the one before, and a restore finds all that it needs. From 17
 //! on.
 
-use backup_tests::client::{backup_of, expect_failure, names_in, new_target, program};
+use backup_tests::client::{Running, backup_of, expect_failure, names_in, new_target, program};
 use backup_tests::incremental::is_too_old;
+use backup_tests::object_store::{Act, Fault, Kind};
 use backup_tests::program::succeed;
 use backup_tests::repository::{Access, Origin, Repository};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
+use backup_tests::wait::{PATIENCE, wait_for};
+use backup_tests::workload::{Pgbench, assert_balanced};
 
 fn origin() -> Origin {
     let cluster = Cluster::builder().setting("summarize_wal", "on");
@@ -68,6 +71,75 @@ fn a_chain_is_restored_by_the_name_of_its_last() {
     restore.args(["full", "first", "second"].map(|name| repository.url_of(name)));
     succeed(&mut restore);
     origin.assert_starts(places);
+}
+
+/// Number of rows that pgbench has written.
+fn written(cluster: &Cluster) -> i64 {
+    let rows = cluster
+        .connect()
+        .query_one("SELECT count(*) FROM pgbench_history", &[]);
+    rows.expect("pgbench_history").get(0)
+}
+
+/// Takes a backup, and writes a row while it runs. Returns how many pgbench had written then.
+#[track_caller]
+fn take_with_a_row(repository: &Repository, cluster: &Cluster, name: &str, args: &[&str]) -> i64 {
+    let first = Fault::new(Act::SlowDown)
+        .on(&[Kind::Put])
+        .of(&format!("*/{name}/base.0.tar*"));
+    repository.server.switch_on(&first);
+    let running = Running::start(&mut repository.backup(cluster, name, args));
+    cluster.wait_for_sql(
+        "a file that was sent",
+        "SELECT coalesce(max(bytes_sent), 0) > 0 FROM backup_progress()",
+    );
+    cluster.execute(&format!("INSERT INTO rows VALUES ('{name}')"));
+    let before = written(cluster);
+    wait_for("more transactions", PATIENCE, || written(cluster) > before);
+    repository.server.heal();
+    let (status, said) = running.end();
+    assert_eq!(status, Some(0), "{said}");
+    before
+}
+
+#[test]
+fn a_chain_taken_under_load_is_restored_while_the_load_goes_on() {
+    if is_too_old() {
+        return;
+    }
+    let origin = origin();
+    let cluster = &origin.cluster;
+    Pgbench::fill(cluster, 2);
+    cluster.execute("ALTER TABLE pgbench_accounts SET TABLESPACE outside");
+    cluster.execute("CREATE TABLE rows (name text) TABLESPACE outside");
+    let repository = Repository::new();
+    let load = Pgbench::run(cluster, 200);
+    let names = ["full", "first", "second"];
+    let (mut earlier, mut at_least) = (None::<String>, 0);
+    for (name, jobs) in names.into_iter().zip(["2", "1", "4"]) {
+        let mut args = vec!["-j", jobs, "-Z", "zstd"];
+        if let Some(earlier) = &earlier {
+            args.extend(["-i", earlier.as_str()]);
+        }
+        at_least = take_with_a_row(&repository, cluster, name, &args);
+        earlier = Some(repository.url_of(name));
+    }
+    assert_eq!(repository.info("second")["kind"], "incremental");
+    let before = written(cluster);
+    let places = origin.restore(&repository, "second", &["-j", "4"]);
+    wait_for("more transactions", PATIENCE, || written(cluster) > before);
+    load.stop();
+    let data = places.join("data");
+    let mut restored = Cluster::on(&data, places);
+    restored.start();
+    let mut client = restored.connect();
+    assert!(assert_balanced(&mut client) >= at_least);
+    let rows = client.query("SELECT name FROM rows ORDER BY ctid", &[]);
+    let rows: Vec<String> = rows.expect("rows").iter().map(|row| row.get(0)).collect();
+    assert_eq!(rows, names);
+    drop(client);
+    restored.amcheck();
+    restored.stop_and_check_checksums();
 }
 
 #[test]
