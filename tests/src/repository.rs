@@ -89,9 +89,14 @@ impl Access {
 
     /// Command that takes a backup without fsync. An empty name stands for the default.
     pub fn backup(&self, cluster: &Cluster, name: &str, args: &[&str]) -> Command {
+        self.backup_as("postgres", cluster, name, args)
+    }
+
+    /// The same as another role.
+    pub fn backup_as(&self, role: &str, cluster: &Cluster, name: &str, args: &[&str]) -> Command {
         let mut backup = self.program();
         backup
-            .args(cluster.connection_args("postgres"))
+            .args(cluster.connection_args(role))
             .args(["-c", "fast", "-N", "-D", &self.url]);
         if !name.is_empty() {
             backup.args(["--name", name]);

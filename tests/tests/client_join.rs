@@ -5,6 +5,7 @@ use std::process::Command;
 
 use backup_tests::client::{Running, expect_failure, private_file};
 use backup_tests::object_store::{Act, Fault, Kind};
+use backup_tests::planted;
 use backup_tests::program::succeed;
 use backup_tests::repository::{Access, Origin, Repository};
 use backup_tests::scratch::Folder;
@@ -26,7 +27,14 @@ fn hold_leader(repository: &Repository) {
 /// Starts a backup with one worker, and returns its number once it runs.
 #[track_caller]
 fn lead(access: &Access, cluster: &Cluster, args: &[&str]) -> (Running, String) {
-    let mut command = access.backup(cluster, "b", &["-j", "1", "--stream-size", "1MB"]);
+    lead_as("postgres", access, cluster, args)
+}
+
+/// The same as another role.
+#[track_caller]
+fn lead_as(role: &str, access: &Access, cluster: &Cluster, args: &[&str]) -> (Running, String) {
+    let few = ["-j", "1", "--stream-size", "1MB"];
+    let mut command = access.backup_as(role, cluster, "b", &few);
     let leader = Running::start(command.args(args));
     cluster.wait_for_sql(
         "a file that was sent",
@@ -132,6 +140,79 @@ fn what_a_lost_host_has_not_stored_is_received_anew() {
     assert_tidy(&repository);
     succeed(&mut repository.verify("b", &[]));
     origin.assert_restored(&repository, "b", &["-j", "2"]);
+}
+
+/// Has a host join, and stops its program while the server sends files to its workers. Its connections stay open.
+#[track_caller]
+fn stop_a_host(repository: &Repository, cluster: &Cluster, number: &str) -> Running {
+    // Otherwise all would be in buffers before the program stops.
+    let parts = Fault::new(Act::Stall).on(&[Kind::Part]);
+    repository.server.switch_on(&parts);
+    let args = ["--timeout", "3", "--heartbeat", "1"];
+    let host = Running::start(&mut join(repository, cluster, number, &args));
+    cluster.wait_for_sql(
+        "two workers of the host to which nothing can be sent",
+        "SELECT count(*) = 2 FROM pg_stat_activity JOIN pg_locks USING (pid)
+         WHERE locktype = 'advisory' AND pg_locks.mode = 'ShareLock' AND wait_event = 'ClientWrite'",
+    );
+    host.signal("STOP");
+    repository.server.heal();
+    host
+}
+
+/// Lets the program of a stopped host go on, which fails.
+#[track_caller]
+fn assert_excluded(host: Running) {
+    host.signal("CONT");
+    let (status, said) = host.end();
+    assert_eq!(status, Some(1), "{said}");
+}
+
+#[test]
+fn a_host_that_stands_still_is_lost() {
+    let origin = Origin::new();
+    planted::relations(&origin.cluster, 1, 4, 32 << 20);
+    let repository = Repository::new();
+    hold_leader(&repository);
+    let (leader, number) = lead(&repository, &origin.cluster, &[]);
+    let host = stop_a_host(&repository, &origin.cluster, &number);
+    let said = assert_ended(leader);
+    assert!(
+        said.contains("was lost, and its files are received anew"),
+        "{said}"
+    );
+    assert_excluded(host);
+    assert_tidy(&repository);
+    succeed(&mut repository.verify("b", &[]));
+    origin.assert_restored(&repository, "b", &["-j", "2"]);
+}
+
+#[test]
+fn a_host_that_stands_still_and_cannot_be_ended_is_named() {
+    let cluster = Cluster::new();
+    planted::relations(&cluster, 1, 4, 32 << 20);
+    cluster.execute(
+        "CREATE ROLE backup LOGIN;
+         GRANT EXECUTE ON FUNCTION start_backup, backup_tablespaces, backup_filelist,
+             send_backup_files, send_wal, send_stop_backup, abort_backup TO backup",
+    );
+    let repository = Repository::new();
+    hold_leader(&repository);
+    let args = ["--timeout", "5", "--heartbeat", "1"];
+    let (leader, number) = lead_as("backup", &repository, &cluster, &args);
+    let host = stop_a_host(&repository, &cluster, &number);
+    let (status, said) = leader.end();
+    assert_eq!(status, Some(1), "{said}");
+    for word in [
+        "could not end the sessions of host \"",
+        "have not ended within 5 s",
+        "They keep files of the backup: process ",
+        "HINT:  End the program on that host",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert_excluded(host);
+    repository.assert_empty();
 }
 
 #[test]

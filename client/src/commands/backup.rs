@@ -95,6 +95,7 @@ pub fn run(config: &BackupConfig) -> Result<()> {
         let shared = Shared {
             earlier,
             reserved,
+            host: None,
             config: &owned,
             jobs,
             cancellation: &shared.cancellation,

@@ -5,6 +5,7 @@ use anyhow::{Error, Result, anyhow};
 
 use crate::cli::configuration::BackupConfig;
 use crate::commands::completion::say;
+use crate::commands::host_locks;
 use crate::commands::lost_directories;
 use crate::commands::new_entry::Reserved;
 use crate::console::progress::{Activity, Counter, Counters, Worker};
@@ -25,6 +26,8 @@ pub struct Shared<'a> {
     pub earlier: Option<EarlierManifest>,
     /// Place in a repository, if the backup goes to one.
     pub reserved: Option<Reserved>,
+    /// Number of this host, if another host leads the backup.
+    pub host: Option<u32>,
     /// The configuration.
     pub config: &'a BackupConfig,
     /// Number of connections for files.
@@ -145,6 +148,9 @@ fn work(
             let before = worker.counter.bytes();
             connections.run(|session| {
                 worker.begins(Activity::Waiting);
+                if let Some(host) = shared.host {
+                    host_locks::register_worker(session, host)?;
+                }
                 let streams = shared.streams(received, &worker.counter);
                 let sink = target.sink(*request, number, streams)?;
                 receive(session, statement, sink, received, shown).map_err(|error| {

@@ -1,18 +1,20 @@
 //! Other hosts whose workers serve the same backup, as the program sees them that leads it.
 //!
 //! A host has a file in the repository and holds an advisory lock on the server while it works. It has ended
-//! well once its file says so, and is lost when nobody holds its lock and its file does not. Its archives
-//! count either way if they have their indexes, which are written behind them. Of a lost host the server
-//! may have taken files for received that are in no archive: they come again, by their names.
+//! well once its file says so, and is lost when nobody holds its lock and its file does not. The sessions of a
+//! lost host are ended, since the server keeps files for them. Its archives count either way if they have their
+//! indexes, which are written behind them. Of a lost host the server may have taken files for received that are
+//! in no archive: they come again, by their names.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use backup_format::member::Kind;
 
 use crate::commands::completion::say;
 use crate::commands::file_streams::{self, Shared};
+use crate::commands::host_locks;
 use crate::console::messages;
 use crate::manifest::digest;
 use crate::manifest::received_files::{Ownership, ReceivedFile, ReceivedFiles, twice};
@@ -20,7 +22,7 @@ use crate::output::new_backup::NewBackup;
 use crate::output::target::Target;
 use crate::repository::backup_info::ArchiveInfo;
 use crate::repository::index::{self, Entry, Member};
-use crate::repository::join_info::{self, HostInfo, LOCK_CLASS};
+use crate::repository::join_info::{self, HostInfo};
 use crate::server::connection::Session;
 use crate::server::extension::{Extension, Started};
 use crate::server::opener::Opener;
@@ -64,7 +66,7 @@ pub fn receive(
             is_said = true;
         }
         // In this order: what ends in between has its file before it gives up its lock.
-        let working = working(leader.0)?;
+        let working = host_locks::working_hosts(leader.0)?;
         for host in waiting {
             let info: Option<HostInfo> = join_info::read(backup.folder(), &HostInfo::file(host))?;
             let Some(info) = info else {
@@ -82,6 +84,7 @@ pub fn receive(
                     "host \"{}\" was lost, and its files are received anew",
                     info.hostname
                 ));
+                exclude(shared, (workers.0, leader.0), host, &info.hostname)?;
                 received.lose_host();
                 lost.push(host);
             }
@@ -107,15 +110,47 @@ fn hosts(backup: &NewBackup) -> Result<Vec<u32>> {
     Ok(hosts.collect())
 }
 
-/// Numbers of the hosts that hold their locks.
-fn working(session: &Session) -> Result<HashSet<u32>> {
-    let query = format!(
-        "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = {LOCK_CLASS}"
-    );
-    let rows = session.rows(&query, &[])?;
-    rows.iter()
-        .map(|row| crate::server::row::number(row, 0))
-        .collect()
+/// Ends the sessions of a lost host, and keeps it from opening more: a program that stands still holds files on
+/// the server as long as its connections last.
+///
+/// # Errors
+/// Where sessions are still there after the time in which the server should have noticed the loss by itself,
+/// errors of the server, and cancellation.
+fn exclude(
+    shared: &Shared<'_>,
+    (opener, leader): (&Opener, &Session),
+    host: u32,
+    hostname: &str,
+) -> Result<()> {
+    let begin = Instant::now();
+    let mut is_refused = false;
+    while !host_locks::exclude(leader, host)? {
+        if !is_refused {
+            let other = opener.open_aside();
+            let ended = other.and_then(|other| host_locks::end_sessions(&other, host));
+            if let Err(error) = ended {
+                is_refused = true;
+                messages::warn(format_args!(
+                    "could not end the sessions of host \"{hostname}\": {error:#}"
+                ));
+            }
+        }
+        let limit = opener.silence.limit;
+        if let Some(limit) = limit.filter(|&limit| begin.elapsed() >= limit) {
+            bail!(
+                "host \"{hostname}\" was lost, and its sessions on the server have not ended within {} s\n\
+                 DETAIL:  They keep files of the backup: {}.\n\
+                 HINT:  End the program on that host, or its sessions with pg_terminate_backend(). The role of \
+                 this program may do that if it is the role of the host, or a member of pg_signal_backend.",
+                limit.as_secs(),
+                host_locks::describe_sessions(leader, host)?
+            );
+        }
+        shared.cancellation.check()?;
+        workers::check_leader(leader, opener.silence)?;
+        shared.cancellation.wait(LOOK);
+    }
+    Ok(())
 }
 
 /// Takes over the archives of a host that have indexes.

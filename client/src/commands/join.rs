@@ -9,6 +9,7 @@ use backup_format::checksum::Algorithm;
 use crate::cli::configuration::{BackupConfig, JoinConfig};
 use crate::commands::completion::say;
 use crate::commands::file_streams::{self, Shared};
+use crate::commands::host_locks;
 use crate::console::progress::{Expected, Phase};
 use crate::manifest::received_files::ReceivedFiles;
 use crate::output::cleanup::CleanupList;
@@ -16,7 +17,7 @@ use crate::output::new_backup::NewBackup;
 use crate::output::pipe::Commands;
 use crate::output::target::Target;
 use crate::repository::join_info::{
-    self, FORMAT, HostInfo, JOIN_FILE, JoinInfo, LARGEST_HOST, LOCK_CLASS, WORKERS,
+    self, FORMAT, HostInfo, JOIN_FILE, JoinInfo, LARGEST_HOST, WORKERS,
 };
 use crate::runtime::signals::Signals;
 use crate::runtime::supervisor::{self, Watch};
@@ -24,7 +25,6 @@ use crate::server::connection::Session;
 use crate::server::extension::{Extension, Started};
 use crate::server::opener::Opener;
 use crate::server::requirements::{self, Wanted};
-use crate::server::row::value;
 use crate::server::session;
 use crate::server::silence;
 use crate::server::workers::OpenSessions;
@@ -66,6 +66,7 @@ pub fn run(config: JoinConfig) -> Result<()> {
             let shared = Shared {
                 earlier: None,
                 reserved: None,
+                host: None,
                 config: &config.backup,
                 jobs,
                 cancellation: &shared.cancellation,
@@ -134,6 +135,7 @@ fn join(
     let shared = Shared {
         earlier: None,
         reserved: None,
+        host: Some(host),
         config,
         jobs: shared.jobs,
         cancellation: shared.cancellation,
@@ -203,10 +205,8 @@ fn register(session: &Session, folder: &Folder) -> Result<u32> {
     for _ in 0..ATTEMPTS {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let host = 1 + (seed >> 4) % LARGEST_HOST;
-        let statement = format!("SELECT pg_try_advisory_lock({LOCK_CLASS}, {host})");
-        let rows = session.rows(&statement, &[])?;
-        let row = rows.first().context("pg_try_advisory_lock() gave no row")?;
-        if value(row, 0)? == b"t" && folder.read(&HostInfo::file(host), 1 << 20)?.is_none() {
+        let is_free = host_locks::register_host(session, host)?;
+        if is_free && folder.read(&HostInfo::file(host), 1 << 20)?.is_none() {
             write_host(folder, host, false)?;
             return Ok(host);
         }

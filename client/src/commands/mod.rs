@@ -9,6 +9,7 @@ pub mod combine;
 pub mod completion;
 pub mod expire;
 pub mod file_streams;
+pub mod host_locks;
 pub mod hosts;
 pub mod join;
 pub mod list;

@@ -18,8 +18,6 @@ pub const FORMAT: u32 = 1;
 pub const WORKERS: u32 = 1024;
 /// Largest number of a host.
 pub const LARGEST_HOST: u32 = u32::MAX / WORKERS - 1;
-/// Class of the advisory locks that hosts hold while they work. The object is the number of the host.
-pub const LOCK_CLASS: i32 = 0x7067_5042;
 /// Larger than any of the files.
 const LARGEST: u64 = 1 << 20;
 
