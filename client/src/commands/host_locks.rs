@@ -40,12 +40,22 @@ pub fn register_worker(session: &Session, host: u32) -> Result<()> {
     Ok(())
 }
 
-/// Takes the lock of the workers as a whole, unless one of them has a session. Returns whether it is taken.
+/// Takes the lock of the workers as a whole, unless one of them has a session. Returns whether it is taken. A lock
+/// belongs to a database, and a host may have another one: its sessions count as well.
 ///
 /// # Errors
 /// Errors of the server.
 pub fn exclude(session: &Session, host: u32) -> Result<bool> {
-    holds(session, &format!("pg_try_advisory_lock({WORKERS}, {host})"))
+    let others = format!(
+        "{} AND objid = {host} AND pid <> pg_backend_pid()",
+        held(WORKERS)
+    );
+    holds(
+        session,
+        &format!(
+            "pg_try_advisory_lock({WORKERS}, {host}) AND NOT EXISTS (SELECT FROM pg_locks WHERE {others})"
+        ),
+    )
 }
 
 /// Numbers of the hosts that hold their locks.
