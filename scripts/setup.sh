@@ -34,6 +34,7 @@ missing_system_parts() {
     # One test uses it, and is skipped where there is no such package.
     { have age || ! have apt-cache || ! apt_has age; } || echo age
     have fincore || echo fincore
+    have strace || echo strace
     { have openssl && pkg-config --exists openssl 2>/dev/null; } || echo openssl
     rust_is_new_enough || echo rust
 }
@@ -68,6 +69,7 @@ packages_for() {
         compressors) echo gzip lz4 zstd ;;
         age) echo age ;;
         fincore) echo util-linux-extra ;;
+        strace) echo strace ;;
         openssl) echo openssl libssl-dev ;;
         rust) echo rustup ;;
     esac
@@ -88,6 +90,7 @@ describe() {
         compressors) echo "gzip, lz4 and zstd" ;;
         age) echo "age" ;;
         fincore) echo "fincore (util-linux)" ;;
+        strace) echo "strace" ;;
         openssl) echo "openssl with its headers" ;;
         rust) echo "Rust $RUST_VERSION or later with cargo, from https://rustup.rs" ;;
     esac

@@ -13,6 +13,7 @@ pub mod backup;
 pub mod builder;
 pub mod client;
 pub mod crafted;
+pub mod crash;
 pub mod disk;
 pub mod encrypted;
 pub mod failure;

@@ -71,6 +71,7 @@ mod out_of_memory;
 mod page_cache;
 mod page_size;
 mod planted_objects;
+mod power_cut;
 mod privileges;
 mod progress;
 mod rate;
