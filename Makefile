@@ -38,6 +38,9 @@ picture: tools install ## draw docs/progress.svg: a real backup on a terminal
 soak: tools install ## backups with injected faults, for MINUTES=30
 	@scripts/soak.sh '$(MINUTES)' '$(SEED)'
 
+fuzz: tools ## changed inputs for the readers of backups, 13 million in all
+	@scripts/fuzz.sh
+
 valgrind: tools install ## memcheck on the format tests and on a server during a backup
 	@scripts/valgrind.sh
 
@@ -49,6 +52,6 @@ clean: ## remove build output
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup tools demo test test-all test-pages soak valgrind install package bench picture lint clean
+.PHONY: help setup tools demo test test-all test-pages soak fuzz valgrind install package bench picture lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:

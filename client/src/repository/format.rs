@@ -14,22 +14,30 @@ pub fn read<T: DeserializeOwned>(
     name: &str,
     (format, largest): (u32, u64),
 ) -> Result<Option<T>> {
+    let Some(content) = folder.read(name, largest)? else {
+        return Ok(None);
+    };
+    parse(&content, format, || format!("\"{folder}/{name}\"")).map(Some)
+}
+
+fn parse<T: DeserializeOwned>(
+    content: &[u8],
+    format: u32,
+    place: impl Fn() -> String,
+) -> Result<T> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
-    let place = || format!("\"{folder}/{name}\"");
-    let Some(content) = folder.read(name, largest)? else {
-        return Ok(None);
-    };
-    let found: Format = serde_json::from_slice(&content).with_context(place)?;
+    let found: Format = serde_json::from_slice(content).with_context(&place)?;
     ensure!(
         found.format == format,
         "{} has format {}, and this program knows format {format}",
         place(),
         found.format
     );
-    serde_json::from_slice(&content)
-        .with_context(place)
-        .map(Some)
+    serde_json::from_slice(content).with_context(place)
 }
+
+#[cfg(test)]
+mod properties;

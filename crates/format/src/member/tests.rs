@@ -182,3 +182,21 @@ fn devices_and_hard_links_are_refused() {
         );
     }
 }
+
+#[test]
+fn a_header_of_another_layout_is_refused() {
+    for magic in [b"ustar\0 \0", b"ustar 00", b"\0\0\0\0\0\0\0\0"] {
+        // Of the member itself, and of the one before it that has its name.
+        for name in [&b"x"[..], &[b'l'; 300]] {
+            let mut bytes = Vec::new();
+            archive::file_header(&mut bytes, name, 0, &ATTRIBUTES);
+            let mut header = Header::new_ustar();
+            header.as_mut_bytes().copy_from_slice(&bytes[..BLOCK_SIZE]);
+            header.as_mut_bytes()[257..265].copy_from_slice(magic);
+            header.set_cksum();
+            bytes[..BLOCK_SIZE].copy_from_slice(header.as_bytes());
+            bytes.extend_from_slice(&archive::END);
+            assert_eq!(read(&bytes, 4096).unwrap_err(), Broken::NoHeader);
+        }
+    }
+}
