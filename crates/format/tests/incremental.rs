@@ -30,6 +30,7 @@ fn read(bytes: &[u8]) -> Option<(Vec<u32>, u32)> {
 /// What was accepted is written again byte for byte, up to its last number.
 fn assert_sound(bytes: &[u8]) {
     if let Some((blocks, truncation_length)) = read(bytes) {
+        assert!(blocks.is_sorted_by(|one, next| one < next));
         let again = header(blocks.iter().copied(), truncation_length, 8192);
         let size = Start::SIZE + 4 * blocks.len();
         assert_eq!(bytes[..size], again[..size]);

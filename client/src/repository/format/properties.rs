@@ -56,8 +56,10 @@ fn description() -> Vec<u8> {
 fn assert_sound<T: DeserializeOwned + Serialize + Debug>(content: &[u8]) {
     let place = || "a file".to_owned();
     if let Ok(found) = parse::<T>(content, 1, place) {
-        let number: serde_json::Value = serde_json::from_slice(content).unwrap();
-        assert_eq!(number["format"], 1);
+        // What stands in keys that are not known may be no text.
+        if let Ok(serde_json::Value::Object(keys)) = serde_json::from_slice(content) {
+            assert_eq!(keys["format"], 1);
+        }
         let text = serde_json::to_vec(&found).unwrap();
         let again = parse::<T>(&text, 1, place).expect("what was accepted is written");
         assert_eq!(format!("{again:?}"), format!("{found:?}"));

@@ -129,7 +129,14 @@ fn assert_sound(method: Method, frames: &[u8], pieces: &[usize]) {
         let Ok(ours) = ours else {
             continue;
         };
-        let theirs = theirs.expect("the library reads it");
+        let theirs = match theirs {
+            // How it reads depends on the room for output too.
+            Err(error) if method == Method::Zstd => {
+                assert!(error.to_string().contains("corruption"), "{error}");
+                continue;
+            }
+            theirs => theirs.expect("the library reads it"),
+        };
         match method {
             // It reads one frame.
             Method::Lz4 => assert!(ours.starts_with(&theirs)),
