@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
-use crate::program::{command, succeed};
+use crate::program::{command, succeed, words};
 use crate::scratch;
 
 /// Calls that change files or names, and those by which descriptors get their files.
@@ -61,8 +61,7 @@ pub fn record(root: &Path, program: &Command) -> Vec<Event> {
         .args(["-e", &format!("trace={CALLS}"), "-o"])
         .arg(&output)
         .arg("--")
-        .arg(program.get_program())
-        .args(program.get_args());
+        .args(words(program));
     for (name, value) in program.get_envs() {
         match value {
             Some(value) => strace.env(name, value),
