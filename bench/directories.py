@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import limit
 from clients import Failed, run
 from cluster import put_away
 from rounds import Case, take_turns
@@ -65,6 +66,12 @@ def measure_directory(cluster, settings, notes):
         Case(f"{driven(2)}, synced", lambda: driver(2)),
         Case(CP, cp),
     ]
+    if settings["limit"]:
+        cases += [
+            Case(limit.limit(n, into="directory"),
+                 lambda n=n: limit.send(cluster, settings, n, into=target))
+            for n in (1, 2, 4)
+        ]  # fmt: skip
     for case in cases:
         case.prepare = prepare
     if settings["pgbackrest"]:

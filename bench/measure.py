@@ -16,6 +16,7 @@ from pathlib import Path
 
 import directories
 import incremental
+import limit
 import load
 import machine
 import many_files
@@ -31,6 +32,7 @@ from cluster import Cluster
 from rounds import progress
 
 PARTS = {
+    "limit": limit.measure_limit,
     "nowhere": streams.measure_nowhere,
     "manifest": streams.measure_manifest,
     "stages": workers.measure_stages,
@@ -53,7 +55,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("bin", "socket", "data", "tablespace", "owner", "target", "trash", "driver",
                  "pgbackrest", "pgbackrest-note", "s3-server", "s3-server-note", "rclone",
-                 "rclone-note", "commit", "results", "size", "load"):  # fmt: skip
+                 "rclone-note", "limit", "limit-note", "commit", "results", "size", "load"):  # fmt: skip
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--repeats", type=int, required=True)
@@ -86,11 +88,14 @@ def measure(arguments):
         "s3_server_note": arguments.s3_server_note,
         "rclone": arguments.rclone,
         "rclone_note": arguments.rclone_note,
+        "limit": arguments.limit,
         "load_seconds": arguments.load_seconds,
     }
     result = {"about": about, "parts": {}, "targets": [], "notes": []}
     for part, action in PARTS.items():
-        if part in arguments.parts:
+        if part == "limit" and part in arguments.parts and not arguments.limit:
+            result["notes"].append(f"The limit: not measured. {arguments.limit_note}")
+        elif part in arguments.parts:
             progress(f"Measuring: {report.HEADINGS[part]}")
             began = time.monotonic()
             try:

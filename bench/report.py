@@ -1,16 +1,18 @@
 """Results as Markdown."""
 
+import limit
 import load
 import repository
 import targets
 
 ALL_CASES = (
-    "nowhere", "manifest", "compression", "directory", "incremental", "repository", "tcp", "tls",
-    "cold",
+    "limit", "nowhere", "manifest", "compression", "directory", "incremental", "repository", "tcp",
+    "tls", "cold",
 )  # fmt: skip
 SEVERAL_PEERS = ("compression", "incremental", "repository", "tcp", "tls")
 NETWORKS = ("tcp", "tls")
 HEADINGS = {
+    "limit": "The same bytes without any work on them",
     "nowhere": "To nowhere",
     "manifest": "Checksums of the manifest, one worker to /dev/null",
     "stages": "Where one stream spends its time",
@@ -35,7 +37,7 @@ def report(result):
     if result["targets"]:
         sections += ["## Targets", targets_table(result["targets"])]
     for part, measured in parts.items():
-        body = section(part, measured, about)
+        body = section(part, measured, about, parts.get("limit") or [])
         if body:
             sections += [f"## {HEADINGS[part]}", body]
     if result["notes"]:
@@ -62,12 +64,12 @@ def introduction(about):
     )
 
 
-def section(part, measured, about):
+def section(part, measured, about, limits):
     """Table of one part; empty if it could not be measured."""
     if not measured:
         return ""
     if part in ALL_CASES:
-        return cases_table(measured, about["bytes"], part)
+        return cases_table(measured, about["bytes"], part, limits)
     if part == "stages":
         return stages_table(measured)
     if part == "memory":
@@ -77,14 +79,17 @@ def section(part, measured, about):
     return files_table(part, measured)
 
 
-def cases_table(cases, size, part):
+def cases_table(cases, size, part, limits):
     """Whole backups. Compression is compared by method, with archive sizes, and networks, chains
     and repositories by their own peers.
     Clients that write to a directory or use TCP have a column for the peak memory of one of them; it
-    cannot be lower than that of this interpreter."""
+    cannot be lower than that of this interpreter. Where the same bytes were sent without any work on them,
+    in the same table or in the part "limit", the share of that rate and of that CPU time is shown."""
     by_method = part == "compression"
     by_client = part in ("directory", "incremental", "repository") or part in NETWORKS
     heading = ["case", "wall", "CPU", "ratio", "CPU ratio", "MB/s"]
+    limits = {case["name"]: case for case in [*limits, *cases]}
+    has_limit = any(limit.limit_of(part, case["name"]) in limits for case in cases)
     rows = []
     base = cases[0]
     for case in cases:
@@ -97,11 +102,19 @@ def cases_table(cases, size, part):
              ratio(cpu["median"], base["cpu"]["median"]),
              f"{size / 1e6 / wall['median']:.0f}"]
         )  # fmt: skip
+        if has_limit:
+            bound = limits.get(limit.limit_of(part, case["name"]))
+            rows[-1] += [
+                ratio(bound[kind]["median"], case[kind]["median"]) if bound else ""
+                for kind in ("wall", "cpu")
+            ]
         if by_method:
             written = case["written"]
             rows[-1].append(f"{written / size:.0%}" if written else "")
         if by_client:
             rows[-1].append(f"{case['peak_mb']['maximum']:.0f}")
+    if has_limit:
+        heading += ["of the limit", "by CPU"]
     if by_method:
         heading.append("size")
     if by_client:

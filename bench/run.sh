@@ -10,6 +10,10 @@
 #                     times as much for "repository"
 #   REPEATS           measured runs of each case (default 5); slow cases have fewer, see below
 #   PART, PARTS       parts to measure, any of these (default: all, in this order)
+#       limit         the same bytes through the same system calls without any work on them, by socket, TCP
+#                     and TLS, to nowhere and into a directory in /dev/shm. With this part the other
+#                     tables show what share of it each case reaches. Needs as much memory as the cluster
+#                     has bytes
 #       nowhere       workers, pg_basebackup and tar, with output to /dev/null
 #       manifest      one worker by checksum algorithm of the manifest
 #       stages        time of each stage of one stream
@@ -70,7 +74,7 @@ set -euo pipefail
 require_postgres
 
 readonly SIZE=${1:-${SIZE:-3}} REPEATS=${2:-${REPEATS:-5}}
-readonly ALL_PARTS='nowhere manifest stages memory compression directory incremental repository tcp tls cold files million load'
+readonly ALL_PARTS='limit nowhere manifest stages memory compression directory incremental repository tcp tls cold files million load'
 readonly LOAD_SECONDS=${LOAD_SECONDS:-9}
 if (($# > 2)); then
     parts=("${@:3}")
@@ -182,6 +186,19 @@ find_s3_server() {
         s3_server=$(cd "$ROOT" && realpath "${CARGO_TARGET_DIR:-target}/release/s3_server")
     else
         s3_server_note="it could not be built: $(tail -n 1 "$log")"
+    fi
+}
+
+# find_limit: builds the program without work and sets limit to it, or reports why it is missing.
+find_limit() {
+    local log=$SCRATCH/limit.log
+    limit='' limit_note=''
+    [[ " ${parts[*]} " == *" limit "* ]] || return 0
+    progress "Building the program for the limit"
+    if (cd "$ROOT" && cargo build --release -p bench_limit) >"$log" 2>&1; then
+        limit=$(cd "$ROOT" && realpath "${CARGO_TARGET_DIR:-target}/release/bench_limit")
+    else
+        limit_note="it could not be built: $(tail -n 1 "$log")"
     fi
 }
 
@@ -299,6 +316,7 @@ source=$place/source
 
 find_pgbackrest
 find_s3_server
+find_limit
 find_rclone
 progress "Filling a cluster of about $SIZE GB in $place"
 build_cluster
@@ -310,6 +328,7 @@ PYTHONDONTWRITEBYTECODE=1 run_job python3 "$ROOT/bench/measure.py" \
     --pgbackrest "$pgbackrest" --pgbackrest-note "$pgbackrest_note" \
     --s3-server "$s3_server" --s3-server-note "$s3_server_note" \
     --rclone "$rclone" --rclone-note "$rclone_note" \
+    --limit "$limit" --limit-note "$limit_note" \
     --commit "$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)" \
     --results "${RESULTS:-$ROOT/bench/results}" --size "$SIZE" \
     --repeats "$REPEATS" --load-seconds "$LOAD_SECONDS" --load "$load" --parts "${parts[@]}"

@@ -2,6 +2,7 @@
 
 import directories
 import incremental
+import limit
 import many_files
 import networks
 import repository
@@ -9,6 +10,15 @@ import streams
 
 # Target, measure, part, case, case to compare with, maximum.
 TARGETS = (
+    *(
+        (what, measured, "limit", case, limit.limit_of("limit", case), round(1 / share, 2))
+        for what, case, share in (
+            ("1 worker to /dev/null, its stream", limit.worker_streams(1), 0.85),
+            ("2 workers to /dev/null, their streams", limit.worker_streams(2), 0.90),
+            ("2 workers into tmpfs, pg_parallel_backup", limit.by_program(2), 0.80),
+        )
+        for measured in ("wall", "cpu")
+    ),
     ("1 worker to /dev/null, first goal", "wall", "nowhere", streams.workers(1),
      streams.PG_BASEBACKUP, 0.65),
     ("1 worker to /dev/null", "wall", "nowhere", streams.workers(1), streams.PG_BASEBACKUP, 0.42),
