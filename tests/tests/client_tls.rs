@@ -1,4 +1,4 @@
-//! Streams under TLS: the program carries them without libpq, and is as strict as that.
+//! Streams under TLS, and by socket: the program carries them without libpq, and is as strict as that.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -122,8 +122,12 @@ fn what_is_not_handled_goes_through_libpq() {
     let socket = server.cluster.socket_dir().display();
     let port = server.cluster.port();
     let local = format!("host={socket} port={port} user=postgres dbname=postgres");
-    let said = taken(&folder, &local, "local");
+    let older = format!("{local} ssl_min_protocol_version=TLSv1");
+    let said = taken(&folder, &older, "local-old");
     assert!(!said.contains(NATIVE), "{said}");
+    // Without TLS too.
+    let said = taken(&folder, &local, "local");
+    assert!(said.contains(NATIVE), "{said}");
 }
 
 /// A server that only looks like that of the first connection has the same role and password.

@@ -2,12 +2,13 @@
 //! of our own ([`native`](crate::server::native)).
 
 use std::cell::RefCell;
-use std::net::TcpStream;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use libpq::Connection;
 use libpq::connection::Info;
+use rustix::net::{RecvFlags, recv};
 
 use crate::server::libpq_link::LibpqLink;
 use crate::server::native::link::Link;
@@ -27,7 +28,7 @@ enum Carrier {
     Native {
         link: RefCell<Link>,
         /// The same socket, to look whether there is input.
-        socket: TcpStream,
+        socket: OwnedFd,
     },
 }
 
@@ -48,7 +49,7 @@ impl Session {
     /// # Errors
     /// Errors of the operating system.
     pub fn native(link: Link) -> Result<Self> {
-        let socket = link.socket().try_clone();
+        let socket = link.socket().try_clone_to_owned();
         Ok(Self {
             carrier: Carrier::Native {
                 link: RefCell::new(link),
@@ -71,9 +72,22 @@ impl Session {
         matches!(self.carrier, Carrier::Native { .. })
     }
 
+    /// Whether it is a connection of our own with TLS.
+    pub fn has_tls(&self) -> bool {
+        match &self.carrier {
+            Carrier::Libpq(_) => false,
+            Carrier::Native { link, .. } => link.borrow().has_tls(),
+        }
+    }
+
     /// Parameters for sessions of our own to the same server, if it can have any.
     pub fn native_parameters(&self) -> Option<Parameters> {
-        Parameters::of(self.libpq().ok()?)
+        let parameters = Parameters::of(self.libpq().ok()?)?;
+        // A statement, because the binding of libpq cannot say that the server has not told its encoding.
+        let rows = self.rows("SHOW server_encoding", &[]).ok()?;
+        let encoding = rows.first().and_then(|row| row.first()?.as_deref());
+        // Its messages need not be UTF-8.
+        (encoding != Some(b"SQL_ASCII")).then_some(parameters)
     }
 
     /// Keywords and values by which libpq finds the server of this session again.
@@ -133,13 +147,13 @@ impl Session {
                 let mut silence = Silence::new(watch);
                 let mut link = link.borrow_mut();
                 link.rows(statement, values, &mut |is_silent| {
-                    look(&mut silence, socket, is_silent)
+                    look(&mut silence, socket.as_fd(), is_silent)
                 })
             }
         }
     }
 
-    /// Runs a `COPY … TO STDOUT` and hands each message to `take`. Where that fails, the session is
+    /// Runs a `COPY … TO STDOUT` and hands its data to `take`, in pieces of any size. Where that fails, the session is
     /// of no more use.
     ///
     /// # Errors
@@ -151,7 +165,7 @@ impl Session {
             Carrier::Native { link, socket } => {
                 let mut silence = Silence::new(watch);
                 let mut link = link.borrow_mut();
-                let mut idle = |is_silent| look(&mut silence, socket, is_silent);
+                let mut idle = |is_silent| look(&mut silence, socket.as_fd(), is_silent);
                 link.copy(statement, &mut idle, take)
             }
         }
@@ -186,9 +200,13 @@ impl Session {
 }
 
 /// Counts the silence of a connection of our own.
-fn look(silence: &mut Silence<'_>, socket: &TcpStream, is_silent: bool) -> Result<()> {
+fn look(silence: &mut Silence<'_>, socket: BorrowedFd<'_>, is_silent: bool) -> Result<()> {
     if is_silent {
-        silence.check(|| Ok(socket.peek(&mut [0]).is_ok_and(|count| count > 0)))
+        silence.check(|| {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            let read = recv(socket, &mut [0][..], flags);
+            Ok(read.is_ok_and(|(count, _)| count > 0))
+        })
     } else {
         silence.end();
         Ok(())

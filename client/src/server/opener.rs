@@ -144,7 +144,7 @@ impl Opener {
         match self.native.as_ref().map(Link::open) {
             Some(Ok(link)) => {
                 let session = Session::native(link)?;
-                if self.has_record_size {
+                if self.has_record_size && session.has_tls() {
                     session.rows(LARGEST_RECORDS, &[])?;
                 }
                 Ok(session)

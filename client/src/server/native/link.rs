@@ -1,7 +1,7 @@
 //! Statements and COPY over a connection of our own.
 
 use std::io::{self, ErrorKind};
-use std::net::TcpStream;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -34,19 +34,21 @@ impl Link {
     /// As [`login::connect`].
     pub fn open(parameters: &Parameters) -> Result<Self> {
         let wire = login::connect(parameters)?;
-        wire.stream()
-            .get_ref()
-            .socket()
-            .set_read_timeout(Some(LOOK))?;
+        wire.transport().set_read_timeout(LOOK)?;
         Ok(Self {
             wire,
             is_lost: false,
         })
     }
 
-    /// The socket below TLS.
-    pub fn socket(&self) -> &TcpStream {
-        self.wire.stream().get_ref().socket()
+    /// Whether it has TLS.
+    pub fn has_tls(&self) -> bool {
+        self.wire.transport().tls().is_some()
+    }
+
+    /// The socket, which may be below TLS.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.wire.transport().as_fd()
     }
 
     /// Runs a statement and returns its rows. `idle` is called when nothing has come for a while, and
@@ -84,7 +86,7 @@ impl Link {
         Ok(rows)
     }
 
-    /// Runs a `COPY … TO STDOUT` and hands each message to `take`.
+    /// Runs a `COPY … TO STDOUT` and hands its data to `take`, in pieces of any size.
     ///
     /// # Errors
     /// Errors of the server, and those of `idle` and `take`.
@@ -158,8 +160,7 @@ impl Drop for Link {
             let mut end = BytesMut::new();
             frontend::terminate(&mut end);
             // A server that takes it for a lost connection ends the session as well.
-            let socket = self.wire.stream().get_ref().socket();
-            let _ = socket.set_write_timeout(Some(Duration::from_secs(1)));
+            let _ = (self.wire.transport()).set_write_timeout(Duration::from_secs(1));
             let _ = self.wire.send(&end);
         }
     }

@@ -1,19 +1,22 @@
-//! The way from a socket to a session: TLS, start and authentication (PQconnectPoll() in fe-connect.c,
+//! The way to a session: socket, TLS, start and authentication (PQconnectPoll() in fe-connect.c,
 //! fe-auth.c).
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::BytesMut;
+use openssl::ssl::SslStream;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 use rustix::net::sockopt;
 
-use crate::server::native::parameters::{ChannelBinding, Parameters, Settings};
-use crate::server::native::tls;
+use crate::server::native::parameters::{Address, ChannelBinding, Parameters, Settings};
+use crate::server::native::tls::{self, ReadAhead};
+use crate::server::native::transport::Transport;
 use crate::server::native::wire::{Input, Wire};
 
 use fallible_iterator::FallibleIterator as _;
@@ -31,18 +34,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn connect(parameters: &Parameters) -> Result<Wire> {
     let settings = &parameters.settings;
     let patience = settings.connect_timeout.unwrap_or(PATIENCE);
-    let mut socket = TcpStream::connect_timeout(&parameters.address, patience)?;
-    set_up(&socket, settings)?;
-    socket.set_read_timeout(Some(patience))?;
-    let mut request = BytesMut::new();
-    frontend::ssl_request(&mut request);
-    socket.write_all(&request)?;
-    let mut answer = [0];
-    socket.read_exact(&mut answer)?;
-    if answer != [AGREED] {
-        bail!("the server does not agree to TLS");
-    }
-    let mut wire = Wire::new(tls::begin(socket, parameters)?);
+    let transport = match &parameters.address {
+        Address::Unix(path) => Transport::Unix(UnixStream::connect(path)?),
+        Address::Tcp(address) => {
+            let socket = TcpStream::connect_timeout(address, patience)?;
+            set_up(&socket, settings)?;
+            if parameters.has_tls {
+                Transport::Tls(begin_tls(socket, parameters, patience)?)
+            } else {
+                Transport::Tcp(socket)
+            }
+        }
+    };
+    transport.set_read_timeout(patience)?;
+    let mut wire = Wire::new(transport);
     let mut start = BytesMut::new();
     let given = [
         ("user", Some(&parameters.user)),
@@ -63,6 +68,24 @@ pub fn connect(parameters: &Parameters) -> Result<Wire> {
             _ => bail!("the server sent an unexpected message"),
         }
     }
+}
+
+/// Has the server agree to TLS, and begins it.
+fn begin_tls(
+    mut socket: TcpStream,
+    parameters: &Parameters,
+    patience: Duration,
+) -> Result<SslStream<ReadAhead>> {
+    socket.set_read_timeout(Some(patience))?;
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    socket.write_all(&request)?;
+    let mut answer = [0];
+    socket.read_exact(&mut answer)?;
+    if answer != [AGREED] {
+        bail!("the server does not agree to TLS");
+    }
+    tls::begin(socket, parameters)
 }
 
 fn set_up(socket: &TcpStream, settings: &Settings) -> Result<()> {
@@ -130,7 +153,7 @@ fn scram(
     }
     let end_point = match wanted {
         ChannelBinding::Disable => None,
-        _ => tls::server_end_point(wire.stream()),
+        _ => (wire.transport().tls()).and_then(tls::server_end_point),
     };
     let (binding, mechanism) = match (offered, end_point) {
         ((_, true), Some(hash)) => (

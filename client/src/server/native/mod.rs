@@ -9,4 +9,5 @@ pub mod link;
 pub mod login;
 pub mod parameters;
 pub mod tls;
+pub mod transport;
 pub mod wire;

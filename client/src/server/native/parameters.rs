@@ -80,11 +80,22 @@ pub enum Version {
     Tls13,
 }
 
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A socket of the file system.
+    Unix(PathBuf),
+}
+
 /// All that a session needs.
 #[derive(Clone, Debug)]
 pub struct Parameters {
     /// What is connected to.
-    pub address: SocketAddr,
+    pub address: Address,
+    /// Whether the connection has TLS.
+    pub has_tls: bool,
     /// The name that the certificate has to have; may be an address.
     pub host: String,
     /// The role.
@@ -135,27 +146,40 @@ pub struct Keepalives {
 
 impl Parameters {
     /// The parameters of a session that libpq has opened, or `None` if another like it is left to libpq:
-    /// without TLS, or with a parameter that is not handled here.
+    /// with encryption by GSSAPI, or with a parameter that is not handled here.
     pub fn of(connection: &Connection) -> Option<Self> {
-        if !connection.ssl_in_use() {
-            return None;
-        }
-        // Its messages need not be UTF-8.
-        if connection.parameter_status("server_encoding").ok()? == "SQL_ASCII" {
+        if connection.gss_enc_in_use() {
             return None;
         }
         let settings = connection.info().ok()?;
-        let address: IpAddr = connection.hostaddr().ok()?.parse().ok()?;
-        let port = connection.port().ok()?.parse().ok()?;
+        let host = connection.host().ok()?;
+        let address = Address::of(
+            &host,
+            &connection.hostaddr().ok()?,
+            &connection.port().ok()?,
+        )?;
         Some(Self {
-            address: SocketAddr::new(address, port),
-            host: connection.host().ok()?,
+            address,
+            has_tls: connection.ssl_in_use(),
+            host,
             user: connection.user().ok()?,
             database: connection.db().ok()?,
             // It may come from a password file.
             password: connection.pass().ok()?.filter(|text| !text.is_empty()),
             settings: Settings::read(&settings, home().as_deref(), &Path::is_file)?,
         })
+    }
+}
+
+impl Address {
+    /// From what libpq says about a connection. A socket in the abstract name space has no path.
+    fn of(host: &str, address: &str, port: &str) -> Option<Self> {
+        let port: u16 = port.parse().ok()?;
+        if address.is_empty() && host.starts_with('/') {
+            return Some(Self::Unix(Path::new(host).join(format!(".s.PGSQL.{port}"))));
+        }
+        let address: IpAddr = address.parse().ok()?;
+        Some(Self::Tcp(SocketAddr::new(address, port)))
     }
 }
 
@@ -315,6 +339,21 @@ mod tests {
         assert!(read(&[], &["root.crl"]).is_none());
         assert!(read(&[("sslmode", "verify-full")], &[]).is_none());
         assert!(read(&[("sslmode", "verify-ca")], &[]).is_none());
+    }
+
+    #[test]
+    fn a_socket_is_found_by_its_folder() {
+        let unix = Address::Unix(PathBuf::from("/run/pg/.s.PGSQL.5433"));
+        assert_eq!(Address::of("/run/pg", "", "5433"), Some(unix));
+        let tcp = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 5432)));
+        assert_eq!(
+            Address::of("/run/pg", "127.0.0.1", "5432"),
+            Some(tcp.clone())
+        );
+        assert_eq!(Address::of("localhost", "127.0.0.1", "5432"), Some(tcp));
+        for (host, address, port) in [("@pg", "", "5432"), ("h", "", "5432"), ("/run", "", "x")] {
+            assert_eq!(Address::of(host, address, port), None, "{host}");
+        }
     }
 
     /// As libpq has it, a root certificate is used whatever the mode.

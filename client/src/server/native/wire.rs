@@ -1,17 +1,18 @@
-//! Messages of the server, handed on where they were decrypted.
+//! Messages of the server. Data of a COPY is handed on where it arrived, as soon as there is a piece of it: no
+//! buffer holds a message as a whole, and what is handed on is still in the processor's cache.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 
 use bytes::BytesMut;
-use openssl::ssl::{ErrorCode, SslStream};
 use postgres_protocol::message::backend::Message;
 
-use crate::server::native::tls::ReadAhead;
+use crate::server::native::transport::Transport;
 
 /// Bytes before the content of a message: its type, and its length with that of the length.
 const HEADER: usize = 5;
 
-/// Room for input that is there from the start: a whole message of a stream, and what comes behind it.
+/// Room for input that is there from the start. It holds a whole message of a stream over TLS, which comes in
+/// records of at most 16 kB.
 const ROOM: usize = 192 * 1024;
 
 /// Longest message that a server may send, as for libpq.
@@ -22,7 +23,7 @@ const COPY_DATA: u8 = b'd';
 
 /// What the server has sent.
 pub enum Input<'a> {
-    /// Data of a COPY.
+    /// Data of a COPY: a message, or a piece of one.
     Data(&'a [u8]),
     /// Another message.
     Message(Message),
@@ -33,21 +34,24 @@ pub enum Input<'a> {
 /// The two directions of a connection.
 #[derive(Debug)]
 pub struct Wire {
-    stream: SslStream<ReadAhead>,
+    transport: Transport,
     input: Vec<u8>,
     start: usize,
     end: usize,
+    /// Bytes of a message with data that have not been handed on.
+    data_left: usize,
     has_arrived: bool,
 }
 
 impl Wire {
-    /// Takes over a stream.
-    pub fn new(stream: SslStream<ReadAhead>) -> Self {
+    /// Takes over a connection.
+    pub fn new(transport: Transport) -> Self {
         Self {
-            stream,
+            transport,
             input: vec![0; ROOM],
             start: 0,
             end: 0,
+            data_left: 0,
             has_arrived: false,
         }
     }
@@ -57,9 +61,9 @@ impl Wire {
         std::mem::take(&mut self.has_arrived)
     }
 
-    /// The stream.
-    pub fn stream(&self) -> &SslStream<ReadAhead> {
-        &self.stream
+    /// What carries the bytes.
+    pub fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// Sends messages.
@@ -67,8 +71,7 @@ impl Wire {
     /// # Errors
     /// Errors of the connection.
     pub fn send(&mut self, messages: &BytesMut) -> io::Result<()> {
-        self.stream.write_all(messages)?;
-        self.stream.flush()
+        self.transport.write_all(messages)
     }
 
     /// The next message.
@@ -76,24 +79,54 @@ impl Wire {
     /// # Errors
     /// Errors of the connection, `UnexpectedEof` at its end among them, and what is no message.
     pub fn next(&mut self) -> io::Result<Input<'_>> {
-        let length = loop {
-            let needed = match self.length()? {
-                Some(length) if length <= self.end - self.start => break length,
-                Some(length) => length,
-                None => HEADER,
+        loop {
+            let there = self.end - self.start;
+            let needed = if self.data_left > 0 {
+                let piece = self.piece();
+                if there >= piece {
+                    return Ok(self.take_data());
+                }
+                piece
+            } else {
+                match self.length()? {
+                    Some(length) if self.input[self.start] == COPY_DATA => {
+                        self.start += HEADER;
+                        self.data_left = length - HEADER;
+                        continue;
+                    }
+                    Some(length) if length <= there => return self.take_message(length),
+                    Some(length) => length,
+                    None => HEADER,
+                }
             };
             self.make_room(needed);
             if !self.fill()? {
                 return Ok(Input::Nothing);
             }
-        };
+        }
+    }
+
+    /// Bytes of data from which on they are handed on. Records of TLS are gathered, because the files that
+    /// they belong to are written faster in larger pieces.
+    fn piece(&self) -> usize {
+        match self.transport {
+            Transport::Tls(_) => self.data_left.min(ROOM),
+            Transport::Tcp(_) | Transport::Unix(_) => 1,
+        }
+    }
+
+    fn take_data(&mut self) -> Input<'_> {
+        let length = self.data_left.min(self.end - self.start);
+        let data = self.start..self.start + length;
+        self.start = data.end;
+        self.data_left -= length;
+        Input::Data(&self.input[data])
+    }
+
+    fn take_message(&mut self, length: usize) -> io::Result<Input<'_>> {
         let message = self.start..self.start + length;
         self.start = message.end;
-        let message = &self.input[message];
-        if message[0] == COPY_DATA {
-            return Ok(Input::Data(&message[HEADER..]));
-        }
-        let parsed = Message::parse(&mut BytesMut::from(message))?;
+        let parsed = Message::parse(&mut BytesMut::from(&self.input[message]))?;
         parsed
             .map(Input::Message)
             .ok_or_else(|| io::Error::from(ErrorKind::InvalidData))
@@ -131,24 +164,9 @@ impl Wire {
 
     /// Reads more; returns whether anything came.
     fn fill(&mut self) -> io::Result<bool> {
-        match self.stream.ssl_read(&mut self.input[self.end..]) {
-            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                self.end += count;
-                self.has_arrived = true;
-                Ok(true)
-            }
-            Err(error) if error.code() == ErrorCode::WANT_READ => Ok(false),
-            Err(error) if error.code() == ErrorCode::ZERO_RETURN => {
-                Err(ErrorKind::UnexpectedEof.into())
-            }
-            Err(error) => {
-                let error = error.into_io_error().unwrap_or_else(io::Error::other);
-                match error.kind() {
-                    ErrorKind::Interrupted => Ok(false),
-                    _ => Err(error),
-                }
-            }
-        }
+        let count = self.transport.read(&mut self.input[self.end..])?;
+        self.end += count.unwrap_or(0);
+        self.has_arrived |= count.is_some();
+        Ok(count.is_some())
     }
 }
