@@ -17,6 +17,7 @@ use backup_format::incremental::{self, BlockList};
 use crate::server::segment::{self, FromBytes, Memory};
 
 use super::gate::Gate;
+use super::taken_prefix::TakenPrefix;
 
 pub(super) const MAGIC: u64 = segment::magic(
     "files",
@@ -27,6 +28,7 @@ pub(super) const MAGIC: u64 = segment::magic(
         offset_of!(Header, bytes_total),
         offset_of!(Header, gate),
         offset_of!(Header, generation),
+        offset_of!(Header, taken_prefix),
         offset_of!(Header, relative_streams),
         size_of::<Slot>(),
         offset_of!(Slot, path_offset),
@@ -120,6 +122,8 @@ pub struct Header {
     pub gate: Gate,
     /// Incremented when files return to the queue, so that workers search from its start again.
     pub generation: AtomicU64,
+    /// Slots in which no file waits: see `backup::taken_prefix`.
+    pub taken_prefix: TakenPrefix,
     /// Entries sent so far.
     pub files_sent: AtomicU64,
     /// Bytes of regular files sent so far.

@@ -13,6 +13,7 @@ use super::file_table::{FileTable, Header, Kind, Layout, MAGIC, Slot};
 use super::gate::Gate;
 use super::listing::Listing;
 use super::tablespace;
+use super::taken_prefix::TakenPrefix;
 
 /// Mapped segment of a backup's files. Clones share the mapping.
 #[derive(Clone, Debug)]
@@ -138,6 +139,7 @@ impl SharedFiles {
             last_owner: AtomicU32::new(0),
             gate: Gate::open(),
             generation: AtomicU64::new(0),
+            taken_prefix: TakenPrefix::default(),
             files_sent: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
             checksum_failures: AtomicU64::new(0),

@@ -31,6 +31,7 @@ pub mod stop;
 pub mod stop_row;
 pub mod tablespace;
 mod taken;
+mod taken_prefix;
 pub mod unlogged;
 pub mod wal_range;
 pub mod wal_sender;

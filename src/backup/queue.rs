@@ -6,7 +6,8 @@
 //! worker's mapping makes them free again. Workers never wait for each other.
 //!
 //! Slots are in the order in which they are handed out: directories and links, then files from the
-//! largest. A worker walks them once and skips those of others. When files return, the generation
+//! largest. A worker walks them once and skips those of others. It begins behind the
+//! [prefix](super::taken_prefix) in which others have found nothing. When files return, the generation
 //! changes and it walks again.
 //!
 //! A [`gate`](super::gate) keeps settled slots unchanged while a stop counts them.
@@ -69,6 +70,8 @@ pub enum SendOutcome<'a> {
 pub struct QueueCursor {
     generation: u64,
     next: usize,
+    /// Whether files wait before `next` that this worker does not want.
+    has_left_files: bool,
 }
 
 impl QueueCursor {
@@ -117,33 +120,69 @@ impl<'a> FileTable<'a> {
         batch: &mut Vec<&'a Slot>,
     ) {
         batch.clear();
+        let header = self.header();
         let most_bytes = most_bytes.min(BATCH_BYTES);
-        let generation = self.header().generation.load(Ordering::Acquire);
-        if position.generation != generation {
-            *position = QueueCursor {
-                generation,
-                next: 0,
-            };
+        loop {
+            let generation = header.generation.load(Ordering::Acquire);
+            if position.generation != generation {
+                *position = QueueCursor {
+                    generation,
+                    ..QueueCursor::default()
+                };
+            }
+            let prefix = header.taken_prefix.length(generation);
+            if prefix > position.next {
+                position.next = prefix;
+                position.has_left_files = false;
+            }
+            let begin = position.next;
+            self.take_from(worker, position, also_discarded, &wanted, most_bytes, batch);
+            if !position.has_left_files {
+                header.taken_prefix.extend(generation, position.next);
+            }
+            if !batch.is_empty() {
+                taken::remember(header.nonce(), worker, begin..position.next);
+                return;
+            }
+            // A file that has returned meanwhile may be one of the prefix.
+            if header.generation.load(Ordering::Acquire) == generation {
+                return;
+            }
         }
+    }
+
+    /// Takes the next files from a position on.
+    fn take_from(
+        &self,
+        worker: u32,
+        position: &mut QueueCursor,
+        also_discarded: bool,
+        wanted: &impl Fn(&Slot) -> bool,
+        most_bytes: u64,
+        batch: &mut Vec<&'a Slot>,
+    ) {
         let mut bytes = 0;
-        let begin = position.next;
         while let Some(slot) = self.slots().get(position.next) {
             if batch.len() == BATCH_FILES || bytes >= most_bytes {
                 break;
             }
             position.next += 1;
             let owner = slot.owner.load(Ordering::Relaxed);
-            let can_be_had = owner == FREE || (also_discarded && owner == DISCARDED);
-            if can_be_had && wanted(slot) && exchange_owner(slot, owner, worker) {
+            if !matches!(owner, FREE | DISCARDED) {
+                continue;
+            }
+            if (owner == DISCARDED && !also_discarded) || !wanted(slot) {
+                position.has_left_files = true;
+                continue;
+            }
+            // Where this fails, another worker has taken it.
+            if exchange_owner(slot, owner, worker) {
                 if owner == DISCARDED {
                     self.uncount_progress(slot);
                 }
                 bytes += slot.size;
                 batch.push(slot);
             }
-        }
-        if !batch.is_empty() {
-            taken::remember(self.header().nonce(), worker, begin..position.next);
         }
     }
 

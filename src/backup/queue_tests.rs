@@ -248,6 +248,39 @@ mod tests {
         });
     }
 
+    /// Those behind which another has not looked, those that it does not want, and those that it returns.
+    #[pg_test]
+    fn a_worker_that_comes_late_finds_all_files_that_wait() {
+        with_table(|table| {
+            let prefix = || {
+                let header = table.header();
+                let generation = header.generation.load(Ordering::Relaxed);
+                header.taken_prefix.length(generation)
+            };
+            let mut batch = Vec::new();
+            let small = |slot: &Slot| slot.size < 100;
+            let mut position = QueueCursor::default();
+            table.take(ONE, &mut position, true, small, u64::MAX, &mut batch);
+            assert_eq!(paths(&table, &batch), ["base", "base/1", "base/2"]);
+            assert_eq!(prefix(), 0);
+            let taken = take(&table, TWO, &mut QueueCursor::default());
+            assert_eq!(paths(&table, &taken), ["base/3"]);
+            assert_eq!(prefix(), 4);
+            assert!(take(&table, TWO + 1, &mut QueueCursor::default()).is_empty());
+            table.release_worker(ONE);
+            assert_eq!(prefix(), 0);
+            let taken = take(&table, TWO + 1, &mut QueueCursor::default());
+            assert_eq!(paths(&table, &taken), ["base", "base/1", "base/2"]);
+            // What went nowhere waits for those who send.
+            table.discard(TWO + 1);
+            let mut blind = QueueCursor::default();
+            table.take(ONE, &mut blind, false, |_| true, u64::MAX, &mut batch);
+            assert!(batch.is_empty());
+            let taken = take(&table, ONE, &mut QueueCursor::default());
+            assert_eq!(paths(&table, &taken), ["base", "base/1", "base/2"]);
+        });
+    }
+
     /// A stop that is refused, one that succeeds, and a worker in each place where it can be.
     #[pg_test]
     fn a_stop_counts_nothing_that_changes_afterwards() {
