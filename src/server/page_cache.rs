@@ -1,4 +1,4 @@
-//! Page cache footprint of a backup (fcntl.h, sys/mman.h): a backup leaves the cache as it found
+//! Page cache footprint of a backup (fcntl.h, sys/mman.h, linux/mman.h): a backup leaves the cache as it found
 //! it.
 //!
 //! A backup reads everything once and would evict what the server needs. So a stream looks
@@ -40,7 +40,9 @@ impl<'f> CacheFootprint<'f> {
         }
         Self {
             file,
-            cached: cached_parts(file, size).unwrap_or_default(),
+            cached: counted_parts(file, size)
+                .or_else(|| cached_parts(file, size))
+                .unwrap_or_default(),
             done: 0,
             passed: 0,
         }
@@ -96,6 +98,60 @@ impl<'f> CacheFootprint<'f> {
             }
         }
     }
+}
+
+/// struct cachestat_range in linux/mman.h.
+#[cfg(target_os = "linux")]
+#[repr(C)]
+struct StatRange {
+    offset: u64,
+    length: u64,
+}
+
+/// struct cachestat in linux/mman.h.
+#[cfg(target_os = "linux")]
+#[derive(Default)]
+#[repr(C)]
+struct CacheStat {
+    cached: u64,
+    dirty: u64,
+    writeback: u64,
+    evicted: u64,
+    recently_evicted: u64,
+}
+
+/// Whether any of a part is cached, for each part of a file, by cachestat(), which counts pages many times
+/// faster than mincore() looks at them. `None` before Linux 6.5, and where the system refuses.
+#[cfg(target_os = "linux")]
+fn counted_parts(file: &TransientFile, size: u64) -> Option<Vec<bool>> {
+    /// The same number on every architecture.
+    const CACHESTAT: libc::c_long = 451;
+    let parts = (0..size)
+        .step_by(usize::try_from(PART).ok()?)
+        .map(|offset| {
+            let length = PART.min(size - offset);
+            let range = StatRange { offset, length };
+            let mut stat = CacheStat::default();
+            // SAFETY: the borrowed file keeps the descriptor open, and the system reads the one structure and
+            // fills the other, which have its layout.
+            let status = unsafe {
+                libc::syscall(
+                    CACHESTAT,
+                    file.descriptor(),
+                    &raw const range,
+                    &raw mut stat,
+                    0_u32,
+                )
+            };
+            (status == 0).then_some(stat.cached > 0)
+        });
+    parts.collect()
+}
+
+/// There is no such call.
+#[cfg(not(target_os = "linux"))]
+fn counted_parts(_file: &TransientFile, _size: u64) -> Option<Vec<bool>> {
+    None
 }
 
 /// Whether any of a part is cached, for each part of a file. `None` where that cannot be told.
