@@ -150,12 +150,28 @@ impl S3Server {
     /// Number of uploads of several parts that were begun, and neither completed nor aborted, if no request is under
     /// way.
     pub fn open_uploads(&self) -> usize {
-        match fs::read_dir(self.folder.join(".unfinished")) {
-            Ok(entries) => entries.count(),
+        self.uploads().count()
+    }
+
+    /// The same without those that no part has come for.
+    pub fn open_uploads_with_parts(&self) -> usize {
+        let lengths = self
+            .uploads()
+            .map(|entry| entry.metadata().expect("a file").len());
+        lengths.filter(|&length| length > 0).count()
+    }
+
+    fn uploads(&self) -> impl Iterator<Item = fs::DirEntry> {
+        let entries = match fs::read_dir(self.folder.join(".unfinished")) {
+            Ok(entries) => Some(entries),
             // Nothing has been written so far.
-            Err(error) if error.kind() == ErrorKind::NotFound => 0,
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => panic!("could not list uploads: {error}"),
-        }
+        };
+        entries
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.expect("an entry"))
     }
 
     /// Switches a fault on. If several apply to a request, the first prevails.
