@@ -11,5 +11,6 @@ set -euo pipefail
 cd "$ROOT"
 export PROPTEST_CASES=${CASES:-1000000}
 say "==> $PROPTEST_CASES cases of each property"
+export CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true
 cargo test --release -p backup_format --lib --test incremental -- or_sound
 cargo test --release -p pg_parallel_backup_client -- or_sound wrong_checksum

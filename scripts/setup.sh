@@ -14,6 +14,7 @@ readonly CARGO_PGRX_VERSION=0.18.1
 readonly CARGO_DENY_VERSION=0.20.2
 RUST_VERSION=$(sed -n 's/^rust-version *= *"\([0-9.]*\)"/\1/p' "$ROOT/Cargo.toml")
 readonly RUST_VERSION
+readonly for_what=${1:-}
 
 # Prints missing dependencies, one word a line; packages_for() has a case for each word.
 missing_system_parts() {
@@ -34,7 +35,7 @@ missing_system_parts() {
     # One test uses it, and is skipped where there is no such package.
     { have age || ! have apt-cache || ! apt_has age; } || echo age
     have fincore || echo fincore
-    have strace || echo strace
+    [[ $for_what != test ]] || have strace || echo strace
     { have openssl && pkg-config --exists openssl 2>/dev/null; } || echo openssl
     rust_is_new_enough || echo rust
 }
@@ -192,7 +193,7 @@ if ((${#missing[@]})); then
     fi
 fi
 install_cargo_pgrx
-case ${1:-} in
+case $for_what in
     lint) install_cargo_deny ;;
     # The tests that need a server that is not available are skipped, except in CI.
     test) "$ROOT/scripts/object_stores.sh" || say "Its tests will be skipped" ;;

@@ -110,8 +110,10 @@ for part in "${parts[@]}"; do
         outside)
             install_release
             # The program may have been built even if the installation failed.
-            cargo build --release -p pg_parallel_backup_client
-            cargo build -p s3_server
+            if ! { cargo build --release -p pg_parallel_backup_client && cargo build -p s3_server; }; then
+                say "the program or the S3 server could not be built"
+                failed=$((failed + 1))
+            fi
             TESTS_FOLDER=${TESTS_FOLDER-$(folder_in_memory)}
             export TESTS_FOLDER
             run_part outside outside_tests

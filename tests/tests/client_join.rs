@@ -148,7 +148,8 @@ fn stop_a_host(repository: &Repository, cluster: &Cluster, number: &str) -> Runn
     // Otherwise all would be in buffers before the program stops.
     let parts = Fault::new(Act::Stall).on(&[Kind::Part]);
     repository.server.switch_on(&parts);
-    let args = ["--timeout", "3", "--heartbeat", "1"];
+    // The database of the leader is another one.
+    let args = ["--timeout", "3", "--heartbeat", "1", "-d", "dbname=second"];
     let host = Running::start(&mut join(repository, cluster, number, &args));
     cluster.wait_for_sql(
         "two workers of the host to which nothing can be sent",
@@ -172,6 +173,9 @@ fn assert_excluded(host: Running) {
 fn a_host_that_stands_still_is_lost() {
     let origin = Origin::new();
     planted::relations(&origin.cluster, 1, 4, 32 << 20);
+    origin
+        .cluster
+        .execute("CREATE DATABASE second TEMPLATE postgres");
     let repository = Repository::new();
     hold_leader(&repository);
     let (leader, number) = lead(&repository, &origin.cluster, &[]);
@@ -191,6 +195,7 @@ fn a_host_that_stands_still_is_lost() {
 fn a_host_that_stands_still_and_cannot_be_ended_is_named() {
     let cluster = Cluster::new();
     planted::relations(&cluster, 1, 4, 32 << 20);
+    cluster.execute("CREATE DATABASE second TEMPLATE postgres");
     cluster.execute(
         "CREATE ROLE backup LOGIN;
          GRANT EXECUTE ON FUNCTION start_backup, backup_tablespaces, backup_filelist,

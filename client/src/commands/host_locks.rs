@@ -30,11 +30,14 @@ pub fn register_host(session: &Session, host: u32) -> Result<bool> {
 /// # Errors
 /// Where the host counts as lost, and errors of the server.
 pub fn register_worker(session: &Session, host: u32) -> Result<()> {
+    // A lock belongs to a database, and whoever leads may have another one.
+    let call = format!(
+        "pg_try_advisory_lock_shared({WORKERS}, {host}) AND NOT EXISTS
+             (SELECT FROM pg_locks WHERE {} AND mode = 'ExclusiveLock' AND objid = {host})",
+        held(WORKERS)
+    );
     ensure!(
-        holds(
-            session,
-            &format!("pg_try_advisory_lock_shared({WORKERS}, {host})")
-        )?,
+        holds(session, &call)?,
         "the program that leads the backup counts this host as lost"
     );
     Ok(())
@@ -46,16 +49,12 @@ pub fn register_worker(session: &Session, host: u32) -> Result<()> {
 /// # Errors
 /// Errors of the server.
 pub fn exclude(session: &Session, host: u32) -> Result<bool> {
-    let others = format!(
-        "{} AND objid = {host} AND pid <> pg_backend_pid()",
-        held(WORKERS)
+    let call = format!(
+        "CASE WHEN EXISTS (SELECT FROM pg_locks WHERE {}) THEN false
+              ELSE pg_try_advisory_lock({WORKERS}, {host}) END",
+        shared_by(host)
     );
-    holds(
-        session,
-        &format!(
-            "pg_try_advisory_lock({WORKERS}, {host}) AND NOT EXISTS (SELECT FROM pg_locks WHERE {others})"
-        ),
-    )
+    holds(session, &call)
 }
 
 /// Numbers of the hosts that hold their locks.
@@ -80,8 +79,8 @@ pub fn end_sessions(session: &Session, host: u32) -> Result<()> {
         &[],
     )?;
     let query = format!(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE {} AND objid = {host}",
-        held(WORKERS)
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE {}",
+        shared_by(host)
     );
     session.rows(&query, &[])?;
     Ok(())
@@ -97,12 +96,20 @@ pub fn describe_sessions(session: &Session, host: u32) -> Result<String> {
              ', application \"' || nullif(application_name, '') || '\"',
              ', address ' || CASE client_port WHEN -1 THEN '[local]' ELSE host(client_addr) END)
          FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
-         WHERE {} AND objid = {host} ORDER BY pid",
-        held(WORKERS)
+         WHERE {} ORDER BY pid",
+        shared_by(host)
     );
     let rows = session.rows(&query, &[])?;
     let sessions: Vec<_> = rows.iter().map(|row| text(row, 0)).collect::<Result<_>>()?;
     Ok(sessions.join("; "))
+}
+
+/// Condition for the shares that the workers of a host have in pg_locks. Whoever leads may have the lock as a whole.
+fn shared_by(host: u32) -> String {
+    format!(
+        "{} AND mode = 'ShareLock' AND objid = {host}",
+        held(WORKERS)
+    )
 }
 
 /// Condition for the locks of a class in pg_locks.

@@ -123,17 +123,15 @@ fn exclude(
     hostname: &str,
 ) -> Result<()> {
     let begin = Instant::now();
-    let mut is_refused = false;
+    let mut is_warned = false;
     while !host_locks::exclude(leader, host)? {
-        if !is_refused {
-            let other = opener.open_aside();
-            let ended = other.and_then(|other| host_locks::end_sessions(&other, host));
-            if let Err(error) = ended {
-                is_refused = true;
-                messages::warn(format_args!(
-                    "could not end the sessions of host \"{hostname}\": {error:#}"
-                ));
-            }
+        let other = opener.open_aside();
+        let ended = other.and_then(|other| host_locks::end_sessions(&other, host));
+        if let (Err(error), false) = (ended, is_warned) {
+            is_warned = true;
+            messages::warn(format_args!(
+                "could not end the sessions of host \"{hostname}\": {error:#}"
+            ));
         }
         let limit = opener.silence.limit;
         if let Some(limit) = limit.filter(|&limit| begin.elapsed() >= limit) {

@@ -1,6 +1,6 @@
 //! Statements and COPY over a connection of our own.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
@@ -118,7 +118,9 @@ impl Link {
                 Ok(input) => input,
                 Err(error) => {
                     self.is_lost = true;
-                    return Err(failure.unwrap_or_else(|| lost(&error)).into());
+                    let mut failure = failure.unwrap_or_else(|| lost("receive data from", &error));
+                    failure.connection_lost = true;
+                    return Err(failure.into());
                 }
             };
             match input {
@@ -137,8 +139,9 @@ impl Link {
                     failure.get_or_insert(error);
                 }
                 Input::Message(Message::NoticeResponse(body)) => {
-                    // Where libpq writes them.
-                    eprint!("{}", Said::read(body.fields()).notice());
+                    // Where libpq writes them, and like libpq whether or not they can be written.
+                    let notice = Said::read(body.fields()).notice();
+                    let _ = io::stderr().write_all(notice.as_bytes());
                 }
                 input => take(input)?,
             }
@@ -147,10 +150,29 @@ impl Link {
     }
 
     fn send(&mut self, messages: &BytesMut) -> Result<()> {
-        self.wire.send(messages).map_err(|error| {
-            self.is_lost = true;
-            lost(&error).into()
-        })
+        let Err(error) = self.wire.send(messages) else {
+            return Ok(());
+        };
+        self.is_lost = true;
+        let failure = self.last_error();
+        Err(failure
+            .unwrap_or_else(|| lost("send data to", &error))
+            .into())
+    }
+
+    /// What the server said before it closed the connection.
+    fn last_error(&mut self) -> Option<Failure> {
+        loop {
+            match self.wire.next() {
+                Ok(Input::Message(Message::ErrorResponse(body))) => {
+                    let mut failure = Said::read(body.fields()).into_failure();
+                    failure.connection_lost = true;
+                    return Some(failure);
+                }
+                Ok(Input::Nothing) | Err(_) => return None,
+                Ok(_) => (),
+            }
+        }
     }
 }
 
@@ -166,10 +188,10 @@ impl Drop for Link {
     }
 }
 
-fn lost(error: &io::Error) -> Failure {
+fn lost(what: &str, error: &io::Error) -> Failure {
     let message = match error.kind() {
         ErrorKind::UnexpectedEof => "server closed the connection unexpectedly".to_owned(),
-        _ => format!("could not receive data from server: {error}"),
+        _ => format!("could not {what} server: {error}"),
     };
     Failure {
         message,

@@ -1,6 +1,6 @@
-//! Sessions under TLS without libpq, for streams.
+//! Sessions without libpq, for streams: by socket, by TCP and under TLS.
 //!
-//! libpq reads each TLS record in two system calls, and copies each message twice. These sessions read
+//! libpq copies each message twice, and under TLS reads each record in two system calls. These sessions read
 //! many records at once and hand messages on where they were decrypted. libpq connects the first session
 //! all the same: it knows all parameters, and only where each of them is handled here, a session of a
 //! worker is opened this way ([`parameters`]). Whatever fails is left to libpq, which says the error.
