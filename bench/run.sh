@@ -176,30 +176,26 @@ find_pgbackrest() {
     fi
 }
 
+# built PACKAGE: builds a program of the workspace and prints where it is. Its log is PACKAGE.log.
+built() {
+    (cd "$ROOT" && cargo build --release -p "$1") >"$SCRATCH/$1.log" 2>&1 || return
+    (cd "$ROOT" && realpath "${CARGO_TARGET_DIR:-target}/release/$1")
+}
+
 # find_s3_server: builds it and sets s3_server to the program, or reports why it is missing.
 find_s3_server() {
-    local log=$SCRATCH/s3_server.log
     s3_server='' s3_server_note=''
     [[ " ${parts[*]} " == *" repository "* ]] || return 0
     progress "Building the S3 server"
-    if (cd "$ROOT" && cargo build --release -p s3_server) >"$log" 2>&1; then
-        s3_server=$(cd "$ROOT" && realpath "${CARGO_TARGET_DIR:-target}/release/s3_server")
-    else
-        s3_server_note="it could not be built: $(tail -n 1 "$log")"
-    fi
+    s3_server=$(built s3_server) || s3_server_note="it could not be built: $(tail -n 1 "$SCRATCH/s3_server.log")"
 }
 
 # find_limit: builds the program without work and sets limit to it, or reports why it is missing.
 find_limit() {
-    local log=$SCRATCH/limit.log
     limit='' limit_note=''
     [[ " ${parts[*]} " == *" limit "* ]] || return 0
     progress "Building the program for the limit"
-    if (cd "$ROOT" && cargo build --release -p bench_limit) >"$log" 2>&1; then
-        limit=$(cd "$ROOT" && realpath "${CARGO_TARGET_DIR:-target}/release/bench_limit")
-    else
-        limit_note="it could not be built: $(tail -n 1 "$log")"
-    fi
+    limit=$(built bench_limit) || limit_note="it could not be built: $(tail -n 1 "$SCRATCH/bench_limit.log")"
 }
 
 # find_rclone: sets rclone to the program, or reports why it is missing.

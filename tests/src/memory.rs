@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::program::{command, run, words};
+use crate::program::{add_program, command, run};
 
 /// Runs the command given as arguments, prints its status and its peak memory in kB, and passes its errors on.
 const MEASURE: &str = "import resource, subprocess, sys
@@ -24,12 +24,8 @@ pub struct Measured {
 #[track_caller]
 pub fn measure(program: &Command) -> Measured {
     let mut measure = command("python3");
-    measure.args(["-c", MEASURE]).args(words(program));
-    for (name, value) in program.get_envs() {
-        if let Some(value) = value {
-            measure.env(name, value);
-        }
-    }
+    measure.args(["-c", MEASURE]);
+    add_program(&mut measure, program);
     let output = run(&mut measure);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let printed = String::from_utf8_lossy(&output.stdout);

@@ -130,6 +130,17 @@ pub fn words(command: &Command) -> impl Iterator<Item = &OsStr> {
         .skip(options)
 }
 
+/// Adds a [`command`] with its environment to another one, which runs it.
+pub fn add_program(outer: &mut Command, program: &Command) {
+    outer.args(words(program));
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+}
+
 /// Gives a file or directory made by the tests to the owner of the clusters.
 pub fn give_to_owner(path: &Path) {
     if let Some(Owner { uid, gid }) = owner() {

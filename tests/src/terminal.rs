@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::program::{command, words};
+use crate::program::{add_program, command};
 use crate::wait::{PATIENCE, wait_for};
 
 /// Terminal with a program on it. Dropping the value kills the program.
@@ -40,16 +40,8 @@ impl Terminal {
         let side = ioctl_tiocgptpeer(&keyboard, flags | OpenptFlags::CLOEXEC);
         let side = File::from(side.expect("its other side"));
         let mut session = command("setsid");
-        session
-            .args(["--ctty", "--wait"])
-            .args(words(program))
-            .env("TERM", "xterm");
-        for (name, value) in program.get_envs() {
-            match value {
-                Some(value) => session.env(name, value),
-                None => session.env_remove(name),
-            };
-        }
+        session.args(["--ctty", "--wait"]).env("TERM", "xterm");
+        add_program(&mut session, program);
         let copy = || Stdio::from(side.try_clone().expect("a copy of the terminal"));
         let child = session
             .stdin(copy())

@@ -3,6 +3,8 @@
 //! A reader of bytes at random sees little more than its first check. So properties begin with an input
 //! that is right, and change it in a few places.
 
+use std::io::{self, Read};
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -110,5 +112,16 @@ impl Changes {
             }
         }
         bytes
+    }
+}
+
+/// Reader that gives bytes in pieces. A buffer has to be as long as any of them.
+pub struct Pieces<I>(pub I);
+
+impl<'a, I: Iterator<Item = &'a [u8]>> Read for Pieces<I> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let piece = self.0.next().unwrap_or_default();
+        buffer[..piece.len()].copy_from_slice(piece);
+        Ok(piece.len())
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
-use crate::program::{command, succeed, words};
+use crate::program::{add_program, command, succeed};
 use crate::scratch;
 
 /// Calls that change files or names, and those by which descriptors get their files.
@@ -60,14 +60,8 @@ pub fn record(root: &Path, program: &Command) -> Vec<Event> {
         .args(["-e", "signal=none", "-s", "100000000"])
         .args(["-e", &format!("trace={CALLS}"), "-o"])
         .arg(&output)
-        .arg("--")
-        .args(words(program));
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => strace.env(name, value),
-            None => strace.env_remove(name),
-        };
-    }
+        .arg("--");
+    add_program(&mut strace, program);
     succeed(&mut strace);
     let text = fs::read_to_string(&output).expect("what strace has written");
     let _ = fs::remove_file(&output);

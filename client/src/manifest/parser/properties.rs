@@ -2,10 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io;
-
 use backup_format::manifest::{File, PathStyle, Writer};
-use backup_mutation::{changes, pieces, split};
+use backup_mutation::{Pieces, changes, pieces, split};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -116,17 +114,6 @@ fn read(source: impl Read) -> Result<Found> {
         ));
     })?;
     Ok((files, manifest.system_identifier, manifest.wal_ranges))
-}
-
-/// Gives bytes in pieces.
-struct Pieces<I>(I);
-
-impl<'a, I: Iterator<Item = &'a [u8]>> Read for Pieces<I> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let piece = self.0.next().unwrap_or_default();
-        buffer[..piece.len()].copy_from_slice(piece);
-        Ok(piece.len())
-    }
 }
 
 /// What was accepted comes back when it is written again.

@@ -5,7 +5,7 @@
 use std::io::{BufReader, Write as _};
 
 use anyhow::bail;
-use backup_mutation::{changes, pieces, split};
+use backup_mutation::{Pieces, changes, pieces, split};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -73,17 +73,6 @@ fn decompress<'a>(method: Method, pieces: impl Iterator<Item = &'a [u8]>) -> Res
     }
     decompressor.finish()?;
     Ok(whole)
-}
-
-/// Gives bytes in pieces.
-struct Pieces<I>(I);
-
-impl<'a, I: Iterator<Item = &'a [u8]>> Read for Pieces<I> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let piece = self.0.next().unwrap_or_default();
-        buffer[..piece.len()].copy_from_slice(piece);
-        Ok(piece.len())
-    }
 }
 
 /// What the library's own reader makes of pieces.
