@@ -14,6 +14,8 @@ JOBS = 2
 DIRECTORY, STORE = "a directory", "a local S3 server"
 INTO_DIRECTORY = f"{workers(JOBS)}, tar into {DIRECTORY}"
 INTO_STORE = f"{workers(JOBS)}, tar into {STORE}"
+ONTO_DISK = f"{INTO_DIRECTORY}, until it is on the disk"
+INTO_DURABLE_STORE = f"{INTO_STORE}, until it is on the disk"
 SIGNED = f"{INTO_STORE}, payload signed"
 RCLONE = "rclone copy of the archives to the same server"
 BUCKET, PREFIX, NAME = "bucket", "bench", "run"
@@ -37,26 +39,31 @@ def measure_repository(cluster, settings, notes):
     target = Path(settings["target"])
     target.mkdir()
     try:
-        with S3Server(settings["s3_server"], target / "store", cluster) as store:
-            return measure_with(store, cluster, settings, notes)
+        program = settings["s3_server"]
+        with (
+            S3Server(program, target / "store", cluster) as store,
+            S3Server(program, target / "durable", cluster, "sync") as durable,
+        ):
+            return measure_with(store, durable, cluster, settings, notes)
     finally:
         put_away(target, Path(settings["trash"]))
 
 
-def measure_with(store, cluster, settings, notes):
+def measure_with(store, durable, cluster, settings, notes):
     """Backups first, then what reads them."""
     target, trash = Path(settings["target"]), Path(settings["trash"])
     archives, copy = target / "archives", target / "copy"
     program = cluster.bin / "pg_parallel_backup"
     stored = f"s3://{BUCKET}/{PREFIX}/{NAME}"
 
-    def backup(*place):
-        run([program, "-d", cluster.conninfo, "-X", "none", "-c", "fast", "-N", "-Ft",
-             "-j", str(JOBS), "-D", *place], env=store.environment)  # fmt: skip
+    def backup(*place, server=store):
+        run([program, "-d", cluster.conninfo, "-X", "none", "-c", "fast", "-Ft",
+             "-j", str(JOBS), "-D", *place], env=server.environment)  # fmt: skip
 
-    def into_store(signs=False):
+    def into_store(signs=False, server=store):
         backup(f"s3://{BUCKET}/{PREFIX}", "--name", NAME,
-               "--store-option", f"unsigned_payload={str(not signs).lower()}")  # fmt: skip
+               "--store-option", f"unsigned_payload={str(not signs).lower()}",
+               server=server)  # fmt: skip
 
     def rclone():
         run([settings["rclone"], "copy", archives, f":s3:{BUCKET}/{PREFIX}/{NAME}"],
@@ -86,10 +93,13 @@ def measure_with(store, cluster, settings, notes):
 
     backup(archives)
     cases = [
-        Case(INTO_DIRECTORY, lambda: backup(copy), prepare, check(copy), clean),
+        Case(INTO_DIRECTORY, lambda: backup(copy, "-N"), prepare, check(copy), clean),
         Case(INTO_STORE, into_store, prepare, check(store.folder), empty_store),
+        Case(ONTO_DISK, lambda: backup(copy), prepare, check(copy), clean),
+        Case(INTO_DURABLE_STORE, lambda: into_store(server=durable), prepare,
+             check(durable.folder), lambda: durable.empty(trash)),
         Case(SIGNED, lambda: into_store(signs=True), prepare, check(store.folder), empty_store),
-    ]
+    ]  # fmt: skip
     if settings["rclone"]:
         cases.append(
             Case(RCLONE, rclone, lambda: prepare(archives), check(store.folder), empty_store)
@@ -113,8 +123,10 @@ def measure_with(store, cluster, settings, notes):
         " the memory of a client does not include it. Restore and verify do not use PostgreSQL."
     )
     notes.append(
-        "Repository: the S3 server is that of the tests. It writes each part to its place in the object,"
-        " hashes nothing but a signed payload, and does not wait for the disk. With https, the program"
+        "Repository: the S3 server is that of the tests. It writes each part to its place in the object"
+        " and hashes nothing but a signed payload. It waits for the disk where the case says so: then its"
+        " answer to the last request of an upload means that the object is on the disk, and the program"
+        " synchronizes the directory that it is compared with. With https, the program"
         f" does not sign payloads. Here it is told so, except for \"{SIGNED}\": then it and the server"
         " each compute the SHA-256 of all bytes, on the same processors."
     )
@@ -142,8 +154,9 @@ class S3Server:
 
     It is no Client: a failed run ends all clients."""
 
-    def __init__(self, program, folder, cluster):
+    def __init__(self, program, folder, cluster, *options):
         self.program = program
+        self.options = options
         self.folder = folder
         self.cluster = cluster
         self.process = None
@@ -152,7 +165,7 @@ class S3Server:
     def __enter__(self):
         self.make_bucket()
         self.process = subprocess.Popen(
-            [self.program, self.folder, ACCESS_KEY, SECRET_KEY],
+            [self.program, self.folder, ACCESS_KEY, SECRET_KEY, *self.options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         port = self.process.stdout.readline().strip()

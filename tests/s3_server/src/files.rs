@@ -23,6 +23,8 @@ const PIECE: u64 = 512 * 1024;
 /// Folder with a folder for each bucket.
 pub struct Files {
     folder: PathBuf,
+    /// Whether an object is on the disk before it is an object.
+    syncs: bool,
     /// Number of the next unfinished file.
     next: AtomicU64,
     /// Held while an object takes its place.
@@ -55,10 +57,11 @@ impl Drop for Unfinished {
 }
 
 impl Files {
-    /// Files in a folder.
-    pub fn new(folder: &Path) -> Self {
+    /// Files in a folder, which wait for the disk if `syncs` is true.
+    pub fn new(folder: &Path, syncs: bool) -> Self {
         Self {
             folder: folder.to_owned(),
+            syncs,
             next: AtomicU64::new(1),
             placing: Mutex::default(),
         }
@@ -135,11 +138,19 @@ impl Files {
         conditions: &Conditions,
     ) -> S3Result<ETag> {
         let path = self.path(bucket, key)?;
+        if self.syncs {
+            written.file.sync_all().map_err(failed)?;
+        }
         let _alone = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
         conditions.require(path.metadata().ok().as_ref())?;
         let folder = path.parent().unwrap_or(&path);
         fs::create_dir_all(folder).map_err(failed)?;
         fs::rename(&written.path, &path).map_err(failed)?;
+        if self.syncs {
+            File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(failed)?;
+        }
         Ok(tag_of(&written.file.metadata().map_err(failed)?))
     }
 

@@ -4,7 +4,9 @@
 //! input, one JSON value a line, and answers each with a line of JSON. It ends when standard input ends, and so
 //! with the test at the latest.
 //!
-//! usage: `s3_server FOLDER ACCESS_KEY SECRET_KEY`. The folder has a folder for each bucket.
+//! usage: `s3_server FOLDER ACCESS_KEY SECRET_KEY [sync]`. The folder has a folder for each bucket. With `sync`,
+//! an object is on the disk when the answer says that it exists, which is what a store promises. Without, the
+//! server does not wait for the disk.
 //!
 //! The crate s3s speaks the protocol and checks signatures. Objects are files, which a test may read and change
 //! behind the server's back. The server moves bytes as a store for large objects does: it writes a part where it
@@ -48,11 +50,15 @@ use crate::state::State;
 #[tokio::main]
 async fn main() -> Result<(), StdError> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let [folder, access_key, secret_key] = arguments.as_slice() else {
-        return Err("usage: s3_server FOLDER ACCESS_KEY SECRET_KEY".into());
+    let (keys, syncs) = match arguments.as_slice() {
+        [keys @ .., last] if last == "sync" => (keys, true),
+        keys => (keys, false),
+    };
+    let [folder, access_key, secret_key] = keys else {
+        return Err("usage: s3_server FOLDER ACCESS_KEY SECRET_KEY [sync]".into());
     };
     let state = Arc::new(State::default());
-    let store = Store::new(Path::new(folder));
+    let store = Store::new(Path::new(folder), syncs);
     let layer = Layer::new(store, access_key, secret_key, &state);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     println!("{}", listener.local_addr()?.port());

@@ -27,9 +27,9 @@ const MOST: i32 = 1000;
 pub struct Store(Arc<(Files, Uploads)>);
 
 impl Store {
-    /// Store in a folder.
-    pub fn new(folder: &Path) -> Self {
-        Self(Arc::new((Files::new(folder), Uploads::default())))
+    /// Store in a folder, which waits for the disk if `syncs` is true.
+    pub fn new(folder: &Path, syncs: bool) -> Self {
+        Self(Arc::new((Files::new(folder, syncs), Uploads::default())))
     }
 
     fn files(&self) -> &Files {
@@ -106,7 +106,7 @@ impl S3 for Store {
             none: input.if_none_match,
         };
         let (bucket, key) = (input.bucket, input.key);
-        let tag = self.files().place(&written, &bucket, &key, &conditions)?;
+        let tag = block_in_place(|| self.files().place(&written, &bucket, &key, &conditions))?;
         answer(PutObjectOutput {
             e_tag: Some(tag),
             ..PutObjectOutput::default()
