@@ -1,11 +1,14 @@
 //! Checksums of files: SHA-2 by the server's own functions (common/checksum_helper.h), which use its
-//! OpenSSL, and CRC-32C by a crate that knows wider instructions than the server was built for.
+//! OpenSSL, and CRC-32C by wider instructions than the server was built for: a crate's way, or ours where
+//! it is faster.
 
 use core::ffi::c_int;
 
 use backup_format::checksum::Algorithm;
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
 
+#[cfg(target_arch = "x86_64")]
+use super::crc32c::Crc32c;
 use super::parameters::{self, ChecksumVectors};
 use super::report::{Error, Result, Sqlstate};
 
@@ -45,8 +48,11 @@ mod bindings {
 pub enum Digest {
     /// None is asked for.
     None,
-    /// CRC-32C.
+    /// CRC-32C by the crate.
     Crc32c(Box<crc_fast::Digest>),
+    /// CRC-32C by our own products.
+    #[cfg(target_arch = "x86_64")]
+    OwnCrc32c(Crc32c),
     /// SHA-2; CRC-32C where the server's own is asked for.
     Server(ServerDigest),
 }
@@ -57,9 +63,14 @@ impl Digest {
     /// # Errors
     /// Where the server's cryptography library refuses.
     pub fn new(algorithm: Algorithm) -> Result<Self> {
+        let allowed = parameters::checksum_vectors();
         Ok(match algorithm {
             Algorithm::None => Self::None,
-            Algorithm::Crc32c if parameters::checksum_vectors() != ChecksumVectors::Server => {
+            Algorithm::Crc32c if allowed != ChecksumVectors::Server => {
+                #[cfg(target_arch = "x86_64")]
+                if let Some(crc) = Crc32c::new(allowed != ChecksumVectors::Avx2) {
+                    return Ok(Self::OwnCrc32c(crc));
+                }
                 Self::Crc32c(Box::new(crc_fast::Digest::new(Crc32Iscsi)))
             }
             other => Self::Server(ServerDigest::new(other)?),
@@ -77,6 +88,11 @@ impl Digest {
                 digest.update(bytes);
                 Ok(())
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::OwnCrc32c(crc) => {
+                crc.update(bytes);
+                Ok(())
+            }
             Self::Server(digest) => digest.update(bytes),
         }
     }
@@ -86,18 +102,14 @@ impl Digest {
     /// # Errors
     /// Where the server's cryptography library refuses.
     pub fn finish(self) -> Result<DigestBytes> {
-        let mut bytes = [0; MAX_DIGEST_LENGTH];
         match self {
-            Self::None => Ok(DigestBytes { bytes, length: 0 }),
-            Self::Crc32c(digest) => {
-                // In the machine's byte order, as the server writes it.
-                let crc = (digest.finalize() as u32).to_ne_bytes();
-                bytes[..crc.len()].copy_from_slice(&crc);
-                Ok(DigestBytes {
-                    bytes,
-                    length: crc.len(),
-                })
-            }
+            Self::None => Ok(DigestBytes {
+                bytes: [0; MAX_DIGEST_LENGTH],
+                length: 0,
+            }),
+            Self::Crc32c(digest) => Ok(DigestBytes::of_crc(digest.finalize() as u32)),
+            #[cfg(target_arch = "x86_64")]
+            Self::OwnCrc32c(crc) => Ok(DigestBytes::of_crc(crc.finish())),
             Self::Server(digest) => digest.finish(),
         }
     }
@@ -175,6 +187,19 @@ impl Drop for ServerDigest {
 pub struct DigestBytes {
     bytes: [u8; MAX_DIGEST_LENGTH],
     length: usize,
+}
+
+impl DigestBytes {
+    /// In the machine's byte order, as the server writes it.
+    fn of_crc(crc: u32) -> Self {
+        let crc = crc.to_ne_bytes();
+        let mut bytes = [0; MAX_DIGEST_LENGTH];
+        bytes[..crc.len()].copy_from_slice(&crc);
+        Self {
+            bytes,
+            length: crc.len(),
+        }
+    }
 }
 
 impl AsRef<[u8]> for DigestBytes {

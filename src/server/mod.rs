@@ -22,6 +22,8 @@ mod client_tests;
 pub mod clock;
 pub mod control_file;
 pub mod copy_query;
+#[cfg(target_arch = "x86_64")]
+pub mod crc32c;
 pub mod encoding;
 pub mod file;
 pub mod function_hook;
