@@ -86,8 +86,15 @@ fn updated(mut crc: u32, mut bytes: &[u8]) -> u32 {
         bytes = rest;
     }
     let (words, rest) = bytes.as_chunks();
-    let crc = chained(u64::from(crc), words) as u32;
-    rest.iter().fold(crc, |crc, byte| _mm_crc32_u8(crc, *byte))
+    let mut chain = u64::from(crc);
+    for word in words {
+        chain = chained(chain, word);
+    }
+    crc = chain as u32;
+    for byte in rest {
+        crc = _mm_crc32_u8(crc, *byte);
+    }
+    crc
 }
 
 #[target_feature(enable = "avx2,vpclmulqdq,pclmulqdq,sse4.2")]
@@ -111,12 +118,22 @@ fn updated_by_block(crc: u32, block: &[u8; BLOCK]) -> u32 {
     for ((first, second), third) in pieces {
         if let Some(stride) = strides.next() {
             let next = vectors(stride);
-            for (sum, next) in sums.iter_mut().zip(next) {
-                *sum = moved(*sum, factor, next);
-            }
+            sums = [
+                moved(sums[0], factor, next[0]),
+                moved(sums[1], factor, next[1]),
+                moved(sums[2], factor, next[2]),
+                moved(sums[3], factor, next[3]),
+            ];
         }
-        for (chain, piece) in chains.iter_mut().zip([first, second, third]) {
-            *chain = chained(*chain, piece.as_chunks().0);
+        // Word by word, so that the chains run beside each other.
+        let words = first.as_chunks().0.iter();
+        let words = words.zip(second.as_chunks().0).zip(third.as_chunks().0);
+        for ((first, second), third) in words {
+            chains = [
+                chained(chains[0], first),
+                chained(chains[1], second),
+                chained(chains[2], third),
+            ];
         }
     }
 
@@ -129,23 +146,19 @@ fn updated_by_block(crc: u32, block: &[u8; BLOCK]) -> u32 {
         _mm_set_epi64x(upper, lower),
         _mm256_extracti128_si256::<1>(last),
     );
-    let words = [_mm_extract_epi64::<0>(sum), _mm_extract_epi64::<1>(sum)];
-    let beginning = words
-        .iter()
-        .fold(0, |crc, word| _mm_crc32_u64(crc, word.cast_unsigned()));
+    let beginning = _mm_crc32_u64(0, _mm_extract_epi64::<0>(sum).cast_unsigned());
+    let beginning = _mm_crc32_u64(beginning, _mm_extract_epi64::<1>(sum).cast_unsigned());
     let before_last = carried(beginning, const { power_for(3 * CHAINED) })
         ^ carried(chains[0], const { power_for(2 * CHAINED) })
         ^ carried(chains[1], const { power_for(CHAINED) });
     (_mm_crc32_u64(0, before_last) ^ chains[2]) as u32
 }
 
-/// Continues a chain of crc32 by words.
+/// Continues a chain of crc32 by a word.
 #[inline]
 #[target_feature(enable = "sse4.2")]
-fn chained(crc: u64, words: &[[u8; 8]]) -> u64 {
-    (words.iter()).fold(crc, |crc, word| {
-        _mm_crc32_u64(crc, u64::from_le_bytes(*word))
-    })
+fn chained(crc: u64, word: &[u8; 8]) -> u64 {
+    _mm_crc32_u64(crc, u64::from_le_bytes(*word))
 }
 
 /// Factor by which [`carried`] moves a checksum over so many bytes. The reduction of the product moves it over
@@ -192,9 +205,16 @@ fn twice((upper, lower): (i64, i64)) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn vectors(stride: &[u8; STRIDE]) -> [__m256i; 4] {
-    let (vectors, _) = stride.as_chunks::<VECTOR>();
-    // SAFETY: a vector has as many bytes as are read, and they need not be aligned.
-    [0, 1, 2, 3].map(|at| unsafe { _mm256_loadu_si256(vectors[at].as_ptr().cast()) })
+    // SAFETY: the four are the stride, and vectors need not be aligned.
+    unsafe {
+        let first = stride.as_ptr().cast::<__m256i>();
+        [
+            _mm256_loadu_si256(first),
+            _mm256_loadu_si256(first.add(1)),
+            _mm256_loadu_si256(first.add(2)),
+            _mm256_loadu_si256(first.add(3)),
+        ]
+    }
 }
 
 #[cfg(any(test, feature = "pg_test"))]

@@ -1,6 +1,7 @@
 //! Files and directories of the cluster through the server's own descriptors (storage/fd.h).
 //!
-//! The server knows of every descriptor opened here and closes what an ERROR leaves behind.
+//! The server knows of the descriptors opened here and closes what an ERROR leaves behind. It does not know of
+//! one that [`TransientFile::open_without_links`] opens: an ERROR unwinds, which closes it.
 //! Relative paths start at the data directory, which is every backend's working directory.
 
 use core::ffi::CStr;
@@ -27,7 +28,12 @@ use super::settings;
 #[derive(Debug)]
 pub struct TransientFile {
     descriptor: i32,
+    /// Whether the server knows the descriptor.
+    is_servers: bool,
 }
+
+/// Flags of an open for reading.
+const READING: i32 = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 impl TransientFile {
     /// Opens a file for reading, without following a link in the last component and without
@@ -40,13 +46,47 @@ impl TransientFile {
         let Ok(name) = CString::new(path) else {
             return Ok(Err(io::ErrorKind::InvalidInput.into()));
         };
-        let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
         // SAFETY: guarded by pgrx; the name is terminated.
-        let descriptor = unsafe { pg_sys::OpenTransientFile(name.as_ptr(), flags) };
+        let descriptor = unsafe { pg_sys::OpenTransientFile(name.as_ptr(), READING) };
         if descriptor < 0 {
             return Ok(Err(io::Error::last_os_error()));
         }
-        Ok(Ok(Self { descriptor }))
+        Ok(Ok(Self {
+            descriptor,
+            is_servers: true,
+        }))
+    }
+
+    /// Opens a file as [`TransientFile::open`] does, if no link is on the way to it, by one system call. `None`
+    /// where that fails, be it that the system does not have the call: then the steps of
+    /// [`has_real_parents`] and of [`TransientFile::open`] tell why.
+    #[must_use]
+    pub fn open_without_links(path: &[u8]) -> Option<Self> {
+        #[cfg(target_os = "linux")]
+        {
+            let name = CString::new(path).ok()?;
+            // SAFETY: all fields are numbers, for which zero is a value.
+            let mut how: libc::open_how = unsafe { core::mem::zeroed() };
+            how.flags = u64::try_from(READING | libc::O_CLOEXEC).ok()?;
+            how.resolve = libc::RESOLVE_NO_SYMLINKS;
+            // SAFETY: the name is terminated, and the structure has the size that is told.
+            let descriptor = unsafe {
+                libc::syscall(
+                    libc::SYS_openat2,
+                    libc::AT_FDCWD,
+                    name.as_ptr(),
+                    &raw const how,
+                    size_of_val(&how),
+                )
+            };
+            let descriptor = i32::try_from(descriptor).ok()?;
+            (descriptor >= 0).then_some(Self {
+                descriptor,
+                is_servers: false,
+            })
+        }
+        #[cfg(not(target_os = "linux"))]
+        None
     }
 
     /// What fstat() says.
@@ -97,9 +137,14 @@ impl TransientFile {
 
 impl Drop for TransientFile {
     fn drop(&mut self) {
-        // SAFETY: the descriptor came from OpenTransientFile in this transaction, so the server
-        // knows it and has nothing to complain about.
-        unsafe { pg_sys::CloseTransientFile(self.descriptor) };
+        if self.is_servers {
+            // SAFETY: the descriptor came from OpenTransientFile in this transaction, so the server
+            // knows it and has nothing to complain about.
+            unsafe { pg_sys::CloseTransientFile(self.descriptor) };
+        } else {
+            // SAFETY: nobody else has the descriptor.
+            unsafe { libc::close(self.descriptor) };
+        }
     }
 }
 

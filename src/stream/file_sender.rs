@@ -261,27 +261,39 @@ impl Content<'_> {
 
 /// Opens a regular file of the listing. `None` where it has vanished.
 fn open_listed(path: &[u8]) -> Result<Option<(TransientFile, Metadata)>> {
-    if !file::has_real_parents(path)? {
-        return Ok(None);
-    }
-    let failure = |action: &str, error: io::Error| Error::of_file(action, path, &error);
-    let file = match TransientFile::open(path)? {
-        Ok(file) => file,
-        Err(error) => {
-            return match error.raw_os_error() {
-                Some(libc::ENOENT | libc::ENOTDIR) => Ok(None),
-                // A link, or a socket.
-                Some(libc::ELOOP | libc::ENXIO) => Err(file::has_changed(path, "regular file")),
-                _ => Err(failure("open file", error)),
-            };
-        }
+    // In pg_tblspc, a link is on the way.
+    let opened = (!path.starts_with(b"pg_tblspc/"))
+        .then(|| TransientFile::open_without_links(path))
+        .flatten();
+    let file = match opened {
+        Some(file) => file,
+        None => match open_by_steps(path)? {
+            Some(file) => file,
+            None => return Ok(None),
+        },
     };
     let metadata = file
         .metadata()
-        .map_err(|error| failure("stat file", error))?;
+        .map_err(|error| Error::of_file("stat file", path, &error))?;
     if metadata.is_file() {
         Ok(Some((file, metadata)))
     } else {
         Err(file::has_changed(path, "regular file"))
+    }
+}
+
+/// Opens a file of the listing after a look at each directory on the way. `None` where it has vanished.
+fn open_by_steps(path: &[u8]) -> Result<Option<TransientFile>> {
+    if !file::has_real_parents(path)? {
+        return Ok(None);
+    }
+    match TransientFile::open(path)? {
+        Ok(file) => Ok(Some(file)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => Ok(None),
+            // A link, or a socket.
+            Some(libc::ELOOP | libc::ENXIO) => Err(file::has_changed(path, "regular file")),
+            _ => Err(Error::of_file("open file", path, &error)),
+        },
     }
 }
