@@ -14,17 +14,18 @@ JOBS = 2
 DIRECTORY, STORE = "a directory", "a local S3 server"
 INTO_DIRECTORY = f"{workers(JOBS)}, tar into {DIRECTORY}"
 INTO_STORE = f"{workers(JOBS)}, tar into {STORE}"
-ONTO_DISK = f"{INTO_DIRECTORY}, until it is on the disk"
-INTO_DURABLE_STORE = f"{INTO_STORE}, until it is on the disk"
+ON_DISK = ", until it is on the disk"
+ONTO_DISK = f"{INTO_DIRECTORY}{ON_DISK}"
+INTO_DURABLE_STORE = f"{INTO_STORE}{ON_DISK}"
 SIGNED = f"{INTO_STORE}, payload signed"
 RCLONE = "rclone copy of the archives to the same server"
 BUCKET, PREFIX, NAME = "bucket", "bench", "run"
 ACCESS_KEY, SECRET_KEY, REGION = "bench", "bench-secret", "us-east-1"
 
 
-def restored(place):
+def restored(place, to=""):
     """Name of a case."""
-    return f"restore -j {JOBS} from {place}"
+    return f"restore -j {JOBS} from {place}{to}"
 
 
 def verified(place):
@@ -69,8 +70,9 @@ def measure_with(store, durable, cluster, settings, notes):
         run([settings["rclone"], "copy", archives, f":s3:{BUCKET}/{PREFIX}/{NAME}"],
             env=store.environment)  # fmt: skip
 
-    def restore(place):
-        run([program, "restore", "-N", "-j", str(JOBS), "-D", copy, place], env=store.environment)
+    def restore(place, *options):
+        run([program, "restore", *options, "-j", str(JOBS), "-D", copy, place],
+            env=store.environment)  # fmt: skip
 
     def verify(place):
         # There is no WAL in the backup that it could parse.
@@ -110,9 +112,9 @@ def measure_with(store, durable, cluster, settings, notes):
     into_store()
     places = ((DIRECTORY, archives, archives), (STORE, stored, store.folder))
     cases = [
-        *(Case(restored(name), lambda place=place: restore(place),
+        *(Case(restored(name, to), lambda place=place, to=to: restore(place, *([] if to else ["-N"])),
                lambda folder=folder: prepare(folder), check(copy), clean)
-          for name, place, folder in places),
+          for to in ("", ON_DISK) for name, place, folder in places),
         *(Case(verified(name), lambda place=place: verify(place),
                lambda folder=folder: prepare(folder))
           for name, place, folder in places),
@@ -126,7 +128,7 @@ def measure_with(store, durable, cluster, settings, notes):
         "Repository: the S3 server is that of the tests. It writes each part to its place in the object"
         " and hashes nothing but a signed payload. It waits for the disk where the case says so: then its"
         " answer to the last request of an upload means that the object is on the disk, and the program"
-        " synchronizes the directory that it is compared with. With https, the program"
+        " synchronizes the directory that it is compared with, as it does by default. With https, the program"
         f" does not sign payloads. Here it is told so, except for \"{SIGNED}\": then it and the server"
         " each compute the SHA-256 of all bytes, on the same processors."
     )

@@ -42,12 +42,15 @@ TARGETS = (
      incremental.PG_BASEBACKUP, 0.50),
     ("combine -j 2 of three backups", "wall", "incremental", incremental.combined(2),
      incremental.PG_COMBINEBACKUP, 0.60),
-    ("2 workers, tar into a local S3 server, until it is on the disk", "wall", "repository",
-     repository.INTO_DURABLE_STORE, repository.ONTO_DISK, 1.30),
-    ("2 workers, tar into a local S3 server that does not wait for the disk", "wall", "repository",
+    (repository.INTO_DURABLE_STORE, "wall", "repository", repository.INTO_DURABLE_STORE,
+     repository.ONTO_DISK, 1.30),
+    (f"{repository.INTO_STORE}, nothing waits for the disk", "wall", "repository",
      repository.INTO_STORE, repository.INTO_DIRECTORY, 1.30),
-    ("restore -j 2 from a local S3 server", "wall", "repository",
-     repository.restored(repository.STORE), repository.restored(repository.DIRECTORY), 1.50),
+    *(
+        (f"{repository.restored(repository.STORE)}{how}", "wall", "repository",
+         repository.restored(repository.STORE, to), repository.restored(repository.DIRECTORY, to), 1.50)
+        for how, to in ((repository.ON_DISK, repository.ON_DISK), (", nothing waits for the disk", ""))
+    ),
     ("2 workers, tar into a local S3 server; a limit that nobody asked for", "wall", "repository",
      repository.INTO_STORE, repository.RCLONE, 1.10),
     ("2 workers over TLS into tmpfs, pg_parallel_backup", "wall", "tls", networks.into_memory(2),
