@@ -69,7 +69,9 @@ pub fn run<T: Send + 'static>(
         match outcome.recv_timeout(LOOK) {
             Ok(result) => break result,
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break Err(anyhow!("the leading thread ended")),
+            Err(RecvTimeoutError::Disconnected) => {
+                break Err(anyhow!("a defect of this program ended the {}", watch.name));
+            }
         }
         if let Some(signal) = signals.received() {
             shared

@@ -1,9 +1,10 @@
 //! The way to a session: socket, TLS, start and authentication (PQconnectPoll() in fe-connect.c,
 //! fe-auth.c).
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -12,7 +13,8 @@ use openssl::ssl::SslStream;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
-use rustix::net::sockopt;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::server::native::parameters::{Address, ChannelBinding, Parameters, Settings};
 use crate::server::native::tls::{self, ReadAhead};
@@ -35,7 +37,7 @@ pub fn connect(parameters: &Parameters) -> Result<Wire> {
     let settings = &parameters.settings;
     let patience = settings.connect_timeout.unwrap_or(PATIENCE);
     let transport = match &parameters.address {
-        Address::Unix(path) => Transport::Unix(UnixStream::connect(path)?),
+        Address::Unix(path) => Transport::Unix(connect_by_path(path, patience)?),
         Address::Tcp(address) => {
             let socket = TcpStream::connect_timeout(address, patience)?;
             set_up(&socket, settings)?;
@@ -68,6 +70,21 @@ pub fn connect(parameters: &Parameters) -> Result<Wire> {
             _ => bail!("the server sent an unexpected message"),
         }
     }
+}
+
+/// Connects to a socket of the file system. A server that stands still accepts nobody, and the wait for a place in
+/// its queue has the time of a write.
+fn connect_by_path(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let socket = net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    sockopt::set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    sockopt::set_socket_timeout(&socket, Timeout::Send, None)?;
+    Ok(socket.into())
 }
 
 /// Has the server agree to TLS, and begins it.
@@ -198,5 +215,37 @@ fn receive(wire: &mut Wire) -> Result<Message> {
         Input::Message(message) => Ok(message),
         Input::Data(_) => bail!("the server sent an unexpected message"),
         Input::Nothing => bail!("the server does not answer"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn who_accepts_nobody_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let family = (
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+        );
+        let listener = net::socket_with(family.0, family.1, family.2, None).unwrap();
+        net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        net::listen(&listener, 0).unwrap();
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match connect_by_path(&path, Duration::from_millis(50)) {
+                Ok(socket) => waiting.push(socket),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.kind(), ErrorKind::WouldBlock);
+        assert!(!waiting.is_empty());
     }
 }
