@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::backup::Backup;
-use crate::program::{account, command, give_to_owner, run, signal, succeed, words};
+use crate::program::{account, built_folder, command, give_to_owner, run, signal, succeed, words};
 use crate::scratch::{self, Folder};
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
@@ -26,7 +26,7 @@ pub fn program() -> Command {
         // is briefly inherited by every child, and a file that is open for writing cannot be
         // executed.
         let copy = scratch::dir().join("pg_parallel_backup");
-        let built = built_program();
+        let built = built_folder().with_file_name("release/pg_parallel_backup");
         let mut install = Command::new("install");
         let output = run(install.args(["-m", "755", "--"]).args([&built, &copy]));
         assert!(
@@ -52,17 +52,6 @@ pub fn ignoring(signals: &str, command: &Command) -> Command {
         };
     }
     ignoring
-}
-
-/// Path of the built program, in the target directory that contains the test executable.
-fn built_program() -> PathBuf {
-    let own = std::env::current_exe().expect("the path of the test");
-    let target = own
-        .ancestors()
-        .find(|folder| folder.file_name() == Some(OsStr::new("deps")))
-        .and_then(|deps| deps.parent()?.parent())
-        .expect("the target folder of cargo");
-    target.join("release/pg_parallel_backup")
 }
 
 /// Command that backs up a cluster without fsync. The caller adds the target.
@@ -239,6 +228,12 @@ impl Running {
     pub fn signal(&self, name: &str) {
         let child = self.0.as_ref().expect("it runs");
         signal(name, i32::try_from(child.id()).expect("a process"));
+    }
+
+    /// Whether the program has ended.
+    pub fn has_ended(&mut self) -> bool {
+        let child = self.0.as_mut().expect("it runs");
+        matches!(child.try_wait(), Ok(Some(_)))
     }
 
     /// Terminates one of the program's two workers. Checks that the program replaced the worker and

@@ -54,6 +54,15 @@ pub fn has_tls() -> bool {
     has_tls
 }
 
+/// Folder of cargo that has the programs of the profile of this one, such as `target/debug`.
+pub fn built_folder() -> PathBuf {
+    let own = std::env::current_exe().expect("the path of the test");
+    // The programs of tests are one level below the others.
+    let mut folders = own.ancestors().skip(1);
+    let folder = folders.find(|folder| !folder.ends_with("deps"));
+    folder.expect("the target folder of cargo").to_owned()
+}
+
 fn pg_config(option: &str) -> String {
     let pg_config = std::env::var_os("PGRX_PG_CONFIG_PATH").unwrap_or_else(|| "pg_config".into());
     text_of(Command::new(pg_config).arg(option))

@@ -2,9 +2,12 @@
 //! soak`. Each run ends with a backup that verifies, restores and balances, or with an error that
 //! fits the fault and a server without leftovers.
 
-use backup_tests::faults::plan::{Fault, Ground, Plan};
+use backup_tests::faults::client;
+use backup_tests::faults::client::plan::{Blow, ClientPlan, Kind};
+use backup_tests::faults::plan::{Fault, Ground, Plan, Stage};
 use backup_tests::faults::run::run;
 use backup_tests::faults::site::Site;
+use backup_tests::incremental::is_too_old;
 
 /// Runs each fault at this many of its stages, on one server. The choice of stages differs between
 /// faults.
@@ -122,5 +125,120 @@ fn a_backup_in_one_statement_ends_with_what_strikes_it() {
             .filter_map(|stage| Plan::first_in_one_statement(fault, *stage))
             .collect();
         println!("{}", run(&mut site, &plans[number % plans.len()]));
+    }
+}
+
+/// Runs of the program on one server: the first plans that strike with these faults or blows, at these kinds of
+/// backups in turn.
+#[track_caller]
+fn strike_program(kinds: &[Kind], strikes: &[(Option<Fault>, Option<Blow>)]) {
+    let mut site = Site::new(Ground::Primary);
+    for (number, (fault, blow)) in strikes.iter().enumerate() {
+        let plan = ClientPlan::first_from(0, |plan| {
+            plan.strike.ground == Ground::Primary
+                && plan.strike.fault == fault.unwrap_or(Fault::Nothing)
+                && plan.blow == *blow
+                && plan.kind == kinds[number % kinds.len()]
+                && plan.strike.stage != Stage::Moment
+        });
+        println!("{}", client::run::run(&mut site, &plan));
+    }
+}
+
+fn faults<const N: usize>(faults: [Fault; N]) -> [(Option<Fault>, Option<Blow>); N] {
+    faults.map(|fault| (Some(fault), None))
+}
+
+fn blows<const N: usize>(blows: [Blow; N]) -> [(Option<Fault>, Option<Blow>); N] {
+    blows.map(|blow| (None, Some(blow)))
+}
+
+const KINDS: [Kind; 4] = [Kind::Plain, Kind::Tar, Kind::Directory, Kind::Store];
+
+#[test]
+fn a_backup_of_the_program_survives_what_strikes_its_connections() {
+    use Fault::*;
+    let strikes = [
+        TerminateWorker,
+        CutWorker,
+        StallLeader,
+        CutWal,
+        PauseWorker,
+        TerminateWal,
+        WalPressure,
+        Churn,
+    ];
+    strike_program(&KINDS, &faults(strikes));
+}
+
+#[test]
+fn what_ends_a_backup_of_the_program_leaves_nothing() {
+    use Fault::*;
+    let strikes = [
+        CancelWorker,
+        CutLeader,
+        TerminateLeader,
+        CancelLeader,
+        Unreadable,
+        FailingReads,
+        TerminateRetention,
+        CancelWal,
+    ];
+    strike_program(&KINDS, &faults(strikes));
+}
+
+#[test]
+fn a_crash_of_the_server_leaves_nothing_of_the_program() {
+    use Fault::*;
+    strike_program(
+        &KINDS,
+        &faults([KillWorker, KillServer, StopServer, KillWal]),
+    );
+}
+
+#[test]
+fn a_program_that_is_killed_leaves_no_backup_that_counts() {
+    let kill = blows([Blow::KillProgram; 4]);
+    strike_program(&KINDS, &kill);
+    let signal = blows([Blow::SignalProgram, Blow::PauseProgram]);
+    strike_program(&[Kind::Directory, Kind::Store], &signal);
+}
+
+#[test]
+fn a_place_that_takes_no_more_has_nothing_of_the_backup() {
+    let kinds = [Kind::Plain, Kind::Tar, Kind::Directory];
+    strike_program(&kinds, &blows([Blow::FullTarget; 3]));
+    let store = [
+        Blow::DenyingStore,
+        Blow::FullStore,
+        Blow::BusyStore,
+        Blow::CutStore,
+        Blow::DeafStore,
+    ];
+    strike_program(&[Kind::Store], &blows(store));
+}
+
+#[test]
+fn incremental_backups_of_the_program_continue_after_a_fault() {
+    if is_too_old() {
+        return;
+    }
+    let mut site = Site::new(Ground::Primary);
+    for (kind, fault) in [
+        (Kind::Plain, Fault::Nothing),
+        (Kind::Plain, Fault::KillServer),
+        (Kind::Plain, Fault::CutWorker),
+        (Kind::Directory, Fault::CancelLeader),
+        (Kind::Directory, Fault::Churn),
+        (Kind::Store, Fault::TerminateWal),
+    ] {
+        let plan = ClientPlan::first_from(0, |plan| {
+            plan.incremental
+                && plan.kind == kind
+                && plan.strike.fault == fault
+                && plan.blow.is_none()
+                && plan.strike.stage != Stage::Moment
+        });
+        println!("{}", client::run::run(&mut site, &plan));
     }
 }

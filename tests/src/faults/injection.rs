@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::plan::{Fault, Plan, Stage, Target};
 use super::pressure;
-use super::proxy::Proxy;
+use super::proxy::Line;
 use super::site::Site;
 use crate::program::run;
 
@@ -19,7 +19,7 @@ use crate::program::run;
 #[derive(Clone)]
 pub struct Aim {
     pub pid: i32,
-    pub proxy: Arc<Proxy>,
+    pub line: Arc<Line>,
 }
 
 /// Information about the running backup, used to aim the fault.
@@ -121,8 +121,8 @@ impl<'a> Injection<'a> {
             Fault::TerminateWal => self.call("pg_terminate_backend", wal?.pid),
             Fault::KillWal => signal("KILL", wal?.pid),
             Fault::PauseWal => self.pause(wal?.pid),
-            Fault::CutWal => wal?.proxy.cut(),
-            Fault::StallWal => self.stall(&wal?.proxy),
+            Fault::CutWal => wal?.line.cut(),
+            Fault::StallWal => self.stall(&wal?.line),
             Fault::CancelLeader => self.call("pg_cancel_backend", leader?.pid),
             Fault::TerminateWorker => self.call("pg_terminate_backend", worker?.pid),
             Fault::TerminateLeader => self.call("pg_terminate_backend", leader?.pid),
@@ -133,10 +133,10 @@ impl<'a> Injection<'a> {
             Fault::PauseWorker => self.pause(worker?.pid),
             Fault::PauseLeader => self.pause(leader?.pid),
             Fault::PauseRetention => self.pause(self.retention()?),
-            Fault::CutWorker => worker?.proxy.cut(),
-            Fault::CutLeader => leader?.proxy.cut(),
-            Fault::StallWorker => self.stall(&worker?.proxy),
-            Fault::StallLeader => self.stall(&leader?.proxy),
+            Fault::CutWorker => worker?.line.cut(),
+            Fault::CutLeader => leader?.line.cut(),
+            Fault::StallWorker => self.stall(&worker?.line),
+            Fault::StallLeader => self.stall(&leader?.line),
             // The sessions already have the timeout set. Wait until it fires.
             Fault::TimeOutWorker | Fault::TimeOutLeader | Fault::IdleTimeOutLeader => {
                 sleep(TIMEOUT * 3);
@@ -188,10 +188,10 @@ impl<'a> Injection<'a> {
         signal("CONT", pid);
     }
 
-    fn stall(&self, proxy: &Proxy) {
-        proxy.stall();
+    fn stall(&self, line: &Line) {
+        line.stall();
         sleep(Duration::from_millis(self.plan.duration));
-        proxy.open();
+        line.open();
     }
 
     fn retention(&self) -> Option<i32> {

@@ -50,23 +50,34 @@ pub fn judge(site: &mut Site, plan: &Plan, before: Before, course: Course, misse
         told.insert(0, format!("restored with {rows} transactions"));
     }
     judge_sessions(site, course);
-    open_wal(&site.cluster.data_dir());
-    leftover::assert_none(&site.cluster);
-    if !site.is_standby() {
-        leftover::assert_none_counted(&site.cluster);
-    }
-    let crashes = &site.cluster.crashes()[crashes_before..];
-    for crash in crashes {
-        assert!(
-            !missed && may_crash(plan, crash),
-            "the server crashed: {crash}"
-        );
-    }
+    judge_server(site);
+    judge_crashes(site, plan, crashes_before, missed);
     if failed {
         take_the_next(&site.cluster);
         leftover::assert_none(&site.cluster);
     }
     told.join("; ")
+}
+
+/// Checks that nothing of a backup is left on the server.
+#[track_caller]
+pub(super) fn judge_server(site: &Site) {
+    open_wal(&site.cluster.data_dir());
+    leftover::assert_none(&site.cluster);
+    if !site.is_standby() {
+        leftover::assert_none_counted(&site.cluster);
+    }
+}
+
+/// Checks that the fault explains all crashes after the first `before` ones.
+#[track_caller]
+pub(super) fn judge_crashes(site: &Site, plan: &Plan, before: usize, missed: bool) {
+    for crash in &site.cluster.crashes()[before..] {
+        assert!(
+            !missed && may_crash(plan, crash),
+            "the server crashed: {crash}"
+        );
+    }
 }
 
 /// Takes another backup. The stop does not wait for the archive: after a crash the archiver may not
@@ -218,8 +229,19 @@ fn judge_backup(site: &Site, plan: &Plan, before: Before, archives: &[Vec<u8>]) 
         folder.unpack(archive);
     }
     folder.verify();
+    judge_restored(site, plan, before.acknowledged, folder.into_cluster())
+}
+
+/// Starts a server on a restored backup and checks its sums. `acknowledged` is the number of transactions that
+/// the backup must have. Returns the number that it has.
+#[track_caller]
+pub(super) fn judge_restored(
+    site: &Site,
+    plan: &Plan,
+    acknowledged: i64,
+    mut restored: Cluster,
+) -> i64 {
     let attempted = site.load.attempted();
-    let mut restored = folder.into_cluster();
     if plan.ground == Ground::Standby {
         let _ = fs::remove_file(restored.data_dir().join("standby.signal"));
     }
@@ -228,8 +250,10 @@ fn judge_backup(site: &Site, plan: &Plan, before: Before, archives: &[Vec<u8>]) 
     assert!(rows <= attempted, "{rows} of {attempted} transactions");
     // A standby may lag behind.
     if plan.ground != Ground::Standby {
-        let least = before.acknowledged;
-        assert!(rows >= least, "{rows} of at least {least} transactions");
+        assert!(
+            rows >= acknowledged,
+            "{rows} of at least {acknowledged} transactions"
+        );
     }
     if plan.thorough {
         restored.amcheck();

@@ -1,6 +1,7 @@
 //! I/O layer between a server and its files. It can make reads fail or simulate a full disk.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::builder::Builder;
@@ -30,6 +31,13 @@ impl Layer {
         builder
             .environment("LD_PRELOAD", library())
             .environment("BACKUP_TESTS_CONTROL", &self.control)
+    }
+
+    /// Preloads the layer into a program that starts.
+    pub fn below_program(&self, program: &mut Command) {
+        program
+            .env("LD_PRELOAD", library())
+            .env("BACKUP_TESTS_CONTROL", &self.control);
     }
 
     /// Makes reads fail that extend beyond the offset in files whose path ends with this text.

@@ -5,9 +5,11 @@
 //! outcomes. Either the backup verifies, restores and has consistent sums; or the error fits the
 //! fault, the server has no leftovers, and the next backup succeeds.
 
+pub mod client;
 pub mod course;
 pub mod injection;
 pub mod judgement;
+pub mod kinds;
 pub mod layer;
 pub mod load;
 pub mod one_statement;

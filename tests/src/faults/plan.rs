@@ -289,14 +289,27 @@ impl Fault {
             )
     }
 
-    fn is_of_retention(self) -> bool {
+    pub(super) fn is_of_retention(self) -> bool {
         matches!(
             self,
             Fault::TerminateRetention | Fault::KillRetention | Fault::PauseRetention
         )
     }
 
-    fn is_of_wal(self) -> bool {
+    /// Whether it strikes a session that sends files.
+    pub(super) fn is_of_worker(self) -> bool {
+        matches!(
+            self,
+            Fault::CancelWorker
+                | Fault::TerminateWorker
+                | Fault::KillWorker
+                | Fault::PauseWorker
+                | Fault::CutWorker
+                | Fault::StallWorker
+        )
+    }
+
+    pub(super) fn is_of_wal(self) -> bool {
         matches!(
             self,
             Fault::CancelWal
@@ -309,7 +322,7 @@ impl Fault {
     }
 
     /// Whether a run on a standby adds anything to a run on a primary.
-    fn suits_standby(self) -> bool {
+    pub(super) fn suits_standby(self) -> bool {
         !matches!(
             self,
             Fault::FullDisk
@@ -398,7 +411,7 @@ impl Plan {
 
 /// Targets whose failure affects only the backup. Other server processes write pg_control at each
 /// checkpoint, and a standby reads WAL all the time.
-fn targets(fault: Fault, stage: Stage, ground: Ground) -> &'static [Target] {
+pub(super) fn targets(fault: Fault, stage: Stage, ground: Ground) -> &'static [Target] {
     use Target::*;
     match (stage, ground) {
         (Stage::Streamed | Stage::Stopping, Ground::Primary) => &[ControlFile, Wal],

@@ -1,12 +1,14 @@
-//! Proxy that can cut or stall the connection between client and server.
+//! Proxy that can cut or stall the connections between client and server.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::program::give_to_owner;
 use crate::scratch::Folder;
 use crate::server::Cluster;
 
@@ -17,18 +19,27 @@ enum Flow {
     Cut,
 }
 
-struct Valve {
+/// Connection through a proxy.
+pub struct Line {
     flow: Mutex<Flow>,
     changed: Condvar,
-    /// Both ends of each connection.
-    ends: Mutex<Vec<UnixStream>>,
+    /// Both ends.
+    ends: [UnixStream; 2],
+    /// Process of the server, as the server has told the client.
+    pid: OnceLock<i32>,
+}
+
+#[derive(Default)]
+struct Lines {
+    all: Mutex<Vec<Arc<Line>>>,
+    are_closed: AtomicBool,
 }
 
 /// Listener in a directory of its own, with the same socket name as the server.
 pub struct Proxy {
     dir: Folder,
     socket: PathBuf,
-    valve: Arc<Valve>,
+    lines: Arc<Lines>,
     listener: Option<JoinHandle<()>>,
 }
 
@@ -40,19 +51,17 @@ impl Proxy {
         let socket = dir.join(&name);
         let server = cluster.socket_dir().join(&name);
         let listener = UnixListener::bind(&socket)?;
-        let valve = Arc::new(Valve {
-            flow: Mutex::new(Flow::Open),
-            changed: Condvar::new(),
-            ends: Mutex::new(Vec::new()),
-        });
+        // The program runs as that account.
+        give_to_owner(&socket);
+        let lines = Arc::new(Lines::default());
         let thread = std::thread::spawn({
-            let valve = Arc::clone(&valve);
+            let lines = Arc::clone(&lines);
             move || {
                 for client in listener.incoming() {
                     match client {
-                        Ok(client) if valve.flow() != Flow::Cut => {
+                        Ok(client) if !lines.are_closed.load(Ordering::SeqCst) => {
                             // Without a server, the client finds its connection closed.
-                            let _ = connect(&valve, client, &server);
+                            let _ = connect(&lines, client, &server);
                         }
                         _ => return,
                     }
@@ -62,7 +71,7 @@ impl Proxy {
         Ok(Proxy {
             dir,
             socket,
-            valve,
+            lines,
             listener: Some(thread),
         })
     }
@@ -72,30 +81,22 @@ impl Proxy {
         &self.dir
     }
 
-    /// Cuts all connections for good.
-    pub fn cut(&self) {
-        self.valve.set(Flow::Cut);
-        for end in lock(&self.valve.ends).iter() {
-            let _ = end.shutdown(Shutdown::Both);
-        }
-    }
-
-    /// Stalls all traffic until [`Proxy::open`] is called.
-    pub fn stall(&self) {
-        self.valve.set(Flow::Stalled);
-    }
-
-    /// Resumes traffic, unless the connection was cut.
-    pub fn open(&self) {
-        if self.valve.flow() == Flow::Stalled {
-            self.valve.set(Flow::Open);
-        }
+    /// Connection to a process of the server.
+    pub fn line(&self, pid: i32) -> Option<Arc<Line>> {
+        let lines = lock(&self.lines.all);
+        lines
+            .iter()
+            .find(|line| line.pid.get() == Some(&pid))
+            .cloned()
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.cut();
+        self.lines.are_closed.store(true, Ordering::SeqCst);
+        for line in lock(&self.lines.all).iter() {
+            line.cut();
+        }
         // Wakes the listener, which waits for a connection.
         let _ = UnixStream::connect(&self.socket);
         if let Some(listener) = self.listener.take() {
@@ -104,9 +105,25 @@ impl Drop for Proxy {
     }
 }
 
-impl Valve {
-    fn flow(&self) -> Flow {
-        *lock(&self.flow)
+impl Line {
+    /// Cuts the connection for good.
+    pub fn cut(&self) {
+        self.set(Flow::Cut);
+        for end in &self.ends {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Stalls all traffic until [`Line::open`] is called.
+    pub fn stall(&self) {
+        self.set(Flow::Stalled);
+    }
+
+    /// Resumes traffic, unless the connection was cut.
+    pub fn open(&self) {
+        if *lock(&self.flow) == Flow::Stalled {
+            self.set(Flow::Open);
+        }
     }
 
     fn set(&self, flow: Flow) {
@@ -127,24 +144,65 @@ impl Valve {
     }
 }
 
-fn connect(valve: &Arc<Valve>, client: UnixStream, server: &Path) -> io::Result<()> {
+fn connect(lines: &Lines, client: UnixStream, server: &Path) -> io::Result<()> {
     let server = UnixStream::connect(server)?;
-    lock(&valve.ends).extend([client.try_clone()?, server.try_clone()?]);
-    for (from, to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {
-        let valve = Arc::clone(valve);
-        std::thread::spawn(move || copy(&valve, from, to));
-    }
+    let line = Arc::new(Line {
+        flow: Mutex::new(Flow::Open),
+        changed: Condvar::new(),
+        ends: [client.try_clone()?, server.try_clone()?],
+        pid: OnceLock::new(),
+    });
+    lock(&lines.all).push(Arc::clone(&line));
+    let (to_client, to_server) = (client.try_clone()?, server.try_clone()?);
+    std::thread::spawn({
+        let line = Arc::clone(&line);
+        move || copy(&line, client, to_server, |_| false)
+    });
+    let mut greeting = Vec::new();
+    std::thread::spawn(move || {
+        copy(&line, server, to_client, |part| {
+            greeting.extend_from_slice(part);
+            let pid = told_pid(&greeting);
+            if let Some(pid) = pid {
+                let _ = line.pid.set(pid);
+            }
+            pid.is_none() && greeting.len() < LARGEST_GREETING
+        });
+    });
     Ok(())
 }
 
-fn copy(valve: &Valve, mut from: UnixStream, mut to: UnixStream) {
+/// Limit in bytes for what a server says before it tells its process.
+const LARGEST_GREETING: usize = 64 * 1024;
+
+/// Process in the message BackendKeyData, if it is complete.
+fn told_pid(mut messages: &[u8]) -> Option<i32> {
+    loop {
+        let length = u32::from_be_bytes(messages.get(1..5)?.try_into().ok()?);
+        let body = messages.get(5..)?;
+        if messages[0] == b'K' {
+            return Some(i32::from_be_bytes(body.get(..4)?.try_into().ok()?));
+        }
+        messages = body.get(usize::try_from(length).ok()?.checked_sub(4)?..)?;
+    }
+}
+
+/// Copies until one end closes. What arrives is shown to `look` first, until that returns false.
+fn copy(
+    line: &Line,
+    mut from: UnixStream,
+    mut to: UnixStream,
+    mut look: impl FnMut(&[u8]) -> bool,
+) {
     let mut part = vec![0; 64 * 1024];
+    let mut looks = true;
     loop {
         let count = match from.read(&mut part) {
             Ok(count) if count > 0 => count,
             _ => break,
         };
-        if !valve.pass() || to.write_all(&part[..count]).is_err() {
+        looks = looks && look(&part[..count]);
+        if !line.pass() || to.write_all(&part[..count]).is_err() {
             break;
         }
     }

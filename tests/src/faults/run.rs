@@ -1,5 +1,6 @@
 //! One run, from its seed to the check of its outcome.
 
+use std::fmt::{Debug, Display};
 use std::time::Duration;
 
 use super::course;
@@ -11,7 +12,7 @@ use super::site::Site;
 /// Runs a plan and checks that the outcome is valid. Returns a summary in one line.
 #[track_caller]
 pub fn run(site: &mut Site, plan: &Plan) -> String {
-    let _told = TellOnPanic(*plan);
+    let _told = TellOnPanic(plan, plan.seed.to_string());
     let before = judgement::Before::look(site);
     let injection = Injection::new(site, plan);
     let course = std::thread::scope(|scope| {
@@ -39,15 +40,14 @@ pub fn run(site: &mut Site, plan: &Plan) -> String {
     format!("{plan}: {outcome}{}", if missed { " (missed)" } else { "" })
 }
 
-struct TellOnPanic(Plan);
+/// Says on a failure how to repeat a run: its plan, and its name.
+pub(super) struct TellOnPanic<'a, P: Display + Debug>(pub &'a P, pub String);
 
-impl Drop for TellOnPanic {
+impl<P: Display + Debug> Drop for TellOnPanic<'_, P> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!(
-                "FAILED: {}\n{:?}\nto run it again: make soak SEED={}",
-                self.0, self.0, self.0.seed
-            );
+            let Self(plan, name) = self;
+            eprintln!("FAILED: {plan}\n{plan:?}\nto run it again: make soak SEED={name}");
         }
     }
 }

@@ -8,7 +8,7 @@ use postgres::{Client, NoTls};
 
 use super::injection::{Aim, Injection, TIMEOUT};
 use super::plan::{Fault, Plan, Stage};
-use super::proxy::Proxy;
+use super::proxy::{Line, Proxy};
 use super::site::Site;
 use crate::failure::Failure;
 use crate::notices::Notices;
@@ -19,12 +19,13 @@ use crate::wait::{PATIENCE, wait_for};
 pub struct Session {
     pub client: Client,
     pub pid: i32,
-    proxy: Arc<Proxy>,
+    proxy: Proxy,
+    line: Arc<Line>,
 }
 
 impl Session {
     pub fn open(site: &Site) -> Result<Self, Failure> {
-        let proxy = Arc::new(Proxy::before(&site.cluster)?);
+        let proxy = Proxy::before(&site.cluster)?;
         let mut client = postgres::Config::new()
             .host_path(proxy.dir())
             .port(site.cluster.port())
@@ -35,13 +36,19 @@ impl Session {
             .notice_callback(|_| {})
             .connect(NoTls)?;
         let pid = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
-        Ok(Session { client, pid, proxy })
+        let line = proxy.line(pid).expect("a server tells its process");
+        Ok(Session {
+            client,
+            pid,
+            proxy,
+            line,
+        })
     }
 
     pub fn aim(&self) -> Aim {
         Aim {
             pid: self.pid,
-            proxy: Arc::clone(&self.proxy),
+            line: Arc::clone(&self.line),
         }
     }
 
@@ -87,6 +94,7 @@ impl Session {
         Stream {
             worker,
             proxy: self.proxy,
+            line: self.line,
         }
     }
 }
@@ -94,7 +102,8 @@ impl Session {
 /// Stream that runs in a session.
 pub struct Stream {
     worker: Worker,
-    proxy: Arc<Proxy>,
+    proxy: Proxy,
+    line: Arc<Line>,
 }
 
 impl Stream {
@@ -114,8 +123,13 @@ impl Stream {
         wait_for("a stream to end", PATIENCE * 2, || self.is_finished());
         let pid = self.worker.pid;
         let (client, result) = self.worker.join_and_keep();
-        let proxy = self.proxy;
-        (Session { client, pid, proxy }, result)
+        let session = Session {
+            client,
+            pid,
+            proxy: self.proxy,
+            line: self.line,
+        };
+        (session, result)
     }
 }
 

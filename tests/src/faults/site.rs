@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use postgres::{Client, NoTls};
 
+use super::client::stock::Stock;
 use super::layer::Layer;
 use super::load::Load;
 use super::plan::Ground;
 use crate::failure::Failure;
 use crate::page::quiet_table;
+use crate::program::major_version;
 use crate::server::Cluster;
 use crate::wait::{PATIENCE, wait_for};
 use crate::workload::{Pgbench, create_table};
@@ -36,6 +38,8 @@ pub struct Site {
     pub ground: Ground,
     pub layer: Layer,
     pub places: Places,
+    /// Backups that earlier runs have left for later ones.
+    pub stock: Stock,
     /// While this file exists, no WAL is archived.
     gate: PathBuf,
 }
@@ -53,6 +57,10 @@ impl Site {
             // A running backup forces full-page writes. With the setting off, full pages reveal a
             // running backup.
             builder = builder.setting("full_page_writes", "off");
+        }
+        if major_version() >= 17 {
+            // Incremental backups need it.
+            builder = builder.setting("summarize_wal", "on");
         }
         let cluster = builder
             .initdb_arg("--wal-segsize=4")
@@ -82,6 +90,7 @@ impl Site {
             ground,
             layer,
             places,
+            stock: Stock::default(),
             gate,
         }
     }

@@ -3,15 +3,15 @@
 //!
 //! The program knows a store by its URL and by variables of its environment.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use self::served::Served;
+use crate::program::built_folder;
 use crate::scratch::Folder;
 
 mod azurite;
@@ -50,7 +50,7 @@ impl S3Server {
     pub fn start() -> Self {
         let folder = Folder::new("s3");
         fs::create_dir(folder.join(BUCKET)).expect("a folder for the bucket");
-        let mut server = Command::new(built_server());
+        let mut server = Command::new(built_folder().join("s3_server"));
         server.arg(&*folder).args([ACCESS_KEY, SECRET_KEY]);
         Self {
             served: Served::start(&mut server, "First run: cargo build -p s3_server"),
@@ -220,14 +220,4 @@ fn s3_environment(port: u16, access_key: &str, secret_key: &str) -> Vec<(&'stati
         ("AWS_ENDPOINT", format!("http://127.0.0.1:{port}")),
         ("AWS_ALLOW_HTTP", "true".to_owned()),
     ]
-}
-
-/// Path of the built server, beside the folder that contains the test executable.
-fn built_server() -> PathBuf {
-    let own = std::env::current_exe().expect("the path of the test");
-    own.ancestors()
-        .find(|folder| folder.file_name() == Some(OsStr::new("deps")))
-        .and_then(Path::parent)
-        .expect("the target folder of cargo")
-        .join("s3_server")
 }
