@@ -99,6 +99,13 @@ fn a_backup_is_never_one_of_a_promoted_standby() {
     strike(Ground::Standby, 3, &[Fault::Promotion]);
 }
 
+/// A worker begins while the promotion is under way. The session that promotes must not hold up the replay.
+#[test]
+fn a_worker_that_begins_during_a_promotion_is_no_recovery_conflict() {
+    let mut site = Site::new(Ground::Standby);
+    println!("{}", run(&mut site, &Plan::of(1_500_000_286)));
+}
+
 #[test]
 fn a_backup_holds_whatever_comes_and_goes_meanwhile() {
     strike(Ground::Primary, 2, &[Fault::WalPressure, Fault::Churn]);

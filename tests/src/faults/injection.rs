@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::plan::{Fault, Plan, Stage, Target};
 use super::pressure;
 use super::proxy::Line;
+use super::session::wait_until;
 use super::site::Site;
 use crate::program::run;
 
@@ -150,7 +151,7 @@ impl<'a> Injection<'a> {
             Fault::KillServer => signal("KILL", self.site.cluster.pid()),
             Fault::QuitServer => signal("QUIT", self.site.cluster.pid()),
             Fault::StopServer => signal("INT", self.site.cluster.pid()),
-            Fault::Promotion => self.site.try_execute(&["SELECT pg_promote()"]),
+            Fault::Promotion => self.promote(),
             Fault::WalPressure => self.begin(pressure::switch_wal(self.site)),
             Fault::Churn => self.begin(pressure::churn(self.site, self.plan)),
         }
@@ -192,6 +193,16 @@ impl<'a> Injection<'a> {
         line.stall();
         sleep(Duration::from_millis(self.plan.duration));
         line.open();
+    }
+
+    /// Promotes the standby. A session that waited for that in one statement would hold up the replay with its
+    /// snapshot, and the promotion with it, until the standby cancels whatever has a snapshot.
+    fn promote(&self) {
+        self.site.try_execute(&["SELECT pg_promote(wait => false)"]);
+        wait_until(self.site, "the promotion", |client| {
+            let promoted = "SELECT NOT pg_is_in_recovery()";
+            Ok(client.query_one(promoted, &[])?.get(0))
+        });
     }
 
     fn retention(&self) -> Option<i32> {

@@ -242,6 +242,8 @@ pub(super) fn judge_restored(
     mut restored: Cluster,
 ) -> i64 {
     let attempted = site.load.attempted();
+    // The end of this server may be that of a command for its archive, which it reports as a crash.
+    restored.append_to_conf("archive_mode = off\n");
     if plan.ground == Ground::Standby {
         let _ = fs::remove_file(restored.data_dir().join("standby.signal"));
     }
