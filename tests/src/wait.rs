@@ -1,5 +1,9 @@
 //! Waits for a condition, never for a fixed time.
+//!
+//! `TESTS_PATIENCE` in the environment is a factor for all time limits, for tests that others leave little time of the
+//! processors.
 
+use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,6 +16,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Polls until `condition` holds. After `deadline` the test fails with the name `what`.
 pub fn wait_for(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
+    let deadline = deadline * factor();
     while !condition() {
         assert!(
             begin.elapsed() < deadline,
@@ -20,4 +25,12 @@ pub fn wait_for(what: &str, deadline: Duration, mut condition: impl FnMut() -> b
         );
         sleep(POLL_INTERVAL);
     }
+}
+
+fn factor() -> u32 {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    *FACTOR.get_or_init(|| {
+        let factor = std::env::var("TESTS_PATIENCE").ok();
+        factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)
+    })
 }
