@@ -66,7 +66,12 @@ pub struct ArchiveSet {
 
 /// Destination of archives.
 enum Place {
-    Directory { path: PathBuf, file_mode: u32 },
+    Directory {
+        path: PathBuf,
+        file_mode: u32,
+        /// Whether the archives are synchronized in the end.
+        synchronized: bool,
+    },
     Commands(Commands, CommandTemplate),
     Objects(Objects),
 }
@@ -115,6 +120,7 @@ impl ArchiveSet {
                     .context("the repository is no directory")?
                     .to_owned(),
                 file_mode: mode & 0o640,
+                synchronized: config.sync.is_some(),
             }
         } else if let Some(template) = &config.pipe {
             Place::Commands(commands.clone(), template.clone())
@@ -124,6 +130,7 @@ impl ArchiveSet {
                 path: config.target.clone(),
                 // Who may enter the directory may read what is in it.
                 file_mode: mode & 0o640,
+                synchronized: config.sync.is_some(),
             }
         };
         let archives = Self {
@@ -425,9 +432,14 @@ impl ArchiveSet {
     ) -> Result<Destination> {
         let stored = self.stored_name(name);
         let outlet = match &self.place {
-            Place::Directory { path, file_mode } => {
+            Place::Directory {
+                path,
+                file_mode,
+                synchronized,
+            } => {
                 let mark = if unfinished { UNFINISHED } else { "" };
-                Destination::create_file(&path.join(format!("{stored}{mark}")), *file_mode)?
+                let path = path.join(format!("{stored}{mark}"));
+                Destination::create_file(&path, *file_mode, *synchronized)?
             }
             Place::Commands(commands, template) => {
                 Destination::Command(commands.start(template, name)?)
@@ -498,7 +510,10 @@ impl ArchiveSet {
     /// # Errors
     /// Errors of the operating system.
     pub fn create_manifest(&self) -> Result<ManifestFile> {
-        let Place::Directory { path, file_mode } = &self.place else {
+        let Place::Directory {
+            path, file_mode, ..
+        } = &self.place
+        else {
             return ManifestFile::temporary();
         };
         if !self.has_manifest || self.repository.is_some() {

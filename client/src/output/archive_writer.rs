@@ -13,6 +13,7 @@ use crate::cli::configuration::Compress;
 use crate::manifest::manifest_file::ManifestFile;
 use crate::output::compressor::Compressor;
 use crate::output::pipe::Piped;
+use crate::output::write_behind::WriteBehind;
 use crate::repository::index::{Frame, IndexWriter, Member};
 use crate::runtime::cancellation::Cancellation;
 use crate::storage::encryption::{Encrypter, Recipients};
@@ -21,7 +22,7 @@ use crate::storage::objects::Upload;
 /// Destination of bytes.
 pub enum Destination {
     /// Open file with its name for messages.
-    File(File, String),
+    File(File, String, WriteBehind),
     /// The standard input of a command.
     Command(Piped),
     /// Object of a store.
@@ -63,11 +64,11 @@ pub struct Stored {
 pub struct Mark(u64);
 
 impl Destination {
-    /// Creates or truncates a file.
+    /// Creates or truncates a file, which is `synchronized` in the end or not.
     ///
     /// # Errors
     /// Errors of the operating system.
-    pub fn create_file(path: &Path, mode: u32) -> Result<Self> {
+    pub fn create_file(path: &Path, mode: u32, synchronized: bool) -> Result<Self> {
         let name = format!("file \"{}\"", path.display());
         let mut options = File::options();
         options.write(true).create(true).truncate(true).mode(mode);
@@ -77,7 +78,7 @@ impl Destination {
         let file = options
             .open(path)
             .with_context(|| format!("could not create {name}"))?;
-        Ok(Self::File(file, name))
+        Ok(Self::File(file, name, WriteBehind::new(synchronized)))
     }
 
     /// Writes bytes.
@@ -86,9 +87,12 @@ impl Destination {
     /// Errors of the operating system, and cancellation.
     pub fn write(&mut self, bytes: &[u8], cancellation: &Cancellation) -> Result<()> {
         match self {
-            Self::File(file, name) => file
-                .write_all(bytes)
-                .with_context(|| format!("could not write {name}")),
+            Self::File(file, name, behind) => {
+                let written = file.write_all(bytes);
+                written.with_context(|| format!("could not write {name}"))?;
+                behind.wrote(file, bytes.len());
+                Ok(())
+            }
             Self::Command(command) => command.write(bytes, cancellation),
             Self::Object(upload) => upload.write(bytes, cancellation),
             Self::Encrypted(outlet, encrypter) => {
@@ -130,7 +134,7 @@ impl Destination {
     /// Errors of the operating system.
     pub fn sync(&self) -> Result<()> {
         match self {
-            Self::File(file, name) => {
+            Self::File(file, name, _) => {
                 (file.sync_data()).with_context(|| format!("could not fsync {name}"))
             }
             Self::Command(_) | Self::Object(_) => Ok(()),
@@ -235,7 +239,7 @@ impl Writer {
         let outlet = &mut self.outlet;
         std::mem::replace(&mut self.compressor, next)
             .finish(|bytes| outlet.write(bytes, cancellation))?;
-        let Destination::File(file, name) = outlet else {
+        let Destination::File(file, name, _) = outlet else {
             return Ok(None);
         };
         let position = file.stream_position();
@@ -249,13 +253,14 @@ impl Writer {
     /// Errors of the operating system.
     pub fn go_back(&mut self, Mark(position): Mark) -> Result<()> {
         self.compressor = Compressor::new(&self.compress)?;
-        let Destination::File(file, name) = &mut self.outlet else {
+        let Destination::File(file, name, behind) = &mut self.outlet else {
             return Ok(());
         };
         file.set_len(position)
             .with_context(|| format!("could not truncate {name}"))?;
         file.seek(SeekFrom::Start(position))
             .with_context(|| format!("could not seek in {name}"))?;
+        behind.went_back(position);
         Ok(())
     }
 

@@ -23,3 +23,4 @@ pub mod unpacker;
 pub mod wal_receiver;
 pub mod wal_store;
 pub mod withheld_end;
+pub mod write_behind;

@@ -17,6 +17,7 @@ use crate::manifest::manifest_file::ManifestFile;
 use crate::manifest::received_files::ReceivedFiles;
 use crate::output::archive_writer::{Destination, Writer};
 use crate::output::withheld_end::WithheldEnd;
+use crate::output::write_behind::WriteBehind;
 use crate::runtime::cancellation::Cancellation;
 use crate::server::connection::Session;
 use crate::server::extension;
@@ -91,5 +92,6 @@ fn open() -> Result<Destination> {
     Ok(Destination::File(
         File::from(file),
         "to standard output".to_owned(),
+        WriteBehind::new(false),
     ))
 }
