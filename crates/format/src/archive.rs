@@ -4,8 +4,13 @@
 //! Otherwise they use GNU extensions, which bsdtar, Python and others also read: base-256 numbers, and
 //! an extra member before the real one for a name or link target longer than its field.
 //!
+//! A part of a file has the header of a file that continues from an earlier volume (`GNUTYPE_MULTIVOL` in
+//! GNU tar's tar.h): no reader takes it for a whole file.
+//!
 //! All functions append to the caller's buffer. They cannot fail as long as names contain no zero
 //! byte, and file names contain none.
+
+use core::ops::Range;
 
 use tar::{EntryType, Header};
 
@@ -26,6 +31,24 @@ const OWNER: &[u8; 8] = b"postgres";
 /// holds the base-256 marker and the sign.
 const MAX_ID: u64 = (1 << 56) - 1;
 
+/// Type of the header of a part of a file.
+pub(crate) const PART_TYPE: u8 = b'M';
+
+/// Where in a header the offset of a part is.
+pub(crate) const PART_OFFSET: Range<usize> = 369..381;
+
+/// Where in a header the size of a part's whole file is.
+pub(crate) const PART_FILE_SIZE: Range<usize> = 483..495;
+
+/// Place of a part in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilePart {
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// Size of the whole file in bytes.
+    pub file_size: u64,
+}
+
 /// Header fields of a member other than name, type and size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
@@ -41,7 +64,19 @@ pub struct Attributes {
 
 /// Appends the header of a regular file, to be followed by `size` bytes and [`padding`].
 pub fn file_header(out: &mut Vec<u8>, path: &[u8], size: u64, attributes: &Attributes) {
-    member_header(out, EntryType::Regular, path, b"", size, attributes);
+    member_header(out, EntryType::Regular, path, b"", size, None, attributes);
+}
+
+/// Appends the header of a part of a regular file, to be followed by its `size` bytes and [`padding`].
+pub fn part_header(
+    out: &mut Vec<u8>,
+    path: &[u8],
+    size: u64,
+    part: FilePart,
+    attributes: &Attributes,
+) {
+    let entry_type = EntryType::new(PART_TYPE);
+    member_header(out, entry_type, path, b"", size, Some(part), attributes);
 }
 
 /// Appends the header of a directory, adding a trailing slash to its name if missing. An empty path
@@ -51,12 +86,12 @@ pub fn directory_header(out: &mut Vec<u8>, path: &[u8], attributes: &Attributes)
     if !name.ends_with(b"/") {
         name.push(b'/');
     }
-    member_header(out, EntryType::Directory, &name, b"", 0, attributes);
+    member_header(out, EntryType::Directory, &name, b"", 0, None, attributes);
 }
 
 /// Appends the header of a symbolic link.
 pub fn link_header(out: &mut Vec<u8>, path: &[u8], target: &[u8], attributes: &Attributes) {
-    member_header(out, EntryType::Symlink, path, target, 0, attributes);
+    member_header(out, EntryType::Symlink, path, target, 0, None, attributes);
 }
 
 /// The number of zero bytes that follow the `size` bytes of a member.
@@ -71,6 +106,7 @@ fn member_header(
     path: &[u8],
     target: &[u8],
     size: u64,
+    part: Option<FilePart>,
     attributes: &Attributes,
 ) {
     let mut header = Header::new_ustar();
@@ -92,14 +128,27 @@ fn member_header(
     header.set_gid(attributes.gid.min(MAX_ID));
     header.set_size(size);
     set_mtime(&mut header, attributes.mtime);
+    if let Some(part) = part {
+        // Not in the fields that ustar has.
+        let fields = header.as_mut_bytes();
+        fields[PART_OFFSET].copy_from_slice(&number_field(part.offset));
+        fields[PART_FILE_SIZE].copy_from_slice(&number_field(part.file_size));
+    }
     finish_header(
         out,
         header,
         entry_type,
         path,
         target,
-        path_fits && target_fits,
+        path_fits && target_fits && part.is_none(),
     );
+}
+
+/// A number as the field of a size has it.
+fn number_field(number: u64) -> [u8; 12] {
+    let mut header = Header::new_ustar();
+    header.set_size(number);
+    header.as_old().size
 }
 
 /// Appends a member whose data is the name or link target of the member that follows.

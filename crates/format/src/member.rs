@@ -1,14 +1,17 @@
 //! Incremental reader of a tar archive that arrives in pieces of any size.
 //!
 //! It accepts only what [`archive`](crate::archive) writes: a member of any other type is an error,
-//! and so is a header with a wrong checksum. It passes content on without copying. The receiver
+//! and so is a header with a wrong checksum. A part of a file is an error too, unless the receiver says
+//! otherwise. It passes content on without copying. The receiver
 //! interprets names and decides whether to write them.
 
 use core::fmt;
 
 use tar::{EntryType, Header};
 
-use crate::archive::{Attributes, BLOCK_SIZE, padding};
+use crate::archive::{
+    Attributes, BLOCK_SIZE, FilePart, PART_FILE_SIZE, PART_OFFSET, PART_TYPE, padding,
+};
 
 /// Longest name or link target, in bytes. Those of PostgreSQL do not exceed MAXPGPATH.
 const LONGEST_NAME: u64 = 4096;
@@ -50,6 +53,8 @@ pub enum Broken {
     Type(u8),
     /// A name is too long or contains a zero byte.
     Name,
+    /// A part of a file is not within the file.
+    Part,
     /// The archive ends within a member or without its end mark.
     Truncated,
     /// Data follows the end of the archive.
@@ -62,6 +67,9 @@ impl fmt::Display for Broken {
             Self::NoHeader => f.write_str("the archive has no valid header where one must be"),
             Self::Type(kind) => write!(f, "the archive has a member of type {kind}"),
             Self::Name => f.write_str("the archive has a member with an invalid name"),
+            Self::Part => {
+                f.write_str("the archive has a part of a file that is not within the file")
+            }
             Self::Truncated => f.write_str("the archive is incomplete"),
             Self::Trailing => f.write_str("the archive goes on after its end"),
         }
@@ -81,6 +89,16 @@ pub trait Receiver {
     /// # Errors
     /// The receiver's own, here and below. The reader stops at the first.
     fn begin(&mut self, member: &Member) -> Result<(), Self::Error>;
+
+    /// Begins a part of a file. Size and content of the member are those of the part. A receiver refuses
+    /// parts unless it has asked for them.
+    ///
+    /// # Errors
+    /// As above.
+    fn begin_part(&mut self, member: &Member, part: FilePart) -> Result<(), Self::Error> {
+        let _ = (member, part);
+        Err(Broken::Type(PART_TYPE).into())
+    }
 
     /// Takes the next piece of its content.
     ///
@@ -307,16 +325,24 @@ impl Reader {
             return Err(Broken::NoHeader.into());
         }
         let size = header.entry_size().map_err(|_| Broken::NoHeader)?;
+        let mut part = None;
         let kind = match header.entry_type() {
             EntryType::GNULongName => return Ok(self.begin_long(LongField::Name, size)?),
             EntryType::GNULongLink => return Ok(self.begin_long(LongField::Target, size)?),
             EntryType::Regular => Kind::File,
             EntryType::Directory => Kind::Directory,
             EntryType::Symlink => Kind::Link,
+            other if other.as_byte() == PART_TYPE => {
+                part = Some(file_part(header, size)?);
+                Kind::File
+            }
             other => return Err(Broken::Type(other.as_byte()).into()),
         };
         let member = self.member(header, kind, size)?;
-        receiver.begin(&member)?;
+        match part {
+            Some(part) => receiver.begin_part(&member, part)?,
+            None => receiver.begin(&member)?,
+        }
         if size > 0 {
             self.padding = padding(size) as u64;
             self.state = State::Content(size);
@@ -369,6 +395,28 @@ impl Reader {
             position: self.member_position,
         })
     }
+}
+
+/// The place of a part of `size` bytes in its file.
+fn file_part(header: &Header, size: u64) -> Result<FilePart, Broken> {
+    header.as_gnu().ok_or(Broken::NoHeader)?;
+    let fields = header.as_bytes();
+    let part = FilePart {
+        offset: number(&fields[PART_OFFSET])?,
+        file_size: number(&fields[PART_FILE_SIZE])?,
+    };
+    let end = part.offset.checked_add(size).ok_or(Broken::Part)?;
+    if size == 0 || end > part.file_size {
+        return Err(Broken::Part);
+    }
+    Ok(part)
+}
+
+/// Reads a number of a field that is like that of a size.
+fn number(field: &[u8]) -> Result<u64, Broken> {
+    let mut header = Header::new_ustar();
+    header.as_old_mut().size.copy_from_slice(field);
+    header.entry_size().map_err(|_| Broken::NoHeader)
 }
 
 /// The state after content: padding, or the next header if there is none.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::archive::{END, directory_header, file_header, link_header};
+use crate::archive::{END, directory_header, file_header, link_header, part_header};
 
 /// Largest number that a header of [`archive`](crate::archive) has for a user or a group.
 const LARGEST_ID: u64 = (1 << 56) - 1;
@@ -35,12 +35,15 @@ const TOKENS: &[&[u8]] = &[
     b"K",
     b"x",
     b"S",
+    b"M",
 ];
 
 /// Member with its whole content.
 #[derive(Clone, Debug, PartialEq)]
 struct Whole {
     member: Member,
+    /// Of a part of a file.
+    part: Option<FilePart>,
     content: Vec<u8>,
 }
 
@@ -51,16 +54,30 @@ struct Kept {
     is_inside: bool,
 }
 
-impl Receiver for Kept {
-    type Error = Broken;
-
-    fn begin(&mut self, member: &Member) -> Result<(), Broken> {
+impl Kept {
+    fn begin_any(&mut self, member: &Member, part: Option<FilePart>) {
         assert!(!self.is_inside);
         self.is_inside = true;
         self.members.push(Whole {
             member: member.clone(),
+            part,
             content: Vec::new(),
         });
+    }
+}
+
+impl Receiver for Kept {
+    type Error = Broken;
+
+    fn begin(&mut self, member: &Member) -> Result<(), Broken> {
+        self.begin_any(member, None);
+        Ok(())
+    }
+
+    fn begin_part(&mut self, member: &Member, part: FilePart) -> Result<(), Broken> {
+        assert!(member.kind == Kind::File && member.size > 0);
+        assert!(part.offset.checked_add(member.size).unwrap() <= part.file_size);
+        self.begin_any(member, Some(part));
         Ok(())
     }
 
@@ -107,8 +124,12 @@ fn whole() -> impl Strategy<Value = Whole> {
     let kind = select(&[Kind::File, Kind::File, Kind::Directory, Kind::Link][..]);
     let attributes = (0_u32..0o10000, 0..=LARGEST_ID, 0..=LARGEST_ID, any::<i64>());
     let content = noise(prop_oneof![4 => 0_usize..40, 1 => 500_usize..1100]);
-    (kind, name(), name(), content, attributes).prop_map(
-        |(kind, mut path, target, content, (mode, uid, gid, mtime))| {
+    let place = prop_oneof![
+        2 => Just(None),
+        1 => (0..1_u64 << 62, 0..1_u64 << 62).prop_map(Some),
+    ];
+    (kind, name(), name(), content, attributes, place).prop_map(
+        |(kind, mut path, target, content, (mode, uid, gid, mtime), place)| {
             while kind == Kind::Directory && path.last() == Some(&b'/') {
                 path.pop();
             }
@@ -136,20 +157,37 @@ fn whole() -> impl Strategy<Value = Whole> {
                 },
                 position: 0,
             };
-            Whole { member, content }
+            let part = place.filter(|_| kind == Kind::File && member.size > 0);
+            let part = part.map(|(offset, rest)| FilePart {
+                offset,
+                file_size: offset + member.size + rest,
+            });
+            Whole {
+                member,
+                part,
+                content,
+            }
         },
     )
 }
 
 fn write(members: &mut [Whole]) -> Vec<u8> {
     let mut out = Vec::new();
-    for Whole { member, content } in members {
+    for Whole {
+        member,
+        part,
+        content,
+    } in members
+    {
         member.position = out.len() as u64;
         let (path, attributes) = (&member.path, &member.attributes);
-        match member.kind {
-            Kind::File => file_header(&mut out, path, member.size, attributes),
-            Kind::Directory => directory_header(&mut out, path, attributes),
-            Kind::Link => link_header(&mut out, path, &member.target, attributes),
+        match (member.kind, *part) {
+            (Kind::File, Some(part)) => {
+                part_header(&mut out, path, member.size, part, attributes);
+            }
+            (Kind::File, None) => file_header(&mut out, path, member.size, attributes),
+            (Kind::Directory, _) => directory_header(&mut out, path, attributes),
+            (Kind::Link, _) => link_header(&mut out, path, &member.target, attributes),
         }
         out.extend_from_slice(content);
         out.resize(out.len() + padding(member.size), 0);
@@ -196,7 +234,9 @@ fn assert_sound(archive: &[u8], members: &[Whole]) {
     let mut ours = members.iter();
     for entry in theirs.entries().expect("an archive") {
         let mut entry = entry.expect("the tar crate reads it");
-        let Whole { member, content } = ours.next().expect("as many members");
+        let Whole {
+            member, content, ..
+        } = ours.next().expect("as many members");
         let mut path = entry.path_bytes().into_owned();
         if member.kind == Kind::Directory && path.ends_with(b"/") {
             path.pop();
@@ -241,7 +281,7 @@ proptest! {
     #[test]
     fn a_header_of_any_bytes_is_refused_or_sound(
         mut header in noise(Just(BLOCK_SIZE)),
-        kind in select(&b"\x000125LKxgS7"[..]),
+        kind in select(&b"\x000125LKxgS7M"[..]),
         numbers in any::<[u32; 3]>(),
         size in prop_oneof![Just(0_u64), 0_u64..1100, any::<u64>()],
         has_magic in any::<bool>(),

@@ -122,6 +122,94 @@ fn content_can_be_left_out() {
     }
 }
 
+/// Receiver of parts, with their places.
+#[derive(Default, Debug, PartialEq)]
+struct Parts(Vec<(Vec<u8>, u64, FilePart)>);
+
+impl Receiver for Parts {
+    type Error = Broken;
+
+    fn begin(&mut self, _: &Member) -> Result<(), Broken> {
+        panic!("a part is no whole file");
+    }
+
+    fn begin_part(&mut self, member: &Member, part: FilePart) -> Result<(), Broken> {
+        assert_eq!(member.kind, Kind::File);
+        self.0.push((member.path.clone(), member.size, part));
+        Ok(())
+    }
+
+    fn content(&mut self, _: &[u8]) -> Result<(), Broken> {
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Broken> {
+        Ok(())
+    }
+}
+
+fn archive_of_part(path: &[u8], size: u64, part: FilePart) -> Vec<u8> {
+    let mut out = Vec::new();
+    archive::part_header(&mut out, path, size, part, &ATTRIBUTES);
+    out.resize(out.len() + size as usize + archive::padding(size), b'x');
+    out.extend_from_slice(&archive::END);
+    out
+}
+
+fn read_parts(bytes: &[u8]) -> Result<Parts, Broken> {
+    let (mut reader, mut parts) = (Reader::default(), Parts::default());
+    reader.push(bytes, &mut parts)?;
+    reader.finish()?;
+    Ok(parts)
+}
+
+#[test]
+fn parts_of_files_are_for_those_who_ask_for_them() {
+    for (path, offset, file_size) in [
+        (vec![b'a'; 10], 0, 700),
+        (vec![b'b'; 300], 8192, 8192 + 700),
+        // More than eleven octal digits.
+        (vec![b'c'; 100], 1 << 40, 1 << 50),
+    ] {
+        let part = FilePart { offset, file_size };
+        let bytes = archive_of_part(&path, 700, part);
+        assert_eq!(
+            read_parts(&bytes).unwrap(),
+            Parts(vec![(path.clone(), 700, part)])
+        );
+        assert_eq!(read(&bytes, 512).unwrap_err(), Broken::Type(b'M'));
+    }
+}
+
+#[test]
+fn a_part_lies_in_its_file() {
+    for (size, offset, file_size) in [
+        (0, 0, 10),
+        (11, 0, 10),
+        (1, 10, 10),
+        (1, u64::MAX >> 1, 10),
+        (600, 100, 699),
+    ] {
+        let bytes = archive_of_part(b"a", size, FilePart { offset, file_size });
+        assert_eq!(
+            read_parts(&bytes),
+            Err(Broken::Part),
+            "{size} {offset} {file_size}"
+        );
+    }
+    // The fields are those of GNU tar's headers only.
+    let part = FilePart {
+        offset: 0,
+        file_size: 10,
+    };
+    let mut bytes = archive_of_part(b"a", 10, part);
+    bytes[257..265].copy_from_slice(b"ustar\x0000");
+    bytes[148..156].fill(b' ');
+    let sum: u32 = bytes[..512].iter().copied().map(u32::from).sum();
+    bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    assert_eq!(read_parts(&bytes), Err(Broken::NoHeader));
+}
+
 #[test]
 fn an_archive_that_ends_early_is_incomplete() {
     let bytes = sample();
