@@ -45,7 +45,8 @@ CREATE FUNCTION send_backup_files(
     start_wal_location pg_lsn DEFAULT NULL,
     compression text DEFAULT NULL,
     target text DEFAULT 'client',
-    max_bytes bigint DEFAULT NULL
+    max_bytes bigint DEFAULT NULL,
+    parts boolean DEFAULT false
 ) RETURNS SETOF bytea
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'send_backup_files_within_wrapper';
@@ -127,7 +128,7 @@ REVOKE ALL ON FUNCTION start_backup(
 REVOKE ALL ON FUNCTION backup_tablespaces(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION backup_filelist(bigint, oid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION send_backup_files(
-    bigint, text[], oid, integer, boolean, pg_lsn, text, text, bigint
+    bigint, text[], oid, integer, boolean, pg_lsn, text, text, bigint, boolean
 ) FROM PUBLIC;
 REVOKE ALL ON FUNCTION send_wal(bigint, pg_lsn, interval, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION stop_backup(boolean, boolean) FROM PUBLIC;

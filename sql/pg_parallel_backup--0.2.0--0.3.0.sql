@@ -55,12 +55,13 @@ CREATE FUNCTION send_backup_files(
     start_wal_location pg_lsn DEFAULT NULL,
     compression text DEFAULT NULL,
     target text DEFAULT 'client',
-    max_bytes bigint DEFAULT NULL
+    max_bytes bigint DEFAULT NULL,
+    parts boolean DEFAULT false
 ) RETURNS SETOF bytea
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'send_backup_files_within_wrapper';
 REVOKE ALL ON FUNCTION send_backup_files(
-    bigint, text[], oid, integer, boolean, pg_lsn, text, text, bigint
+    bigint, text[], oid, integer, boolean, pg_lsn, text, text, bigint, boolean
 ) FROM PUBLIC;
 COMMENT ON FUNCTION send_backup_files IS
     'sends files of a backup as a tar archive, in COPY (SELECT ...) TO STDOUT';
@@ -136,7 +137,7 @@ BEGIN
                 ('start_backup_0_2_0',
                     'start_backup(text, boolean, boolean, integer, boolean, text, boolean, boolean)'),
                 ('send_backup_files_0_2_0',
-                    'send_backup_files(bigint, text[], oid, integer, boolean, pg_lsn, text, text, bigint)'),
+                    'send_backup_files(bigint, text[], oid, integer, boolean, pg_lsn, text, text, bigint, boolean)'),
                 ('send_backup_files_0_2_0',
                     'send_wal(bigint, pg_lsn, interval, text)'),
                 ('base_backup_0_2_0',

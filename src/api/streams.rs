@@ -43,11 +43,12 @@ fn send_backup_files(
         compression,
         target,
         None,
+        Some(false),
         call,
     )
 }
 
-/// send_backup_files() since 0.3.0, with `max_bytes`.
+/// send_backup_files() since 0.3.0, with `max_bytes` and `parts`.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
 fn send_backup_files_within(
@@ -60,6 +61,7 @@ fn send_backup_files_within(
     compression: Option<Vec<u8>>,
     target: Option<Vec<u8>>,
     max_bytes: Option<i64>,
+    parts: Option<bool>,
     call: Call<'_>,
 ) -> SetOfIterator<'static, Vec<u8>> {
     let request = || {
@@ -75,6 +77,15 @@ fn send_backup_files_within(
             )
             .hint("Named files are sent all, in one archive. Name fewer of them."));
         }
+        let parts = required("parts", parts)?;
+        let is_of_queue = files.is_none() && tablespace.is_none() && target == Target::Client;
+        if parts && !is_of_queue {
+            return Err(Error::new(
+                Sqlstate::ERRCODE_INVALID_PARAMETER_VALUE,
+                "argument \"parts\" cannot be used with \"files\", \"tablespace\" or another target than client",
+            )
+            .hint("Workers share large files of the queue, with their paths in the backup."));
+        }
         Ok(data_files::Request {
             backup_id,
             files: files.map(names).transpose()?,
@@ -83,6 +94,7 @@ fn send_backup_files_within(
             verify_checksums,
             start_lsn: start_wal_location.map(i64::cast_unsigned),
             max_bytes,
+            parts,
             compression: options::check_compression(compression.as_deref())?,
             target,
         })

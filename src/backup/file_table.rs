@@ -1,7 +1,7 @@
 //! Segment of a backup's files: one slot for each, and counters shared by the workers.
 //!
 //! ```text
-//! Header | Slot × n, in the order of the queue | u32 × n, slots by path | block lists | digests | paths | tablespaces
+//! Header | Slot × n, in the order of the queue | PartSlot × parts | u32 × n, slots by path | block lists | digests | paths | tablespaces
 //! ```
 //!
 //! Paths, sizes and order are written once, before the segment's handle is published in the
@@ -25,6 +25,7 @@ pub(super) const MAGIC: u64 = segment::magic(
         size_of::<Header>(),
         offset_of!(Header, nonce),
         offset_of!(Header, block_words),
+        offset_of!(Header, part_count),
         offset_of!(Header, bytes_total),
         offset_of!(Header, gate),
         offset_of!(Header, generation),
@@ -36,8 +37,12 @@ pub(super) const MAGIC: u64 = segment::magic(
         offset_of!(Slot, block_list),
         offset_of!(Slot, kind),
         offset_of!(Slot, owner),
+        offset_of!(Slot, first_part),
         offset_of!(Slot, counted),
         offset_of!(Slot, sent_mtime),
+        size_of::<PartSlot>(),
+        offset_of!(PartSlot, owner),
+        offset_of!(PartSlot, counted),
     ],
 );
 
@@ -73,8 +78,10 @@ pub struct Slot {
     pub owner: AtomicU32,
     /// Bad pages found in it by the stream that carried it.
     pub failures: AtomicU32,
-    /// State of sending: see `backup::queue`.
+    /// State of sending: see `backup::queue`. Of a divided file, the number of parts that were carried.
     pub carried: AtomicU32,
+    /// Index of its first part, counted from 1; 0 for a file without parts.
+    pub(super) first_part: u32,
     /// Bytes of it included in the backup's counter of bytes sent.
     pub counted: AtomicU64,
     /// Size in the archive.
@@ -91,6 +98,41 @@ impl Slot {
             b'd' => Kind::Directory,
             b'l' => Kind::Link,
             _ => Kind::File,
+        }
+    }
+}
+
+/// Slot of a part of a file: see `backup::file_parts`.
+#[derive(FromBytes)]
+#[repr(C)]
+pub struct PartSlot {
+    /// Index of its file's slot.
+    pub(super) file: u32,
+    /// Its number in the file, from 0.
+    pub(super) number: u32,
+    /// Owner: see `backup::queue`.
+    pub owner: AtomicU32,
+    /// Bad pages found in it.
+    pub failures: AtomicU32,
+    /// Whether it was sent: 0 or 1.
+    pub carried: AtomicU32,
+    /// CRC-32C of what was sent.
+    pub crc: AtomicU32,
+    /// Bytes of it included in the backup's counter of bytes sent.
+    pub counted: AtomicU64,
+}
+
+impl PartSlot {
+    /// A part that waits to be taken.
+    pub(super) fn new(file: u32, number: u32) -> Self {
+        Self {
+            file,
+            number,
+            owner: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            carried: AtomicU32::new(0),
+            crc: AtomicU32::new(0),
+            counted: AtomicU64::new(0),
         }
     }
 }
@@ -112,6 +154,8 @@ pub struct Header {
     pub(super) digest_length: u32,
     /// Words of all block lists of an incremental backup.
     pub(super) block_words: u64,
+    /// Parts of all files that have some.
+    pub(super) part_count: u64,
     /// Bytes of the regular files in the listing.
     pub bytes_total: u64,
     /// Number of streaming sessions.
@@ -144,6 +188,7 @@ impl Header {
 
 /// Offsets of the parts of the segment, in bytes.
 pub(super) struct Layout {
+    pub(super) parts: usize,
     pub(super) by_path: usize,
     pub(super) block_lists: usize,
     digests: usize,
@@ -156,14 +201,18 @@ impl Layout {
     /// `None` if the size overflows.
     pub(super) fn new(
         slots: usize,
+        parts: usize,
         block_words: usize,
         digest_length: usize,
         path_bytes: usize,
         tablespace_bytes: usize,
     ) -> Option<Self> {
-        let by_path = slots
+        let part_slots = slots
             .checked_mul(size_of::<Slot>())?
             .checked_add(size_of::<Header>())?;
+        let by_path = parts
+            .checked_mul(size_of::<PartSlot>())?
+            .checked_add(part_slots)?;
         let block_lists = slots.checked_mul(size_of::<u32>())?.checked_add(by_path)?;
         let digests = block_words
             .checked_mul(size_of::<u32>())?
@@ -171,6 +220,7 @@ impl Layout {
         let paths = slots.checked_mul(digest_length)?.checked_add(digests)?;
         let tablespaces = paths.checked_add(path_bytes)?;
         Some(Self {
+            parts: part_slots,
             by_path,
             block_lists,
             digests,
@@ -182,13 +232,15 @@ impl Layout {
 }
 
 const _: () = assert!(size_of::<Header>().is_multiple_of(align_of::<Slot>()));
-const _: () = assert!(size_of::<Slot>().is_multiple_of(align_of::<u32>()));
+const _: () = assert!(size_of::<Slot>().is_multiple_of(align_of::<PartSlot>()));
+const _: () = assert!(size_of::<PartSlot>().is_multiple_of(align_of::<u32>()));
 
 /// A view of a mapped segment.
 #[derive(Clone, Copy)]
 pub struct FileTable<'a> {
     header: &'a Header,
     slots: &'a [Slot],
+    parts: &'a [PartSlot],
     by_path: &'a [u32],
     block_lists: &'a [u32],
     digests: &'a [AtomicU8],
@@ -207,6 +259,24 @@ impl<'a> FileTable<'a> {
     #[must_use]
     pub fn slots(&self) -> &'a [Slot] {
         self.slots
+    }
+
+    /// The parts of all files that have some, in the order of the queue.
+    #[must_use]
+    pub fn parts(&self) -> &'a [PartSlot] {
+        self.parts
+    }
+
+    /// The parts of a file, from its start; none for a file that is sent as a whole.
+    #[must_use]
+    pub fn parts_of(&self, slot: &Slot) -> &'a [PartSlot] {
+        let Some(start) = slot.first_part.checked_sub(1) else {
+            return &[];
+        };
+        let parts = &self.parts[start as usize..];
+        let file = self.index_of(slot);
+        let count = parts.partition_point(|part| part.file as usize == file);
+        &parts[..count]
     }
 
     /// The slots in the order of their paths.
@@ -228,6 +298,13 @@ impl<'a> FileTable<'a> {
     pub fn index_of(&self, slot: &Slot) -> usize {
         let offset = core::ptr::from_ref(slot).addr() - self.slots.as_ptr().addr();
         offset / size_of::<Slot>()
+    }
+
+    /// A part's index.
+    #[must_use]
+    pub fn index_of_part(&self, part: &PartSlot) -> usize {
+        let offset = core::ptr::from_ref(part).addr() - self.parts.as_ptr().addr();
+        offset / size_of::<PartSlot>()
     }
 
     /// A slot's path, relative to the data directory.
@@ -280,8 +357,10 @@ impl<'a> FileTable<'a> {
         let count = header.slot_count as usize;
         let (path_bytes, tablespace_bytes) =
             (header.path_bytes as usize, header.tablespace_bytes as usize);
+        let parts = header.part_count as usize;
         let layout = Layout::new(
             count,
+            parts,
             header.block_words as usize,
             header.digest_length as usize,
             path_bytes,
@@ -290,6 +369,7 @@ impl<'a> FileTable<'a> {
         Some(Self {
             header,
             slots: memory.slice(size_of::<Header>(), count)?,
+            parts: memory.slice(layout.parts, parts)?,
             by_path: memory.slice(layout.by_path, count)?,
             block_lists: memory.slice(layout.block_lists, header.block_words as usize)?,
             digests: memory.slice(layout.digests, layout.paths - layout.digests)?,

@@ -9,7 +9,8 @@ use crate::server::backup_control::Tablespace;
 use crate::server::report::{Error, Result, Sqlstate};
 use crate::server::segment::{DetachHandler, FromBytes, Memory, NewSegment, Segment};
 
-use super::file_table::{FileTable, Header, Kind, Layout, MAGIC, Slot};
+use super::file_parts;
+use super::file_table::{FileTable, Header, Kind, Layout, MAGIC, PartSlot, Slot};
 use super::gate::Gate;
 use super::listing::Listing;
 use super::tablespace;
@@ -27,7 +28,7 @@ impl SharedFiles {
     ///
     /// Queue order: directories and links by path, so that a directory or link precedes what lies
     /// in it; then files from the largest to the smallest, so that no worker is left with a large
-    /// file at the end.
+    /// file at the end. `has_parts` says whether large files have parts, which workers share.
     ///
     /// # Errors
     /// Where the listing has 2^32 entries or more, or the server has no memory left.
@@ -35,6 +36,7 @@ impl SharedFiles {
         listing: &Listing,
         tablespaces: &[Tablespace],
         digest_length: usize,
+        has_parts: bool,
         nonce: u32,
     ) -> Result<Self> {
         let path_order = listing.paths().sorted()?;
@@ -57,6 +59,7 @@ impl SharedFiles {
             &path_order,
             &tablespaces,
             digest_length,
+            has_parts,
             nonce,
         )
     }
@@ -69,6 +72,7 @@ impl SharedFiles {
         path_order: &[u32],
         tablespaces: &[u8],
         digest_length: usize,
+        has_parts: bool,
         nonce: u32,
     ) -> Result<Self> {
         let (entries, listed_paths) = (listing.entries(), listing.paths());
@@ -78,8 +82,20 @@ impl SharedFiles {
         }
         let path_bytes: usize = listed_paths.iter().map(<[u8]>::len).sum();
         let block_lists = listing.block_lists();
+        let files = entries.iter().filter(|entry| entry.kind == Kind::File);
+        let bytes_total = files.map(|entry| entry.size).sum();
+        let queue = queue_order.iter().map(|index| {
+            let index = *index as usize;
+            (&entries[index], listed_paths.get(index))
+        });
+        let divisible = match has_parts {
+            true => file_parts::divisible_files(queue, bytes_total)?,
+            false => Vec::new(),
+        };
+        let part_count: usize = divisible.iter().map(|file| file.parts as usize).sum();
         let layout = Layout::new(
             count,
+            part_count,
             block_lists.len(),
             digest_length,
             path_bytes,
@@ -108,11 +124,23 @@ impl SharedFiles {
                 owner: AtomicU32::new(0),
                 failures: AtomicU32::new(0),
                 carried: AtomicU32::new(0),
+                first_part: 0,
                 counted: AtomicU64::new(0),
                 sent_size: AtomicU64::new(0),
                 sent_mtime: AtomicI64::new(0),
             };
             path_offset += path_length;
+        }
+        let mut first_part = 0;
+        for file in &divisible {
+            let slots: &mut [Slot] = part(&mut segment, size_of::<Header>(), count);
+            slots[file.slot as usize].first_part = first_part + 1;
+            let parts: &mut [PartSlot] = part(&mut segment, layout.parts, part_count);
+            let parts = &mut parts[first_part as usize..];
+            for (number, slot) in (0..file.parts).zip(parts) {
+                *slot = PartSlot::new(file.slot, number);
+            }
+            first_part += file.parts;
         }
         let mut paths: &mut [u8] = part(&mut segment, layout.paths, path_bytes);
         for entry_index in queue_order {
@@ -125,7 +153,6 @@ impl SharedFiles {
         for (place, entry_index) in by_path.iter_mut().zip(path_order) {
             *place = slot_of_entry[*entry_index as usize];
         }
-        let files = entries.iter().filter(|entry| entry.kind == Kind::File);
         part(&mut segment, 0, 1)[0] = Header {
             magic: AtomicU64::new(MAGIC),
             slot_count: count as u64,
@@ -134,7 +161,8 @@ impl SharedFiles {
             nonce,
             digest_length: digest_length as u32,
             block_words: block_lists.len() as u64,
-            bytes_total: files.map(|entry| entry.size).sum(),
+            part_count: part_count as u64,
+            bytes_total,
             workers: AtomicU32::new(0),
             last_owner: AtomicU32::new(0),
             gate: Gate::open(),

@@ -10,7 +10,7 @@ mod tests {
     const NONCE: u32 = 9;
     const SIZE: usize = 4096;
 
-    /// The first six words of a header.
+    /// The first seven words of a header.
     #[derive(Clone, Copy)]
     struct Head {
         magic: u64,
@@ -20,6 +20,7 @@ mod tests {
         nonce: u32,
         digest_length: u32,
         block_words: u64,
+        parts: u64,
     }
 
     const EMPTY: Head = Head {
@@ -30,6 +31,7 @@ mod tests {
         nonce: NONCE,
         digest_length: 4,
         block_words: 0,
+        parts: 0,
     };
 
     fn is_listing(head: Head, size: usize) -> bool {
@@ -37,13 +39,14 @@ mod tests {
         let mut numbers = [0; 8];
         numbers[..4].copy_from_slice(&head.nonce.to_ne_bytes());
         numbers[4..].copy_from_slice(&head.digest_length.to_ne_bytes());
-        memory[..6].copy_from_slice(&[
+        memory[..7].copy_from_slice(&[
             head.magic,
             head.slots,
             head.path_bytes,
             head.tablespace_bytes,
             u64::from_ne_bytes(numbers),
             head.block_words,
+            head.parts,
         ]);
         FileTable::at(Memory::of(&mut memory, size), NONCE).is_some()
     }
@@ -97,6 +100,10 @@ mod tests {
                 Head {
                     slots: many,
                     digest_length: u32::MAX,
+                    ..head
+                },
+                Head {
+                    parts: many,
                     ..head
                 },
                 Head {

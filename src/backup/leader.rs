@@ -6,6 +6,8 @@
 
 use core::cell::RefCell;
 
+use backup_format::checksum::Algorithm;
+
 use crate::backup::files::SharedFiles;
 use crate::backup::retention::RetentionWorker;
 use crate::backup::state::{Options, Phase, SharedBackup};
@@ -32,7 +34,7 @@ pub struct Leader {
     /// Result of the start.
     pub started: StartedBackup,
     /// The manifest's algorithm; `None` for no manifest.
-    pub manifest: Option<backup_format::checksum::Algorithm>,
+    pub manifest: Option<Algorithm>,
 }
 
 thread_local! {
@@ -76,9 +78,7 @@ pub fn start(options: &StartOptions) -> Result<StartSummary> {
     let shared_options = Options {
         max_rate: options.max_rate,
         verify_checksums: options.verify_checksums && settings::has_data_checksums(),
-        algorithm: options
-            .manifest
-            .unwrap_or(backup_format::checksum::Algorithm::None),
+        algorithm: options.manifest.unwrap_or(Algorithm::None),
         started_in_recovery: recovery::is_in_recovery(),
     };
     let backup = SharedBackup::create(&options.label, shared_options, clock::current_timestamp())?;
@@ -228,8 +228,17 @@ impl Leader {
         let tablespaces: &[Tablespace] = &self.started.tablespaces;
         let must_be_readable = !parameters::list_unreadable_files();
         let listing = walk::list(tablespaces, !tablespace_map, must_be_readable, earlier)?;
-        let digest_length = self.backup.options().algorithm.digest_len();
-        let files = SharedFiles::share(&listing, tablespaces, digest_length, self.backup.nonce())?;
+        let algorithm = self.backup.options().algorithm;
+        // Only this checksum of a file follows from those of its parts.
+        let has_parts =
+            earlier.is_none() && matches!(algorithm, Algorithm::None | Algorithm::Crc32c);
+        let files = SharedFiles::share(
+            &listing,
+            tablespaces,
+            algorithm.digest_len(),
+            has_parts,
+            self.backup.nonce(),
+        )?;
         self.backup.publish_files(files.handle());
         self.files = Some(files);
         Ok(())

@@ -179,13 +179,21 @@ impl Manifest {
 fn write_slot(writer: &mut Writer, out: &mut Vec<u8>, table: &FileTable<'_>, slot: &Slot) {
     let mut digest = [0; MAX_DIGEST_LENGTH];
     let places = table.digest(slot);
-    for (byte, place) in digest.iter_mut().zip(places) {
-        *byte = place.load(Ordering::Relaxed);
-    }
+    let (size, mtime) = if let Some(crc) = table.combined_crc(slot) {
+        let crc = crc.to_ne_bytes();
+        digest[..crc.len()].copy_from_slice(&crc);
+        (slot.size, slot.mtime)
+    } else {
+        for (byte, place) in digest.iter_mut().zip(places) {
+            *byte = place.load(Ordering::Relaxed);
+        }
+        let size = slot.sent_size.load(Ordering::Relaxed);
+        (size, slot.sent_mtime.load(Ordering::Relaxed))
+    };
     let file = File {
         path: table.path(slot),
-        size: slot.sent_size.load(Ordering::Relaxed),
-        mtime: slot.sent_mtime.load(Ordering::Relaxed),
+        size,
+        mtime,
         digest: &digest[..places.len()],
     };
     writer.file(out, &file);

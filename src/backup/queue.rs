@@ -10,6 +10,8 @@
 //! [prefix](super::taken_prefix) in which others have found nothing. When files return, the generation
 //! changes and it walks again.
 //!
+//! A large file can be divided. Then its parts have owners, in the same way ([`file_parts`](super::file_parts)).
+//!
 //! A [`gate`](super::gate) keeps settled slots unchanged while a stop counts them.
 //!
 //! # Named files
@@ -25,16 +27,8 @@ use crate::server::report::Result;
 
 use super::file_table::{FileTable, Kind, Slot};
 use super::gate::Passage;
+use super::owner::{self, DISCARDED, DIVIDED, FIRST_WORKER, FREE, SETTLED};
 use super::taken;
-
-/// Owner of a file that waits to be taken.
-const FREE: u32 = 0;
-/// Owner of a file whose stream has ended well.
-const SETTLED: u32 = 1;
-/// Owner of a file that has been read and verified, and sent nowhere.
-const DISCARDED: u32 = 2;
-/// The first number that a worker can have.
-pub(super) const FIRST_WORKER: u32 = 3;
 
 /// The file was not sent.
 const NOT_CARRIED: u32 = 0;
@@ -176,7 +170,7 @@ impl<'a> FileTable<'a> {
                 continue;
             }
             // Where this fails, another worker has taken it.
-            if exchange_owner(slot, owner, worker) {
+            if owner::exchange(&slot.owner, owner, worker) {
                 if owner == DISCARDED {
                     self.uncount_progress(slot);
                 }
@@ -206,18 +200,26 @@ impl<'a> FileTable<'a> {
         for (position, index) in wanted.iter().enumerate() {
             let slot = &self.slots()[*index];
             let mut owner = slot.owner.load(Ordering::Acquire);
-            while owner < FIRST_WORKER && !exchange_owner(slot, owner, worker) {
+            while owner < FIRST_WORKER && !owner::exchange(&slot.owner, owner, worker) {
                 owner = slot.owner.load(Ordering::Acquire);
             }
-            if owner >= FIRST_WORKER {
+            let has_taken_parts = owner == DIVIDED && self.has_taken_parts(slot);
+            if has_taken_parts {
+                slot.owner.store(DIVIDED, Ordering::SeqCst);
+            }
+            if owner >= FIRST_WORKER || has_taken_parts {
                 let taken = wanted[..position].iter().zip(&owners_before);
                 self.give_back(taken);
                 return Ok(Err(InUse { index: *index }));
             }
             owners_before[position] = owner;
         }
-        for index in &wanted {
-            self.uncount_progress(&self.slots()[*index]);
+        for (index, owner_before) in wanted.iter().zip(&owners_before) {
+            let slot = &self.slots()[*index];
+            if *owner_before == DIVIDED {
+                self.join_parts(slot);
+            }
+            self.uncount_progress(slot);
         }
         if let (Some(first), Some(last)) = (wanted.first(), wanted.last()) {
             taken::remember(self.header().nonce(), worker, *first..*last + 1);
@@ -287,6 +289,7 @@ impl<'a> FileTable<'a> {
             // Release: whoever sees the file settled sees its size and checksum too.
             slot.owner.store(SETTLED, Ordering::Release);
         }
+        self.settle_parts(worker);
     }
 
     /// Discards the files of a worker whose stream went into the blackhole: they are not sent, but
@@ -315,6 +318,7 @@ impl<'a> FileTable<'a> {
         if returned {
             self.begin_new_generation();
         }
+        self.release_parts(worker);
         taken::forget(self.header().nonce(), worker);
         self.header().workers.fetch_sub(1, Ordering::Relaxed);
     }
@@ -324,7 +328,7 @@ impl<'a> FileTable<'a> {
     pub fn unsent(&self, examples: usize) -> Unsent<'a> {
         let mut unsent = Unsent::default();
         for slot in self.slots() {
-            if slot.owner.load(Ordering::Acquire) == SETTLED {
+            if slot.owner.load(Ordering::Acquire) == SETTLED || self.has_all_parts(slot) {
                 continue;
             }
             unsent.count += 1;
@@ -337,10 +341,11 @@ impl<'a> FileTable<'a> {
 
     /// Settled regular files in the order of their paths. Stable while the gate is closed.
     pub fn sent_files(&self) -> impl Iterator<Item = &'a Slot> + use<'a> {
-        self.by_path().filter(|slot| {
-            slot.kind() == Kind::File
-                && slot.owner.load(Ordering::Acquire) == SETTLED
-                && slot.carried.load(Ordering::Relaxed) == SENT
+        let table = *self;
+        self.by_path().filter(move |slot| {
+            let is_whole = slot.owner.load(Ordering::Acquire) == SETTLED
+                && slot.carried.load(Ordering::Relaxed) == SENT;
+            slot.kind() == Kind::File && (is_whole || table.has_all_parts(slot))
         })
     }
 
@@ -386,10 +391,4 @@ impl<'a> FileTable<'a> {
             header.files_sent.fetch_sub(1, Ordering::Relaxed);
         }
     }
-}
-
-fn exchange_owner(slot: &Slot, from: u32, to: u32) -> bool {
-    slot.owner
-        .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
-        .is_ok()
 }

@@ -9,7 +9,8 @@ mod tests {
     use crate::backup::file_table::{FileTable, Kind, Slot};
     use crate::backup::files::SharedFiles;
     use crate::backup::listing::{Entry, Listing};
-    use crate::backup::queue::{BATCH_FILES, FIRST_WORKER, InUse, QueueCursor, SendOutcome};
+    use crate::backup::owner::FIRST_WORKER;
+    use crate::backup::queue::{BATCH_FILES, InUse, QueueCursor, SendOutcome};
 
     const ONE: u32 = FIRST_WORKER;
     const TWO: u32 = FIRST_WORKER + 1;
@@ -37,7 +38,7 @@ mod tests {
             ("base", Kind::Directory, 0),
             ("base/1", Kind::File, 20),
         ];
-        let Ok(files) = SharedFiles::share(&listing(entries), &[], 4, 1) else {
+        let Ok(files) = SharedFiles::share(&listing(entries), &[], 4, false, 1) else {
             panic!("the listing could not be shared");
         };
         test(files.table());
@@ -377,7 +378,7 @@ mod tests {
                 ("big", Kind::File, 1 << 30),
                 ("bigger", Kind::File, 1 << 31),
             ]);
-        let Ok(files) = SharedFiles::share(&listing(entries), &[], 0, 1) else {
+        let Ok(files) = SharedFiles::share(&listing(entries), &[], 0, false, 1) else {
             panic!("the listing could not be shared");
         };
         let table = files.table();
@@ -392,7 +393,8 @@ mod tests {
 
     #[pg_test]
     fn a_listing_of_another_session_is_attached_by_its_handle_only_once() {
-        let Ok(files) = SharedFiles::share(&listing([("f", Kind::File, 1)]), &[], 0, 1) else {
+        let Ok(files) = SharedFiles::share(&listing([("f", Kind::File, 1)]), &[], 0, false, 1)
+        else {
             panic!("the listing could not be shared");
         };
         let handle = files.handle();

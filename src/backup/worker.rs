@@ -1,6 +1,6 @@
 //! Worker: a session that streams files of a backup.
 
-use crate::backup::file_table::{FileTable, Slot};
+use crate::backup::file_table::{FileTable, PartSlot, Slot};
 use crate::backup::state::{BackupState, Phase};
 use crate::server::encoding;
 use crate::server::recovery;
@@ -103,6 +103,16 @@ impl Worker {
             most_bytes,
             batch,
         );
+    }
+
+    /// Takes the next part of a file that this worker has divided. `None` where none is left.
+    pub fn take_part_of(&self, slot: &Slot) -> Option<&PartSlot> {
+        self.table().take_first_part(self.number, slot)
+    }
+
+    /// Takes a part of a file that another worker has divided. `None` where none is left.
+    pub fn take_part(&self) -> Option<&PartSlot> {
+        self.table().take_last_part(self.number)
     }
 
     /// Takes files by name, also those that have been sent before. Takes none where one cannot be

@@ -44,6 +44,13 @@ mod bindings {
     }
 }
 
+/// CRC-32C of two parts one after the other, of their checksums and the length of the second.
+#[must_use]
+pub fn combine_crc32c(first: u32, second: u32, second_length: u64) -> u32 {
+    let (first, second) = (u64::from(first), u64::from(second));
+    crc_fast::checksum_combine(Crc32Iscsi, first, second, second_length) as u32
+}
+
 /// The checksum of a file, as it grows.
 pub enum Digest {
     /// None is asked for.
@@ -200,6 +207,13 @@ impl DigestBytes {
             length: crc.len(),
         }
     }
+
+    /// The number of a CRC-32C; 0 of no checksum.
+    #[must_use]
+    pub fn crc32c(&self) -> u32 {
+        let bytes = self.as_ref().first_chunk();
+        bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    }
 }
 
 impl AsRef<[u8]> for DigestBytes {
@@ -221,7 +235,7 @@ mod tests {
     use backup_format::checksum::Algorithm;
     use pgrx::{Spi, pg_test};
 
-    use super::Digest;
+    use super::{Digest, combine_crc32c};
 
     fn digest_of(algorithm: Algorithm, pieces: &[&[u8]]) -> Vec<u8> {
         let Ok(mut digest) = Digest::new(algorithm) else {
@@ -255,5 +269,21 @@ mod tests {
         let expected = 0xE306_9283_u32.to_ne_bytes();
         assert_eq!(digest_of(Algorithm::Crc32c, &[b"1234", b"56789"]), expected);
         assert_eq!(digest_of(Algorithm::None, &[b"1234"]), [0; 0]);
+    }
+
+    #[pg_test]
+    fn the_checksum_of_a_whole_follows_from_those_of_its_parts() {
+        let bytes: Vec<u8> = (0..100_000_u32).map(|at| (at * at >> 7) as u8).collect();
+        let crc = |bytes: &[u8]| {
+            let digest = digest_of(Algorithm::Crc32c, &[bytes]);
+            digest.first_chunk().map(|crc| u32::from_ne_bytes(*crc))
+        };
+        for at in [0, 1, 8192, 65_535, 99_999, 100_000] {
+            let (Some(first), Some(second)) = (crc(&bytes[..at]), crc(&bytes[at..])) else {
+                panic!("no digest")
+            };
+            let combined = combine_crc32c(first, second, (bytes.len() - at) as u64);
+            assert_eq!(Some(combined), crc(&bytes), "{at}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! All calls are advice. On systems without them nothing is dropped.
 
+use core::ops::Range;
 use core::ptr;
 
 use super::file::TransientFile;
@@ -17,10 +18,12 @@ const PART: u64 = 1024 * 1024;
 /// system keeps a file, which it drops only as a whole.
 const STRIDE: u64 = 16 * PART;
 
-/// Page cache footprint of a file that is read once.
+/// Page cache footprint of a file, or a range of it, that is read once.
 #[derive(Debug)]
 pub struct CacheFootprint<'f> {
     file: &'f TransientFile,
+    /// Where the range begins.
+    start: u64,
     /// For each part whether any of it was cached before.
     cached: Vec<bool>,
     /// Offset up to which the cache is settled.
@@ -30,9 +33,9 @@ pub struct CacheFootprint<'f> {
 }
 
 impl<'f> CacheFootprint<'f> {
-    /// Looks at the first `size` bytes of a file, and has the system read ahead more than it would
-    /// for other files.
-    pub fn start(file: &'f TransientFile, size: u64) -> Self {
+    /// Looks at a range of a file, which begins at a multiple of 16 MB, and has the system read ahead more than
+    /// it would for other files.
+    pub fn start(file: &'f TransientFile, range: &Range<u64>) -> Self {
         #[cfg(target_os = "linux")]
         // SAFETY: the borrowed file keeps the descriptor open during the call.
         unsafe {
@@ -40,11 +43,12 @@ impl<'f> CacheFootprint<'f> {
         }
         Self {
             file,
-            cached: counted_parts(file, size)
-                .or_else(|| cached_parts(file, size))
+            start: range.start,
+            cached: counted_parts(file, range)
+                .or_else(|| cached_parts(file, range))
                 .unwrap_or_default(),
-            done: 0,
-            passed: 0,
+            done: range.start,
+            passed: range.start,
         }
     }
 
@@ -64,18 +68,18 @@ impl<'f> CacheFootprint<'f> {
         }
     }
 
-    /// The file has been read up to `size`.
-    pub fn finish(mut self, size: u64) {
-        self.passed(size);
+    /// The range has been read up to its end.
+    pub fn finish(mut self, end: u64) {
+        self.passed(end);
         if !self.was_cached(self.passed) {
-            self.passed = size;
+            self.passed = end;
         }
         self.forget();
     }
 
     /// Unknown parts count as cached.
     fn was_cached(&self, offset: u64) -> bool {
-        let part = usize::try_from(offset / PART);
+        let part = usize::try_from((offset - self.start) / PART);
         part.map_or(true, |part| self.cached.get(part).copied().unwrap_or(true))
     }
 
@@ -120,16 +124,17 @@ struct CacheStat {
     recently_evicted: u64,
 }
 
-/// Whether any of a part is cached, for each part of a file, by cachestat(), which counts pages many times
+/// Whether any of a part is cached, for each part of a range, by cachestat(), which counts pages many times
 /// faster than mincore() looks at them. `None` before Linux 6.5, and where the system refuses.
 #[cfg(target_os = "linux")]
-fn counted_parts(file: &TransientFile, size: u64) -> Option<Vec<bool>> {
+fn counted_parts(file: &TransientFile, range: &Range<u64>) -> Option<Vec<bool>> {
     /// The same number on every architecture.
     const CACHESTAT: libc::c_long = 451;
-    let parts = (0..size)
+    let end = range.end;
+    let parts = (range.start..end)
         .step_by(usize::try_from(PART).ok()?)
         .map(|offset| {
-            let length = PART.min(size - offset);
+            let length = PART.min(end - offset);
             let range = StatRange { offset, length };
             let mut stat = CacheStat::default();
             // SAFETY: the borrowed file keeps the descriptor open, and the system reads the one structure and
@@ -150,13 +155,15 @@ fn counted_parts(file: &TransientFile, size: u64) -> Option<Vec<bool>> {
 
 /// There is no such call.
 #[cfg(not(target_os = "linux"))]
-fn counted_parts(_file: &TransientFile, _size: u64) -> Option<Vec<bool>> {
+fn counted_parts(_file: &TransientFile, _range: &Range<u64>) -> Option<Vec<bool>> {
     None
 }
 
-/// Whether any of a part is cached, for each part of a file. `None` where that cannot be told.
-fn cached_parts(file: &TransientFile, size: u64) -> Option<Vec<bool>> {
-    let length = usize::try_from(size).ok().filter(|&length| length > 0)?;
+/// Whether any of a part is cached, for each part of a range. `None` where that cannot be told.
+fn cached_parts(file: &TransientFile, range: &Range<u64>) -> Option<Vec<bool>> {
+    let length = usize::try_from(range.end - range.start).ok();
+    let length = length.filter(|&length| length > 0)?;
+    let start = libc::off_t::try_from(range.start).ok()?;
     // SAFETY: asks for a constant of the system.
     let page_size = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
     // SAFETY: a new mapping that nothing else knows of. It is never read: with a file that becomes
@@ -168,7 +175,7 @@ fn cached_parts(file: &TransientFile, size: u64) -> Option<Vec<bool>> {
             libc::PROT_NONE,
             libc::MAP_SHARED,
             file.descriptor(),
-            0,
+            start,
         )
     };
     if mapping == libc::MAP_FAILED {

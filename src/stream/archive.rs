@@ -1,7 +1,7 @@
 //! Tar archive whose blocks leave in messages through the [`sink`](super::sink)s of a stream.
 
 use backup_compression::Encoder;
-use backup_format::archive::{self, Attributes};
+use backup_format::archive::{self, Attributes, FilePart};
 
 use crate::backup::options::Target;
 use crate::backup::state::BackupState;
@@ -81,6 +81,20 @@ impl<'a> Archive<'a> {
     /// Those of the check and of the connection, as everywhere below.
     pub fn file(&mut self, path: &[u8], size: u64, attributes: &Attributes) -> Result<()> {
         self.header(|out| archive::file_header(out, path, size, attributes))
+    }
+
+    /// The header of a part of a regular file. Exactly `size` bytes have to follow, then [`Archive::pad`].
+    ///
+    /// # Errors
+    /// As [`Archive::file`].
+    pub fn file_part(
+        &mut self,
+        path: &[u8],
+        size: u64,
+        part: FilePart,
+        attributes: &Attributes,
+    ) -> Result<()> {
+        self.header(|out| archive::part_header(out, path, size, part, attributes))
     }
 
     /// A directory.

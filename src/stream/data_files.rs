@@ -35,9 +35,11 @@ pub struct Request {
     pub verify_checksums: Option<bool>,
     /// Override of the position from which a page counts as changed.
     pub start_lsn: Option<u64>,
-    /// Bytes of files after which the archive ends, at the end of a file; `None` for no limit. Only
+    /// Bytes of files after which the archive ends, at the end of a file or a part; `None` for no limit. Only
     /// for files of the queue.
     pub max_bytes: Option<u64>,
+    /// Whether the stream may have parts of large files, which workers share. Only for all files of the queue.
+    pub parts: bool,
     /// How the archive is compressed.
     pub compression: Compression,
     /// Where it goes.
@@ -115,37 +117,58 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
                 sender.send(archive, slot)?;
             }
         }
-        None => {
-            let mut position = QueueCursor::default();
-            let mut batch = Vec::new();
-            let max_bytes = request.max_bytes.unwrap_or(u64::MAX);
-            loop {
-                let most_bytes = max_bytes.saturating_sub(sender.bytes_sent);
-                if most_bytes == 0 {
-                    break;
-                }
-                let target = request.target;
-                worker.take(
-                    &mut position,
-                    target,
-                    |slot| filter.accepts(slot),
-                    most_bytes,
-                    &mut batch,
-                );
-                if batch.is_empty() {
-                    break;
-                }
-                // Files that have vanished send nothing, and so check nothing.
-                client::check_interrupts();
-                worker.check_running()?;
-                for slot in &batch {
-                    worker.check_not_promoted()?;
-                    sender.send(archive, slot)?;
-                }
-            }
-        }
+        None => send_queue(worker, request, archive, &filter, &mut sender)?,
     }
     Ok(sender.failures)
+}
+
+/// Sends files of the queue until none is left, or until there are as many bytes as were asked for.
+fn send_queue(
+    worker: &Worker,
+    request: &Request,
+    archive: &mut Archive<'_>,
+    filter: &Filter,
+    sender: &mut FileSender<'_>,
+) -> Result<()> {
+    let mut position = QueueCursor::default();
+    let mut batch = Vec::new();
+    let max_bytes = request.max_bytes.unwrap_or(u64::MAX);
+    let most_bytes = |sender: &FileSender<'_>| max_bytes.saturating_sub(sender.bytes_sent);
+    while most_bytes(sender) > 0 {
+        worker.take(
+            &mut position,
+            request.target,
+            |slot| filter.accepts(slot),
+            most_bytes(sender),
+            &mut batch,
+        );
+        // Files that have vanished send nothing, and so check nothing.
+        client::check_interrupts();
+        worker.check_running()?;
+        for slot in &batch {
+            worker.check_not_promoted()?;
+            if !request.parts || !sender.can_divide(slot)? {
+                sender.send(archive, slot)?;
+                continue;
+            }
+            worker.table().divide(slot);
+            while most_bytes(sender) > 0
+                && let Some(part) = worker.take_part_of(slot)
+            {
+                worker.check_not_promoted()?;
+                sender.send_part(archive, part)?;
+            }
+        }
+        if batch.is_empty() {
+            // Others may be glad of help.
+            let Some(part) = request.parts.then(|| worker.take_part()).flatten() else {
+                break;
+            };
+            worker.check_not_promoted()?;
+            sender.send_part(archive, part)?;
+        }
+    }
+    Ok(())
 }
 
 impl Request {

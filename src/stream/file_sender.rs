@@ -1,4 +1,4 @@
-//! Sending of one entry of the listing.
+//! Sending of one entry of the listing, or of a part of a large file.
 //!
 //! Follows sendFile() and _tarWriteDir() in backup/basebackup.c.
 
@@ -6,12 +6,12 @@ use core::ops::Range;
 use std::fs::Metadata;
 use std::io;
 
-use backup_format::archive::Attributes;
+use backup_format::archive::{Attributes, FilePart};
 use backup_format::checksum::Algorithm;
 use backup_format::incremental::{self, BlockList};
 use backup_format::relation_file;
 
-use crate::backup::file_table::{FileTable, Kind, Slot};
+use crate::backup::file_table::{FileTable, Kind, PartSlot, Slot};
 use crate::backup::queue::SendOutcome;
 use crate::backup::unlogged;
 use crate::server::backend_progress::ProgressRow;
@@ -126,12 +126,13 @@ impl FileSender<'_> {
         let block_list = self.table.block_list(slot);
         // What is read: of an incremental file, parts of the whole.
         let extent = block_list.map_or(size, |_| metadata.len());
-        let mut footprint = (extent > FOOTPRINT_FROM).then(|| CacheFootprint::start(&file, extent));
+        let mut footprint =
+            (extent > FOOTPRINT_FROM).then(|| CacheFootprint::start(&file, &(0..extent)));
         let attributes = file::attributes(&metadata);
         archive.file(self.member_name(self.table.path(slot)), size, &attributes)?;
 
         let mut content = Content {
-            file: &file,
+            file: Some(&file),
             path,
             verifier,
             digest: Digest::new(self.algorithm)?,
@@ -176,6 +177,72 @@ impl FileSender<'_> {
         );
         Ok(true)
     }
+
+    /// Whether an entry can be sent in parts: it is a large file, and does not vanish or become unlogged before
+    /// its first part. Called by the entry's owner.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn can_divide(&self, slot: &Slot) -> Result<bool> {
+        let path = self.table.path(slot);
+        Ok(self.table.can_divide(slot)
+            && open_listed(path)?.is_some()
+            && !unlogged::has_become_unlogged(path)?)
+    }
+
+    /// Sends a part of a file and notes the outcome. All parts have the size and the time of the listing, and
+    /// a file that has vanished since it was divided is one that has become shorter.
+    ///
+    /// # Errors
+    /// As [`FileSender::send`].
+    pub fn send_part(&mut self, archive: &mut Archive<'_>, part: &PartSlot) -> Result<()> {
+        let (slot, range) = (self.table.file_of(part), self.table.range_of(part));
+        let (path, size) = (self.table.path(slot), range.end - range.start);
+        let opened = open_listed(path)?;
+        let file = opened.as_ref().map(|(file, _)| file);
+        let attributes = match &opened {
+            Some((_, metadata)) => file::attributes(metadata),
+            None => file::attributes_of_new_file(),
+        };
+        let attributes = Attributes {
+            mtime: slot.mtime,
+            ..attributes
+        };
+        let verify_from = self.verify_from;
+        let verifier = verify_from.and_then(|lsn| PageVerifier::for_file(path, lsn));
+        let mut footprint = file.map(|file| CacheFootprint::start(file, &range));
+        let place = FilePart {
+            offset: range.start,
+            file_size: slot.size,
+        };
+        archive.file_part(self.member_name(path), size, place, &attributes)?;
+
+        let mut content = Content {
+            file,
+            path,
+            verifier: verifier.map(|verifier| verifier.of_part(&range)),
+            digest: Digest::new(self.algorithm)?,
+            has_ended: false,
+        };
+        let mut sent = |length: u64, offset: u64| {
+            self.bytes_sent += length;
+            self.table.count_part_bytes(part, length);
+            self.progress.set_bytes_sent(self.bytes_sent);
+            if let Some(footprint) = &mut footprint {
+                footprint.passed(offset);
+            }
+        };
+        content.send_range(archive, range.clone(), &mut sent)?;
+        archive.pad(size)?;
+        if let Some(footprint) = footprint {
+            footprint.finish(range.end);
+        }
+        let failures = content.verifier.map(PageVerifier::finish);
+        self.failures += u64::from(failures.unwrap_or(0));
+        let crc = content.digest.finish()?.crc32c();
+        self.table.carried_part(part, crc, failures);
+        Ok(())
+    }
 }
 
 fn sent_without_content(attributes: &Attributes) -> SendOutcome<'static> {
@@ -203,7 +270,8 @@ fn runs(blocks: impl Iterator<Item = u32>) -> impl Iterator<Item = Range<u64>> {
 
 /// Content of a file that is being sent.
 struct Content<'a> {
-    file: &'a TransientFile,
+    /// `None` where it has vanished, and is sent as one that has become shorter.
+    file: Option<&'a TransientFile>,
     path: &'a [u8],
     verifier: Option<PageVerifier<'a>>,
     digest: Digest,
@@ -241,15 +309,15 @@ impl Content<'_> {
     fn send_part(&mut self, archive: &mut Archive<'_>, offset: u64, wanted: u64) -> Result<u64> {
         let part = archive.next_part(wanted, PAGE_SIZE)?;
         let failure = |error: io::Error| Error::of_file("read file", self.path, &error);
-        let count = if self.has_ended {
-            0
-        } else {
-            self.file.read_at(part, offset).map_err(failure)?
+        let file = self.file.filter(|_| !self.has_ended);
+        let count = match file {
+            Some(file) => file.read_at(part, offset).map_err(failure)?,
+            None => 0,
         };
         self.has_ended |= count < part.len();
         let (read, missing) = part.split_at_mut(count);
-        if let Some(verifier) = &mut self.verifier {
-            verifier.verify(read, offset, |page, offset| self.file.read_at(page, offset))?;
+        if let (Some(verifier), Some(file)) = (&mut self.verifier, file) {
+            verifier.verify(read, offset, |page, offset| file.read_at(page, offset))?;
         }
         missing.fill(0);
         self.digest.update(part)?;

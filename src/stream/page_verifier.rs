@@ -1,9 +1,10 @@
-//! Verification of the pages of one file while it is sent.
+//! Verification of the pages of one file, or of a part of it, while it is sent.
 //!
 //! Follows verify_page_checksum() in backup/basebackup.c, with two differences. A page's LSN
 //! excuses a mismatch only up to where the server has written WAL; beyond that it is damage as
 //! well. And a page that is marked new must be all zeros.
 
+use core::ops::Range;
 use std::io;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::server::recovery;
 use crate::server::report::{Error, Result, Sqlstate, warning};
 use crate::server::settings::{self, PAGE_SIZE, PAGES_PER_SEGMENT};
 
-/// Number of failures of a file that are reported one by one.
+/// Number of failures of a file, or of a part, that are reported one by one.
 const REPORTED: u32 = 5;
 
 /// Delay before a page is read again that may be half written: the writer may have lost its
@@ -32,13 +33,15 @@ enum Damage {
     NewWithContent,
 }
 
-/// Verifier of the pages of one file.
+/// Verifier of the pages of one file, or of a part of it.
 pub struct PageVerifier<'a> {
     path: &'a [u8],
     /// The position from which a page counts as changed since the start of the backup.
     start_lsn: u64,
     /// The number of the file's first block in its fork.
     first_block: u32,
+    /// The blocks of the file that are verified, where they are not all.
+    blocks: Option<Range<u64>>,
     failures: u32,
     width: Width,
     /// A position up to which the server is known to have written WAL.
@@ -55,11 +58,20 @@ impl<'a> PageVerifier<'a> {
             path,
             start_lsn,
             first_block: segment.wrapping_mul(PAGES_PER_SEGMENT),
+            blocks: None,
             failures: 0,
             width: Width::chosen(),
             written_lsn: 0,
             finished: false,
         })
+    }
+
+    /// Is for a part of the file: these bytes.
+    #[must_use]
+    pub fn of_part(mut self, range: &Range<u64>) -> Self {
+        let page_size = PAGE_SIZE as u64;
+        self.blocks = Some(range.start / page_size..range.end.div_ceil(page_size));
+        self
     }
 
     /// Verifies what was read at `offset`, which is a multiple of the page size. Pages that were
@@ -119,10 +131,14 @@ impl<'a> PageVerifier<'a> {
     #[must_use]
     pub fn finish(self) -> u32 {
         if self.failures > 1 {
+            let place = match &self.blocks {
+                Some(blocks) => format!(" in blocks {} to {}", blocks.start, blocks.end - 1),
+                None => String::new(),
+            };
             warning(
                 Sqlstate::ERRCODE_DATA_CORRUPTED,
                 format!(
-                    "file \"{}\" has a total of {} checksum verification failures",
+                    "file \"{}\" has a total of {} checksum verification failures{place}",
                     encoding::display(self.path),
                     self.failures
                 ),

@@ -29,6 +29,7 @@ pub mod memory;
 pub mod notices;
 pub mod object_store;
 pub mod page;
+pub mod parts;
 pub mod planted;
 pub mod program;
 pub mod replication;

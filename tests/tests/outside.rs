@@ -54,6 +54,7 @@ mod encodings;
 mod exclusions;
 mod faults;
 mod file_lists;
+mod file_parts;
 mod guarantees;
 mod harness;
 mod incremental;

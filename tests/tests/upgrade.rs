@@ -30,7 +30,7 @@ const MEMBERS: [&str; 11] = [
      tablespace oid DEFAULT NULL::oid, max_rate integer DEFAULT NULL::integer, \
      verify_checksums boolean DEFAULT NULL::boolean, start_wal_location pg_lsn DEFAULT NULL::pg_lsn, \
      compression text DEFAULT NULL::text, target text DEFAULT 'client'::text, \
-     max_bytes bigint DEFAULT NULL::bigint) \
+     max_bytes bigint DEFAULT NULL::bigint, parts boolean DEFAULT false) \
      -> SETOF bytea",
     "function send_stop_backup(wal boolean DEFAULT false, wait boolean DEFAULT true, \
      allow_incomplete boolean DEFAULT false, compression text DEFAULT NULL::text) \
