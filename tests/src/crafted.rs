@@ -37,6 +37,22 @@ pub fn file(name: &str, content: &[u8]) -> Vec<u8> {
     member
 }
 
+/// Part of a file: a member that continues from another volume, in the words of GNU tar.
+pub fn part(name: &str, offset: u64, file_size: u64, content: &[u8]) -> Vec<u8> {
+    let member = header(EntryType::Regular, name, "", content.len() as u64);
+    let mut header = Header::from_byte_slice(&member).clone();
+    header.set_entry_type(EntryType::new(b'M'));
+    let fields = header.as_mut_bytes();
+    fields[257..265].copy_from_slice(b"ustar  \0");
+    fields[369..381].copy_from_slice(format!("{offset:011o}\0").as_bytes());
+    fields[483..495].copy_from_slice(format!("{file_size:011o}\0").as_bytes());
+    header.set_cksum();
+    let mut member = header.as_bytes().to_vec();
+    member.extend_from_slice(content);
+    member.resize(member.len().next_multiple_of(512), 0);
+    member
+}
+
 /// A symbolic link.
 pub fn link(name: &str, target: &str) -> Vec<u8> {
     header(EntryType::Symlink, name, target, 0)

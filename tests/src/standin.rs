@@ -35,6 +35,8 @@ pub struct Script {
     pub warning: Option<String>,
     /// First stream of WAL. Without one there is no send_wal(), as in version 0.2.0.
     pub wal: Option<Vec<u8>>,
+    /// Whether send_backup_files() has an argument for parts of large files.
+    pub parts: bool,
     /// Error message that refuses the start of a backup, in any encoding.
     pub refusal: Option<Vec<u8>>,
 }
@@ -278,8 +280,9 @@ fn answer(stream: &mut UnixStream, statement: &str, script: &Script) -> io::Resu
         vec![owned(&["0", "1000"])]
     } else if statement.contains("pg_extension") {
         // As version 0.2.0: send_backup_files() has no argument max_bytes.
-        let has_send_wal = if script.wal.is_some() { "t" } else { "f" };
-        vec![owned(&["public", "f", has_send_wal])]
+        let flag = |is_set: bool| if is_set { "t" } else { "f" };
+        let (has_send_wal, has_parts) = (flag(script.wal.is_some()), flag(script.parts));
+        vec![owned(&["public", "f", has_send_wal, has_parts])]
     } else if statement.contains("wal_segment_size") {
         vec![owned(&["1048576"])]
     } else if statement.contains("start_backup(") {

@@ -13,6 +13,7 @@ mod client_compression;
 mod client_connections;
 mod client_directories;
 mod client_failures;
+mod client_file_parts;
 mod client_hostile;
 mod client_incremental;
 mod client_join;

@@ -33,7 +33,7 @@ pub fn complete(
     cleanup: &CleanupList,
 ) -> Result<()> {
     counters.enter(Phase::Comparing);
-    let files = received.into_files();
+    let files = received.into_files()?;
     if !files.contains(CONTROL_FILE) {
         return Err(anyhow!("the server did not send global/pg_control"));
     }

@@ -14,11 +14,10 @@ use crate::output::pipe::Commands;
 use crate::output::target::{Sink, Streams, Target};
 use crate::runtime::cancellation::Cancellation;
 use crate::server::connection::Session;
-use crate::server::extension::{Extension, Started};
+use crate::server::extension::{Extension, Started, WorkerCopy};
 use crate::server::manifest_upload::EarlierManifest;
 use crate::server::opener::Opener;
 use crate::server::workers::{self, Connections, OpenSessions, is_lost};
-use crate::stream::part::Request;
 
 /// State shared by all threads.
 pub struct Shared<'a> {
@@ -48,6 +47,7 @@ impl<'a> Shared<'a> {
     {
         Streams {
             method: self.config.compress.of_streams().method,
+            has_parts: false,
             received,
             cancellation: self.cancellation,
             counter,
@@ -73,13 +73,12 @@ pub fn run_workers(
         counters,
         ..
     } = *shared;
-    let requests: Vec<_> = target
+    let copies: Vec<_> = target
         .requests()
         .into_iter()
         .map(|request| {
             let size = target.stream_size(config, shared.jobs);
-            let (statement, limit) = extension.worker_copy(started, request, size, config);
-            (request, statement, limit)
+            extension.worker_copy(started, request, size, config)
         })
         .collect();
     let work = |number: usize, worker: &Worker| {
@@ -87,7 +86,7 @@ pub fn run_workers(
         let connections = Connections::new((opener, cancellation), (name, worker), config.retries)
             .with_session(sessions.take(number));
         let worker = (number, worker);
-        work(shared, &requests, (worker, connections), target, received)
+        work(shared, &copies, (worker, connections), target, received)
     };
     workers::run(
         (counters, cancellation),
@@ -137,13 +136,13 @@ pub fn receive_missing(
 /// followed by another, so that a loss costs no more than one.
 fn work(
     shared: &Shared<'_>,
-    requests: &[(Request, String, Option<u64>)],
+    copies: &[WorkerCopy],
     ((number, worker), mut connections): ((usize, &Worker), Connections<'_>),
     target: &Target,
     received: &ReceivedFiles,
 ) -> Result<()> {
     let shown = shared.config.progress.is_some().then_some(worker);
-    for (request, statement, limit) in requests {
+    for copy in copies {
         loop {
             let before = worker.counter.bytes();
             connections.run(|session| {
@@ -151,9 +150,12 @@ fn work(
                 if let Some(host) = shared.host {
                     host_locks::register_worker(session, host)?;
                 }
-                let streams = shared.streams(received, &worker.counter);
-                let sink = target.sink(*request, number, streams)?;
-                receive(session, statement, sink, received, shown).map_err(|error| {
+                let streams = Streams {
+                    has_parts: copy.has_parts,
+                    ..shared.streams(received, &worker.counter)
+                };
+                let sink = target.sink(copy.request, number, streams)?;
+                receive(session, &copy.statement, sink, received, shown).map_err(|error| {
                     let may_go_on = shared.config.manifest.is_some() || !is_lost(&error);
                     if may_go_on {
                         error
@@ -163,7 +165,7 @@ fn work(
                 })
             })?;
             let bytes = worker.counter.bytes() - before;
-            if limit.is_none_or(|limit| bytes < limit) {
+            if copy.limit.is_none_or(|limit| bytes < limit) {
                 break;
             }
         }

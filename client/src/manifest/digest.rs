@@ -49,8 +49,7 @@ impl Digest {
     pub fn finish(self) -> Vec<u8> {
         match self {
             Self::None => Vec::new(),
-            // The server's own order, which is that of every machine it is common on.
-            Self::Crc32c(digest) => (digest.finalize() as u32).to_le_bytes().to_vec(),
+            Self::Crc32c(digest) => crc32c_bytes(digest.finalize() as u32),
             Self::Sha224(digest) => digest.finalize().to_vec(),
             Self::Sha256(digest) => digest.finalize().to_vec(),
             Self::Sha384(digest) => digest.finalize().to_vec(),
@@ -62,6 +61,23 @@ impl Digest {
 /// CRC-32C of bytes.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// CRC-32C of two parts one after the other, of their checksums and the length of the second.
+pub fn combine_crc32c(first: u32, second: u32, second_length: u64) -> u32 {
+    let (first, second) = (u64::from(first), u64::from(second));
+    crc_fast::checksum_combine(CrcAlgorithm::Crc32Iscsi, first, second, second_length) as u32
+}
+
+/// A CRC-32C in the manifest's byte order: the server's own, which is that of every machine it is common on.
+pub fn crc32c_bytes(crc: u32) -> Vec<u8> {
+    crc.to_le_bytes().to_vec()
+}
+
+/// The number of a CRC-32C in the manifest's byte order; 0 of no checksum.
+pub fn crc32c_number(bytes: &[u8]) -> u32 {
+    let bytes = bytes.first_chunk();
+    bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
 /// Bytes of a checksum.

@@ -11,6 +11,7 @@ pub mod comparison;
 pub mod digest;
 pub mod exemption;
 pub mod expected;
+pub mod file_parts;
 pub mod file_table;
 pub mod hex;
 pub mod incoming_files;
@@ -20,6 +21,7 @@ pub mod own_checksum;
 pub mod parser;
 pub mod received_files;
 pub mod shortened;
+pub mod stream;
 
 use anyhow::{Result, ensure};
 

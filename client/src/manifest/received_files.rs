@@ -6,23 +6,22 @@
 //! and takes the first one's place when its stream has ended well, which only one of them does. A
 //! stream that failed takes away what it has written. A file counts as received when the stream
 //! that owns it has ended well.
+//!
+//! Large files can arrive in [parts](super::file_parts).
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Context, Result, ensure};
+use backup_format::archive::FilePart;
 use backup_format::checksum::Algorithm;
 
 use crate::manifest::backup_path::{MANIFEST, display};
 use crate::manifest::digest;
+use crate::manifest::file_parts::{DividedFiles, IncomingPart, Place};
 use crate::manifest::file_table::{FileId, FileTable};
-
-/// Number of a stream.
-pub type Stream = u32;
-
-/// Owner of a file that a failed stream has given up.
-const NOBODY: Stream = 0;
+use crate::manifest::stream::{NOBODY, Stream, twice};
 
 /// Files of all streams.
 #[derive(Debug)]
@@ -38,6 +37,7 @@ pub struct ReceivedFiles {
 struct State {
     streams: Stream,
     files: Files,
+    divided: DividedFiles,
     /// For streams that have not ended: a file that another stream has taken over.
     taken_over: BTreeMap<Stream, Vec<u8>>,
     /// Directories and links of streams that ended well. The manifest does not name them.
@@ -104,7 +104,11 @@ impl ReceivedFiles {
     /// # Errors
     /// As [`FileTable::insert`].
     pub fn begin(&self, path: &[u8], stream: Stream) -> Result<Ownership> {
-        let table = &mut self.lock().files.table;
+        let state = &mut *self.lock();
+        if state.divided.contains(path) {
+            return Ok(Ownership::Twice);
+        }
+        let table = &mut state.files.table;
         let Some(id) = table.find(path) else {
             let room = vec![0; digest::length(self.algorithm)];
             let id = table.insert(path, 0, &room, Holder::new(stream))?;
@@ -119,6 +123,59 @@ impl ReceivedFiles {
             owner if owner == stream => Ownership::Twice,
             _ => Ownership::Aside,
         })
+    }
+
+    /// A stream begins a part of a file, with a length and a place. `open` opens the file to write it in.
+    ///
+    /// # Errors
+    /// As [`DividedFiles::begin`]; an error for a file that arrives as a whole too, and for checksums that do not
+    /// follow from those of parts. Errors of `open`.
+    pub fn begin_part<F>(
+        &self,
+        path: &[u8],
+        part: (u64, FilePart),
+        stream: Stream,
+        open: impl FnOnce(Place) -> Result<F>,
+    ) -> Result<(IncomingPart, Place, F)> {
+        ensure!(
+            matches!(self.algorithm, Algorithm::None | Algorithm::Crc32c),
+            "the server sent a part of file \"{}\", whose checksum does not follow from those of parts",
+            display(path)
+        );
+        let mut state = self.lock();
+        if state.files.table.find(path).is_some() {
+            return Err(twice(path));
+        }
+        let (part, place) = state.divided.begin(path, part, stream)?;
+        // Nobody opens a file that another is yet to create.
+        Ok((part, place, open(place)?))
+    }
+
+    /// Transfers a part to a stream that ended well; `copy` puts it in its place. No other stream owns it
+    /// afterwards.
+    ///
+    /// # Errors
+    /// As [`ReceivedFiles::take_over`]. Errors of `copy`.
+    pub fn take_over_part(
+        &self,
+        path: &[u8],
+        part: &IncomingPart,
+        crc: u32,
+        copy: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let mut state = self.lock();
+        let owner = part.owner();
+        if state.files.ended.contains(&owner) {
+            return Err(twice(path));
+        }
+        if owner != NOBODY && owner != part.stream() {
+            state.taken_over.insert(owner, path.to_owned());
+        }
+        part.take_over();
+        drop(state);
+        part.if_owned(copy)?;
+        part.complete(crc);
+        Ok(())
     }
 
     /// A stream has the whole of a file, which another may have taken over meanwhile.
@@ -174,7 +231,9 @@ impl ReceivedFiles {
                 remove(table.path(id));
             }
         }
-        self.lock().taken_over.remove(&stream);
+        let mut state = self.lock();
+        state.divided.give_up(stream);
+        state.taken_over.remove(&stream);
     }
 
     /// A stream has ended well: its files count, and so do the directories and links it had.
@@ -215,12 +274,15 @@ impl ReceivedFiles {
     /// The number of files, directories and links.
     pub fn count(&self) -> u64 {
         let state = self.lock();
-        state.files.count() as u64 + state.directories.len() as u64
+        let divided = state.divided.all(&state.files.ended);
+        let divided = divided.filter(|(_, whole)| whole.is_some()).count();
+        (state.files.count() + divided + state.directories.len()) as u64
     }
 
     /// Whether a file is among it.
     pub fn has_file(&self, path: &[u8]) -> bool {
-        self.lock().files.contains(path)
+        let state = self.lock();
+        state.files.contains(path) || state.divided.whole(path, &state.files.ended).is_some()
     }
 
     /// Whether a directory or link is among it.
@@ -229,12 +291,31 @@ impl ReceivedFiles {
     }
 
     /// All files.
-    pub fn into_files(self) -> Files {
+    ///
+    /// # Errors
+    /// An error if a file that arrived in parts is not whole, and as [`FileTable::insert`].
+    pub fn into_files(self) -> Result<Files> {
         let state = self
             .state
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        state.files
+        let State {
+            mut files, divided, ..
+        } = state;
+        for (path, whole) in divided.all(&files.ended) {
+            let whole = whole
+                .with_context(|| format!("not all parts of file \"{}\" arrived", display(path)))?;
+            let digest = match self.algorithm {
+                Algorithm::None => Vec::new(),
+                _ => digest::crc32c_bytes(whole.crc),
+            };
+            let holder = Holder {
+                is_complete: true,
+                ..Holder::new(whole.stream)
+            };
+            files.table.insert(path, whole.size, &digest, holder)?;
+        }
+        Ok(files)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -306,115 +387,5 @@ impl Holder {
     }
 }
 
-/// Error for a file that occurs twice: unpacking would keep one of the two.
-pub fn twice(path: &[u8]) -> Error {
-    anyhow!("backup contains file \"{}\" twice", display(path))
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    const FILE: ReceivedFile<'_> = ReceivedFile {
-        size: 3,
-        digest: &[1, 2, 3, 4],
-    };
-
-    fn is_own(received: &ReceivedFiles, path: &[u8], stream: Stream) -> bool {
-        matches!(received.begin(path, stream), Ok(Ownership::Own(_)))
-    }
-
-    #[test]
-    fn the_stream_that_ends_well_has_the_file() {
-        let received = ReceivedFiles::new(Algorithm::Crc32c);
-        let (lost, other) = (received.stream(), received.stream());
-        assert!(is_own(&received, b"a", lost));
-        assert_eq!(received.begin(b"a", lost).unwrap(), Ownership::Twice);
-        assert_eq!(received.begin(b"a", other).unwrap(), Ownership::Aside);
-        received.take_over(b"a", other, FILE, || Ok(())).unwrap();
-        received.give_up(lost, |_| panic!("the file is another stream's"));
-        assert_eq!(received.begin(b"a", other).unwrap(), Ownership::Twice);
-        received.end_stream(other, HashSet::new()).unwrap();
-        assert_eq!(received.into_files().take(b"a"), Some(FILE));
-    }
-
-    #[test]
-    fn a_failed_stream_removes_what_nobody_took() {
-        let received = ReceivedFiles::new(Algorithm::Crc32c);
-        let (lost, other) = (received.stream(), received.stream());
-        assert!(is_own(&received, b"a", lost));
-        let mut removed = false;
-        received.give_up(lost, |_| removed = true);
-        assert!(removed);
-        assert!(is_own(&received, b"a", other));
-    }
-
-    /// What a stream that failed late had of a file does not replace what has come since.
-    #[test]
-    fn a_file_that_was_taken_over_keeps_its_checksum() {
-        let received = ReceivedFiles::new(Algorithm::Crc32c);
-        let (late, other) = (received.stream(), received.stream());
-        let Ok(Ownership::Own(id)) = received.begin(b"a", late) else {
-            panic!("the file is new");
-        };
-        received.take_over(b"a", other, FILE, || Ok(())).unwrap();
-        received.end_stream(other, HashSet::new()).unwrap();
-        let torn = ReceivedFile {
-            size: 1,
-            digest: &[0; 4],
-        };
-        received.complete(id, late, torn);
-        received.give_up(late, |_| panic!("the file is another stream's"));
-        assert_eq!(received.into_files().take(b"a"), Some(FILE));
-    }
-
-    #[test]
-    fn one_of_two_streams_that_end_well_has_a_file() {
-        for first in [0, 1] {
-            let received = ReceivedFiles::new(Algorithm::Crc32c);
-            let (own, aside) = (received.stream(), received.stream());
-            let Ok(Ownership::Own(id)) = received.begin(b"a", own) else {
-                panic!("the file is new");
-            };
-            let end_own = || {
-                received.complete(id, own, FILE);
-                received.end_stream(own, HashSet::new())
-            };
-            let end_aside = || {
-                received.take_over(b"a", aside, FILE, || Ok(()))?;
-                received.end_stream(aside, HashSet::new())
-            };
-            let (before, after) = match first {
-                0 => (end_own(), end_aside()),
-                _ => (end_aside(), end_own()),
-            };
-            before.unwrap();
-            let said = after.unwrap_err().to_string();
-            assert_eq!(said, "backup contains file \"a\" twice");
-        }
-    }
-
-    #[test]
-    fn a_file_counts_once_its_stream_has_ended() {
-        let received = ReceivedFiles::new(Algorithm::Crc32c);
-        let stream = received.stream();
-        let Ok(Ownership::Own(id)) = received.begin(b"a", stream) else {
-            panic!("the file is new");
-        };
-        assert_eq!(received.count(), 0);
-        received.complete(id, stream, FILE);
-        assert_eq!(received.count(), 0);
-        received
-            .end_stream(stream, HashSet::from([b"d".to_vec()]))
-            .unwrap();
-        assert_eq!(received.count(), 2);
-        let mut files = received.into_files();
-        assert!(files.contains(b"a") && !files.contains(b"d"));
-        assert_eq!(files.untaken().collect::<Vec<_>>(), [b"a"]);
-        assert_eq!(files.take(b"a"), Some(FILE));
-        assert_eq!(files.take(b"a"), None);
-        assert_eq!(files.untaken().count(), 0);
-    }
-}
+mod tests;

@@ -10,18 +10,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Write as _};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use cap_std::ambient_authority;
-use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
+use cap_std::fs::{
+    Dir, File, FileExt as _, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt,
+};
 use rustix::fs::{AtFlags, CWD, linkat};
 
 use crate::manifest::backup_path::{CONTROL_FILE, MANIFEST, check_name, display, parse_oid};
+use crate::manifest::incoming_files::Opening;
 use crate::manifest::manifest_file::ManifestFile;
-use crate::manifest::received_files::Stream;
+use crate::manifest::stream::Stream;
 use crate::output::claim;
 use crate::output::cleanup::CleanupList;
 use crate::output::layout::Layout;
@@ -29,6 +33,9 @@ use crate::stream::part::Tablespace;
 
 /// Suffix of these two names, and of the first archive, until the backup is complete.
 pub const UNFINISHED: &str = ".unfinished";
+
+/// Bytes that are copied at once.
+const PIECE: usize = 1024 * 1024;
 
 /// An open directory.
 #[derive(Debug)]
@@ -143,8 +150,50 @@ impl DataDirectory {
     /// # Errors
     /// As above.
     pub fn create_file(&self, path: &[u8], mode: u32, aside: Option<Stream>) -> Result<File> {
-        let name = name_of(path, aside);
-        let (place, path) = self.locate_file(&name)?;
+        self.create_named(&name_of(path, aside), mode)
+    }
+
+    /// Opens a file that arrives in parts, to write at the places of these.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_divided(&self, path: &[u8], mode: u32, opening: Opening) -> Result<File> {
+        let name = name_of(path, opening.aside);
+        match opening.is_new {
+            true => self.create_named(&name, mode),
+            false => self.open(&name, OpenOptions::new().write(true)),
+        }
+    }
+
+    /// Copies a part that was written aside to its place in the file.
+    ///
+    /// # Errors
+    /// Errors of the operating system.
+    pub fn copy_part(&self, path: &[u8], stream: Stream, range: Range<u64>) -> Result<()> {
+        let source = self.open(&name_of(path, Some(stream)), OpenOptions::new().read(true))?;
+        let target = self.open(&name_of(path, None), OpenOptions::new().write(true))?;
+        let mut piece = vec![0; PIECE];
+        let mut offset = range.start;
+        while offset < range.end {
+            let wanted = usize::try_from(range.end - offset).map_or(PIECE, |left| left.min(PIECE));
+            let piece = &mut piece[..wanted];
+            source
+                .read_exact_at(piece, offset)
+                .and_then(|()| target.write_all_at(piece, offset))
+                .with_context(|| format!("could not copy a part of file \"{}\"", display(path)))?;
+            offset += wanted as u64;
+        }
+        Ok(())
+    }
+
+    fn open(&self, name: &[u8], options: &OpenOptions) -> Result<File> {
+        let (place, path) = self.locate_file(name)?;
+        let opened = place.dir.open_with(path, options);
+        opened.with_context(|| format!("could not open file \"{}\"", place.show(path)))
+    }
+
+    fn create_named(&self, name: &[u8], mode: u32) -> Result<File> {
+        let (place, path) = self.locate_file(name)?;
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
         let mut opened = place.dir.open_with(path, &options);

@@ -62,7 +62,7 @@ pub fn pass_on(
     input.finish()?;
     counters.enter(Phase::Comparing);
     let manifest = check.finish()?;
-    let files = received.into_files();
+    let files = received.into_files()?;
     ensure!(
         files.contains(CONTROL_FILE),
         "the server did not send global/pg_control"

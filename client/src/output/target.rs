@@ -41,6 +41,8 @@ pub enum Target {
 pub struct Streams<'a> {
     /// By which method the server compresses them.
     pub method: Method,
+    /// Whether the server was asked for parts of large files.
+    pub has_parts: bool,
     /// Where their files count.
     pub received: &'a ReceivedFiles,
     /// Cancellation flag.
@@ -135,6 +137,7 @@ impl Target {
     ) -> Result<Sink<'a>> {
         let Streams {
             method,
+            has_parts,
             received,
             cancellation,
             counter,
@@ -149,7 +152,8 @@ impl Target {
             (Self::Tar(..), Request::All) => self.closing_sink(streams, None)?,
             (Self::Plain(folder), _) => {
                 let arriving = IncomingFiles::new(received, counter);
-                Sink::Unpacker(Unpacker::new(folder, input, arriving, cancellation))
+                let unpacker = Unpacker::new(folder, input, arriving, cancellation);
+                Sink::Unpacker(unpacker.with_parts(has_parts))
             }
         })
     }
@@ -168,6 +172,7 @@ impl Target {
             received,
             cancellation,
             counter,
+            ..
         } = streams;
         let input = Input::new(method)?;
         let wal = wal.map(|(store, counter)| WalReceiver::of_closing(store, counter));

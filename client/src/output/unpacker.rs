@@ -2,12 +2,14 @@
 
 use std::io::Write as _;
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result, bail, ensure};
+use backup_format::archive::FilePart;
 use backup_format::member::{Kind, Member, Receiver};
-use cap_std::fs::File;
+use cap_std::fs::{File, FileExt as _};
 
 use crate::manifest;
 use crate::manifest::backup_path::{MANIFEST, display};
+use crate::manifest::file_parts::IncomingPart;
 use crate::manifest::incoming_files::IncomingFiles;
 use crate::output::data_directory::DataDirectory;
 use crate::output::filter::Filter;
@@ -32,6 +34,8 @@ struct Members<'a> {
     left_out: &'static [&'static [u8]],
     /// Whether a path is written at all.
     filter: &'a Filter,
+    /// Whether files may arrive in parts.
+    accepts_parts: bool,
     cancellation: &'a Cancellation,
     arriving: IncomingFiles<'a>,
     current: Option<Current>,
@@ -43,6 +47,16 @@ struct Current {
     size: u64,
     /// `None` for one that is left out.
     file: Option<File>,
+    /// For a part of a file.
+    part: Option<CurrentPart>,
+}
+
+/// The part of a file that is being written.
+struct CurrentPart {
+    /// Its place in the file; `None` for one that is written aside.
+    own: Option<IncomingPart>,
+    /// Where the next byte of it is in the file.
+    position: u64,
 }
 
 impl<'a> Unpacker<'a> {
@@ -61,6 +75,7 @@ impl<'a> Unpacker<'a> {
                 surplus: b"",
                 left_out: &[],
                 filter: &Filter::ALL,
+                accepts_parts: false,
                 cancellation,
                 arriving,
                 current: None,
@@ -82,6 +97,12 @@ impl<'a> Unpacker<'a> {
         // As pg_basebackup has it before the directories of WAL.
         self.members.surplus = b"./";
         self.members.left_out = left_out;
+        self
+    }
+
+    /// Is for a stream in which files may arrive in parts, as the server was asked.
+    pub fn with_parts(mut self, accepts_parts: bool) -> Self {
+        self.members.accepts_parts = accepts_parts;
         self
     }
 
@@ -132,8 +153,14 @@ impl<'a> Unpacker<'a> {
             wal.finish()?;
         }
         let Members {
-            folder, arriving, ..
+            folder,
+            mut arriving,
+            ..
         } = self.members;
+        arriving.settle_parts(
+            |path, stream, range| folder.copy_part(path, stream, range),
+            |path, stream| folder.discard(path, Some(stream)),
+        )?;
         arriving.finish(|path, stream| folder.settle(path, stream))
     }
 
@@ -152,24 +179,64 @@ impl<'a> Unpacker<'a> {
 }
 
 impl Current {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let Self {
+            path, file, part, ..
+        } = self;
+        let Some(file) = file else {
+            return Ok(());
+        };
+        let failure = || format!("could not write file \"{}\"", display(path));
+        let Some(part) = part else {
+            return file.write_all(bytes).with_context(failure);
+        };
+        let offset = part.position;
+        part.position += bytes.len() as u64;
+        part.if_owned(|| file.write_all_at(bytes, offset).with_context(failure))
+    }
+
     /// What was written is there.
     fn check_length(&self) -> Result<()> {
         let Some(file) = &self.file else {
             return Ok(());
         };
         let path = || display(&self.path);
-        let length = file
-            .metadata()
-            .with_context(|| format!("could not stat file \"{}\"", path()))?
-            .len();
-        if length != self.size {
-            bail!(
-                "file \"{}\" has {length} bytes after {} were written",
-                path(),
-                self.size
-            );
+        let length = || {
+            let metadata = file.metadata();
+            let metadata = metadata.with_context(|| format!("could not stat file \"{}\"", path()));
+            Ok::<_, Error>(metadata?.len())
+        };
+        if let Some(part) = &self.part {
+            let position = part.position;
+            // Others write before and behind it.
+            return part.if_owned(|| {
+                let length = length()?;
+                ensure!(
+                    length >= position,
+                    "file \"{}\" has {length} bytes after byte {position} was written",
+                    path()
+                );
+                Ok(())
+            });
         }
+        let length = length()?;
+        ensure!(
+            length == self.size,
+            "file \"{}\" has {length} bytes after {} were written",
+            path(),
+            self.size
+        );
         Ok(())
+    }
+}
+
+impl CurrentPart {
+    /// Does something with its file, unless its place there has come to be another stream's.
+    fn if_owned(&self, action: impl FnOnce() -> Result<()>) -> Result<()> {
+        match &self.own {
+            Some(part) => part.if_owned(action),
+            None => action(),
+        }
     }
 }
 
@@ -212,19 +279,38 @@ impl Receiver for Members<'_> {
                     path,
                     size: member.size,
                     file,
+                    part: None,
                 });
                 Ok(())
             }
         }
     }
 
+    fn begin_part(&mut self, member: &Member, place: FilePart) -> Result<()> {
+        let path = &member.path;
+        ensure!(
+            self.accepts_parts && path != MANIFEST,
+            "the backup has a part of file \"{}\", which is refused",
+            display(path)
+        );
+        let (folder, mode) = (self.folder, member.attributes.mode);
+        let open = |opening| folder.open_divided(path, mode, opening);
+        let (own, file) = self.arriving.begin_part(path, (member.size, place), open)?;
+        self.current = Some(Current {
+            path: path.clone(),
+            size: member.size,
+            file: Some(file),
+            part: Some(CurrentPart {
+                own,
+                position: place.offset,
+            }),
+        });
+        Ok(())
+    }
+
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
         if let Some(current) = &mut self.current {
-            if let Some(file) = &mut current.file {
-                file.write_all(bytes).with_context(|| {
-                    format!("could not write file \"{}\"", display(&current.path))
-                })?;
-            }
+            current.write(bytes)?;
             self.arriving.content(bytes);
         }
         Ok(())

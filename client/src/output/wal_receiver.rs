@@ -1,6 +1,7 @@
 //! Receiver of WAL files: of a WAL stream, and of the closing stream beside its other files.
 
 use anyhow::{Error, Result, ensure};
+use backup_format::archive::FilePart;
 use backup_format::lsn::Lsn;
 use backup_format::member::{Kind, Member, Receiver};
 use backup_format::wal::SegmentName;
@@ -191,6 +192,10 @@ impl<R: Receiver<Error = Error>> Receiver for ClosingReceiver<'_, '_, R> {
             Some(wal) if is_wal_file(&member.path) => wal.begin(member),
             _ => self.files.begin(member),
         }
+    }
+
+    fn begin_part(&mut self, member: &Member, part: FilePart) -> Result<()> {
+        self.files.begin_part(member, part)
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {

@@ -25,6 +25,8 @@ pub struct Extension {
     pub(super) schema: String,
     /// Whether send_backup_files() has max_bytes, which it has since 0.3.0.
     has_max_bytes: bool,
+    /// Whether it has parts, which it has since 0.3.0.
+    has_parts: bool,
     /// Whether there is send_wal(), which there is since 0.3.0.
     has_send_wal: bool,
 }
@@ -77,6 +79,19 @@ pub struct ListedEntry {
     pub size: u64,
 }
 
+/// What a worker asks for, again and again until nothing is left.
+#[derive(Clone, Debug)]
+pub struct WorkerCopy {
+    /// The request.
+    pub request: Request,
+    /// The COPY statement.
+    pub statement: String,
+    /// Bytes of files after which a stream ends and another follows.
+    pub limit: Option<u64>,
+    /// Whether it asks for parts of large files.
+    pub has_parts: bool,
+}
+
 /// Longest wait of a call for WAL.
 const WAL_WAIT: Duration = Duration::from_secs(10);
 
@@ -92,7 +107,9 @@ impl Extension {
         let rows = session.rows(
             "SELECT quote_ident(nspname), EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid
                  AND proname = 'send_backup_files' AND 'max_bytes' = ANY (proargnames)),
-                 EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'send_wal')
+                 EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'send_wal'),
+                 EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid
+                 AND proname = 'send_backup_files' AND 'parts' = ANY (proargnames))
              FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
              WHERE extname = 'pg_parallel_backup'",
             &[],
@@ -110,6 +127,7 @@ impl Extension {
             schema: format!("{}.", text(row, 0)?),
             has_max_bytes: value(row, 1)? == b"t",
             has_send_wal: value(row, 2)? == b"t",
+            has_parts: value(row, 3)? == b"t",
         })
     }
 
@@ -222,24 +240,30 @@ impl Extension {
         }
     }
 
-    /// COPY statement of a worker, and the bytes of files after which the stream ends, where the
-    /// server can end it there.
+    /// What a worker sends for its streams of at most so many bytes, where the server can end them there. Large
+    /// files arrive in parts where all files are asked for, which workers then share.
     pub fn worker_copy(
         &self,
         started: &Started,
         request: Request,
         max_bytes: Option<u64>,
         config: &BackupConfig,
-    ) -> (String, Option<u64>) {
-        let max_bytes = max_bytes.filter(|_| self.has_max_bytes);
-        let limit = max_bytes.map(|bytes| format!(", max_bytes => {bytes}"));
-        let statement = self.files_copy(
-            started,
+    ) -> WorkerCopy {
+        let limit = max_bytes.filter(|_| self.has_max_bytes);
+        let has_parts = self.has_parts && request == Request::All;
+        let mut arguments = String::new();
+        if let Some(bytes) = limit {
+            arguments += &format!(", max_bytes => {bytes}");
+        }
+        if has_parts {
+            arguments += ", parts => true";
+        }
+        WorkerCopy {
             request,
-            limit.as_deref().unwrap_or_default(),
-            config,
-        );
-        (statement, max_bytes)
+            statement: self.files_copy(started, request, &arguments, config),
+            limit,
+            has_parts,
+        }
     }
 
     /// COPY statement for named entries.

@@ -14,7 +14,7 @@ use super::slice::Slice;
 use crate::console::progress::{Activity, Worker};
 use crate::manifest::backup_path::{check_name, display};
 use crate::manifest::file_table::FileTable;
-use crate::manifest::received_files::twice;
+use crate::manifest::stream::twice;
 use crate::runtime::cancellation::Cancellation;
 use crate::runtime::parallel;
 use crate::storage::regular_file;

@@ -235,7 +235,7 @@ fn unpack(
         finished.with_context(|| archive.place())
     };
     parallel::for_each(&parts, workers, &shared.cancellation, unpack_one)?;
-    Ok(received.into_files())
+    received.into_files()
 }
 
 /// What is read of the archives, the largest part first. An archive whose index is of no use is read as a
