@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import balance
 import directories
 import incremental
 import limit
@@ -46,6 +47,7 @@ PARTS = {
     "cold": streams.measure_cold,
     "files": many_files.measure_files,
     "million": many_files.measure_million,
+    "balance": balance.measure_balance,
     "load": load.measure_load,
 }
 

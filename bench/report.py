@@ -1,5 +1,6 @@
 """Results as Markdown."""
 
+import balance
 import limit
 import load
 import repository
@@ -26,6 +27,7 @@ HEADINGS = {
     "cold": "Cold page cache, to /dev/null",
     "files": "100,000 files",
     "million": "1,000,000 files",
+    "balance": "Idle workers, with half of the cluster in one table",
     "load": "Beside a write-heavy pgbench",
 }
 
@@ -76,6 +78,8 @@ def section(part, measured, about, limits):
         return memory_table(measured)
     if part == "load":
         return load_table(measured, about["bytes"])
+    if part == "balance":
+        return balance_table(measured)
     return files_table(part, measured)
 
 
@@ -179,6 +183,16 @@ def files_table(part, measured):
             for name, value in measured["seconds"].items()
         ],
     )  # fmt: skip
+
+
+def balance_table(measured):
+    """Wall time, and the share in which not all workers were busy."""
+    rows = [[case["name"], spread_text(case["wall"]), spread_text(case["idle"])] for case in measured]
+    return (
+        table(["backup", "wall", "share with an idle worker"], rows)
+        + f"\n\n{balance.WORKERS} workers and a rate limit of {balance.RATE}B/s, into a directory. The table is as"
+        " large as the rest of the cluster. The share is of the time from the first stream to the end of the last."
+    )
 
 
 def load_table(measured, size):

@@ -36,6 +36,8 @@
 #                     of the whole machine
 #       files         listing, backing up, checking, verifying and restoring 100,000 files
 #       million       the same with 1,000,000 files, at most 3 runs; backups that are kept need 35 GB
+#       balance       share of a backup by four workers in which not all of them are busy, with a table as large
+#                     as the rest of the cluster: needs twice as much space
 #       load          a write-heavy pgbench during a backup: transactions per second and 99th
 #                     percentile of latency with no backup, pg_basebackup, 1, 2 and 4 workers, with
 #                     and without a rate limit, at most 3 runs. As in all parts, the cluster runs
@@ -74,7 +76,7 @@ set -euo pipefail
 require_postgres
 
 readonly SIZE=${1:-${SIZE:-3}} REPEATS=${2:-${REPEATS:-5}}
-readonly ALL_PARTS='limit nowhere manifest stages memory compression directory incremental repository tcp tls cold files million load'
+readonly ALL_PARTS='limit nowhere manifest stages memory compression directory incremental repository tcp tls cold files million balance load'
 readonly LOAD_SECONDS=${LOAD_SECONDS:-9}
 if (($# > 2)); then
     parts=("${@:3}")
