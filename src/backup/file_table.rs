@@ -16,7 +16,9 @@ use backup_format::incremental::{self, BlockList};
 
 use crate::server::segment::{self, FromBytes, Memory};
 
+use super::file_parts::PART_SIZE;
 use super::gate::Gate;
+use super::owner::FIRST_WORKER;
 use super::taken_prefix::TakenPrefix;
 
 pub(super) const MAGIC: u64 = segment::magic(
@@ -43,6 +45,8 @@ pub(super) const MAGIC: u64 = segment::magic(
         size_of::<PartSlot>(),
         offset_of!(PartSlot, owner),
         offset_of!(PartSlot, counted),
+        PART_SIZE as usize,
+        FIRST_WORKER as usize,
     ],
 );
 

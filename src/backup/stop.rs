@@ -220,7 +220,7 @@ fn check_complete(leader: &Leader) -> Result<()> {
         ),
     )
     .detail(format!("Not sent: {}{more}.{running}", names.join(", ")))
-    .hint("Send them with send_backup_files() and stop again, end the backup with abort_backup(), or use allow_incomplete => true if they are copied by other means."))
+    .hint("Send them with send_backup_files(), with parts => true those that have arrived in parts, and stop again, end the backup with abort_backup(), or use allow_incomplete => true if they are copied by other means."))
 }
 
 fn check_verified(leader: &Leader) -> Result<()> {

@@ -18,12 +18,19 @@ const PART: u64 = 1024 * 1024;
 /// system keeps a file, which it drops only as a whole.
 const STRIDE: u64 = 16 * PART;
 
+/// Bytes of a range that the system reads ahead.
+const AHEAD: u64 = 8 * PART;
+
 /// Page cache footprint of a file, or a range of it, that is read once.
 #[derive(Debug)]
 pub struct CacheFootprint<'f> {
     file: &'f TransientFile,
     /// Where the range begins.
     start: u64,
+    /// Where it ends, if the file goes on behind it.
+    end: Option<u64>,
+    /// Offset up to which the system was told to read ahead.
+    ahead: u64,
     /// For each part whether any of it was cached before.
     cached: Vec<bool>,
     /// Offset up to which the cache is settled.
@@ -33,22 +40,63 @@ pub struct CacheFootprint<'f> {
 }
 
 impl<'f> CacheFootprint<'f> {
-    /// Looks at a range of a file, which begins at a multiple of 16 MB, and has the system read ahead more than
-    /// it would for other files.
-    pub fn start(file: &'f TransientFile, range: &Range<u64>) -> Self {
+    /// Looks at the first `size` bytes of a file, and has the system read ahead more than it would for other
+    /// files.
+    pub fn of_file(file: &'f TransientFile, size: u64) -> Self {
+        let footprint = Self::new(file, &(0..size), None);
         #[cfg(target_os = "linux")]
-        // SAFETY: the borrowed file keeps the descriptor open during the call.
-        unsafe {
-            libc::posix_fadvise(file.descriptor(), 0, 0, libc::POSIX_FADV_SEQUENTIAL);
-        }
+        footprint.advise(0, 0, libc::POSIX_FADV_SEQUENTIAL);
+        footprint
+    }
+
+    /// Looks at a range of a file, which begins at a multiple of 16 MB, and has the system read ahead in it. What
+    /// is read beyond its end would be cached when somebody looks at that part of the file, and stay.
+    pub fn of_range(file: &'f TransientFile, range: &Range<u64>) -> Self {
+        let mut footprint = Self::new(file, range, Some(range.end));
+        #[cfg(target_os = "linux")]
+        footprint.advise(0, 0, libc::POSIX_FADV_RANDOM);
+        footprint.read_ahead();
+        footprint
+    }
+
+    fn new(file: &'f TransientFile, range: &Range<u64>, end: Option<u64>) -> Self {
         Self {
             file,
             start: range.start,
+            end,
+            ahead: range.start,
             cached: counted_parts(file, range)
                 .or_else(|| cached_parts(file, range))
                 .unwrap_or_default(),
             done: range.start,
             passed: range.start,
+        }
+    }
+
+    /// Has the system read ahead in a range, where less than half of it is ahead.
+    fn read_ahead(&mut self) {
+        let Some(end) = self.end else {
+            return;
+        };
+        if self.ahead < end && self.passed + AHEAD / 2 >= self.ahead {
+            let until = end.min(self.ahead + AHEAD);
+            if !self.was_cached(self.ahead) {
+                #[cfg(target_os = "linux")]
+                self.advise(self.ahead, until - self.ahead, libc::POSIX_FADV_WILLNEED);
+            }
+            self.ahead = until;
+        }
+    }
+
+    /// Advises the system for a range of the file; length 0 is all of it from the offset.
+    #[cfg(target_os = "linux")]
+    fn advise(&self, offset: u64, length: u64, advice: core::ffi::c_int) {
+        if let (Ok(offset), Ok(length)) =
+            (libc::off_t::try_from(offset), libc::off_t::try_from(length))
+        {
+            // SAFETY: the borrowed file keeps the descriptor open during the call. The system keeps pages that
+            // others have changed or mapped, whatever the advice.
+            unsafe { libc::posix_fadvise(self.file.descriptor(), offset, length, advice) };
         }
     }
 
@@ -61,6 +109,7 @@ impl<'f> CacheFootprint<'f> {
             }
             self.passed += PART;
         }
+        self.read_ahead();
         if self.passed - self.done >= STRIDE {
             self.forget();
             // The next time covers these once more: of the last, a piece may have been in use.
@@ -85,21 +134,12 @@ impl<'f> CacheFootprint<'f> {
 
     fn forget(&mut self) {
         #[cfg(target_os = "linux")]
-        if let (Ok(from), Ok(length)) = (
-            libc::off_t::try_from(self.done),
-            libc::off_t::try_from(self.passed - self.done),
-        ) && length > 0
-        {
-            // SAFETY: the borrowed file keeps the descriptor open during the call. The system keeps
-            // pages that others have changed or mapped.
-            unsafe {
-                libc::posix_fadvise(
-                    self.file.descriptor(),
-                    from,
-                    length,
-                    libc::POSIX_FADV_DONTNEED,
-                );
-            }
+        if self.passed > self.done {
+            self.advise(
+                self.done,
+                self.passed - self.done,
+                libc::POSIX_FADV_DONTNEED,
+            );
         }
     }
 }

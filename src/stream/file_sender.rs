@@ -127,7 +127,7 @@ impl FileSender<'_> {
         // What is read: of an incremental file, parts of the whole.
         let extent = block_list.map_or(size, |_| metadata.len());
         let mut footprint =
-            (extent > FOOTPRINT_FROM).then(|| CacheFootprint::start(&file, &(0..extent)));
+            (extent > FOOTPRINT_FROM).then(|| CacheFootprint::of_file(&file, extent));
         let attributes = file::attributes(&metadata);
         archive.file(self.member_name(self.table.path(slot)), size, &attributes)?;
 
@@ -210,7 +210,7 @@ impl FileSender<'_> {
         };
         let verify_from = self.verify_from;
         let verifier = verify_from.and_then(|lsn| PageVerifier::for_file(path, lsn));
-        let mut footprint = file.map(|file| CacheFootprint::start(file, &range));
+        let mut footprint = file.map(|file| CacheFootprint::of_range(file, &range));
         let place = FilePart {
             offset: range.start,
             file_size: slot.size,

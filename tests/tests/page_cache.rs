@@ -1,5 +1,6 @@
 //! A backup leaves the operating system's page cache as it was.
 
+use std::io;
 use std::path::Path;
 
 use backup_tests::backup::start;
@@ -7,6 +8,7 @@ use backup_tests::program::{command, succeed};
 use backup_tests::scratch::stay_on_disk;
 use backup_tests::server::Cluster;
 use backup_tests::workload::create_table;
+use postgres::Client;
 
 /// Number of bytes of a file in the page cache, from fincore of util-linux.
 fn cached_bytes(path: &Path) -> u64 {
@@ -23,8 +25,27 @@ fn evict(path: &Path) {
     succeed(dd.args(["oflag=nocache", "conv=notrunc,fdatasync", "count=0"]));
 }
 
+/// Reads all files of a backup with a given number.
+type Read = fn(&mut Client, i64);
+
 #[test]
 fn a_stream_leaves_in_the_page_cache_what_was_there() {
+    leaves_the_page_cache_as_it_was(|leader, id| {
+        let blackhole = format!("SELECT send_backup_files({id}, target => 'blackhole')");
+        leader.batch_execute(&blackhole).expect("the blackhole");
+    });
+}
+
+#[test]
+fn parts_of_files_leave_it_too() {
+    leaves_the_page_cache_as_it_was(|leader, id| {
+        let copy = format!("COPY (SELECT send_backup_files({id}, parts => true)) TO STDOUT");
+        let mut stream = leader.copy_out(&copy).expect("a stream");
+        io::copy(&mut stream, &mut io::sink()).expect("all of it");
+    });
+}
+
+fn leaves_the_page_cache_as_it_was(read: Read) {
     stay_on_disk();
     let cluster = Cluster::builder().setting("autovacuum", "off").start();
     let [cold, half, warm] = ["cold", "half", "warm"].map(|table| {
@@ -52,8 +73,7 @@ fn a_stream_leaves_in_the_page_cache_what_was_there() {
 
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
-    let blackhole = format!("SELECT send_backup_files({id}, target => 'blackhole')");
-    leader.batch_execute(&blackhole).expect("the blackhole");
+    read(&mut leader, id);
 
     assert_eq!(cached_bytes(&warm), size);
     assert_eq!(cached_bytes(&cold), 0);

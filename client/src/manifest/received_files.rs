@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use backup_format::archive::FilePart;
 use backup_format::checksum::Algorithm;
 
@@ -22,6 +22,9 @@ use crate::manifest::digest;
 use crate::manifest::file_parts::{DividedFiles, IncomingPart, Place};
 use crate::manifest::file_table::{FileId, FileTable};
 use crate::manifest::stream::{NOBODY, Stream, twice};
+
+/// Number of files that a message names.
+const NAMED: usize = 10;
 
 /// Files of all streams.
 #[derive(Debug)]
@@ -302,9 +305,12 @@ impl ReceivedFiles {
         let State {
             mut files, divided, ..
         } = state;
+        let mut incomplete = Vec::new();
         for (path, whole) in divided.all(&files.ended) {
-            let whole = whole
-                .with_context(|| format!("not all parts of file \"{}\" arrived", display(path)))?;
+            let Some(whole) = whole else {
+                incomplete.push(format!("\"{}\"", display(path)));
+                continue;
+            };
             let digest = match self.algorithm {
                 Algorithm::None => Vec::new(),
                 _ => digest::crc32c_bytes(whole.crc),
@@ -315,7 +321,21 @@ impl ReceivedFiles {
             };
             files.table.insert(path, whole.size, &digest, holder)?;
         }
-        Ok(files)
+        incomplete.sort_unstable();
+        match incomplete.as_slice() {
+            [] => Ok(files),
+            [file] => bail!("not all parts of file {file} arrived"),
+            many => bail!(
+                "not all parts of {} files arrived\nDETAIL:  They are {}{}.",
+                many.len(),
+                many[..many.len().min(NAMED)].join(", "),
+                if many.len() > NAMED {
+                    " and others"
+                } else {
+                    ""
+                }
+            ),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -14,6 +14,7 @@ use crate::manifest::incoming_files::IncomingFiles;
 use crate::output::data_directory::DataDirectory;
 use crate::output::filter::Filter;
 use crate::output::wal_receiver::{ClosingReceiver, WalReceiver};
+use crate::output::write_behind::WriteBehind;
 use crate::runtime::cancellation::Cancellation;
 use crate::stream::input::Input;
 
@@ -49,6 +50,7 @@ struct Current {
     file: Option<File>,
     /// For a part of a file.
     part: Option<CurrentPart>,
+    behind: WriteBehind,
 }
 
 /// The part of a file that is being written.
@@ -154,11 +156,15 @@ impl<'a> Unpacker<'a> {
         }
         let Members {
             folder,
+            cancellation,
             mut arriving,
             ..
         } = self.members;
         arriving.settle_parts(
-            |path, stream, range| folder.copy_part(path, stream, range),
+            |path, stream, range| {
+                cancellation.check()?;
+                folder.copy_part(path, stream, range)
+            },
             |path, stream| folder.discard(path, Some(stream)),
         )?;
         arriving.finish(|path, stream| folder.settle(path, stream))
@@ -187,12 +193,15 @@ impl Current {
             return Ok(());
         };
         let failure = || format!("could not write file \"{}\"", display(path));
-        let Some(part) = part else {
-            return file.write_all(bytes).with_context(failure);
-        };
-        let offset = part.position;
-        part.position += bytes.len() as u64;
-        part.if_owned(|| file.write_all_at(bytes, offset).with_context(failure))
+        if let Some(part) = part {
+            let offset = part.position;
+            part.position += bytes.len() as u64;
+            part.if_owned(|| file.write_all_at(bytes, offset).with_context(failure))?;
+        } else {
+            file.write_all(bytes).with_context(failure)?;
+        }
+        self.behind.wrote(&*file, bytes.len());
+        Ok(())
     }
 
     /// What was written is there.
@@ -280,6 +289,7 @@ impl Receiver for Members<'_> {
                     size: member.size,
                     file,
                     part: None,
+                    behind: self.folder.write_behind(0),
                 });
                 Ok(())
             }
@@ -304,6 +314,7 @@ impl Receiver for Members<'_> {
                 own,
                 position: place.offset,
             }),
+            behind: folder.write_behind(place.offset),
         });
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! an extra member before the real one for a name or link target longer than its field.
 //!
 //! A part of a file has the header of a file that continues from an earlier volume (`GNUTYPE_MULTIVOL` in
-//! GNU tar's tar.h): no reader takes it for a whole file.
+//! GNU tar's tar.h). GNU tar refuses it; bsdtar, Python and others take it for a whole file.
 //!
 //! All functions append to the caller's buffer. They cannot fail as long as names contain no zero
 //! byte, and file names contain none.
