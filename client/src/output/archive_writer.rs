@@ -78,7 +78,7 @@ impl Destination {
         let file = options
             .open(path)
             .with_context(|| format!("could not create {name}"))?;
-        Ok(Self::File(file, name, WriteBehind::new(synchronized)))
+        Ok(Self::File(file, name, WriteBehind::from(0, synchronized)))
     }
 
     /// Writes bytes.

@@ -29,6 +29,7 @@ use crate::manifest::stream::Stream;
 use crate::output::claim;
 use crate::output::cleanup::CleanupList;
 use crate::output::layout::Layout;
+use crate::output::write_behind::WriteBehind;
 use crate::stream::part::Tablespace;
 
 /// Suffix of these two names, and of the first archive, until the backup is complete.
@@ -52,6 +53,8 @@ pub struct DataDirectory {
     waldir: Option<Place>,
     /// Mode of its directories.
     mode: u32,
+    /// Whether its files are synchronized in the end.
+    synchronized: bool,
 }
 
 impl DataDirectory {
@@ -129,7 +132,19 @@ impl DataDirectory {
             tablespaces: places,
             waldir,
             mode,
+            synchronized: false,
         })
+    }
+
+    /// Has bytes go to the disk while more arrive, if the files are `synchronized` in the end.
+    pub fn synchronized(mut self, synchronized: bool) -> Self {
+        self.synchronized = synchronized;
+        self
+    }
+
+    /// For what is written to a file from a place on.
+    pub fn write_behind(&self, place: u64) -> WriteBehind {
+        WriteBehind::from(place, self.synchronized)
     }
 
     /// Creates a directory of the backup, which may exist.

@@ -92,6 +92,6 @@ fn open() -> Result<Destination> {
     Ok(Destination::File(
         File::from(file),
         "to standard output".to_owned(),
-        WriteBehind::new(false),
+        WriteBehind::from(0, false),
     ))
 }

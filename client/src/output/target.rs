@@ -84,7 +84,8 @@ impl Target {
                     waldir: config.waldir.as_deref(),
                     mapping: &config.mapping,
                 };
-                Self::Plain(DataDirectory::create(layout, tablespaces, mode, cleanup)?)
+                let folder = DataDirectory::create(layout, tablespaces, mode, cleanup)?;
+                Self::Plain(folder.synchronized(config.sync.is_some()))
             }
             Format::Tar => {
                 let mut parts = vec![Part::Base];

@@ -12,20 +12,20 @@ const STRIDE: u64 = 8 << 20;
 #[derive(Debug)]
 pub struct WriteBehind {
     is_on: bool,
-    /// Bytes that were written.
+    /// Place up to which bytes were written.
     written: u64,
-    /// Bytes that the disk has, or gets at the moment.
+    /// Place up to which the disk has them, or gets them at the moment.
     begun: u64,
 }
 
 impl WriteBehind {
-    /// Begins with an empty file. Nothing is done unless the file is `synchronized` in the end: then the system
+    /// Begins at a place of a file. Nothing is done unless the file is `synchronized` in the end: then the system
     /// chooses the time.
-    pub fn new(synchronized: bool) -> Self {
+    pub fn from(place: u64, synchronized: bool) -> Self {
         Self {
             is_on: synchronized,
-            written: 0,
-            begun: 0,
+            written: place,
+            begun: place,
         }
     }
 

@@ -171,6 +171,7 @@ fn restore(
         .cloned()
         .collect();
     let folder = DataDirectory::create(layout, &tablespaces, 0o700, &mut cleanup.lock())?;
+    let folder = folder.synchronized(config.sync.is_some());
     let files = unpack(config, shared, &source, (&folder, &filter))?;
     shared.counters.enter(Phase::Comparing);
     ensure!(
