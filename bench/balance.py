@@ -73,7 +73,7 @@ def one_backup(cluster, settings, options):
     finally:
         over.set()
         looking.join()
-        put_away(target, settings["trash"])
+        put_away(target, Path(settings["trash"]))
     return wall, idle_share(seen)
 
 

@@ -24,21 +24,11 @@ use backup_format::relation_file;
 use crate::server::allocation;
 use crate::server::checksum;
 use crate::server::report::Result;
-use crate::server::settings::PAGE_SIZE;
 
-use super::file_table::{FileTable, Kind, PartSlot, Slot};
+use super::file_table::{FileTable, Kind, PART_SIZE, PartSlot, Slot};
 use super::listing::Entry;
 use super::owner::{self, DIVIDED, FIRST_WORKER, FREE, SETTLED};
 use super::taken;
-
-/// Size of all parts but the last of a file: a multiple of every page size, large enough to be read
-/// sequentially, and small enough that the last part of a backup takes no time.
-pub const PART_SIZE: u64 = 16 * 1024 * 1024;
-
-const _: () = assert!(
-    PART_SIZE.is_multiple_of(PAGE_SIZE as u64),
-    "a part begins with a page"
-);
 
 /// Size from which a file has parts.
 const DIVISIBLE_FROM: u64 = 2 * PART_SIZE;

@@ -7,8 +7,8 @@ mod tests {
 
     use pgrx::pg_test;
 
-    use crate::backup::file_parts::{PART_SIZE, divisible_files};
-    use crate::backup::file_table::{FileTable, Kind, PartSlot, Slot};
+    use crate::backup::file_parts::divisible_files;
+    use crate::backup::file_table::{FileTable, Kind, PART_SIZE, PartSlot, Slot};
     use crate::backup::files::SharedFiles;
     use crate::backup::listing::{Entry, Listing};
     use crate::backup::owner::FIRST_WORKER;

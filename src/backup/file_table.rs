@@ -15,8 +15,8 @@ use std::borrow::Cow;
 use backup_format::incremental::{self, BlockList};
 
 use crate::server::segment::{self, FromBytes, Memory};
+use crate::server::settings::PAGE_SIZE;
 
-use super::file_parts::PART_SIZE;
 use super::gate::Gate;
 use super::owner::FIRST_WORKER;
 use super::taken_prefix::TakenPrefix;
@@ -105,6 +105,15 @@ impl Slot {
         }
     }
 }
+
+/// Size of all parts but the last of a file: a multiple of every page size, large enough to be read
+/// sequentially, and small enough that the last part of a backup takes no time.
+pub const PART_SIZE: u64 = 16 * 1024 * 1024;
+
+const _: () = assert!(
+    PART_SIZE.is_multiple_of(PAGE_SIZE as u64),
+    "a part begins with a page"
+);
 
 /// Slot of a part of a file: see `backup::file_parts`.
 #[derive(FromBytes)]
