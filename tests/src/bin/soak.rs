@@ -68,7 +68,10 @@ impl Soak {
                 .sites
                 .remove(&name)
                 .unwrap_or_else(|| (Site::new(plan.ground()), 0));
+            site.load.pause(false);
             let line = plan.run(&mut site);
+            // Others need the processors meanwhile.
+            site.load.pause(true);
             if runs + 1 < RUNS_OF_A_SITE {
                 self.sites.insert(name, (site, runs + 1));
             }

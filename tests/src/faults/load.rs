@@ -18,6 +18,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 #[derive(Default)]
 struct Counts {
     stopped: AtomicBool,
+    paused: AtomicBool,
     attempted: AtomicI64,
     acknowledged: AtomicI64,
 }
@@ -40,6 +41,11 @@ impl Load {
             })
             .collect();
         Load { counts, threads }
+    }
+
+    /// Stops writing until it is called again with `false`. A transaction that has begun goes on.
+    pub fn pause(&self, paused: bool) {
+        self.counts.paused.store(paused, Ordering::SeqCst);
     }
 
     /// Number of acknowledged commits. Every backup that starts later contains these transactions.
@@ -67,6 +73,9 @@ fn write(config: &Config, number: u64, counts: &Counts) {
     let mut session: Option<Client> = None;
     while !counts.stopped.load(Ordering::SeqCst) {
         sleep(PAUSE);
+        if counts.paused.load(Ordering::SeqCst) {
+            continue;
+        }
         let Some(client) = &mut session else {
             session = config.connect(NoTls).ok();
             continue;
