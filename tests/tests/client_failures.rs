@@ -348,6 +348,11 @@ fn without_its_leader_a_backup_fails() {
         said.contains("the connection that leads the backup was lost"),
         "{said}"
     );
+    // The server has said why.
+    assert!(
+        said.contains("lost: terminating connection due to administrator command"),
+        "{said}"
+    );
     assert!(names_in(&folder).is_empty());
     leftover::assert_none(&cluster);
 }

@@ -164,14 +164,18 @@ impl LibpqLink {
         if let Some(hint) = field(ErrorField::MessageHint) {
             message.push_str(&format!("\nHINT:  {hint}"));
         }
+        // The server closes the connection after it; libpq has not noticed yet.
+        let connection_lost = self.is_lost()
+            || matches!(
+                field(ErrorField::SeverityNonlocalized).as_deref(),
+                Some("FATAL" | "PANIC")
+            );
+        if connection_lost {
+            self.loss.get_or_init(|| message.clone());
+        }
         Failure {
             message,
-            // The server closes the connection after it; libpq has not noticed yet.
-            connection_lost: self.is_lost()
-                || matches!(
-                    field(ErrorField::SeverityNonlocalized).as_deref(),
-                    Some("FATAL" | "PANIC")
-                ),
+            connection_lost,
         }
     }
 
