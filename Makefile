@@ -41,6 +41,9 @@ soak: tools install ## backups with injected faults, for MINUTES=30
 fuzz: tools ## changed inputs for the readers of backups, 13 million in all
 	@scripts/fuzz.sh
 
+coverage: setup ## all tests, and which lines none of them runs
+	@scripts/coverage.sh
+
 valgrind: tools install ## memcheck on the format tests and on a server during a backup
 	@scripts/valgrind.sh
 
@@ -52,6 +55,6 @@ clean: ## remove build output
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup tools demo test test-all test-pages soak fuzz valgrind install package bench picture lint clean
+.PHONY: help setup tools demo test test-all test-pages soak fuzz coverage valgrind install package bench picture lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:
