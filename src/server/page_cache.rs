@@ -79,12 +79,17 @@ impl<'f> CacheFootprint<'f> {
             return;
         };
         if self.ahead < end && self.passed + AHEAD / 2 >= self.ahead {
-            let until = end.min(self.ahead + AHEAD);
-            if !self.was_cached(self.ahead) {
+            let window = self.ahead..end.min(self.ahead + AHEAD);
+            let mut parts = window.clone().step_by(PART as usize);
+            if parts.any(|offset| !self.was_cached(offset)) {
                 #[cfg(target_os = "linux")]
-                self.advise(self.ahead, until - self.ahead, libc::POSIX_FADV_WILLNEED);
+                self.advise(
+                    window.start,
+                    window.end - window.start,
+                    libc::POSIX_FADV_WILLNEED,
+                );
             }
-            self.ahead = until;
+            self.ahead = window.end;
         }
     }
 

@@ -23,6 +23,8 @@ use crate::runtime::cancellation::Cancellation;
 const PARTS_OF_A_SIZE: usize = 2000;
 /// Parts of one upload on their way.
 const IN_FLIGHT: usize = 4;
+/// Longest wait for the answer to the first request of an upload after a cancellation.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
 /// Polling interval of a wait.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -172,10 +174,20 @@ impl Upload {
 
     fn begin(&mut self, cancellation: &Cancellation) -> Result<MultipartId> {
         let (store, path) = (self.objects.store.parts.clone(), self.path.clone());
-        let id = self.run(
-            async move { store.create_multipart(&path).await },
-            cancellation,
-        )?;
+        let runtime = &self.objects.store.runtime;
+        let mut request = runtime.spawn(async move { store.create_multipart(&path).await });
+        let begun = match self.wait(&mut request, cancellation) {
+            Ok(begun) => begun,
+            Err(cancelled) => {
+                // The store may have begun it already. Only the answer tells its number, by which it is aborted.
+                let answer = runtime.block_on(async { timeout(LAST_ANSWER, &mut request).await });
+                self.id = answer.ok().and_then(Result::ok).and_then(Result::ok);
+                request.abort();
+                return Err(cancelled);
+            }
+        };
+        let begun = begun.context("the upload was ended")?;
+        let id = begun.map_err(|error| self.failed(error))?;
         self.id = Some(id.clone());
         self.others = self.objects.store.take_unaborted(&self.path);
         let ids: Vec<_> = self
