@@ -42,13 +42,24 @@ fn count_of_parts(leader: &mut Client, path: &str) -> u64 {
     (entry.expect("the file").size as u64).div_ceil(PART_SIZE)
 }
 
-/// Stops the backup, and checks what has arrived with it.
-#[track_caller]
-fn complete(cluster: &Cluster, leader: &mut Client, streams: &[Vec<u8>]) {
+/// The backup of these streams and of the stop, which verifies.
+fn verified(cluster: &Cluster, leader: &mut Client, streams: &[Vec<u8>]) -> Backup {
     let backup = Backup::folder(cluster);
     backup.unpack_parts(streams);
     backup.unpack(&send_stop(leader));
     backup.verify();
+    backup
+}
+
+#[track_caller]
+fn assert_zeros(content: &[u8], offset: u64) {
+    assert!(content.iter().all(|byte| *byte == 0), "{offset}");
+}
+
+/// Stops the backup, and checks what has arrived with it.
+#[track_caller]
+fn complete(cluster: &Cluster, leader: &mut Client, streams: &[Vec<u8>]) {
+    let backup = verified(cluster, leader, streams);
     let mut restored = backup.restore();
     let rows = LARGE * 1024;
     restored.wait_for_sql("the rows", &format!("SELECT count(*) = {rows} FROM large"));
@@ -241,17 +252,10 @@ fn a_file_that_is_cut_or_grows_between_its_parts_keeps_its_size() {
             let cut = parts.iter().filter(|part| part.offset > on_disk);
             assert!(cut.clone().count() > 0);
             for part in cut {
-                assert!(
-                    part.content.iter().all(|byte| *byte == 0),
-                    "{}",
-                    part.offset
-                );
+                assert_zeros(&part.content, part.offset);
             }
         }
-        let backup = Backup::folder(&cluster);
-        backup.unpack_parts(&[first.expect(), second]);
-        backup.unpack(&send_stop(&mut leader));
-        backup.verify();
+        let backup = verified(&cluster, &mut leader, &[first.expect(), second]);
         let mut restored = backup.restore();
         let rows = if grows { 70 * 1024 + 9000 } else { 30 * 1024 };
         restored.wait_for_sql("the rows", &format!("SELECT count(*) = {rows} FROM large"));
@@ -274,16 +278,9 @@ fn a_table_that_is_dropped_between_its_parts_is_gone_after_recovery() {
     let (parts, _) = split(&second);
     assert_eq!(parts.len(), 4);
     for part in &parts {
-        assert!(
-            part.content.iter().all(|byte| *byte == 0),
-            "{}",
-            part.offset
-        );
+        assert_zeros(&part.content, part.offset);
     }
-    let backup = Backup::folder(&cluster);
-    backup.unpack_parts(&[first.expect(), second]);
-    backup.unpack(&send_stop(&mut leader));
-    backup.verify();
+    let backup = verified(&cluster, &mut leader, &[first.expect(), second]);
     assert!(backup.data_dir().join(&path).exists());
     let mut restored = backup.restore();
     restored.execute("CREATE TABLE large AS SELECT 1 AS one");
@@ -301,10 +298,7 @@ fn a_table_that_is_dropped_before_its_first_part_is_left_out() {
     cluster.execute("CHECKPOINT");
     let stream = copy_out(&mut leader, &copy_in_parts(id)).expect("a stream");
     assert!(split(&stream).0.is_empty());
-    let backup = Backup::folder(&cluster);
-    backup.unpack_parts(&[stream]);
-    backup.unpack(&send_stop(&mut leader));
-    backup.verify();
+    let backup = verified(&cluster, &mut leader, &[stream]);
     assert!(!backup.data_dir().join(&path).exists());
 }
 
