@@ -11,29 +11,15 @@ use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
 
 const AT_MOST_KB: u64 = 64 * 1024;
-/// Of a program that reads from a store. The HTTP library reads ahead, and further where the program waits for a
-/// processor: 34 to 51 MB, and 69 on a machine that built programs meanwhile.
-const READER_AT_MOST_KB: u64 = 96 * 1024;
 
-/// Checks the peak memory of a program that writes.
+/// Checks the peak memory of a program.
 #[track_caller]
 fn assert_small(what: &str, program: &Command) {
-    assert_below(AT_MOST_KB, what, program);
-}
-
-/// Checks the peak memory of a program that reads.
-#[track_caller]
-fn assert_small_reader(what: &str, program: &Command) {
-    assert_below(READER_AT_MOST_KB, what, program);
-}
-
-#[track_caller]
-fn assert_below(limit: u64, what: &str, program: &Command) {
     let measured = measure(program);
     assert_eq!(measured.status, 0, "{what}: {measured:?}");
     let memory = measured.peak_kb;
     println!("{what}: {memory} kB");
-    assert!(memory < limit, "{memory} kB: {what}");
+    assert!(memory < AT_MOST_KB, "{memory} kB: {what}");
 }
 
 /// Cluster of some hundred MB, in files of which each is larger than a part of an upload.
@@ -54,10 +40,10 @@ fn four_workers_take_little_memory() {
     ] {
         let args = ["-j", "4", "-Z", compression];
         assert_small(name, &repository.backup(&cluster, name, &args));
-        assert_small_reader("verify", &repository.verify(name, &["-j", "4"]));
+        assert_small("verify", &repository.verify(name, &["-j", "4"]));
         let places = Folder::new("r");
         let restore = repository.restore(name, &places.join("data"), &["-j", "4"]);
-        assert_small_reader("restore", &restore);
+        assert_small("restore", &restore);
     }
     assert_small("list", &repository.list(&[]));
 }
@@ -75,5 +61,5 @@ fn a_store_that_fails_now_and_then_takes_no_more_memory() {
     let archives = repository.archives("b").len();
     assert!(archives > 3, "{archives}");
     assert!(repository.server.requests().faulted() > 20);
-    assert_small_reader("verify", &repository.verify("b", &["-j", "4"]));
+    assert_small("verify", &repository.verify("b", &["-j", "4"]));
 }
