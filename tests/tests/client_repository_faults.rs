@@ -203,6 +203,33 @@ fn an_interruption_does_not_wait_for_the_description() {
 }
 
 #[test]
+fn an_upload_whose_first_answer_comes_after_an_interruption_is_aborted() {
+    let cluster = Cluster::new();
+    let repository = Repository::new();
+    let server = &repository.server;
+    server.switch_on(&Fault::new(Act::Hold).on(&[Kind::Begin]).first(1));
+    // Slow enough for the other worker to be busy until the end.
+    let args = ["-j", "2", "-r", "4M"];
+    let running = Running::start(&mut repository.backup(&cluster, "b", &args));
+    wait_for("an upload whose begin is not answered", PATIENCE, || {
+        server.open_uploads() > 0
+    });
+    running.signal("TERM");
+    cluster.wait_for_sql(
+        "the end of the other worker",
+        "SELECT count(*) < 2 FROM pg_stat_activity
+         WHERE query ~ 'send_backup_files' AND pid <> pg_backend_pid()",
+    );
+    server.heal();
+    let (status, said) = running.end();
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("received SIGTERM"), "{said}");
+    assert_eq!(server.open_uploads(), 0);
+    repository.assert_empty();
+    assert_no_backup_runs(&cluster);
+}
+
+#[test]
 fn an_interruption_of_a_restore_does_not_wait_for_a_store_that_stalls() {
     let origin = Origin::new();
     let repository = Repository::new();

@@ -22,6 +22,8 @@ pub enum Act {
     Hang,
     /// The request takes effect, and the connection is closed in place of an answer.
     Lose,
+    /// The request takes effect, and is answered when the faults are switched off.
+    Hold,
 }
 
 /// Which of the requests that match fail. They count from 1.

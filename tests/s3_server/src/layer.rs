@@ -86,8 +86,10 @@ impl Layer {
         let request = Request::from_parts(parts, Body::http_body_unsync(body));
         let answer = service.call(request).await;
         let answer = answer.map_err(|error| format!("{error:?}"))?;
-        if matches!(act, Act::Lose) {
-            return Err("the answer is lost on purpose".into());
+        match act {
+            Act::Lose => return Err("the answer is lost on purpose".into()),
+            Act::Hold => self.state.healed().await,
+            _ => (),
         }
         entry
             .status

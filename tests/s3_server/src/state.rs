@@ -1,12 +1,16 @@
 //! What connections and commands share: the faults that are switched on, and the requests so far.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::request::Parts;
 use serde::Deserialize;
 
 use crate::entry::{Entry, Kind};
 use crate::fault::{Act, Fault};
+
+/// Polling interval of a wait.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// State of the server: without faults at first.
 #[derive(Default)]
@@ -69,6 +73,13 @@ impl State {
         let mut changing = self.changing();
         changing.faults.clear();
         changing.capacity = None;
+    }
+
+    /// Waits until all faults are off.
+    pub async fn healed(&self) {
+        while !self.changing().faults.is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// The requests so far.

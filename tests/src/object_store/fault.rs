@@ -85,6 +85,8 @@ pub enum Act {
     Hang,
     /// The request takes effect, and the connection is closed in place of an answer.
     Lose,
+    /// The request takes effect, and is answered when the faults are switched off.
+    Hold,
 }
 
 impl Act {
@@ -99,6 +101,7 @@ impl Act {
             Act::Cut => json!("cut"),
             Act::Hang => json!("hang"),
             Act::Lose => json!("lose"),
+            Act::Hold => json!("hold"),
         }
     }
 }
