@@ -11,7 +11,7 @@ use backup_tests::client::{
 };
 use backup_tests::leftover;
 use backup_tests::page::corrupt_cluster;
-use backup_tests::program::{command, give_to_owner, make_dir, run, succeed, words};
+use backup_tests::program::{command, give_to_owner, make_dir, run, signal, succeed, words};
 use backup_tests::scratch::Folder;
 use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::wait::{PATIENCE, wait_for};
@@ -355,6 +355,31 @@ fn without_its_leader_a_backup_fails() {
     );
     assert!(names_in(&folder).is_empty());
     leftover::assert_none(&cluster);
+}
+
+#[test]
+fn a_connection_that_ends_without_a_word_is_named_by_one_message() {
+    let cluster = Cluster::builder()
+        .setting("checkpoint_timeout", "1h")
+        .start();
+    cluster.may_crash();
+    cluster.execute("CREATE TABLE t AS SELECT repeat('x', 1000) FROM generate_series(1, 10000)");
+    let (folder, target) = new_target();
+    let backup = Running::start(spread_backup(&cluster).arg("-D").arg(&target));
+    wait_for_checkpoint(&cluster);
+    let leader = "SELECT leader_pid FROM backup_progress()";
+    let leader: i32 = cluster
+        .connect()
+        .query_one(leader, &[])
+        .expect(leader)
+        .get(0);
+    signal("KILL", leader);
+    let (status, said) = backup.end();
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("server closed the connection"), "{said}");
+    // libpq adds that when it is asked about the socket that it has closed.
+    assert!(!said.contains("invalid socket"), "{said}");
+    assert!(names_in(&folder).is_empty());
 }
 
 /// Checks the output of a program that lost its server. The last message may be lost with the

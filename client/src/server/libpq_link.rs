@@ -185,7 +185,9 @@ impl LibpqLink {
             .error_message()
             .unwrap_or_default()
             .trim_end();
-        let message = match said {
+        // libpq adds this where it is asked for the socket after it has closed it.
+        let said = said.strip_suffix("invalid socket").unwrap_or(said);
+        let message = match said.trim_end() {
             "" => "the connection was lost",
             said => said,
         };
