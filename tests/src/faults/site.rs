@@ -21,7 +21,7 @@ const DISK_MEGABYTES: u32 = 400;
 
 /// Cluster files that faults target, relative to the data directory.
 pub struct Places {
-    /// Table of 16 MB that nothing reads or writes.
+    /// Table of 40 MB that nothing reads or writes: large enough to be divided between workers.
     pub table: String,
     /// Table of 4 MB in a tablespace. Same as `table` if there is no tablespace.
     pub table_elsewhere: String,
@@ -214,7 +214,7 @@ fn fill(cluster: &Cluster, ground: Ground) -> Places {
         .batch_execute("CREATE TABLE probe AS SELECT 0 AS a")
         .expect("CREATE TABLE");
     Pgbench::fill(cluster, 1);
-    create_table(cluster, "big", 16);
+    create_table(cluster, "big", 40);
     let table = crate::workload::path_of(&mut client, "big");
     let table_elsewhere = if ground == Ground::Standby {
         // A standby on the same machine would use the same tablespace location.

@@ -202,7 +202,8 @@ impl ClientPlan {
         let streams_wal = random.percent(80) || fault.is_of_wal();
         let bytes = match random.percent(15) {
             true => 0,
-            false => random.below(40 << 20),
+            // An incremental backup is small.
+            false => random.below(if incremental { 2 << 20 } else { 64 << 20 }),
         };
         let is_slow = stage == Stage::Stream || random.percent(50);
         let delay = random.below(if is_slow { 3500 } else { 1200 });
