@@ -43,6 +43,8 @@ for folder in --bindir --pkglibdir --sharedir --includedir-server --pkgincludedi
     # A folder of one that is copied may be named too.
     [[ -e $scratch/server$folder ]] || (cd "$scratch/server" && cp -a --parents -- "$folder" .)
 done
+# cp gives the folders above to nobody else.
+chmod -R go+rX "$scratch/server"
 PG_CONFIG=$scratch/server$(realpath -- "$("$original" --bindir)")/pg_config
 [[ $("$PG_CONFIG" --pkglibdir) == "$scratch"/* ]] || die "a copy of PostgreSQL $major names folders of the original"
 export PG_CONFIG
