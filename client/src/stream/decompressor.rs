@@ -15,7 +15,9 @@ use zstd::stream::raw::{self, DParameter, Operation as _};
 
 /// Size of an output portion in bytes.
 const PORTION: usize = 128 * 1024;
-/// Bytes that a decoder of LZ4 is given at once: as many as it reads.
+/// Bytes that a decoder of LZ4 is given at once: as many as it reads. It always gets room for as many. Where a block
+/// that is stored as it is does not fit, the decoder takes what it has read of it for bytes that are still to come. Then
+/// it reads beyond the end of its frame, and what it has read of the next one is lost.
 const FEED: usize = 32 * 1024;
 /// The window of zstd's highest level, beyond which `zstd -d` does not go either.
 const LARGEST_ZSTD_WINDOW_LOG: u32 = 27;
@@ -60,6 +62,8 @@ struct Step {
     read: usize,
     /// So many came out.
     written: usize,
+    /// There was no room for more.
+    is_full: bool,
     /// The frame has ended behind those that are used up, and all of it has come out.
     ended: bool,
 }
@@ -133,8 +137,7 @@ impl Decompressor {
             } else {
                 Place::Inside
             };
-            let has_more = step.ended || step.written == self.portion.len();
-            if bytes.is_empty() && !has_more {
+            if bytes.is_empty() && !step.ended && !step.is_full {
                 break;
             }
             // There is nothing else that could bring it further.
@@ -186,10 +189,12 @@ impl Decoder {
                 let (read, written) = (decoder.total_in(), decoder.total_out());
                 let status = decoder.decompress(bytes, portion, FlushDecompress::None);
                 let status = status.map_err(io::Error::other)?;
+                // No more than there was room for.
+                let written = (decoder.total_out() - written) as usize;
                 Ok(Step {
-                    // No more than there was room for.
                     read: (decoder.total_in() - read) as usize,
-                    written: (decoder.total_out() - written) as usize,
+                    written,
+                    is_full: written == portion.len(),
                     ended: status == Status::StreamEnd,
                 })
             }
@@ -199,6 +204,7 @@ impl Decoder {
                 Ok(Step {
                     read: status.bytes_read,
                     written: status.bytes_written,
+                    is_full: status.bytes_written == portion.len(),
                     ended: status.remaining == 0,
                 })
             }
@@ -229,10 +235,12 @@ fn step_lz4(
         return Err(ErrorKind::UnexpectedEof.into());
     };
     let bytes = &bytes[..bytes.len().min(FEED)];
+    let portion_size = portion.len();
     decoder.reader().0.borrow_mut().extend(bytes);
     let mut written = 0;
     let mut ended = false;
-    while written < portion.len() && !ended {
+    let is_full = |written| portion_size - written < FEED;
+    while !is_full(written) && !ended {
         match decoder.read(&mut portion[written..]) {
             Ok(0) => ended = true,
             Ok(length) => written += length,
@@ -250,6 +258,7 @@ fn step_lz4(
     Ok(Step {
         read: bytes.len() - left.len(),
         written,
+        is_full: is_full(written),
         ended,
     })
 }
@@ -262,6 +271,9 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use std::io::Write as _;
+
+    use backup_compression::Encoder;
+    use backup_format::compression::Compression;
 
     use super::*;
 
@@ -333,6 +345,37 @@ mod tests {
         for method in METHODS {
             let frames = parts.map(|part| compress(method, part)).concat();
             for piece in [1, 1000, frames.len()] {
+                let out = decompress(method, &frames, piece).unwrap();
+                assert!(out == expected, "{method:?} in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn frames_whose_ends_do_not_compress_are_one_stream() {
+        let sample = sample();
+        let noise = &sample[sample.len() - 20_000..];
+        // A portion ends everywhere in the noise, whose block is stored as it is.
+        let before: Vec<_> = (0..22).map(|n| vec![b'x'; PORTION - n * 1000]).collect();
+        let expected: Vec<_> = before.iter().flat_map(|x| [x, noise].concat()).collect();
+        for method in METHODS {
+            let compression = Compression {
+                method,
+                level: None,
+            };
+            let mut frames = Vec::new();
+            for before in &before {
+                let mut encoder = Encoder::new(compression).unwrap().expect("an encoder");
+                encoder.write(before).unwrap();
+                encoder.write(noise).unwrap();
+                encoder.finish().unwrap();
+                let take = |bytes: &[u8]| {
+                    frames.extend_from_slice(bytes);
+                    Ok::<_, io::Error>(())
+                };
+                encoder.drain(take).unwrap();
+            }
+            for piece in [1000, 256 * 1024, frames.len()] {
                 let out = decompress(method, &frames, piece).unwrap();
                 assert!(out == expected, "{method:?} in pieces of {piece}");
             }
