@@ -219,33 +219,4 @@ fn receive(wire: &mut Wire) -> Result<Message> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::io::ErrorKind;
-
-    use super::*;
-
-    #[test]
-    fn who_accepts_nobody_is_not_waited_for_without_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        let family = (
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-        );
-        let listener = net::socket_with(family.0, family.1, family.2, None).unwrap();
-        net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
-        net::listen(&listener, 0).unwrap();
-        let mut waiting = Vec::new();
-        let refused = loop {
-            match connect_by_path(&path, Duration::from_millis(50)) {
-                Ok(socket) => waiting.push(socket),
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(refused.kind(), ErrorKind::WouldBlock);
-        assert!(!waiting.is_empty());
-    }
-}
+mod tests;
