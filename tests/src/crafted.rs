@@ -102,6 +102,18 @@ pub fn entry(path: &str, size: usize) -> String {
 /// Rewrites an archive: removes one file, if present, and adds another.
 #[track_caller]
 pub fn edit(path: &Path, without: Option<&str>, with: Option<(&str, &[u8])>) {
+    let added = with.map(|(name, content)| file(name, content));
+    rewrite(path, without, added.as_slice());
+}
+
+/// Adds a member to the end of an archive.
+#[track_caller]
+pub fn add(path: &Path, member: Vec<u8>) {
+    rewrite(path, None, &[member]);
+}
+
+#[track_caller]
+fn rewrite(path: &Path, without: Option<&str>, added: &[Vec<u8>]) {
     let bytes = fs::read(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     let mut members = Vec::new();
     let mut archive = Archive::new(&bytes[..]);
@@ -113,6 +125,6 @@ pub fn edit(path: &Path, without: Option<&str>, with: Option<(&str, &[u8])>) {
             members.push(bytes[begin..end as usize].to_vec());
         }
     }
-    members.extend(with.map(|(name, content)| file(name, content)));
+    members.extend_from_slice(added);
     fs::write(path, self::archive(&members)).expect("write the archive");
 }

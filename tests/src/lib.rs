@@ -11,6 +11,7 @@
 pub mod archive;
 pub mod backup;
 pub mod builder;
+pub mod chain;
 pub mod client;
 pub mod crafted;
 pub mod crash;

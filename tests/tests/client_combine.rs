@@ -4,14 +4,11 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use backup_tests::builder::Builder;
-use backup_tests::client::{
-    backup_of, expect_failure, names_in, program, restore_of, unpack, verify,
-};
+use backup_tests::chain::{Chain, incremental_file, unpacked};
+use backup_tests::client::{backup_of, expect_failure, names_in, program, restore_of, verify};
 use backup_tests::disk::Disk;
-use backup_tests::incremental::{assert_same_files, contents, is_too_old};
+use backup_tests::incremental::{assert_same_files, is_too_old};
 use backup_tests::program::{account, command, make_dir, run, signal, succeed};
 use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
@@ -19,137 +16,6 @@ use backup_tests::verification::{append, change_byte, truncate};
 use backup_tests::wait::{PATIENCE, wait_for};
 
 const CLAIM: &str = "pg_parallel_backup.unfinished";
-
-/// A cluster, and a chain of its backups in a format.
-struct Chain {
-    cluster: Cluster,
-    folder: Folder,
-    backups: Vec<PathBuf>,
-}
-
-impl Chain {
-    /// Takes a full backup and two incremental ones, all with these options.
-    #[track_caller]
-    fn take(args: &[&str]) -> Self {
-        Self::of(Cluster::builder(), args)
-    }
-
-    #[track_caller]
-    fn of(builder: Builder, args: &[&str]) -> Self {
-        let cluster = builder
-            .setting("summarize_wal", "on")
-            .setting("autovacuum", "off")
-            .start();
-        cluster.execute(
-            "CREATE TABLE t AS SELECT g AS a, repeat('t', 500) AS b FROM generate_series(1, 20000) AS g;
-             CREATE TABLE cut AS TABLE t;
-             CREATE INDEX ON t (a)",
-        );
-        let mut chain = Self {
-            cluster,
-            folder: Folder::new("chain"),
-            backups: Vec::new(),
-        };
-        for (name, change) in [
-            ("full", "SELECT"),
-            ("first", "UPDATE t SET b = 'changed' WHERE a % 1000 = 0"),
-            ("second", "DELETE FROM cut WHERE a > 100"),
-        ] {
-            chain.cluster.execute(change);
-            chain.cluster.execute("VACUUM");
-            let target = chain.folder.join(name);
-            let mut backup = backup_of(&chain.cluster);
-            backup.args(args).arg("-D").arg(&target);
-            if let Some(earlier) = chain.backups.last() {
-                backup.arg("-i").arg(earlier.join("backup_manifest"));
-            }
-            succeed(&mut backup);
-            chain.backups.push(target);
-        }
-        chain
-    }
-
-    fn target(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    /// Command that combines these backups of the chain.
-    fn combine_of(&self, backups: &[usize], target: &Path) -> Command {
-        let mut combine = program();
-        combine.args(["combine", "-N", "-j", "2"]);
-        combine.args(backups.iter().map(|&number| &self.backups[number]));
-        combine.arg("-o").arg(target);
-        combine
-    }
-
-    fn combine(&self, target: &Path) -> Command {
-        self.combine_of(&[0, 1, 2], target)
-    }
-
-    /// The same with pg_combinebackup.
-    fn theirs_of(&self, backups: &[usize], target: &Path) -> Command {
-        let mut combine = command("pg_combinebackup");
-        combine.arg("-N");
-        combine.args(backups.iter().map(|&number| &self.backups[number]));
-        combine.arg("-o").arg(target);
-        combine
-    }
-
-    /// Starts a server on a result, which must have what the cluster has.
-    #[track_caller]
-    fn assert_starts(&self, data: &Path) {
-        verify(data, &[]);
-        let folder = Folder::new("started");
-        let mut restored = Cluster::on(data, folder);
-        restored.start();
-        assert_eq!(contents(&restored), contents(&self.cluster));
-        restored.amcheck();
-        restored.stop_and_check_checksums();
-    }
-}
-
-/// The largest relation file of the full backup that is incremental in both others, and the incremental file
-/// of the first, which has blocks.
-fn incremental_file(chain: &Chain) -> (PathBuf, PathBuf) {
-    let [full, first, second] = &chain.backups[..] else {
-        panic!("three backups");
-    };
-    let size = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
-    let base = first.join("base");
-    let files = names_in(&base).into_iter().flat_map(|database| {
-        let names = names_in(&base.join(&database));
-        names
-            .into_iter()
-            .map(move |name| format!("base/{database}/{name}"))
-    });
-    let files = files.filter(|path| path.contains("/INCREMENTAL."));
-    let files = files.filter(|path| size(&first.join(path)) > 8192 && second.join(path).exists());
-    let files = files.map(|path| {
-        (
-            full.join(path.replace("INCREMENTAL.", "")),
-            first.join(path),
-        )
-    });
-    let largest = files.max_by_key(|(whole, _)| size(whole));
-    largest.expect("an incremental file")
-}
-
-/// Unpacks each archive of a backup into a directory, with the manifest.
-#[track_caller]
-fn unpacked(backup: &Path, target: &Path) {
-    make_dir(target);
-    for name in names_in(backup) {
-        match name.as_str() {
-            "backup_manifest" => {
-                succeed(command("cp").arg(backup.join(name)).arg(target));
-            }
-            _ if name.starts_with("pg_wal.tar") => {
-                unpack(&backup.join(name), &target.join("pg_wal"))
-            }
-            _ => unpack(&backup.join(name), target),
-        }
-    }
-}
 
 #[test]
 fn a_chain_of_directories_gives_what_pg_combinebackup_gives() {

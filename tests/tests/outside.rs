@@ -9,6 +9,7 @@ mod changing_files;
 mod client_archive;
 mod client_check;
 mod client_combine;
+mod client_combine_unusual;
 mod client_compression;
 mod client_connections;
 mod client_directories;
