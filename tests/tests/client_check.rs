@@ -224,6 +224,24 @@ fn each_damaged_file_is_named_once_with_what_it_belongs_to() {
 }
 
 #[test]
+fn a_damaged_fork_is_told_from_the_others() {
+    let mut cluster = quiet_cluster();
+    cluster.execute("CREATE UNLOGGED TABLE u (a int PRIMARY KEY)");
+    let map = quiet_table(&mut cluster.connect(), "t", 9, "") + "_vm";
+    let init = path_in(&cluster, "postgres", "'u_pkey'") + "_init";
+    damage(&mut cluster, &[(&map, &[0]), (&init, &[0])]);
+    let expected = [
+        (&map, "public.t", "table, visibility map"),
+        (&init, "public.u_pkey", "index of public.u, initial state"),
+    ];
+    let expected = expected
+        .map(|(path, relation, kind)| line(path, "postgres", relation, kind, "block 0"))
+        .to_vec();
+    let (found, _) = outcome(&cluster, &mut check_of(&cluster), 1);
+    assert_eq!(sorted(found), sorted(expected));
+}
+
+#[test]
 fn names_are_those_of_their_databases_whatever_these_are_called() {
     let mut cluster = quiet_cluster();
     let quoted = ODD_NAME.replace('"', "\"\"");
