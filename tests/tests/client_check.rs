@@ -314,6 +314,48 @@ fn names_are_those_of_their_databases_whatever_these_are_called() {
     );
 }
 
+/// What a database is called is bytes, of an encoding that nobody knows.
+#[test]
+fn names_without_an_equivalent_are_shown_as_they_are() {
+    let mut cluster = quiet_cluster();
+    cluster.execute("CREATE DATABASE windows ENCODING 'WIN1252' TEMPLATE template0");
+    cluster.execute("CREATE DATABASE latin");
+    cluster.execute("CREATE DATABASE \"Maß\"");
+    cluster.execute("CREATE DATABASE stray");
+    cluster.create_extension("windows");
+    let plain = quiet_table(&mut cluster.connect_to("windows"), "t", 9, "");
+    let utf_8 = quiet_table(&mut cluster.connect_to("Maß"), "t", 9, "");
+    let latin = quiet_table(&mut cluster.connect_to("latin"), "t", 9, "");
+    let stray = quiet_table(&mut cluster.connect_to("stray"), "t", 9, "");
+    // This byte maps to no character in any other encoding.
+    let rename = |what: &str| {
+        format!(
+            "DO $$ BEGIN EXECUTE format('ALTER {what} RENAME TO %I', convert_from('\\x81', 'WIN1252')); END $$"
+        )
+    };
+    run_in(&cluster, "windows", &rename("TABLE t"));
+    run_in(&cluster, "windows", &rename("DATABASE stray"));
+    run_in(&cluster, "windows", "ALTER DATABASE latin RENAME TO \"é\"");
+    let pages = [&plain, &utf_8, &latin, &stray].map(|path| (path.as_str(), &[0][..]));
+    damage(&mut cluster, &pages);
+    let expected = sorted(vec![
+        line(&plain, "windows", "public.\"\\201\"", "table", "block 0"),
+        line(&utf_8, "Maß", "public.t", "table", "block 0"),
+        line(&latin, "\\351", "-", "-", "block 0"),
+        line(&stray, "\\201", "-", "-", "block 0"),
+    ]);
+    for database in ["postgres", "windows"] {
+        let (found, said) = outcome(&cluster, check_of(&cluster).args(["-d", database]), 1);
+        assert_eq!(sorted(found), expected, "{said}");
+        for name in ["\\351", "\\201"] {
+            let expected = format!(
+                "relations of database \"{name}\" cannot be named: its name is not in UTF-8"
+            );
+            assert!(said.contains(&expected), "{said}");
+        }
+    }
+}
+
 #[test]
 fn a_file_that_cannot_be_read_hides_no_other() {
     let mut cluster = quiet_cluster();

@@ -116,7 +116,10 @@ struct Database {
     allows_connections: bool,
 }
 
+/// The databases by their OIDs. The server compares names with the bytes that it has, which may be of any encoding,
+/// so these are not converted.
 fn databases(session: &Session) -> Result<BTreeMap<u32, Database>> {
+    session::take_text_as_it_is(session)?;
     let rows = session.rows("SELECT oid, datname, datallowconn FROM pg_database", &[])?;
     rows.iter()
         .map(|row| {
