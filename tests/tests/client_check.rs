@@ -5,14 +5,15 @@ use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use backup_tests::client::{Running, expect_failure, program};
 use backup_tests::leftover;
 use backup_tests::page::{PAGE_SIZE, quiet_table};
-use backup_tests::program::{account, give_to_owner, run};
+use backup_tests::program::{account, give_to_owner, run, signal};
 use backup_tests::server::{Cluster, Shutdown};
 use backup_tests::verification::append;
+use backup_tests::wait::{PATIENCE, wait_for};
 use backup_tests::workload::create_table;
 
 /// Database name with characters special in SQL, in connection strings and in shells.
@@ -580,6 +581,76 @@ fn without_its_leader_a_check_fails() {
     let (status, said) = check.end();
     assert_eq!(status, Some(1), "{said}");
     let expected = "error: the connection that leads the backup was lost";
+    assert!(said.contains(expected), "{said}");
+    leftover::assert_none(&cluster);
+}
+
+/// Creates a table whose file is the first to be checked, and damages it. Returns its path.
+#[track_caller]
+fn damaged_first(cluster: &mut Cluster, database: &str) -> String {
+    let path = quiet_table(&mut cluster.connect_to(database), "first", 2500, "");
+    damage(cluster, &[(&path, &[5])]);
+    path
+}
+
+/// Starts a slow check, and waits until it is past that file. Others take it some seconds more.
+#[track_caller]
+fn check_past_the_first(cluster: &Cluster) -> Child {
+    let child = check_of(cluster)
+        .args(["-j", "1", "-r", "8M"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program");
+    wait_for("the end of the first stream", PATIENCE, || {
+        (cluster.log()).contains("checksum verification failure during base backup")
+    });
+    // The file is larger than what the second stream reads.
+    cluster.wait_for_sql(
+        "the second stream",
+        "SELECT EXISTS (SELECT FROM pg_stat_progress_basebackup
+             WHERE backup_streamed BETWEEN 1 AND 2500 * 8192 - 1)",
+    );
+    child
+}
+
+#[test]
+fn damage_that_was_found_before_a_check_fails_is_reported() {
+    let mut cluster = quiet_cluster();
+    let path = damaged_first(&mut cluster, "postgres");
+    let check = check_past_the_first(&cluster);
+    cluster.execute("SELECT pg_terminate_backend(leader_pid) FROM backup_progress()");
+    let output = check.wait_with_output().expect("its end");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    // There is no session that could tell what it belongs to.
+    assert_eq!(lines(&output), [line(&path, "-", "-", "-", "block 5")]);
+    assert!(said.contains("damage found before the error:\n"), "{said}");
+    let expected = "error: the connection that leads the backup was lost";
+    assert!(said.contains(expected), "{said}");
+    leftover::assert_none(&cluster);
+}
+
+#[test]
+fn a_database_that_is_dropped_meanwhile_takes_its_names_along() {
+    let mut cluster = quiet_cluster();
+    cluster.execute("CREATE DATABASE gone");
+    let path = damaged_first(&mut cluster, "gone");
+    let oid = path.split('/').nth(1).expect("the OID of a database");
+    let check = check_past_the_first(&cluster);
+    // It waits while the database is dropped, however long that takes.
+    let pid = i32::try_from(check.id()).expect("a process");
+    signal("STOP", pid);
+    cluster.execute("DROP DATABASE gone");
+    signal("CONT", pid);
+    let output = check.wait_with_output().expect("its end");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(lines(&output), [line(&path, "-", "-", "-", "block 5")]);
+    let expected = format!("warning: there is no database with OID {oid}\n");
+    assert!(said.contains(&expected), "{said}");
+    // Those of its files that were still to be read are no damage.
+    let expected = "error: 1 page is damaged in 1 file\n";
     assert!(said.contains(expected), "{said}");
     leftover::assert_none(&cluster);
 }
