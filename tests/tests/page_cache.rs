@@ -4,6 +4,8 @@ use std::io;
 use std::path::Path;
 
 use backup_tests::backup::start;
+use backup_tests::builder::Builder;
+use backup_tests::faults::layer::Layer;
 use backup_tests::program::{command, succeed};
 use backup_tests::scratch::stay_on_disk;
 use backup_tests::server::Cluster;
@@ -28,26 +30,42 @@ fn evict(path: &Path) {
 /// Reads all files of a backup with a given number.
 type Read = fn(&mut Client, i64);
 
+fn read_into_the_blackhole(leader: &mut Client, id: i64) {
+    let blackhole = format!("SELECT send_backup_files({id}, target => 'blackhole')");
+    leader.batch_execute(&blackhole).expect("the blackhole");
+}
+
+fn read_in_parts(leader: &mut Client, id: i64) {
+    let copy = format!("COPY (SELECT send_backup_files({id}, parts => true)) TO STDOUT");
+    let mut stream = leader.copy_out(&copy).expect("a stream");
+    io::copy(&mut stream, &mut io::sink()).expect("all of it");
+}
+
 #[test]
 fn a_stream_leaves_in_the_page_cache_what_was_there() {
-    leaves_the_page_cache_as_it_was(|leader, id| {
-        let blackhole = format!("SELECT send_backup_files({id}, target => 'blackhole')");
-        leader.batch_execute(&blackhole).expect("the blackhole");
-    });
+    leaves_the_page_cache_as_it_was(Cluster::builder(), read_into_the_blackhole);
 }
 
 #[test]
 fn parts_of_files_leave_it_too() {
-    leaves_the_page_cache_as_it_was(|leader, id| {
-        let copy = format!("COPY (SELECT send_backup_files({id}, parts => true)) TO STDOUT");
-        let mut stream = leader.copy_out(&copy).expect("a stream");
-        io::copy(&mut stream, &mut io::sink()).expect("all of it");
-    });
+    leaves_the_page_cache_as_it_was(Cluster::builder(), read_in_parts);
 }
 
-fn leaves_the_page_cache_as_it_was(read: Read) {
+/// Linux before 6.5 has no cachestat().
+#[test]
+fn so_it_is_on_an_older_kernel() {
+    const CACHESTAT: u32 = 451;
+    for read in [read_into_the_blackhole as Read, read_in_parts] {
+        let kernel = Layer::new();
+        kernel.lack_call(CACHESTAT);
+        leaves_the_page_cache_as_it_was(kernel.below(Cluster::builder()), read);
+    }
+}
+
+#[track_caller]
+fn leaves_the_page_cache_as_it_was(builder: Builder, read: Read) {
     stay_on_disk();
-    let cluster = Cluster::builder().setting("autovacuum", "off").start();
+    let cluster = builder.setting("autovacuum", "off").start();
     let [cold, half, warm] = ["cold", "half", "warm"].map(|table| {
         create_table(&cluster, table, 40);
         let query = format!("SELECT pg_relation_filepath('{table}')");

@@ -1,14 +1,16 @@
 /*
- * Preloaded into a server: reads of one file fail, or writes below one directory find the disk full,
- * as a file of one page says that the tests write to:
+ * Preloaded into a server: reads of one file fail, writes below one directory find the disk full, or a
+ * system call is one of a later kernel, as a file of one page says that the tests write to:
  *
  *   R <offset> <end of a path>     reads that reach beyond the offset fail with EIO
  *   W 0 <begin of a path>          writes fail with ENOSPC
+ *   S <number>                     syscall() with this number fails with ENOSYS
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -133,4 +135,21 @@ write(int fd, const void *data, size_t length)
 	if (strikes('W', fd, 0))
 		FAIL(ENOSPC);
 	return real(fd, data, length);
+}
+
+long
+syscall(long number, ...)
+{
+	REAL(syscall);
+	long		a[6];
+	va_list		arguments;
+
+	if (control && control[0] == 'S' && strtol((const char *) control + 1, NULL, 10) == number)
+		FAIL(ENOSYS);
+	/* As glibc does, whatever the number of arguments is. */
+	va_start(arguments, number);
+	for (int i = 0; i < 6; i++)
+		a[i] = va_arg(arguments, long);
+	va_end(arguments);
+	return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

@@ -1,4 +1,4 @@
-//! I/O layer between a server and its files. It can make reads fail or simulate a full disk.
+//! I/O layer between a server and its files. It can make reads fail, simulate a full disk or an older kernel.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,6 +48,11 @@ impl Layer {
     /// Makes writes below the directory fail with ENOSPC.
     pub fn fail_writes(&self, dir: &Path) {
         self.order(&format!("W 0 {}/", dir.display()));
+    }
+
+    /// Makes a system call fail that is made by its number, as on a kernel that does not have it.
+    pub fn lack_call(&self, number: u32) {
+        self.order(&format!("S {number}"));
     }
 
     /// Deactivates the layer.
