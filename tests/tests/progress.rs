@@ -1,6 +1,7 @@
 //! Progress of a running backup as seen by other sessions, and the counters at its end.
 
 use std::fs::{self, File};
+use std::thread::JoinHandle;
 
 use backup_tests::backup::{Started, spawn_workers, start};
 use backup_tests::failure::expect_failure;
@@ -76,33 +77,76 @@ fn there_is_no_row_without_a_backup() {
     assert_eq!(all_progress(&mut cluster.connect()), []);
 }
 
+/// Backup whose start waits for a checkpoint that takes minutes, because the checkpointer sleeps after each
+/// page.
+struct SlowStart {
+    cluster: Cluster,
+    leader: i32,
+    starting: JoinHandle<(Client, Result<(), postgres::Error>)>,
+}
+
+impl SlowStart {
+    fn new() -> Self {
+        let cluster = Cluster::builder()
+            .setting("checkpoint_timeout", "30min")
+            .start();
+        cluster.execute(
+            "CREATE TABLE dirty AS SELECT i, repeat('x', 900) FROM generate_series(1, 8000) AS i",
+        );
+        let mut leader = cluster.connect();
+        let pid = backend_pid(&mut leader);
+        let starting = std::thread::spawn(move || {
+            let result = leader.batch_execute("SELECT start_backup('spread')");
+            (leader, result)
+        });
+        wait_for_phase(&cluster, "waiting for checkpoint to finish");
+        SlowStart {
+            cluster,
+            leader: pid,
+            starting,
+        }
+    }
+
+    /// Cancels the start. Returns the session.
+    #[track_caller]
+    fn cancel(self) -> (Cluster, Client) {
+        self.cluster
+            .execute(&format!("SELECT pg_cancel_backend({})", self.leader));
+        let (leader, result) = self.starting.join().expect("the thread of the leader");
+        expect_failure("start_backup()", result)
+            .assert("57014", "canceling statement due to user request");
+        (self.cluster, leader)
+    }
+}
+
 #[test]
 fn a_spread_checkpoint_is_visible_and_can_be_cancelled() {
-    // The checkpointer sleeps after each page, so the checkpoint takes minutes.
-    let cluster = Cluster::builder()
-        .setting("checkpoint_timeout", "30min")
-        .start();
-    cluster.execute(
-        "CREATE TABLE dirty AS SELECT i, repeat('x', 900) FROM generate_series(1, 8000) AS i",
-    );
-    let mut leader = cluster.connect();
-    let pid = backend_pid(&mut leader);
-    let starting = std::thread::spawn(move || {
-        let result = leader.batch_execute("SELECT start_backup('spread')");
-        (leader, result)
-    });
-    wait_for_phase(&cluster, "waiting for checkpoint to finish");
-    let seen = all_progress(&mut cluster.connect());
+    let start_that_waits = SlowStart::new();
+    let seen = all_progress(&mut start_that_waits.cluster.connect());
     assert_eq!(seen.len(), 1);
-    assert_eq!((seen[0].leader, seen[0].label.as_str()), (pid, "spread"));
-
-    cluster.execute(&format!("SELECT pg_cancel_backend({pid})"));
-    let (mut leader, result) = starting.join().expect("the thread of the leader");
-    expect_failure("start_backup()", result)
-        .assert("57014", "canceling statement due to user request");
+    assert_eq!(
+        (seen[0].leader, seen[0].label.as_str()),
+        (start_that_waits.leader, "spread")
+    );
+    let (cluster, mut leader) = start_that_waits.cancel();
     leftover::assert_none(&cluster);
     // The session can start another backup.
     start(&mut leader, "");
+}
+
+#[test]
+fn a_backup_that_waits_for_its_checkpoint_has_no_files_yet() {
+    let start_that_waits = SlowStart::new();
+    let mut other = start_that_waits.cluster.connect();
+    let id = all_progress(&mut other)[0].id;
+    let message = format!("backup {id} has not finished starting");
+    let streamed = copy_out(&mut other, &copy_of(&format!("send_backup_files({id})")));
+    let failure = streamed.expect_err("a stream of a backup that has not started");
+    failure.assert("55000", &message);
+    assert_eq!(failure.hint, "Wait until start_backup() has returned.");
+    let listing = format!("SELECT count(*) FROM backup_filelist({id})");
+    expect_failure(&listing, other.batch_execute(&listing)).assert("55000", &message);
+    start_that_waits.cancel();
 }
 
 #[test]
