@@ -488,6 +488,29 @@ fn files_and_archives_are_those_of_pg_basebackup() {
 }
 
 #[test]
+fn with_an_extension_that_streams_no_wal_it_is_fetched_at_the_end() {
+    let cluster = Cluster::builder().without_extension().start();
+    cluster.execute("CREATE EXTENSION pg_parallel_backup VERSION '0.2.0'");
+    let lacks = "the extension on the server is too old to stream WAL";
+    let hint = "HINT:  Run ALTER EXTENSION pg_parallel_backup UPDATE.";
+    let (folder, target) = new_target();
+    for wanted in [&["-X", "stream"][..], &["-C", "-S", "slot"]] {
+        let said = expect_failure(backup_of(&cluster).args(wanted).arg("-D").arg(&target));
+        assert!(said.contains(&format!("error: {lacks}\n{hint}")), "{said}");
+        assert!(names_in(&folder).is_empty());
+    }
+    let mut backup = backup_of(&cluster);
+    backup.arg("-D").arg(&target);
+    let output = run(&mut backup);
+    let said = account(&backup, &output);
+    assert!(output.status.success(), "{said}");
+    let warning = format!("warning: {lacks}, which is fetched at the end\n{hint}");
+    assert!(said.contains(&warning), "{said}");
+    verify(&target, &[]);
+    leftover::assert_none(&cluster);
+}
+
+#[test]
 fn options_of_wal_and_slots_are_checked() {
     let cluster = Cluster::new();
     cluster.execute("SELECT pg_create_physical_replication_slot('physical')");
