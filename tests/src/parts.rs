@@ -3,13 +3,26 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
+use postgres::Client;
 use tar::Archive;
 
-use crate::backup::Backup;
-use crate::program::give_to_owner;
+use crate::backup::{Backup, send_stop};
+use crate::leftover;
+use crate::program::{command, give_to_owner, succeed};
+use crate::server::Cluster;
+use crate::stream::copy_of;
+use crate::workload::{create_table, path_of};
 
 /// Bytes of all parts but the last of a file.
 pub const PART_SIZE: u64 = 16 << 20;
+
+/// Bytes of a stream that lie in its first part, or in the second.
+pub const IN_FIRST_PART: u64 = 1 << 20;
+/// See [`IN_FIRST_PART`].
+pub const IN_SECOND_PART: u64 = PART_SIZE + (1 << 20);
+
+/// Megabytes of the large table: four parts and a short one.
+const LARGE: u32 = 70;
 
 /// Part of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,4 +103,50 @@ impl Backup {
             give_to_owner(&path);
         }
     }
+}
+
+/// Cluster with a large table, and the path of its file.
+#[track_caller]
+pub fn cluster_with_large_table() -> (Cluster, String) {
+    let cluster = Cluster::builder().setting("autovacuum", "off").start();
+    create_table(&cluster, "large", LARGE);
+    let path = path_of(&mut cluster.connect(), "large");
+    (cluster, path)
+}
+
+/// COPY statement of a worker that accepts parts.
+pub fn copy_in_parts(id: i64) -> String {
+    copy_of(&format!("send_backup_files({id}, parts => true)"))
+}
+
+/// The backup of these streams and of the stop, which verifies.
+#[track_caller]
+pub fn verified(cluster: &Cluster, leader: &mut Client, streams: &[Vec<u8>]) -> Backup {
+    let backup = Backup::folder(cluster);
+    backup.unpack_parts(streams);
+    backup.unpack(&send_stop(leader));
+    backup.verify();
+    backup
+}
+
+/// Stops a backup of [`cluster_with_large_table`], and checks what has arrived with it.
+#[track_caller]
+pub fn complete(cluster: &Cluster, leader: &mut Client, streams: &[Vec<u8>]) {
+    let backup = verified(cluster, leader, streams);
+    let mut restored = backup.restore();
+    let rows = LARGE * 1024;
+    restored.wait_for_sql("the rows", &format!("SELECT count(*) = {rows} FROM large"));
+    if restored.has_module("amcheck") {
+        let mut amcheck = command("pg_amcheck");
+        amcheck.args(restored.connection_args("postgres"));
+        succeed(amcheck.args(["--install-missing", "postgres"]));
+    }
+    restored.stop_and_check_checksums();
+    leftover::assert_none(cluster);
+}
+
+/// Checks the content of a part behind the end of its file.
+#[track_caller]
+pub fn assert_zeros(content: &[u8], offset: u64) {
+    assert!(content.iter().all(|byte| *byte == 0), "{offset}");
 }

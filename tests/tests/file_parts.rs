@@ -3,12 +3,15 @@
 use std::fs::{self, File};
 
 use backup_tests::archive;
-use backup_tests::backup::{Backup, send_stop, start, try_send_stop};
+use backup_tests::backup::{Backup, start, try_send_stop};
 use backup_tests::failure::{Failure, expect_failure};
-use backup_tests::leftover;
+use backup_tests::incremental;
 use backup_tests::member;
 use backup_tests::page::quiet_table;
-use backup_tests::parts::{PART_SIZE, offsets, split};
+use backup_tests::parts::{
+    IN_FIRST_PART, IN_SECOND_PART, PART_SIZE, assert_zeros, cluster_with_large_table, complete,
+    copy_in_parts, offsets, split, verified,
+};
 use backup_tests::program::{command, run_with_input};
 use backup_tests::server::Cluster;
 use backup_tests::stepwise::{Stepwise, listing};
@@ -16,60 +19,11 @@ use backup_tests::stream::{PsqlWorker, Worker, copy_of, copy_out};
 use backup_tests::workload::{create_table, path_of};
 use postgres::Client;
 
-/// Megabytes of the large table: four parts and a short one.
-const LARGE: u32 = 70;
-
-/// Bytes of a stream that lie in its first part, or in the second.
-const IN_FIRST_PART: u64 = 1 << 20;
-const IN_SECOND_PART: u64 = PART_SIZE + (1 << 20);
-
-/// Cluster with a large table, and the path of its file.
-fn cluster_with_large_table() -> (Cluster, String) {
-    let cluster = Cluster::builder().setting("autovacuum", "off").start();
-    create_table(&cluster, "large", LARGE);
-    let path = path_of(&mut cluster.connect(), "large");
-    (cluster, path)
-}
-
-fn copy_in_parts(id: i64) -> String {
-    copy_of(&format!("send_backup_files({id}, parts => true)"))
-}
-
 /// Number of parts of a file of the backup.
 fn count_of_parts(leader: &mut Client, path: &str) -> u64 {
     let listing = listing(leader, "");
     let entry = listing.iter().find(|entry| entry.path == path);
     (entry.expect("the file").size as u64).div_ceil(PART_SIZE)
-}
-
-/// The backup of these streams and of the stop, which verifies.
-fn verified(cluster: &Cluster, leader: &mut Client, streams: &[Vec<u8>]) -> Backup {
-    let backup = Backup::folder(cluster);
-    backup.unpack_parts(streams);
-    backup.unpack(&send_stop(leader));
-    backup.verify();
-    backup
-}
-
-#[track_caller]
-fn assert_zeros(content: &[u8], offset: u64) {
-    assert!(content.iter().all(|byte| *byte == 0), "{offset}");
-}
-
-/// Stops the backup, and checks what has arrived with it.
-#[track_caller]
-fn complete(cluster: &Cluster, leader: &mut Client, streams: &[Vec<u8>]) {
-    let backup = verified(cluster, leader, streams);
-    let mut restored = backup.restore();
-    let rows = LARGE * 1024;
-    restored.wait_for_sql("the rows", &format!("SELECT count(*) = {rows} FROM large"));
-    if restored.has_module("amcheck") {
-        let mut amcheck = command("pg_amcheck");
-        amcheck.args(restored.connection_args("postgres"));
-        backup_tests::program::succeed(amcheck.args(["--install-missing", "postgres"]));
-    }
-    restored.stop_and_check_checksums();
-    leftover::assert_none(cluster);
 }
 
 /// Sum of the workers, of files and of bytes, as everybody sees them.
@@ -398,6 +352,41 @@ fn files_with_other_checksums_are_not_divided() {
         }
         assert!(taken.backup.data_dir().join(&path).exists());
     }
+}
+
+/// Neither a file of which some blocks have changed, nor a new one, which comes whole.
+#[test]
+fn files_of_an_incremental_backup_are_not_divided() {
+    if incremental::is_too_old() {
+        return;
+    }
+    let cluster = Cluster::builder()
+        .setting("autovacuum", "off")
+        .setting("summarize_wal", "on")
+        .start();
+    create_table(&cluster, "large", 40);
+    // Hint bits of later would change all of its blocks.
+    cluster.execute("VACUUM large");
+    let full = Backup::take(&cluster, 2);
+    cluster.execute("UPDATE large SET filler = 'changed' WHERE i < 10000");
+    create_table(&cluster, "another", 40);
+    let [large, another] = ["large", "another"].map(|table| path_of(&mut cluster.connect(), table));
+    let (directory, name) = large.rsplit_once('/').expect("a directory");
+    let mut leader = cluster.connect();
+    let started = incremental::try_start_after(&mut leader, &incremental::manifest_of(&full));
+    let id = started.expect("an incremental backup").id;
+    let stream = copy_out(&mut leader, &copy_in_parts(id)).expect("a stream");
+    assert!(split(&stream).0.is_empty());
+    for path in [&format!("{directory}/INCREMENTAL.{name}"), &another] {
+        member::expect(&stream, path);
+    }
+    let backup = verified(&cluster, &mut leader, &[stream]);
+    let restored = incremental::combine(&cluster, &[&full, &backup]).restore();
+    restored.wait_for_sql(
+        "the rows",
+        "SELECT (SELECT count(*) = 9999 FROM large WHERE filler = 'changed')
+             AND (SELECT count(*) = 40 * 1024 FROM another)",
+    );
 }
 
 /// The server's own function and the crate's compute the same.
