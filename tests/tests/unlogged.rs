@@ -10,6 +10,7 @@ use backup_tests::backup::{Backup, try_send_stop};
 use backup_tests::client::{Running, backup_of, new_target, unpack_all_with};
 use backup_tests::failure::expect_failure;
 use backup_tests::member;
+use backup_tests::parts::{IN_FIRST_PART, PART_SIZE, copy_in_parts, offsets, split};
 use backup_tests::program::{account, run};
 use backup_tests::replication::{catch_up, follow};
 use backup_tests::server::Cluster;
@@ -84,6 +85,12 @@ impl Build {
     /// Starts the build with the gate closed.
     #[track_caller]
     fn begin(cluster: &Cluster, table: &str) -> Self {
+        Self::begin_with(cluster, table, "")
+    }
+
+    /// Starts the build of an index with parameters of its own.
+    #[track_caller]
+    fn begin_with(cluster: &Cluster, table: &str, parameters: &str) -> Self {
         let mut gate = cluster.connect();
         gate.batch_execute(&format!("SELECT pg_advisory_lock({GATE})"))
             .expect("the gate");
@@ -103,8 +110,9 @@ impl Build {
         } else {
             ""
         };
-        let statement =
-            format!("CREATE INDEX {table}_index ON {table} USING hash (gated(a)) {tablespace}");
+        let statement = format!(
+            "CREATE INDEX {table}_index ON {table} USING hash (gated(a)) {parameters} {tablespace}"
+        );
         let mut client = cluster.connect();
         let session = std::thread::spawn(move || {
             client.batch_execute(&statement).expect("CREATE INDEX");
@@ -304,6 +312,62 @@ fn a_row_has_no_room_for_an_init_fork_and_the_backup_goes_on() {
     assert!(failure.hint.contains("send_stop_backup()"), "{failure}");
     let closing = try_send_stop(&mut taken.leader, "").expect("send_stop_backup()");
     member::expect(&closing, &format!("{path}_init"));
+}
+
+/// Cluster whose unlogged table gets an index of more than two parts, as large from its beginning.
+fn cluster_with_large_build() -> (Cluster, Build) {
+    let cluster = cluster_without_tablespace("true");
+    cluster.execute(
+        "CREATE UNLOGGED TABLE wide (a int);
+         INSERT INTO wide SELECT 200001 - generate_series(1, 200000)",
+    );
+    let build = Build::begin_with(&cluster, "wide", "WITH (fillfactor = 10)");
+    let index = fs::metadata(cluster.data_dir().join(&build.path));
+    let length = index.expect("the index").len();
+    assert!(length > 2 * PART_SIZE, "{length}");
+    (cluster, build)
+}
+
+/// Its parts are sent to the end, and recovery removes them.
+#[test]
+fn an_index_whose_build_ends_between_its_parts_gets_its_init_fork() {
+    let (cluster, build) = cluster_with_large_build();
+    let mut taken = Stepwise::start(&cluster, "");
+    let copy = copy_in_parts(taken.started.id);
+    let first = Worker::spawn_halting(&cluster, &copy, IN_FIRST_PART);
+    first.wait_for_bytes(IN_FIRST_PART);
+    let path = build.end();
+    let second = taken.stream("send_backup_files(parts => true)");
+    let streams = [first.expect(), second];
+    let counts = [0, 1].map(|number| offsets(&split(&streams[number]).0, &path).len());
+    assert_eq!(counts[0], 1);
+    assert!(counts[1] >= 2, "{counts:?}");
+    // A row has no room for the init fork.
+    let refused = taken.leader.query("SELECT * FROM stop_backup()", &[]);
+    expect_failure("stop_backup()", refused).assert(
+        "55000",
+        "relations have become unlogged since their files were sent",
+    );
+    taken.backup.unpack_parts(&streams);
+    let names = members(&taken.stop());
+    assert!(names.contains(&format!("{path}_init")), "{names:?}");
+    taken.backup.verify();
+    assert_usable(&taken.backup.restore(), "wide");
+}
+
+#[test]
+fn an_index_whose_build_ends_before_its_first_part_is_left_out() {
+    let (cluster, build) = cluster_with_large_build();
+    let mut taken = Stepwise::start(&cluster, "");
+    let path = build.end();
+    let stream = taken.stream("send_backup_files(parts => true)");
+    let (parts, rest) = split(&stream);
+    assert_eq!(offsets(&parts, &path).len(), 0);
+    assert!(!members(&rest).contains(&path));
+    taken.backup.unpack_parts(&[stream]);
+    taken.stop();
+    taken.backup.verify();
+    assert_usable(&taken.backup.restore(), "wide");
 }
 
 /// At the stop this cannot be known. Core's backups contain the same main fork without its init
