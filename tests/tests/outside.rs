@@ -19,6 +19,7 @@ mod client_hostile;
 mod client_incremental;
 mod client_join;
 mod client_json;
+mod client_lost_parts;
 mod client_lost_streams;
 mod client_memory;
 mod client_options;
