@@ -41,12 +41,15 @@ pub struct Part {
 #[track_caller]
 pub fn split(stream: &[u8]) -> (Vec<Part>, Vec<u8>) {
     let (mut parts, mut rest) = (Vec::new(), Vec::new());
+    // A member begins with the headers that have its long names.
+    let mut begin = 0;
     let mut archive = Archive::new(stream);
     for entry in archive.entries().expect("the stream is an archive") {
         let entry = entry.expect("the stream goes on with another member");
         let header = entry.header().as_bytes();
         let content = entry.raw_file_position() as usize;
         let end = content + entry.size() as usize;
+        let next = end.next_multiple_of(512);
         if entry.header().entry_type().as_byte() == b'M' {
             parts.push(Part {
                 path: String::from_utf8_lossy(&entry.path_bytes()).into_owned(),
@@ -55,9 +58,9 @@ pub fn split(stream: &[u8]) -> (Vec<Part>, Vec<u8>) {
                 content: stream[content..end].to_vec(),
             });
         } else {
-            let begin = entry.raw_header_position() as usize;
-            rest.extend_from_slice(&stream[begin..end.next_multiple_of(512)]);
+            rest.extend_from_slice(&stream[begin..next]);
         }
+        begin = next;
     }
     rest.resize(rest.len() + 1024, 0);
     (parts, rest)

@@ -120,7 +120,7 @@ impl Course {
             return Err(("stop", Box::new(failure)));
         }
         self.first_stop = Some(failure);
-        self.try_again(site, id, archives)
+        self.try_again(site, plan, id, archives)
     }
 
     /// Ends the backup as a client would, if an error has not already ended it.
@@ -135,14 +135,20 @@ impl Course {
     }
 
     /// Sends the files that are still unsent, and stops.
-    fn try_again(&mut self, site: &Site, id: i64, archives: &mut Vec<Vec<u8>>) -> Step<()> {
+    fn try_again(
+        &mut self,
+        site: &Site,
+        plan: &Plan,
+        id: i64,
+        archives: &mut Vec<Vec<u8>>,
+    ) -> Step<()> {
         wait_until(site, "the failed workers to be gone", |client| {
             let workers = "SELECT workers FROM backup_progress() WHERE backup_id = $1";
             let row = client.query_opt(workers, &[&id])?;
             Ok(row.is_none_or(|row| row.get::<_, i32>(0) == 0))
         });
         let worker = at("connect again", Session::open(site))?;
-        let copy = copy_of(&format!("send_backup_files({id})"));
+        let copy = copy_of(&format!("send_backup_files({id}, parts => {})", plan.parts));
         let (_, sent) = worker.stream(&copy, u64::MAX).end();
         archives.push(at("send again", sent)?);
         let Some(leader) = self.leader.take() else {
@@ -180,8 +186,9 @@ impl Course {
         // The lock must be held before the first worker looks up its function.
         injection.reach(Stage::Started);
 
-        let all = copy_of(&format!("send_backup_files({id})"));
-        let slow = copy_of(&format!("send_backup_files({id}, max_rate => {RATE})"));
+        let call = format!("send_backup_files({id}, parts => {}", plan.parts);
+        let all = copy_of(&format!("{call})"));
+        let slow = copy_of(&format!("{call}, max_rate => {RATE})"));
         let some = copy_of(&format!(
             "send_backup_files({id}, files => ARRAY(
                  SELECT path FROM backup_filelist({id}) ORDER BY size DESC LIMIT 5))"

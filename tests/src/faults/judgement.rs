@@ -225,9 +225,7 @@ fn may_crash(plan: &Plan, line: &str) -> bool {
 #[track_caller]
 fn judge_backup(site: &Site, plan: &Plan, before: Before, archives: &[Vec<u8>]) -> i64 {
     let folder = before.folder;
-    for archive in archives {
-        folder.unpack(archive);
-    }
+    folder.unpack_parts(archives);
     folder.verify();
     judge_restored(site, plan, before.acknowledged, folder.into_cluster())
 }

@@ -146,6 +146,8 @@ pub struct Plan {
     /// Whether to take the backup with base_backup(). Its session is the leader and the only
     /// worker.
     pub one_statement: bool,
+    /// Whether workers accept parts of large files.
+    pub parts: bool,
 }
 
 impl Fault {
@@ -379,6 +381,7 @@ impl Plan {
             tries_again: random.percent(60),
             thorough: random.percent(20),
             one_statement,
+            parts: random.percent(60) && !one_statement,
         }
     }
 
@@ -439,7 +442,7 @@ impl fmt::Display for Plan {
         }
         write!(
             f,
-            ", {:?}, {}{}{}{}{}",
+            ", {:?}, {}{}{}{}{}{}",
             self.ground,
             match (self.one_statement, self.workers) {
                 (true, _) => "base_backup()",
@@ -456,6 +459,7 @@ impl fmt::Display for Plan {
             } else {
                 ""
             },
+            if self.parts { ", in parts" } else { "" },
             if self.halting { "" } else { ", with a rate" },
             if self.tries_again { "" } else { ", gives up" },
         )

@@ -21,7 +21,7 @@ const DISK_MEGABYTES: u32 = 400;
 
 /// Cluster files that faults target, relative to the data directory.
 pub struct Places {
-    /// Table of 40 MB that nothing reads or writes: large enough to be divided between workers.
+    /// Table of 40 MB that nothing reads or writes. The program receives it in parts.
     pub table: String,
     /// Table of 4 MB in a tablespace. Same as `table` if there is no tablespace.
     pub table_elsewhere: String,
