@@ -198,8 +198,11 @@ fn judge_remains(
                 return;
             }
             let names = names_in(&backup);
-            let is_first =
-                |name: &String| name.starts_with("base.tar") || name.starts_with("base.0.tar");
+            // The first archive has another name until the backup is complete.
+            let is_first = |name: &String| {
+                let begin = ["base.tar", "base.0.tar"];
+                begin.iter().any(|begin| name.starts_with(begin)) && !name.ends_with(".unfinished")
+            };
             if plan.kind == Kind::Tar && names.iter().any(is_first) {
                 succeed(&mut verify_command(&["-Ft", "-i", MARK], &backup));
             } else if backup.join("global/pg_control").exists() {
