@@ -101,6 +101,12 @@ fn a_limit_of_connections_without_room_for_the_workers_is_named_before_the_start
         assert!(!said.contains("gets another"), "{said}");
         assert!(names_in(&folder).is_empty());
         assert!(!cluster.log().contains("start_backup"), "{}", cluster.log());
+        // Its connections count until they are gone.
+        cluster.wait_for_sql(
+            "the end of the sessions of the program",
+            "SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+                                WHERE application_name = 'pg_parallel_backup')",
+        );
     };
     let few = "the server allows too few connections";
     refused("4", &[few, "max_connections is 8, of which 3 are reserved"]);
