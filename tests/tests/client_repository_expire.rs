@@ -1,6 +1,8 @@
 //! `pg_parallel_backup expire`: what nobody needs is removed from a repository, and nothing else.
 
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use backup_tests::client::{backup_of, expect_failure, names_in};
@@ -285,6 +287,79 @@ fn what_is_no_backup_to_a_repository_is_left_alone() {
         names_in(&folder.join("scripts")),
         ["site.tar.gz", "x.target"]
     );
+}
+
+/// Makes a directory a backup that ended so many days ago.
+#[track_caller]
+fn age_directory(directory: &Path, days: u64) {
+    let manifest = directory.join("backup_manifest");
+    let file = File::options().write(true).open(manifest);
+    let time = SystemTime::now() - Duration::from_secs(days * 86_400);
+    file.and_then(|file| file.set_modified(time))
+        .expect("an old manifest");
+}
+
+#[test]
+fn directories_with_something_elsewhere_are_kept() {
+    if is_too_old() {
+        // Without the cluster in the manifest, no directory is removed.
+        return;
+    }
+    let cluster = Cluster::new();
+    let (_, space) = cluster.create_tablespace("space");
+    let (folder, outside) = (Folder::new("repository"), Folder::new("outside"));
+    let access = Access::directory(&folder);
+    let mapping = format!("-T{}={}", space.display(), outside.join("space").display());
+    succeed(
+        backup_of(&cluster)
+            .args([&mapping, "-D"])
+            .arg(folder.join("spaces")),
+    );
+    cluster.execute("DROP TABLESPACE space");
+    succeed(backup_of(&cluster).arg("-D").arg(outside.join("data")));
+    symlink(outside.join("data"), folder.join("link")).expect("a link");
+    for name in ["old", "new"] {
+        succeed(backup_of(&cluster).arg("-D").arg(folder.join(name)));
+    }
+    for (name, days) in [("spaces", 9), ("link", 8), ("old", 7)] {
+        age_directory(&folder.join(name), days);
+    }
+    let verdicts = expire(&access, &["--keep", "1"], &["old"]);
+    for (name, reason) in [
+        ("spaces", "it may have tablespaces outside of its directory"),
+        ("link", "its directory is a symbolic link"),
+    ] {
+        let verdict = (name.to_owned(), false, reason.to_owned());
+        assert!(verdicts.contains(&verdict), "{verdicts:?}");
+    }
+    succeed(
+        command("pg_verifybackup")
+            .arg("-n")
+            .arg(outside.join("data")),
+    );
+}
+
+#[test]
+fn directories_make_chains_by_their_labels() {
+    if is_too_old() {
+        return;
+    }
+    let cluster = Cluster::builder().setting("summarize_wal", "on").start();
+    let folder = Folder::new("repository");
+    let access = Access::directory(&folder);
+    succeed(backup_of(&cluster).arg("-D").arg(folder.join("full")));
+    let earlier = folder.join("full/backup_manifest");
+    let mut incremental = backup_of(&cluster);
+    incremental.arg("-i").arg(earlier).arg("-D");
+    succeed(incremental.arg(folder.join("changes")));
+    succeed(backup_of(&cluster).arg("-D").arg(folder.join("new")));
+    age_directory(&folder.join("full"), 20);
+    age_directory(&folder.join("changes"), 2);
+    let verdicts = expire(&access, &["--keep", "1", "--keep-within", "7d"], &[]);
+    let needed = "it belongs to a backup that is kept: it is within the time that is kept";
+    let verdict = ("full".to_owned(), false, needed.to_owned());
+    assert!(verdicts.contains(&verdict), "{verdicts:?}");
+    expire(&access, &["--keep", "1"], &["changes", "full"]);
 }
 
 /// Cluster with two full backups, 40 and 20 days old, and two incremental ones after the first, 30 and 10.
