@@ -3,6 +3,7 @@
 
 use backup_tests::backup::{Backup, send_stop, spawn_workers, start};
 use backup_tests::server::Cluster;
+use backup_tests::stream::{copy_of, copy_out};
 use postgres::Client;
 
 const CHANGELOG: &str = include_str!("../../CHANGELOG.md");
@@ -220,6 +221,11 @@ fn the_functions_of_every_released_version_take_a_backup_with_this_library() {
             "CREATE EXTENSION pg_parallel_backup VERSION '{version}'"
         ));
         Backup::take(&cluster, 2).verify();
+        let in_one_statement = Backup::folder(&cluster);
+        let copy = copy_of("base_backup(fast => true, wal => true)");
+        let stream = copy_out(&mut cluster.connect(), &copy);
+        in_one_statement.unpack(&stream.expect("a backup in one statement"));
+        in_one_statement.verify();
 
         // An upgrade does not disturb a running backup.
         let mut leader = cluster.connect();
