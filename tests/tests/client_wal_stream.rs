@@ -512,8 +512,10 @@ fn with_an_extension_that_streams_no_wal_it_is_fetched_at_the_end() {
 
 #[test]
 fn options_of_wal_and_slots_are_checked() {
-    let cluster = Cluster::new();
+    let cluster = Cluster::builder().setting("wal_level", "logical").start();
     cluster.execute("SELECT pg_create_physical_replication_slot('physical')");
+    let logical = "SELECT pg_create_logical_replication_slot('logical', 'test_decoding')";
+    let has_logical = cluster.connect().batch_execute(logical).is_ok();
     let (folder, target) = new_target();
     for (args, message) in [
         (
@@ -541,6 +543,14 @@ fn options_of_wal_and_slots_are_checked() {
             &["-C", "-S", "physical"],
             "replication slot \"physical\" already exists",
         ),
+        (
+            &["-S", "logical"],
+            match has_logical {
+                true => "cannot use a logical replication slot for physical replication",
+                // Servers without contrib modules have no plugin for one.
+                false => "replication slot \"logical\" does not exist",
+            },
+        ),
     ] {
         let said = expect_failure(backup_of(&cluster).args(args).arg("-D").arg(&target));
         assert!(said.contains(&format!("error: {message}")), "{said}");
@@ -549,8 +559,11 @@ fn options_of_wal_and_slots_are_checked() {
     let said = expect_failure(backup_of(&cluster).args(["-X", "stream", "-D", "-"]));
     let message = "cannot stream write-ahead logs in tar mode to stdout";
     assert!(said.contains(&format!("error: {message}")), "{said}");
-    // The slot of somebody else is still there.
+    // The slots of somebody else are still there.
     cluster.execute("SELECT pg_drop_replication_slot('physical')");
+    if has_logical {
+        cluster.execute("SELECT pg_drop_replication_slot('logical')");
+    }
     leftover::assert_none(&cluster);
 }
 
