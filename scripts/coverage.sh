@@ -55,8 +55,16 @@ for package in pg_parallel_backup pg_parallel_backup_client backup_format backup
     cargo clean --quiet --release --package "$package"
 done
 
+# pgrx starts its server by sudo, which passes no variables on.
+mkdir "$scratch/bin"
+cat >"$scratch/bin/sudo" <<EOF
+#!/bin/sh
+exec $(command -v sudo || echo sudo) --preserve-env=LLVM_PROFILE_FILE "\$@"
+EOF
+chmod +x "$scratch/bin/sudo"
+
 status=0
-RUSTC_WORKSPACE_WRAPPER=$ROOT/scripts/rustc_for_coverage.sh LLVM_PROFILE_FILE=$scratch/counters/%m%c.profraw \
+PATH=$scratch/bin:$PATH RUSTC_WORKSPACE_WRAPPER=$ROOT/scripts/rustc_for_coverage.sh LLVM_PROFILE_FILE=$scratch/counters/%m%c.profraw \
     scripts/test.sh "$@" || status=$?
 
 # llvm-cov reads from each program which lines its counters are for.
