@@ -141,6 +141,8 @@ fn archives_that_no_server_sends_are_refused() {
     )
     .expect("written");
     refused("backup contains file \"PG_VERSION\" twice");
+    // All backups of a chain have archives of these names.
+    refused(&format!("backup in \"{}\"", chain.backups[0].display()));
     fs::remove_file(&other).expect("removed");
     // As it was, nothing is wrong with it.
     succeed(&mut combine(&chain.target("combined")));

@@ -53,8 +53,7 @@ impl Archives {
         cancellation: &Cancellation,
     ) -> Result<Self> {
         let all = Mutex::new(Self::default());
-        parallel::for_each(archives, workers, cancellation, |worker, archive| {
-            worker.begins(Activity::Receiving(archive.name.clone()));
+        let look = |archive: &ArchiveFile| {
             let file = match (archive.method, archive.local_path()) {
                 (Method::None, Some(path)) => regular_file::open(&path)
                     .with_context(|| format!("could not open \"{}\"", path.display()))?,
@@ -63,6 +62,11 @@ impl Archives {
             let members = scan(&file, cancellation).with_context(|| archive.place())?;
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             all.add(archive, file, members)
+        };
+        parallel::for_each(archives, workers, cancellation, |worker, archive| {
+            worker.begins(Activity::Receiving(archive.name.clone()));
+            // Archives of all backups of a chain have the same names.
+            look(archive).with_context(|| format!("backup in \"{}\"", archive.folder))
         })?;
         Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
     }

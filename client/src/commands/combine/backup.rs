@@ -91,8 +91,7 @@ impl<'a> Backup<'a> {
                 "directory \"{}\" holds no backup: there is neither a file \"{VERSION_FILE}\" nor an archive",
                 path.display()
             );
-            let files = Archives::open(&archives, spool, workers, cancellation)
-                .with_context(|| format!("backup in \"{}\"", path.display()))?;
+            let files = Archives::open(&archives, spool, workers, cancellation)?;
             Place::Archives(files, Vec::new())
         };
         let mut backup = Self {
