@@ -2,6 +2,7 @@
 
 use backup_tests::client::{Running, backup_of, expect_failure, names_in, new_target, program};
 use backup_tests::page::corrupt_cluster;
+use backup_tests::scratch::Folder;
 use backup_tests::server::Cluster;
 use serde_json::Value;
 
@@ -150,6 +151,25 @@ fn programs_see_one_archive_without_its_size() {
     assert_eq!(last["phase"], "done", "{said}");
     assert!(last["bytes"].as_u64() > Some(20 << 20), "{said}");
     assert!(last["rate"].as_u64() > Some(0), "{said}");
+}
+
+#[test]
+fn what_a_command_says_comes_before_the_end() {
+    let cluster = Cluster::new();
+    let folder = Folder::new("out");
+    let command = format!("cat > {}/%f; printf 'no end' >&2", folder.display());
+    let mut backup = backup_of(&cluster);
+    backup.args(["--progress=json", "-j", "1", "-Ft", "--pipe", &command]);
+    let (status, said) = Running::start(&mut backup).end();
+    assert_eq!(status, Some(0), "{said}");
+    let objects = objects(&said);
+    let texts = messages(&objects, "info");
+    assert!(texts.iter().any(|text| text.contains("no end")), "{said}");
+    assert_eq!(
+        objects.last().map(|object| &object["phase"]),
+        Some(&"done".into()),
+        "{said}"
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::cli::configuration::ProgressFormat;
 use crate::console::escape;
-use crate::console::stderr::Capture;
+use crate::console::stderr::{self, Capture};
 use crate::console::terminal_lines::TerminalLines;
 
 static OUTPUT: Mutex<Output> = Mutex::new(Output {
@@ -119,6 +119,15 @@ pub fn stderr_of_command() -> Stdio {
 /// [`stderr::settle`] it is sure to have been.
 pub fn listen(listener: impl FnMut(&str) -> bool + Send + 'static) {
     *lock(&LISTENER) = Some(Box::new(listener));
+}
+
+/// Waits until what others have written to standard error by now has been passed on, if it comes through here.
+pub fn settle() {
+    let is_captured = output().stderr.is_some();
+    if is_captured {
+        // Where that fails, it comes later.
+        let _ = stderr::settle();
+    }
 }
 
 /// Passes on a line that others wrote to standard error.

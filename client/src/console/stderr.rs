@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PATIENCE_FOR_MARK: Duration = Duration::from_secs(60);
 
 /// What this program writes among the lines of others, to know that all before has been handed over:
-/// no line of theirs begins with it.
+/// no line of theirs ends with it.
 const MARK: u8 = 0;
 
 /// How many marks were written, and how many have come.
@@ -75,11 +75,15 @@ impl Capture {
         thread::spawn(move || {
             let lines = BufReader::new(File::from(from_others)).split(b'\n');
             for line in lines.map_while(Result::ok) {
-                if line == [MARK] {
+                // It may come behind a line that has no end.
+                let before = line.strip_suffix(&[MARK]);
+                let text = before.unwrap_or(&line);
+                if before.is_none() || !text.is_empty() {
+                    take(&String::from_utf8_lossy(text));
+                }
+                if before.is_some() {
                     MARKS.lock().unwrap_or_else(PoisonError::into_inner).come += 1;
                     MARK_CAME.notify_all();
-                } else {
-                    take(&String::from_utf8_lossy(&line));
                 }
             }
             let _ = sender.send(());

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 use crate::cli::configuration::ProgressFormat;
+use crate::console::messages;
 use crate::console::progress::{Counters, Line, Phase};
 use crate::runtime::cancellation::Cancellation;
 use crate::runtime::signals::Signals;
@@ -88,6 +89,8 @@ pub fn run<T: Send + 'static>(
             }
         }
     };
+    // The end of the progress comes after all that was said meanwhile.
+    messages::settle();
     shared.counters.enter(match result {
         Ok(_) => Phase::Done,
         Err(_) => Phase::Failed,
