@@ -55,16 +55,22 @@ for package in pg_parallel_backup pg_parallel_backup_client backup_format backup
     cargo clean --quiet --release --package "$package"
 done
 
-# pgrx starts its server by sudo, which passes no variables on.
+# pgrx gives its server this variable by sudo, and quotes the value, although no shell reads it.
+counters=$scratch/counters/%m%c.profraw
 mkdir "$scratch/bin"
 cat >"$scratch/bin/sudo" <<EOF
-#!/bin/sh
-exec $(command -v sudo || echo sudo) --preserve-env=LLVM_PROFILE_FILE "\$@"
+#!/usr/bin/env bash
+for argument; do
+    shift
+    [[ \$argument != LLVM_PROFILE_FILE=* ]] || argument=LLVM_PROFILE_FILE=$counters
+    set -- "\$@" "\$argument"
+done
+exec $(command -v sudo || echo sudo) "\$@"
 EOF
 chmod +x "$scratch/bin/sudo"
 
 status=0
-PATH=$scratch/bin:$PATH RUSTC_WORKSPACE_WRAPPER=$ROOT/scripts/rustc_for_coverage.sh LLVM_PROFILE_FILE=$scratch/counters/%m%c.profraw \
+PATH=$scratch/bin:$PATH RUSTC_WORKSPACE_WRAPPER=$ROOT/scripts/rustc_for_coverage.sh LLVM_PROFILE_FILE=$counters \
     scripts/test.sh "$@" || status=$?
 
 # llvm-cov reads from each program which lines its counters are for.
