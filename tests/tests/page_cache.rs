@@ -93,10 +93,13 @@ fn leaves_the_page_cache_as_it_was(builder: Builder, read: Read) {
     let id = start(&mut leader, "").id;
     read(&mut leader, id);
 
-    assert_eq!(cached_bytes(&warm), size);
+    // The system may take some pages for something else meanwhile.
+    let few = 1 << 20;
+    let kept = cached_bytes(&warm);
+    assert!(kept >= size - few, "{kept} of {size}");
     assert_eq!(cached_bytes(&cold), 0);
     // The system's readahead counts as used and may arrive later.
     let after = cached_bytes(&half);
-    assert!(before <= after, "{before} {after}");
+    assert!(after >= before - few, "{before} {after}");
     assert!(after <= size - (16 << 20), "{after} of {size}");
 }
