@@ -2,15 +2,17 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use postgres::Client;
 use tar::Archive;
 
 use crate::backup::{Backup, send_stop};
+use crate::client::verify;
 use crate::leftover;
 use crate::program::{command, give_to_owner, succeed};
 use crate::server::Cluster;
-use crate::stream::copy_of;
+use crate::stream::{Worker, copy_of};
 use crate::workload::{create_table, path_of};
 
 /// Bytes of all parts but the last of a file.
@@ -111,8 +113,18 @@ impl Backup {
 /// Cluster with a large table, and the path of its file.
 #[track_caller]
 pub fn cluster_with_large_table() -> (Cluster, String) {
+    cluster_with_table_of(LARGE)
+}
+
+/// The same with a table that has seven parts, for which the program needs some time.
+#[track_caller]
+pub fn cluster_with_seven_parts() -> (Cluster, String) {
+    cluster_with_table_of(110)
+}
+
+fn cluster_with_table_of(megabytes: u32) -> (Cluster, String) {
     let cluster = Cluster::builder().setting("autovacuum", "off").start();
-    create_table(&cluster, "large", LARGE);
+    create_table(&cluster, "large", megabytes);
     let path = path_of(&mut cluster.connect(), "large");
     (cluster, path)
 }
@@ -120,6 +132,22 @@ pub fn cluster_with_large_table() -> (Cluster, String) {
 /// COPY statement of a worker that accepts parts.
 pub fn copy_in_parts(id: i64) -> String {
     copy_of(&format!("send_backup_files({id}, parts => true)"))
+}
+
+/// Worker that accepts parts and stands still once it has received so many bytes.
+#[track_caller]
+pub fn halt_in_parts(cluster: &Cluster, id: i64, bytes: u64) -> Worker {
+    let worker = Worker::spawn_halting(cluster, &copy_in_parts(id), bytes);
+    worker.wait_for_bytes(bytes);
+    worker
+}
+
+/// Terminates the session of a worker, whose stream fails.
+#[track_caller]
+pub fn lose(cluster: &Cluster, worker: Worker) {
+    cluster.execute(&format!("SELECT pg_terminate_backend({})", worker.pid));
+    cluster.wait_for_end_of(worker.pid);
+    worker.expect_failure();
 }
 
 /// The backup of these streams and of the stop, which verifies.
@@ -146,6 +174,14 @@ pub fn complete(cluster: &Cluster, leader: &mut Client, streams: &[Vec<u8>]) {
     }
     restored.stop_and_check_checksums();
     leftover::assert_none(cluster);
+}
+
+/// Checks that a directory verifies, and has the server's file of this path.
+#[track_caller]
+pub fn assert_whole(cluster: &Cluster, target: &Path, path: &str) {
+    verify(target, &[]);
+    let [ours, theirs] = [target, &cluster.data_dir()].map(|data| fs::read(data.join(path)));
+    assert!(ours.expect("a copy") == theirs.expect("a file"), "{path}");
 }
 
 /// Checks the content of a part behind the end of its file.

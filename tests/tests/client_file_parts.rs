@@ -1,36 +1,21 @@
 //! The program receives large files in parts from several workers, and writes them into one file.
 
 use std::fs;
-use std::path::Path;
 
 use backup_tests::client::{
     Running, backup_of, expect_failure, names_in, new_target, program, restore_of, verify,
 };
 use backup_tests::crafted::{archive, entry, file, part};
+use backup_tests::parts::{assert_whole, cluster_with_seven_parts};
 use backup_tests::program::{run, succeed};
 use backup_tests::server::Cluster;
 use backup_tests::standin::{Lost, Script, StandIn};
-use backup_tests::workload::{create_table, path_of};
-
-/// Cluster with a large table: seven parts of one file.
-fn cluster() -> Cluster {
-    let cluster = Cluster::builder().setting("autovacuum", "off").start();
-    create_table(&cluster, "large", 110);
-    cluster
-}
-
-#[track_caller]
-fn assert_restored(cluster: &Cluster, target: &Path) {
-    verify(target, &[]);
-    let path = path_of(&mut cluster.connect(), "large");
-    let [ours, theirs] = [target, &cluster.data_dir()].map(|data| fs::read(data.join(&path)));
-    assert!(ours.expect("a copy") == theirs.expect("a file"), "{path}");
-}
+use backup_tests::workload::path_of;
 
 /// The last file of the backup, which one worker has begun, is shared by all.
 #[test]
 fn workers_share_the_last_file() {
-    let cluster = cluster();
+    let (cluster, path) = cluster_with_seven_parts();
     let (_folder, target) = new_target();
     // Slow enough to be seen at work.
     let mut backup = backup_of(&cluster);
@@ -44,12 +29,12 @@ fn workers_share_the_last_file() {
     );
     let (status, said) = running.end();
     assert_eq!(status, Some(0), "{said}");
-    assert_restored(&cluster, &target);
+    assert_whole(&cluster, &target, &path);
 }
 
 #[test]
 fn a_lost_worker_costs_its_parts_and_no_more() {
-    let cluster = cluster();
+    let (cluster, path) = cluster_with_seven_parts();
     let (_folder, target) = new_target();
     let mut backup = backup_of(&cluster);
     backup.args(["-j", "2", "-r", "40M", "-D"]).arg(&target);
@@ -60,12 +45,12 @@ fn a_lost_worker_costs_its_parts_and_no_more() {
          FROM backup_progress()",
     );
     running.end_with_a_lost_worker(&cluster);
-    assert_restored(&cluster, &target);
+    assert_whole(&cluster, &target, &path);
 }
 
 #[test]
 fn parts_arrive_compressed_and_in_streams_of_limited_size() {
-    let cluster = cluster();
+    let (cluster, path) = cluster_with_seven_parts();
     for args in [
         &["-Z", "server-zstd:1"][..],
         &["--stream-size", "20MB"],
@@ -77,12 +62,11 @@ fn parts_arrive_compressed_and_in_streams_of_limited_size() {
         let mut backup = backup_of(&cluster);
         succeed(backup.args(["-j", "2", "-D"]).arg(&target).args(args));
         if args == ["--no-manifest"] {
-            let path = path_of(&mut cluster.connect(), "large");
             let [ours, theirs] =
                 [&*target, &cluster.data_dir()].map(|data| fs::read(data.join(&path)));
             assert!(ours.expect("a copy") == theirs.expect("a file"));
         } else {
-            assert_restored(&cluster, &target);
+            assert_whole(&cluster, &target, &path);
         }
     }
 }
@@ -90,16 +74,16 @@ fn parts_arrive_compressed_and_in_streams_of_limited_size() {
 /// Parts go through tablespace links to other directories.
 #[test]
 fn a_large_file_of_a_tablespace_arrives_in_its_place() {
-    let cluster = cluster();
+    let (cluster, _) = cluster_with_seven_parts();
     let (oid, location) = cluster.create_tablespace("elsewhere");
     cluster.execute("ALTER TABLE large SET TABLESPACE elsewhere");
+    let path = path_of(&mut cluster.connect(), "large");
     let (folder, target) = new_target();
     let space = folder.join("space");
     let map = format!("{}={}", location.display(), space.display());
     let mut backup = backup_of(&cluster);
     succeed(backup.args(["-j", "2", "-T", &map, "-D"]).arg(&target));
-    assert_restored(&cluster, &target);
-    let path = path_of(&mut cluster.connect(), "large");
+    assert_whole(&cluster, &target, &path);
     let inner = path.strip_prefix(&format!("pg_tblspc/{oid}/"));
     assert!(space.join(inner.expect("a tablespace")).is_file(), "{path}");
 }
@@ -300,7 +284,7 @@ fn an_older_extension_is_not_asked_for_parts() {
 
 #[test]
 fn a_backup_in_parts_starts() {
-    let cluster = cluster();
+    let (cluster, _) = cluster_with_seven_parts();
     let (folder, target) = new_target();
     let mut backup = backup_of(&cluster);
     succeed(backup.args(["-j", "4", "-D"]).arg(&target));

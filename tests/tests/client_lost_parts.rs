@@ -3,35 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use backup_tests::client::{
-    Running, backup_of, expect_failure, names_in, new_target, program, verify,
-};
+use backup_tests::client::{Running, backup_of, expect_failure, names_in, new_target, program};
 use backup_tests::disk::Disk;
 use backup_tests::faults::proxy::Proxy;
 use backup_tests::leftover;
-use backup_tests::parts::PART_SIZE;
+use backup_tests::parts::{PART_SIZE, assert_whole, cluster_with_seven_parts};
 use backup_tests::program::{account, run};
 use backup_tests::server::Cluster;
 use backup_tests::wait::{PATIENCE, wait_for};
-use backup_tests::workload::{create_table, path_of};
-
-/// Cluster with a large table, and the path of its file, which has seven parts.
-fn cluster() -> (Cluster, String) {
-    let cluster = Cluster::builder().setting("autovacuum", "off").start();
-    create_table(&cluster, "large", 110);
-    let path = path_of(&mut cluster.connect(), "large");
-    (cluster, path)
-}
-
-/// The directory verifies, without a file too many, and has the server's file.
-#[track_caller]
-fn assert_whole(cluster: &Cluster, target: &Path, path: &str) {
-    verify(target, &[]);
-    let [ours, theirs] =
-        [target, &cluster.data_dir()].map(|data| fs::read(data.join(path)).expect("the file"));
-    assert!(ours == theirs, "{path}");
-    leftover::assert_none(cluster);
-}
 
 /// Waits until two workers have begun parts of the large file, which is the last: one from its start, and the other
 /// from its end. The program has begun to write both.
@@ -82,7 +61,7 @@ struct Silent {
 impl Silent {
     #[track_caller]
     fn begin() -> Self {
-        let (cluster, path) = cluster();
+        let (cluster, path) = cluster_with_seven_parts();
         let proxy = Proxy::before(&cluster).expect("a proxy");
         let target = new_target();
         let mut backup = backup_of(&cluster);
@@ -128,12 +107,13 @@ impl Silent {
         let said_lost = said.matches("lost its connection and gets another");
         assert_eq!(said_lost.count(), losses, "{said}");
         assert_whole(&self.cluster, &self.target.1, &self.path);
+        leftover::assert_none(&self.cluster);
     }
 }
 
 #[test]
 fn one_worker_alone_begins_the_part_again_that_it_has_lost() {
-    let (cluster, path) = cluster();
+    let (cluster, path) = cluster_with_seven_parts();
     let (_folder, target) = new_target();
     let mut backup = backup_of(&cluster);
     backup.args(["-j", "1", "-r", "20M", "-D"]).arg(&target);
@@ -156,6 +136,7 @@ fn one_worker_alone_begins_the_part_again_that_it_has_lost() {
         "{said}"
     );
     assert_whole(&cluster, &target, &path);
+    leftover::assert_none(&cluster);
 }
 
 /// They take their places when their stream ends, although the first to write them is silent yet.
@@ -184,7 +165,7 @@ fn parts_that_were_written_aside_go_with_their_own_connection() {
 /// What is there has the mark of an unfinished backup, and nothing takes it for one.
 #[test]
 fn a_program_that_is_killed_in_a_part_leaves_no_backup() {
-    let (cluster, path) = cluster();
+    let (cluster, path) = cluster_with_seven_parts();
     let (folder, target) = new_target();
     let mut backup = backup_of(&cluster);
     backup.args(["-j", "2", "-r", "40M", "-D"]).arg(&target);
@@ -215,7 +196,7 @@ fn a_program_that_is_killed_in_a_part_leaves_no_backup() {
 /// The message names the file. All of it is removed, unless that is not wanted.
 #[test]
 fn a_disk_that_is_full_in_a_part_is_an_error_that_names_the_file() {
-    let (cluster, path) = cluster();
+    let (cluster, path) = cluster_with_seven_parts();
     let (folder, _) = new_target();
     // Everything but the large file fits.
     let Some(disk) = Disk::mount(&folder.join("disk"), 90) else {

@@ -10,12 +10,12 @@ use backup_tests::member;
 use backup_tests::page::quiet_table;
 use backup_tests::parts::{
     IN_FIRST_PART, IN_SECOND_PART, PART_SIZE, assert_zeros, cluster_with_large_table, complete,
-    copy_in_parts, offsets, split, verified,
+    copy_in_parts, halt_in_parts, lose, offsets, split, verified,
 };
 use backup_tests::program::{command, run_with_input};
 use backup_tests::server::Cluster;
 use backup_tests::stepwise::{Stepwise, listing};
-use backup_tests::stream::{PsqlWorker, Worker, copy_of, copy_out};
+use backup_tests::stream::{PsqlWorker, copy_of, copy_out};
 use backup_tests::workload::{create_table, path_of};
 use postgres::Client;
 
@@ -55,8 +55,7 @@ fn workers_share_the_last_file() {
     let count = count_of_parts(&mut leader, &path);
     assert_eq!(count, 5);
     // The first worker has begun the large file, and stands still.
-    let first = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-    first.wait_for_bytes(IN_FIRST_PART);
+    let first = halt_in_parts(&cluster, id, IN_FIRST_PART);
     let second = copy_out(&mut cluster.connect(), &copy_in_parts(id)).expect("a stream");
     let first = first.expect();
     let (of_first, of_second) = (split(&first).0, split(&second).0);
@@ -119,13 +118,10 @@ fn whole_files_and_parts_go_together() {
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
     let whole = copy_of(&format!("send_backup_files({id})"));
-    let first = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_SECOND_PART);
-    first.wait_for_bytes(IN_SECOND_PART);
+    let first = halt_in_parts(&cluster, id, IN_SECOND_PART);
     let second = copy_out(&mut cluster.connect(), &whole).expect("a stream");
     assert_eq!(member::find(&second, &path), None);
-    cluster.execute(&format!("SELECT pg_terminate_backend({})", first.pid));
-    cluster.wait_for_end_of(first.pid);
-    first.expect_failure();
+    lose(&cluster, first);
     let third = copy_out(&mut cluster.connect(), &whole).expect("a stream");
     assert_eq!(member::find(&third, &path), None);
     let failure = expect_failure("the stop", try_send_stop(&mut leader, "wal => true"));
@@ -140,11 +136,8 @@ fn parts_of_a_lost_worker_are_sent_by_others() {
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
     // One is terminated in its second part, another loses its client there.
-    let first = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_SECOND_PART);
-    first.wait_for_bytes(IN_SECOND_PART);
-    cluster.execute(&format!("SELECT pg_terminate_backend({})", first.pid));
-    cluster.wait_for_end_of(first.pid);
-    first.expect_failure();
+    let first = halt_in_parts(&cluster, id, IN_SECOND_PART);
+    lose(&cluster, first);
     assert_eq!(progress(&cluster).3, 0);
     let slow = format!("send_backup_files({id}, parts => true, max_rate => 4096)");
     let second = PsqlWorker::spawn(&cluster, &copy_of(&slow));
@@ -165,12 +158,9 @@ fn only_the_parts_of_a_lost_worker_come_again() {
     let (cluster, path) = cluster_with_large_table();
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
-    let lost = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-    lost.wait_for_bytes(IN_FIRST_PART);
+    let lost = halt_in_parts(&cluster, id, IN_FIRST_PART);
     let first = copy_out(&mut cluster.connect(), &copy_in_parts(id)).expect("a stream");
-    cluster.execute(&format!("SELECT pg_terminate_backend({})", lost.pid));
-    cluster.wait_for_end_of(lost.pid);
-    lost.expect_failure();
+    lose(&cluster, lost);
     let failure = expect_failure("the stop", try_send_stop(&mut leader, "wal => true"));
     assert_eq!(failure.sqlstate, "55000", "{failure}");
     let second = copy_out(&mut leader, &copy_in_parts(id)).expect("a stream");
@@ -185,8 +175,7 @@ fn a_file_that_is_cut_or_grows_between_its_parts_keeps_its_size() {
         let (cluster, path) = cluster_with_large_table();
         let mut leader = cluster.connect();
         let id = start(&mut leader, "retain_wal => true").id;
-        let first = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-        first.wait_for_bytes(IN_FIRST_PART);
+        let first = halt_in_parts(&cluster, id, IN_FIRST_PART);
         match grows {
             true => cluster.execute(
                 "INSERT INTO large SELECT i, repeat('y', 900) FROM generate_series(1, 9000) i",
@@ -223,8 +212,7 @@ fn a_table_that_is_dropped_between_its_parts_is_gone_after_recovery() {
     let (cluster, path) = cluster_with_large_table();
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
-    let first = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-    first.wait_for_bytes(IN_FIRST_PART);
+    let first = halt_in_parts(&cluster, id, IN_FIRST_PART);
     cluster.execute("DROP TABLE large");
     cluster.execute("CHECKPOINT");
     assert!(!cluster.data_dir().join(&path).exists());
@@ -293,8 +281,7 @@ fn a_divided_file_can_be_sent_again_by_its_name() {
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
     let named = copy_of(&format!("send_backup_files({id}, files => '{{{path}}}')"));
-    let first = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-    first.wait_for_bytes(IN_FIRST_PART);
+    let first = halt_in_parts(&cluster, id, IN_FIRST_PART);
     let failure = expect_failure("in use", copy_out(&mut cluster.connect(), &named));
     failure.assert(
         "55006",
@@ -395,8 +382,7 @@ fn checksums_are_combined_whoever_computes_them() {
     let (cluster, _) = cluster_with_large_table();
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
-    let first = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-    first.wait_for_bytes(IN_FIRST_PART);
+    let first = halt_in_parts(&cluster, id, IN_FIRST_PART);
     let mut second = cluster.connect();
     second
         .batch_execute("SET pg_parallel_backup.checksum_vectors = server")

@@ -3,7 +3,7 @@
 use backup_tests::backup::start;
 use backup_tests::parts::{
     IN_FIRST_PART, IN_SECOND_PART, PART_SIZE, cluster_with_large_table, complete, copy_in_parts,
-    offsets, split,
+    halt_in_parts, lose, offsets, split,
 };
 use backup_tests::stream::{Worker, copy_of, copy_out};
 use backup_tests::wait::{PATIENCE, wait_for};
@@ -15,13 +15,9 @@ fn a_part_of_a_lost_worker_goes_to_one_that_is_at_work() {
     let (cluster, path) = cluster_with_large_table();
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
-    let lost = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-    lost.wait_for_bytes(IN_FIRST_PART);
-    let other = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-    other.wait_for_bytes(IN_FIRST_PART);
-    cluster.execute(&format!("SELECT pg_terminate_backend({})", lost.pid));
-    cluster.wait_for_end_of(lost.pid);
-    lost.expect_failure();
+    let lost = halt_in_parts(&cluster, id, IN_FIRST_PART);
+    let other = halt_in_parts(&cluster, id, IN_FIRST_PART);
+    lose(&cluster, lost);
     let stream = other.expect();
     let from_end: Vec<_> = (0..5).rev().map(|number| number * PART_SIZE).collect();
     assert_eq!(offsets(&split(&stream).0, &path), from_end);
@@ -55,10 +51,8 @@ fn parts_of_a_canceled_stream_come_again_in_the_same_session() {
     let (cluster, path) = cluster_with_large_table();
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
-    let first = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_SECOND_PART);
-    first.wait_for_bytes(IN_SECOND_PART);
-    let second = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-    second.wait_for_bytes(IN_FIRST_PART);
+    let first = halt_in_parts(&cluster, id, IN_SECOND_PART);
+    let second = halt_in_parts(&cluster, id, IN_FIRST_PART);
     cluster.execute(&format!("SELECT pg_cancel_backend({})", first.pid));
     let (mut session, canceled) = first.join_and_keep();
     let failure = backup_tests::failure::expect_failure("the stream", canceled);
@@ -83,15 +77,11 @@ fn a_part_that_is_lost_again_and_again_is_sent_once() {
     let (cluster, path) = cluster_with_large_table();
     let mut leader = cluster.connect();
     let id = start(&mut leader, "").id;
-    let mut lost = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-    lost.wait_for_bytes(IN_FIRST_PART);
+    let mut lost = halt_in_parts(&cluster, id, IN_FIRST_PART);
     let others = copy_out(&mut cluster.connect(), &copy_in_parts(id)).expect("a stream");
     for _ in 0..3 {
-        cluster.execute(&format!("SELECT pg_terminate_backend({})", lost.pid));
-        cluster.wait_for_end_of(lost.pid);
-        lost.expect_failure();
-        lost = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-        lost.wait_for_bytes(IN_FIRST_PART);
+        lose(&cluster, lost);
+        lost = halt_in_parts(&cluster, id, IN_FIRST_PART);
     }
     let last = lost.expect();
     assert_eq!(offsets(&split(&last).0, &path), [0]);

@@ -3,11 +3,12 @@
 use backup_tests::backup::start;
 use backup_tests::backup::{Backup, send_stop};
 use backup_tests::parts::{
-    IN_FIRST_PART, assert_zeros, cluster_with_large_table, copy_in_parts, offsets, split, verified,
+    IN_FIRST_PART, assert_zeros, cluster_with_large_table, copy_in_parts, halt_in_parts, offsets,
+    split, verified,
 };
 use backup_tests::program::make_dir;
 use backup_tests::server::Cluster;
-use backup_tests::stream::{Worker, copy_of, copy_out};
+use backup_tests::stream::{copy_of, copy_out};
 use backup_tests::workload::path_of;
 
 /// The other parts are zeros, whether the file is empty by then or gone. The WAL brings what came afterwards.
@@ -17,8 +18,7 @@ fn a_table_that_is_truncated_between_its_parts_has_its_new_rows() {
         let (cluster, path) = cluster_with_large_table();
         let mut leader = cluster.connect();
         let id = start(&mut leader, "").id;
-        let first = Worker::spawn_halting(&cluster, &copy_in_parts(id), IN_FIRST_PART);
-        first.wait_for_bytes(IN_FIRST_PART);
+        let first = halt_in_parts(&cluster, id, IN_FIRST_PART);
         cluster.execute("TRUNCATE large; INSERT INTO large SELECT generate_series(1, 10), 'new'");
         if checkpoint {
             cluster.execute("CHECKPOINT");

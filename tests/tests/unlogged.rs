@@ -10,7 +10,7 @@ use backup_tests::backup::{Backup, try_send_stop};
 use backup_tests::client::{Running, backup_of, new_target, unpack_all_with};
 use backup_tests::failure::expect_failure;
 use backup_tests::member;
-use backup_tests::parts::{IN_FIRST_PART, PART_SIZE, copy_in_parts, offsets, split};
+use backup_tests::parts::{IN_FIRST_PART, PART_SIZE, halt_in_parts, offsets, split};
 use backup_tests::program::{account, run};
 use backup_tests::replication::{catch_up, follow};
 use backup_tests::server::Cluster;
@@ -333,9 +333,7 @@ fn cluster_with_large_build() -> (Cluster, Build) {
 fn an_index_whose_build_ends_between_its_parts_gets_its_init_fork() {
     let (cluster, build) = cluster_with_large_build();
     let mut taken = Stepwise::start(&cluster, "");
-    let copy = copy_in_parts(taken.started.id);
-    let first = Worker::spawn_halting(&cluster, &copy, IN_FIRST_PART);
-    first.wait_for_bytes(IN_FIRST_PART);
+    let first = halt_in_parts(&cluster, taken.started.id, IN_FIRST_PART);
     let path = build.end();
     let second = taken.stream("send_backup_files(parts => true)");
     let streams = [first.expect(), second];
