@@ -24,6 +24,11 @@ def worker_streams(count):
     return f"{count} worker{'s' if count > 1 else ''}, only their streams"
 
 
+def dropped_streams(count):
+    """Name of a case: the streams are read as those of the limit are."""
+    return f"{worker_streams(count)}, read as the limit's"
+
+
 def by_program(count):
     """Name of a case."""
     return f"{count} worker{'s' if count > 1 else ''}, pg_parallel_backup into {IN_MEMORY}"
@@ -67,11 +72,23 @@ class Streams:
         (self.backup_id,) = self.leader.ask("SELECT backup_id FROM start_backup(fast => true);")
 
     def run(self):
-        """Sends all files to /dev/null. Returns the size of the archives."""
-        statement = f"COPY (SELECT send_backup_files({self.backup_id})) TO STDOUT"
-        clients = [Client([*self.cluster.psql(), "-c", statement]) for _ in range(self.count)]
-        written = [client.finish() for client in clients]
+        """Sends all files to psql, which writes them to /dev/null. Returns the size of the archives."""
+        written = self.finish([*self.cluster.psql(), "-c", self.statement()])
         return None if None in written else sum(written)
+
+    def drop(self, program):
+        """Sends all files to readers that do not copy them once more."""
+        server = f"{self.cluster.socket}/.s.PGSQL.{self.cluster.port}"
+        self.finish([program, "--copy", self.statement(), server, "postgres", "postgres"])
+
+    def statement(self):
+        """What each worker runs."""
+        return f"COPY (SELECT send_backup_files({self.backup_id})) TO STDOUT"
+
+    def finish(self, command):
+        """Starts a client for each worker and waits for all. Returns what each wrote."""
+        clients = [Client(command) for _ in range(self.count)]
+        return [client.finish() for client in clients]
 
     def end(self):
         """Aborts the backup: nobody has its archives."""
@@ -109,6 +126,8 @@ def measure_limit(cluster, settings, notes):
                 cases += [
                     Case(worker_streams(count), streams.run, prepare=streams.start,
                          clean=streams.end),
+                    Case(dropped_streams(count), lambda of=streams: of.drop(settings["limit"]),
+                         prepare=streams.start, clean=streams.end),
                     Case(by_program(count), lambda n=count: program(n), clean=clean),
                 ]  # fmt: skip
     try:

@@ -13,8 +13,8 @@ TARGETS = (
     *(
         (what, measured, "limit", case, limit.limit_of("limit", case), round(1 / share, 2))
         for what, case, share in (
-            ("1 worker to /dev/null, its stream", limit.worker_streams(1), 0.85),
-            ("2 workers to /dev/null, their streams", limit.worker_streams(2), 0.90),
+            ("1 worker to nowhere, its stream", limit.dropped_streams(1), 0.85),
+            ("2 workers to nowhere, their streams", limit.dropped_streams(2), 0.90),
             ("2 workers into tmpfs, pg_parallel_backup", limit.by_program(2), 0.80),
         )
         for measured in ("wall", "cpu")

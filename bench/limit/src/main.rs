@@ -7,8 +7,13 @@
 //!
 //! ```text
 //! bench_limit [--transport unix|tcp|tls] [--pairs N] [--into DIRECTORY] [--without NAME]... SOURCE...
+//! bench_limit --copy STATEMENT SOCKET USER DATABASE
 //! ```
+//!
+//! The second form has the reader of a pair read the stream of a server's session, in place of psql, which copies
+//! each message.
 
+mod copy;
 mod reader;
 mod sender;
 mod socket;
@@ -41,6 +46,11 @@ fn main() -> Result<()> {
             Some("--pairs") => pairs = text(value()?)?.parse()?,
             Some("--into") => into = Some(PathBuf::from(value()?)),
             Some("--without") => without.push(value()?),
+            Some("--copy") => {
+                let [statement, socket, user, database] = [(); 4].map(|()| value().and_then(text));
+                println!("{}", copy::run(&socket?, &user?, &database?, &statement?)?);
+                return Ok(());
+            }
             Some(SENDER) => {
                 let address = text(value()?)?;
                 let sources: Vec<_> = arguments.map(PathBuf::from).collect();

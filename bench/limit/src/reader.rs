@@ -13,7 +13,7 @@ use crate::socket::{Listener, Socket};
 use crate::work::Work;
 
 /// Size of a read, as in the program.
-const PIECE: usize = 128 * 1024;
+pub const PIECE: usize = 128 * 1024;
 
 /// Starts pairs, whose senders are this command. Returns the bytes that have arrived.
 ///

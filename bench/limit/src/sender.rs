@@ -23,14 +23,22 @@ const RECORD: usize = 16 * 1024;
 /// Bytes before a file: its index and its size.
 pub const HEADER: usize = 16;
 
+/// Where a message begins in a page of memory. Zen 3 copies at half the speed to an address that is up to 32 bytes
+/// beyond that which it copies from, modulo 4096.
+const OFFSET: usize = 64;
+const ALIGNMENT: usize = 4096;
+
 /// Sends what the queue on standard input has for it.
 ///
 /// # Errors
 /// Errors of the operating system, and where a file changes.
 pub fn run(transport: Transport, address: &str, work: &Work) -> Result<()> {
+    let buffer = vec![0; ALIGNMENT + OFFSET + MESSAGE];
+    let start = OFFSET + buffer.as_ptr().align_offset(ALIGNMENT);
     let mut sender = Sender {
         socket: Socket::connect(transport, address)?,
-        buffer: vec![0; MESSAGE],
+        buffer,
+        start,
         filled: 0,
         message: match transport {
             Transport::Tls => ENCRYPTED_MESSAGE,
@@ -59,6 +67,8 @@ pub fn run(transport: Transport, address: &str, work: &Work) -> Result<()> {
 struct Sender {
     socket: Socket,
     buffer: Vec<u8>,
+    /// Where a message begins in the buffer.
+    start: usize,
     filled: usize,
     message: usize,
     /// Largest write.
@@ -70,7 +80,7 @@ impl Sender {
         if self.filled + HEADER > self.message {
             self.flush()?;
         }
-        let place = &mut self.buffer[self.filled..self.filled + HEADER];
+        let place = &mut self.buffer[self.start + self.filled..][..HEADER];
         place[..8].copy_from_slice(&(index as u64).to_ne_bytes());
         place[8..].copy_from_slice(&size.to_ne_bytes());
         self.filled += HEADER;
@@ -85,7 +95,7 @@ impl Sender {
             }
             let left = usize::try_from(size - offset).unwrap_or(PART);
             let room = self.message - self.filled;
-            let part = &mut self.buffer[self.filled..][..PART.min(left).min(room)];
+            let part = &mut self.buffer[self.start + self.filled..][..PART.min(left).min(room)];
             match file.read_at(part, offset)? {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
                 count => {
@@ -98,7 +108,7 @@ impl Sender {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        for piece in self.buffer[..self.filled].chunks(self.write) {
+        for piece in self.buffer[self.start..][..self.filled].chunks(self.write) {
             self.socket.write_all(piece)?;
         }
         self.filled = 0;
