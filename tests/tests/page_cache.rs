@@ -1,6 +1,8 @@
 //! A backup leaves the operating system's page cache as it was.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use backup_tests::backup::start;
@@ -66,7 +68,8 @@ fn so_it_is_on_an_older_kernel() {
 fn leaves_the_page_cache_as_it_was(builder: Builder, read: Read) {
     stay_on_disk();
     let cluster = builder.setting("autovacuum", "off").start();
-    let [cold, half, warm] = ["cold", "half", "warm"].map(|table| {
+    let tables = ["cold", "half", "scattered", "warm"];
+    let [cold, half, scattered, warm] = tables.map(|table| {
         create_table(&cluster, table, 40);
         let query = format!("SELECT pg_relation_filepath('{table}')");
         let row = cluster.connect().query_one(&query, &[]);
@@ -76,6 +79,7 @@ fn leaves_the_page_cache_as_it_was(builder: Builder, read: Read) {
     cluster.execute("CHECKPOINT");
     evict(&cold);
     evict(&half);
+    evict(&scattered);
     if cached_bytes(&cold) > 0 {
         eprintln!("not tested: the file system keeps its files in memory");
         return;
@@ -86,6 +90,13 @@ fn leaves_the_page_cache_as_it_was(builder: Builder, read: Read) {
     succeed(dd.args(["of=/dev/null", "bs=1M", "skip=20", "count=4", "status=none"]));
     let before = cached_bytes(&half);
     assert!(before >= 4 << 20, "{before}");
+    // Read single pages, none of them the first of its part.
+    let file = File::open(&scattered).expect("the file of a table");
+    let megabytes = [0, 5, 10, 15, 20, 25, 30, 35];
+    for megabyte in megabytes {
+        let offset = (megabyte << 20) + (512 << 10);
+        file.read_exact_at(&mut [0; 4096], offset).expect("a page");
+    }
     let size = cached_bytes(&warm);
     assert!(size >= 40 << 20, "{size}");
 
@@ -101,5 +112,10 @@ fn leaves_the_page_cache_as_it_was(builder: Builder, read: Read) {
     // The system's readahead counts as used and may arrive later.
     let after = cached_bytes(&half);
     assert!(after >= before - few, "{before} {after}");
+    assert!(after <= size - (16 << 20), "{after} of {size}");
+    // Parts are kept or dropped as a whole.
+    let after = cached_bytes(&scattered);
+    let whole_parts = (megabytes.len() as u64) << 20;
+    assert!(after >= whole_parts - few, "{after}");
     assert!(after <= size - (16 << 20), "{after} of {size}");
 }
