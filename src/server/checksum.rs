@@ -7,10 +7,10 @@ use core::ffi::c_int;
 use backup_format::checksum::Algorithm;
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
 
-#[cfg(target_arch = "x86_64")]
-use super::crc32c::Crc32c;
+use super::crc32c::{BLOCK, Crc32c};
 use super::parameters::{self, ChecksumVectors};
 use super::report::{Error, Result, Sqlstate};
+use super::settings::PAGE_SIZE;
 
 /// PG_CHECKSUM_MAX_LENGTH: bytes of the longest checksum.
 pub const MAX_DIGEST_LENGTH: usize = 64;
@@ -58,7 +58,6 @@ pub enum Digest {
     /// CRC-32C by the crate.
     Crc32c(Box<crc_fast::Digest>),
     /// CRC-32C by our own products.
-    #[cfg(target_arch = "x86_64")]
     OwnCrc32c(Crc32c),
     /// SHA-2; CRC-32C where the server's own is asked for.
     Server(ServerDigest),
@@ -74,7 +73,6 @@ impl Digest {
         Ok(match algorithm {
             Algorithm::None => Self::None,
             Algorithm::Crc32c if allowed != ChecksumVectors::Server => {
-                #[cfg(target_arch = "x86_64")]
                 if let Some(crc) = Crc32c::new(allowed != ChecksumVectors::Avx2) {
                     return Ok(Self::OwnCrc32c(crc));
                 }
@@ -95,12 +93,19 @@ impl Digest {
                 digest.update(bytes);
                 Ok(())
             }
-            #[cfg(target_arch = "x86_64")]
             Self::OwnCrc32c(crc) => {
                 crc.update(bytes);
                 Ok(())
             }
             Self::Server(digest) => digest.update(bytes),
+        }
+    }
+
+    /// The checksum as one that can take pages and give theirs; `None` where they are computed apart.
+    pub fn of_pages(&mut self) -> Option<&mut Crc32c> {
+        match self {
+            Self::OwnCrc32c(crc) if PAGE_SIZE == BLOCK => Some(crc),
+            _ => None,
         }
     }
 
@@ -115,7 +120,6 @@ impl Digest {
                 length: 0,
             }),
             Self::Crc32c(digest) => Ok(DigestBytes::of_crc(digest.finalize() as u32)),
-            #[cfg(target_arch = "x86_64")]
             Self::OwnCrc32c(crc) => Ok(DigestBytes::of_crc(crc.finish())),
             Self::Server(digest) => digest.finish(),
         }

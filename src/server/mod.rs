@@ -24,6 +24,9 @@ pub mod control_file;
 pub mod copy_query;
 #[cfg(target_arch = "x86_64")]
 pub mod crc32c;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "crc32c_elsewhere.rs"]
+pub mod crc32c;
 pub mod encoding;
 pub mod file;
 pub mod function_hook;

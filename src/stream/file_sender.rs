@@ -316,11 +316,17 @@ impl Content<'_> {
         };
         self.has_ended |= count < part.len();
         let (read, missing) = part.split_at_mut(count);
-        if let (Some(verifier), Some(file)) = (&mut self.verifier, file) {
-            verifier.verify(read, offset, |page, offset| file.read_at(page, offset))?;
+        let digest = &mut self.digest;
+        match (&mut self.verifier, file) {
+            (Some(verifier), Some(file)) => {
+                verifier.verify(read, offset, digest, |page, offset| {
+                    file.read_at(page, offset)
+                })?;
+            }
+            _ => digest.update(read)?,
         }
         missing.fill(0);
-        self.digest.update(part)?;
+        digest.update(missing)?;
         let length = part.len();
         archive.commit(length)?;
         Ok(length as u64)

@@ -12,6 +12,7 @@ use backup_format::page::{self, PageHeader};
 use backup_format::relation_file;
 
 use crate::server::backend_progress;
+use crate::server::checksum::Digest;
 use crate::server::encoding;
 use crate::server::page_checksum::{self, Width};
 use crate::server::recovery;
@@ -74,28 +75,60 @@ impl<'a> PageVerifier<'a> {
         self
     }
 
-    /// Verifies what was read at `offset`, which is a multiple of the page size. Pages that were
-    /// wrong are read again by `read_at`, and `bytes` then holds what they were the second time.
+    /// Verifies what was read at `offset`, which is a multiple of the page size, and adds it to the digest
+    /// of the file. Pages that were wrong are read again by `read_at`, and `bytes` then holds what they were
+    /// the second time.
     ///
     /// # Errors
-    /// Where a page cannot be read again.
+    /// Where a page cannot be read again; those of the digest. The digest is of no use then.
     pub fn verify(
         &mut self,
         bytes: &mut [u8],
         offset: u64,
+        digest: &mut Digest,
         read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
     ) -> Result<()> {
         if self.finished {
-            return Ok(());
+            return digest.update(bytes);
         }
+        let Some(crc) = digest.of_pages() else {
+            let calculate = |_: &[u8; PAGE_SIZE], _| None;
+            self.verify_pages(bytes, offset, calculate, read_at)?;
+            return digest.update(bytes);
+        };
+        let before = *crc;
+        let calculate = |page: &[u8; PAGE_SIZE], block| Some(crc.update_by_page(page, block));
+        let is_as_it_was = self.verify_pages(bytes, offset, calculate, read_at)?;
+        let (_, rest) = bytes.as_chunks::<PAGE_SIZE>();
+        if is_as_it_was {
+            crc.update(rest);
+        } else {
+            *crc = before;
+            crc.update(bytes);
+        }
+        Ok(())
+    }
+
+    /// Verifies pages, and returns whether none was read again. `calculate` is called once for each in their
+    /// order, with its block in the fork, and may give its checksum.
+    fn verify_pages(
+        &mut self,
+        bytes: &mut [u8],
+        offset: u64,
+        mut calculate: impl FnMut(&[u8; PAGE_SIZE], u32) -> Option<u16>,
+        read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+    ) -> Result<bool> {
         let length = bytes.len();
         let first_block = (offset / PAGE_SIZE as u64) as u32;
-        let mut pages = bytes.chunks_exact_mut(PAGE_SIZE);
-        for (page, block) in pages.by_ref().zip(first_block..) {
-            if self.look_at(page, block).is_none() {
+        let mut is_as_it_was = true;
+        let (pages, rest) = bytes.as_chunks_mut::<PAGE_SIZE>();
+        for (page, block) in pages.iter_mut().zip(first_block..) {
+            let calculated = calculate(page, self.first_block.wrapping_add(block));
+            if self.look_at(page, block, calculated).is_none() {
                 continue;
             }
-            let before = page.to_vec();
+            is_as_it_was = false;
+            let before = *page;
             if self.failures < REPORTED {
                 std::thread::sleep(SECOND_LOOK);
             }
@@ -107,13 +140,13 @@ impl<'a> PageVerifier<'a> {
                 continue;
             }
             // A page that changes under our eyes is being written, and its WAL comes with it.
-            if page == before.as_slice()
-                && let Some(damage) = self.look_at(page, block)
+            if *page == before
+                && let Some(damage) = self.look_at(page, block, None)
             {
                 self.report(&damage, block);
             }
         }
-        if !pages.into_remainder().is_empty() {
+        if !rest.is_empty() {
             let block = first_block.wrapping_add((length / PAGE_SIZE) as u32);
             warning(
                 Sqlstate::ERRCODE_WARNING,
@@ -124,7 +157,7 @@ impl<'a> PageVerifier<'a> {
             );
             self.finished = true;
         }
-        Ok(())
+        Ok(is_as_it_was)
     }
 
     /// Reports the total to the client and to the statistics, and returns it.
@@ -151,8 +184,8 @@ impl<'a> PageVerifier<'a> {
         self.failures
     }
 
-    /// Damage of a page that its LSN does not excuse.
-    fn look_at(&mut self, page: &mut [u8], block: u32) -> Option<Damage> {
+    /// Damage of a page that its LSN does not excuse. `calculated` is its checksum, if it is known.
+    fn look_at(&mut self, page: &mut [u8], block: u32, calculated: Option<u16>) -> Option<Damage> {
         let header = PageHeader::read(page);
         if header.is_new() {
             return (!page::is_all_zeros(page)).then_some(Damage::NewWithContent);
@@ -162,7 +195,7 @@ impl<'a> PageVerifier<'a> {
         }
         let block = self.first_block.wrapping_add(block);
         let expected = header.checksum;
-        if self.width.checksum(page, block) == expected {
+        if calculated.unwrap_or_else(|| self.width.checksum(page, block)) == expected {
             return None;
         }
         let calculated = page_checksum::by_server(page, block);
@@ -216,9 +249,10 @@ mod tests {
     use std::cell::Cell;
     use std::io;
 
-    use pgrx::pg_test;
+    use backup_format::checksum::Algorithm;
+    use pgrx::{Spi, pg_test};
 
-    use super::{PAGE_SIZE, PageVerifier};
+    use super::{Digest, PAGE_SIZE, PAGES_PER_SEGMENT, PageVerifier};
     use crate::server::page_checksum;
 
     /// No page is excused by its LSN.
@@ -240,63 +274,127 @@ mod tests {
         page
     }
 
-    /// Verifies blocks 3 and 4 of a relation, of which the second is read again as `again`; the
-    /// bytes afterwards, the failures, and how often something was read again.
-    fn verify(second: &[u8], again: &[u8]) -> (Vec<u8>, u32, u32) {
-        let Some(mut verifier) = PageVerifier::for_file(b"base/1/1259", START_LSN) else {
+    fn digest() -> Digest {
+        let Ok(digest) = Digest::new(Algorithm::Crc32c) else {
+            panic!("no digest")
+        };
+        digest
+    }
+
+    fn crc(digest: Digest) -> Option<u32> {
+        digest.finish().ok().map(|bytes| bytes.crc32c())
+    }
+
+    /// Does the same where checksums of pages and of files are computed in one loop, if the processor can do that,
+    /// and where they are not.
+    fn in_both_ways(run: impl Fn()) {
+        for vectors in ["avx2", "server"] {
+            let set = format!("SET pg_parallel_backup.checksum_vectors = {vectors}");
+            assert_eq!(Spi::run(&set), Ok(()));
+            run();
+        }
+    }
+
+    /// Verifies blocks of a file from the third on, of which those that were wrong are read again as `again`, and
+    /// 100 bytes behind them twice. The blocks afterwards, the failures, and how often something was read again.
+    fn verify_of(path: &[u8], pages: &[&[u8]], again: &[u8]) -> (Vec<u8>, u32, u32) {
+        let Some(mut verifier) = PageVerifier::for_file(path, START_LSN) else {
             panic!("the file is one with pages")
         };
-        let mut bytes = [page(1, 3).as_slice(), second].concat();
+        let tail = [3; 100];
+        let mut bytes = pages.concat();
+        let length = bytes.len();
+        bytes.extend(tail);
         let reads = Cell::new(0);
-        let read_at = |page: &mut [u8], offset: u64| -> io::Result<usize> {
-            assert_eq!(offset, 4 * PAGE_SIZE as u64);
+        let read_at = |page: &mut [u8], _: u64| -> io::Result<usize> {
             reads.set(reads.get() + 1);
             page[..again.len()].copy_from_slice(again);
             Ok(again.len())
         };
         let offset = 3 * PAGE_SIZE as u64;
-        assert!(verifier.verify(&mut bytes, offset, read_at).is_ok());
-        let failures = verifier.failures;
+        let mut digest = digest();
+        let result = verifier.verify(&mut bytes, offset, &mut digest, read_at);
+        assert!(result.is_ok());
+        let behind = offset + bytes.len() as u64;
+        let result = verifier.verify(&mut tail.clone(), behind, &mut digest, read_at);
+        assert!(result.is_ok());
+        let mut expected = self::digest();
+        for bytes in [bytes.as_slice(), &tail] {
+            assert!(expected.update(bytes).is_ok());
+        }
+        assert_eq!(crc(digest), crc(expected), "the digest is of other bytes");
+        assert_eq!(bytes.split_off(length), tail);
+        (bytes, verifier.failures, reads.get())
+    }
+
+    /// Verifies blocks 3 and 4 of a relation, of which the second is read again as `again`; the second
+    /// afterwards, the failures, and how often something was read again.
+    fn verify(second: &[u8], again: &[u8]) -> (Vec<u8>, u32, u32) {
+        let first = page(1, 3);
+        let (mut bytes, failures, reads) = verify_of(b"base/1/1259", &[&first, second], again);
         let second = bytes.split_off(PAGE_SIZE);
-        assert_eq!(bytes, page(1, 3));
-        (second, failures, reads.get())
+        assert_eq!(bytes, first);
+        (second, failures, reads)
+    }
+
+    /// A page belongs to one block of its fork: the number of a segment counts, and once.
+    #[pg_test]
+    fn a_page_of_another_segment_is_a_failure() {
+        in_both_ways(|| {
+            let of_segment = |segment: u32| page(2, segment * PAGES_PER_SEGMENT + 3);
+            for (segment, failures) in [(0, 1), (1, 0), (2, 1)] {
+                let page = of_segment(segment);
+                let result = verify_of(b"base/1/1259.1", &[&page], &page);
+                assert_eq!(result, (page, failures, failures), "{segment}");
+            }
+        });
     }
 
     #[pg_test]
     fn a_sound_page_is_read_once() {
-        let sound = page(2, 4);
-        assert_eq!(verify(&sound, &[]), (sound, 0, 0));
+        in_both_ways(|| {
+            let sound = page(2, 4);
+            assert_eq!(verify(&sound, &[]), (sound, 0, 0));
+        });
     }
 
     #[pg_test]
     fn a_bad_page_that_is_the_same_when_read_again_is_a_failure() {
-        let bad = damaged(2, 4);
-        assert_eq!(verify(&bad, &bad), (bad.clone(), 1, 1));
+        in_both_ways(|| {
+            let bad = damaged(2, 4);
+            assert_eq!(verify(&bad, &bad), (bad.clone(), 1, 1));
+        });
     }
 
     #[pg_test]
     fn a_bad_page_that_is_sound_when_read_again_is_none() {
-        let sound = page(2, 4);
-        assert_eq!(verify(&damaged(2, 4), &sound), (sound, 0, 1));
+        in_both_ways(|| {
+            let sound = page(2, 4);
+            assert_eq!(verify(&damaged(2, 4), &sound), (sound, 0, 1));
+        });
     }
 
     /// It is still being written, and its WAL comes with the backup.
     #[pg_test]
     fn a_bad_page_that_is_another_bad_one_when_read_again_is_none() {
-        let other = damaged(3, 4);
-        assert_eq!(verify(&damaged(2, 4), &other), (other, 0, 1));
+        in_both_ways(|| {
+            let other = damaged(3, 4);
+            assert_eq!(verify(&damaged(2, 4), &other), (other, 0, 1));
+        });
     }
 
     #[pg_test]
     fn a_bad_page_that_is_cut_off_when_read_again_is_none() {
-        let bad = damaged(2, 4);
-        for length in [0, 100, PAGE_SIZE - 1] {
-            let (bytes, failures, reads) = verify(&bad, &bad[..length]);
-            assert_eq!((failures, reads), (0, 1));
-            let mut cut = bad[..length].to_vec();
-            cut.resize(PAGE_SIZE, 0);
-            assert_eq!(bytes, cut);
-        }
+        in_both_ways(|| {
+            let bad = damaged(2, 4);
+            for length in [0, 100, PAGE_SIZE - 1] {
+                let (bytes, failures, reads) = verify(&bad, &bad[..length]);
+                assert_eq!((failures, reads), (0, 1));
+                let mut cut = bad[..length].to_vec();
+                cut.resize(PAGE_SIZE, 0);
+                assert_eq!(bytes, cut);
+            }
+        });
     }
 
     #[pg_test]
@@ -304,7 +402,7 @@ mod tests {
         let Some(mut verifier) = PageVerifier::for_file(b"base/1/1259", START_LSN) else {
             panic!("the file is one with pages")
         };
-        let result = verifier.verify(&mut damaged(1, 0), 0, |_, _| {
+        let result = verifier.verify(&mut damaged(1, 0), 0, &mut digest(), |_, _| {
             Err(io::Error::from_raw_os_error(libc::EIO))
         });
         assert!(result.is_err());

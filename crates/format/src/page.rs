@@ -79,17 +79,26 @@ pub fn checksum(page: &[u8], block: u32) -> u16 {
     for _ in 0..2 {
         mix(&mut sums, &[0; 4 * SUMS]);
     }
-    let folded = sums.iter().fold(0, |folded, sum| folded ^ sum) ^ block;
-    (folded % 65_535 + 1) as u16
+    checksum_of_sums(sums.iter().fold(0, |folded, sum| folded ^ sum), block)
+}
+
+/// The checksum of block `block`, of what its partial checksums give by exclusive or.
+#[inline(always)]
+pub fn checksum_of_sums(folded: u32, block: u32) -> u16 {
+    ((folded ^ block) % 65_535 + 1) as u16
 }
 
 /// Number of partial checksums computed in parallel, `N_SUMS`.
-const SUMS: usize = 32;
+pub const SUMS: usize = 32;
+
+/// The factor of a round, `FNV_PRIME`.
+pub const FNV_PRIME: u32 = 16_777_619;
 
 /// Position of `pd_checksum` in a page.
 const CHECKSUM_FIELD: std::ops::Range<usize> = 8..10;
 
-const CHECKSUM_BASE_OFFSETS: [u32; SUMS] = [
+/// What the partial checksums begin with, `checksumBaseOffsets`.
+pub const CHECKSUM_BASE_OFFSETS: [u32; SUMS] = [
     0x5B1F_36E9,
     0xB852_5960,
     0x02AB_50AA,
@@ -127,7 +136,6 @@ const CHECKSUM_BASE_OFFSETS: [u32; SUMS] = [
 /// Mixes one row of a page into all sums.
 #[inline(always)]
 fn mix(sums: &mut [u32; SUMS], row: &[u8; 4 * SUMS]) {
-    const FNV_PRIME: u32 = 16_777_619;
     let (words, _) = row.as_chunks::<4>();
     for (sum, word) in sums.iter_mut().zip(words) {
         let mixed = *sum ^ u32::from_ne_bytes(*word);
