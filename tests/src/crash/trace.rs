@@ -114,12 +114,66 @@ fn events(root: &Path, text: &str) -> Vec<Event> {
                 Call::parse(&[begin, end].concat(), (from, line))
             }
         };
-        events.extend(call.map(|call| call.events(root)).unwrap_or_default());
+        if let Some(call) = call {
+            let placed = |(line, event)| Placed {
+                place: (line, 0),
+                end: call.end,
+                event,
+            };
+            events.extend(call.events(root).into_iter().map(placed));
+        }
     }
     // A change is there from the begin of its call on, and what comes of it at the end. So nothing comes
     // before what it needs, whichever thread strace shows first.
-    events.sort_by_key(|(line, _)| *line);
-    events.into_iter().map(|(_, event)| event).collect()
+    put_behind_directories(&mut events);
+    events.sort_by_key(|placed| placed.place);
+    events.into_iter().map(|placed| placed.event).collect()
+}
+
+/// An event, and where it is among the others.
+struct Placed {
+    /// Line, and order of those of the same line.
+    place: (usize, usize),
+    /// Line of the end of its call.
+    end: usize,
+    event: Event,
+}
+
+/// A call that makes a file can begin before the call of another thread that makes the directory for it, and come
+/// to it afterwards. What is made in a directory that is made meanwhile is put behind that.
+fn put_behind_directories(events: &mut [Placed]) {
+    let mut order: Vec<usize> = (0..events.len()).collect();
+    // Directories come before what is below them.
+    order.sort_by_key(|&index| events[index].event.made().map(|path| path.iter().count()));
+    for index in order {
+        let Placed { place, end, event } = &events[index];
+        let Some(above) = event.made().and_then(Path::parent) else {
+            continue;
+        };
+        let meanwhile = place.0 + 1..=*end;
+        let directory = events.iter().find(|other| {
+            matches!(&other.event, Event::MakeDirectory(path) if path == above)
+                && meanwhile.contains(&other.place.0)
+        });
+        if let Some((line, order)) = directory.map(|directory| directory.place) {
+            events[index].place = (line, order + 1);
+        }
+    }
+}
+
+impl Event {
+    /// Path that there is from now on.
+    fn made(&self) -> Option<&Path> {
+        match self {
+            Self::Create(path)
+            | Self::Truncate(path, _)
+            | Self::MakeDirectory(path)
+            | Self::MakeLink(path, _)
+            | Self::MakeName(_, path)
+            | Self::Rename(_, path) => Some(path),
+            _ => None,
+        }
+    }
 }
 
 impl Call {
@@ -325,4 +379,36 @@ fn clean(path: &Path) -> PathBuf {
         }
     }
     clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As strace shows it, by `-xx`.
+    fn hexadecimal(text: &str) -> String {
+        text.bytes().map(|byte| format!("\\x{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn a_file_comes_behind_the_directory_that_is_made_while_its_call_waits() {
+        let [outer, inner, file] = ["/d/a", "/d/a/b", "/d/a/b/f"].map(hexadecimal);
+        // The second thread asks first, and is served last.
+        let text = format!(
+            "11 openat(AT_FDCWD<\\x2f>, \"{file}\", O_WRONLY|O_CREAT|O_TRUNC, 0600 <unfinished ...>\n\
+             12 mkdir(\"{inner}\", 0700 <unfinished ...>\n\
+             13 mkdir(\"{outer}\", 0700) = 0\n\
+             11 <... openat resumed>) = 3<{file}>\n\
+             12 <... mkdir resumed>) = 0\n"
+        );
+        let [outer, inner, file] = ["/d/a", "/d/a/b", "/d/a/b/f"].map(PathBuf::from);
+        let expected = [
+            Event::MakeDirectory(outer),
+            Event::MakeDirectory(inner),
+            Event::Create(file.clone()),
+            Event::Truncate(file.clone(), 0),
+            Event::Open(3, Some(file), false),
+        ];
+        assert_eq!(events(Path::new("/d"), &text), expected);
+    }
 }
