@@ -89,7 +89,7 @@ pub fn checksum_of_sums(folded: u32, block: u32) -> u16 {
 }
 
 /// Number of partial checksums computed in parallel, `N_SUMS`.
-pub const SUMS: usize = 32;
+const SUMS: usize = 32;
 
 /// The factor of a round, `FNV_PRIME`.
 pub const FNV_PRIME: u32 = 16_777_619;
