@@ -8,6 +8,7 @@
 //! While secure_write() waits for a client that does not read, it serves a termination and the
 //! death of the postmaster, but no cancel, because the message is begun: COPY of the server does
 //! the same. [`check_interrupts`] has a termination between two messages not wait for it either.
+//! [`Begun`] keeps a crash or an immediate shutdown of the server from waiting for it.
 
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
@@ -82,6 +83,7 @@ pub fn send_copy_data(message: &mut [u8]) {
     } else {
         message.len()
     };
+    let _begun = Begun::now();
     let mut sent = 0;
     while sent < message.len() {
         let end = message.len().min(sent + largest_write);
@@ -96,6 +98,33 @@ pub fn send_copy_data(message: &mut [u8]) {
             _ if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => {}
             _ => end_lost_connection(),
         }
+    }
+}
+
+/// A message is begun: as long as this lives the session sends no other, which would lie inside of it.
+///
+/// `PqCommBusy` does that in pqcomm.c, and has no symbol. It matters to quickdie(), the handler of SIGQUIT,
+/// whose last words would wait for a client that does not read, with all signals blocked. The postmaster
+/// kills such a process after five seconds, and up to 15 that can cost the server its restart: the signals
+/// that it then gets can all come before its select(), which nothing ends for a minute, and the startup
+/// process gives up waiting for a checkpointer by then.
+struct Begun(pg_sys::CommandDest::Type);
+
+impl Begun {
+    fn now() -> Self {
+        // SAFETY: a plain variable of this process, which its own functions set in the same way.
+        unsafe {
+            let destination = pg_sys::whereToSendOutput;
+            pg_sys::whereToSendOutput = pg_sys::CommandDest::DestNone;
+            Self(destination)
+        }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        // SAFETY: as in now(). A FATAL, after which nothing may be sent, does not come here.
+        unsafe { pg_sys::whereToSendOutput = self.0 }
     }
 }
 

@@ -10,11 +10,14 @@ use backup_tests::session::backend_pid;
 use backup_tests::stream::{Worker, copy_of};
 use backup_tests::wait::{PATIENCE, wait_for};
 use backup_tests::workload::create_table;
-use postgres::Client;
+use postgres::{Client, NoTls};
 
 const MEGABYTE: u64 = 1 << 20;
 
 const READY: &str = "database system is ready to accept connections";
+
+/// What the postmaster says of processes that have not ended five seconds after it asked them to.
+const TOO_SLOW: &str = "to recalcitrant children";
 
 fn cluster() -> Cluster {
     let cluster = Cluster::builder()
@@ -24,7 +27,7 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// Backup that retains its WAL, and a worker in mid-stream that waits for its client.
+/// Backup that retains its WAL, and a worker in the middle of a message that waits for its client.
 #[track_caller]
 fn in_mid_stream(cluster: &Cluster) -> (Client, Worker) {
     let mut leader = cluster.connect();
@@ -32,6 +35,11 @@ fn in_mid_stream(cluster: &Cluster) -> (Client, Worker) {
     let copy = copy_of(&format!("send_backup_files({id})"));
     let worker = Worker::spawn_halting(cluster, &copy, MEGABYTE);
     worker.wait_for_bytes(MEGABYTE);
+    let waits = "SELECT wait_event = 'ClientWrite' FROM pg_stat_activity WHERE pid = $1";
+    wait_for("the worker to wait for its client", PATIENCE, || {
+        let row = leader.query_one(waits, &[&worker.pid]).expect(waits);
+        row.get::<_, Option<bool>>(0) == Some(true)
+    });
     (leader, worker)
 }
 
@@ -80,8 +88,11 @@ fn a_crash_of_any_process_of_the_backup_leaves_nothing() {
         let before = starts(&cluster);
         signal(signal_name, victim(&cluster, &mut leader, &worker));
         wait_for("the server to start again", PATIENCE, || {
+            // Up to 15 the postmaster can miss a signal until something else wakes it.
+            drop(cluster.config("postgres").connect(NoTls));
             starts(&cluster) > before
         });
+        assert!(!cluster.log().contains(TOO_SLOW), "{}", cluster.log());
         worker.expect_failure();
         assert!(leader.batch_execute("SELECT 1").is_err());
         assert_as_before(&cluster);
@@ -103,6 +114,7 @@ fn an_immediate_shutdown_leaves_nothing() {
     let mut cluster = cluster();
     let (_leader, worker) = in_mid_stream(&cluster);
     cluster.stop(Shutdown::Immediate);
+    assert!(!cluster.log().contains(TOO_SLOW), "{}", cluster.log());
     worker.expect_failure();
     cluster.start();
     assert_as_before(&cluster);
