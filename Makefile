@@ -38,7 +38,7 @@ picture: tools install ## draw docs/progress.svg: a real backup on a terminal
 soak: tools install ## backups with injected faults, for MINUTES=30
 	@scripts/soak.sh '$(MINUTES)' '$(SEED)'
 
-fuzz: tools ## changed inputs for the readers of backups, 13 million in all
+fuzz: tools ## changed inputs for the readers of backups, 16 million in all
 	@scripts/fuzz.sh
 
 coverage: setup ## all tests, and which lines none of them runs

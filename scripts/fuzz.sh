@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gives the readers of backups changed inputs: archives, manifests, indexes, descriptions, incremental headers
-# and compressed frames. Thirteen properties have a million cases each, unless CASES says otherwise.
+# and compressed frames. Sixteen properties have a million cases each, unless CASES says otherwise.
 #
 # usage: scripts/fuzz.sh
 set -euo pipefail
@@ -13,4 +13,4 @@ export PROPTEST_CASES=${CASES:-1000000}
 say "==> $PROPTEST_CASES cases of each property"
 export CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true
 cargo test --release -p backup_format --lib --test incremental -- or_sound
-cargo test --release -p pg_parallel_backup_client -- or_sound wrong_checksum
+cargo test --release -p pg_parallel_backup_client -- or_sound wrong_checksum comes_out

@@ -13,11 +13,11 @@ use backup_format::compression::Method;
 use flate2::{Decompress, FlushDecompress, Status};
 use zstd::stream::raw::{self, DParameter, Operation as _};
 
+use super::lz4_frame::FrameEnd;
+
 /// Size of an output portion in bytes.
 const PORTION: usize = 128 * 1024;
-/// Bytes that a decoder of LZ4 is given at once: as many as it reads. It always gets room for as many. Where a block
-/// that is stored as it is does not fit, the decoder takes what it has read of it for bytes that are still to come. Then
-/// it reads beyond the end of its frame, and what it has read of the next one is lost.
+/// Bytes that a decoder of LZ4 is given at once: as many as it reads.
 const FEED: usize = 32 * 1024;
 /// The window of zstd's highest level, beyond which `zstd -d` does not go either.
 const LARGEST_ZSTD_WINDOW_LOG: u32 = 27;
@@ -52,7 +52,7 @@ enum Place {
 enum Decoder {
     Gzip(Decompress),
     /// `None` after its only frame.
-    Lz4(Option<lz4::Decoder<Feed>>),
+    Lz4(Option<lz4::Decoder<Feed>>, FrameEnd),
     Zstd(raw::Decoder<'static>),
 }
 
@@ -174,7 +174,10 @@ impl Decoder {
         Ok(Some(match method {
             Method::None => return Ok(None),
             Method::Gzip => Self::Gzip(Decompress::new_gzip(GZIP_WINDOW_BITS)),
-            Method::Lz4 => Self::Lz4(Some(lz4::Decoder::new(Feed::default())?)),
+            Method::Lz4 => {
+                let decoder = lz4::Decoder::new(Feed::default())?;
+                Self::Lz4(Some(decoder), FrameEnd::new())
+            }
             Method::Zstd => {
                 let mut decoder = raw::Decoder::new()?;
                 decoder.set_parameter(DParameter::WindowLogMax(LARGEST_ZSTD_WINDOW_LOG))?;
@@ -198,7 +201,7 @@ impl Decoder {
                     ended: status == Status::StreamEnd,
                 })
             }
-            Self::Lz4(decoder) => step_lz4(decoder, bytes, portion),
+            Self::Lz4(decoder, end) => step_lz4(decoder, end, bytes, portion),
             Self::Zstd(decoder) => {
                 let status = decoder.run_on_buffers(bytes, portion)?;
                 Ok(Step {
@@ -228,6 +231,7 @@ impl Read for Feed {
 
 fn step_lz4(
     slot: &mut Option<lz4::Decoder<Feed>>,
+    end: &mut FrameEnd,
     bytes: &[u8],
     portion: &mut [u8],
 ) -> io::Result<Step> {
@@ -235,12 +239,11 @@ fn step_lz4(
         return Err(ErrorKind::UnexpectedEof.into());
     };
     let bytes = &bytes[..bytes.len().min(FEED)];
-    let portion_size = portion.len();
-    decoder.reader().0.borrow_mut().extend(bytes);
+    let of_frame = &bytes[..end.clone().take(bytes)];
+    decoder.reader().0.borrow_mut().extend(of_frame);
     let mut written = 0;
     let mut ended = false;
-    let is_full = |written| portion_size - written < FEED;
-    while !is_full(written) && !ended {
+    while written < portion.len() && !ended {
         match decoder.read(&mut portion[written..]) {
             Ok(0) => ended = true,
             Ok(length) => written += length,
@@ -248,17 +251,19 @@ fn step_lz4(
             Err(error) => return Err(error),
         }
     }
-    // What it has not read comes with the next step, or is the next frame's.
+    // What it has not read comes with the next step.
     let left = std::mem::take(&mut *decoder.reader().0.borrow_mut());
+    let read = of_frame.len() - left.len();
+    end.take(&bytes[..read]);
     if ended {
         decoder.finish().1?;
     } else {
         *slot = Some(decoder);
     }
     Ok(Step {
-        read: bytes.len() - left.len(),
+        read,
         written,
-        is_full: is_full(written),
+        is_full: written == portion.len(),
         ended,
     })
 }
@@ -297,6 +302,26 @@ mod tests {
             }
             Method::Zstd => zstd::encode_all(bytes, 1).unwrap(),
         }
+    }
+
+    /// A frame as the encoder of archives makes it, which is given some bytes after the others.
+    fn encode(method: Method, parts: &[&[u8]]) -> Vec<u8> {
+        let compression = Compression {
+            method,
+            level: None,
+        };
+        let mut encoder = Encoder::new(compression).unwrap().expect("an encoder");
+        for part in parts {
+            encoder.write(part).unwrap();
+        }
+        encoder.finish().unwrap();
+        let mut frame = Vec::new();
+        let take = |bytes: &[u8]| {
+            frame.extend_from_slice(bytes);
+            Ok::<_, io::Error>(())
+        };
+        encoder.drain(take).unwrap();
+        frame
     }
 
     fn decompress(method: Method, bytes: &[u8], piece: usize) -> Result<Vec<u8>> {
@@ -359,25 +384,35 @@ mod tests {
         let before: Vec<_> = (0..22).map(|n| vec![b'x'; PORTION - n * 1000]).collect();
         let expected: Vec<_> = before.iter().flat_map(|x| [x, noise].concat()).collect();
         for method in METHODS {
-            let compression = Compression {
-                method,
-                level: None,
-            };
-            let mut frames = Vec::new();
-            for before in &before {
-                let mut encoder = Encoder::new(compression).unwrap().expect("an encoder");
-                encoder.write(before).unwrap();
-                encoder.write(noise).unwrap();
-                encoder.finish().unwrap();
-                let take = |bytes: &[u8]| {
-                    frames.extend_from_slice(bytes);
-                    Ok::<_, io::Error>(())
-                };
-                encoder.drain(take).unwrap();
-            }
+            let frames = before.iter().flat_map(|x| encode(method, &[x, noise]));
+            let frames: Vec<_> = frames.collect();
             for piece in [1000, 256 * 1024, frames.len()] {
                 let out = decompress(method, &frames, piece).unwrap();
                 assert!(out == expected, "{method:?} in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_piece_may_end_anywhere_in_the_end_of_a_frame() {
+        // A block that comes out in more than one portion.
+        let content = vec![b'x'; PORTION + 1000];
+        for method in METHODS {
+            let frame = encode(method, &[&content]);
+            for cut in 0..20.min(frame.len()) {
+                let (start, end) = frame.split_at(frame.len() - cut);
+                let mut decompressor = Decompressor::new(method).unwrap();
+                let mut whole = Vec::new();
+                for piece in [start, &[end, &frame].concat()] {
+                    let mut out = |bytes: &[u8]| {
+                        whole.extend_from_slice(bytes);
+                        Ok(())
+                    };
+                    let pushed = decompressor.push(piece, &mut out);
+                    pushed.unwrap_or_else(|error| panic!("{method:?}, {cut}: {error:#}"));
+                }
+                decompressor.finish().unwrap();
+                assert!(whole == content.repeat(2), "{method:?}, {cut}");
             }
         }
     }

@@ -6,5 +6,6 @@ pub mod archive_files;
 pub mod archive_parts;
 pub mod decompressor;
 pub mod input;
+mod lz4_frame;
 pub mod member_check;
 pub mod part;
