@@ -33,6 +33,7 @@ pub mod page;
 pub mod parts;
 pub mod planted;
 pub mod program;
+pub mod rate;
 pub mod replication;
 pub mod repository;
 pub mod restored;

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::builder::Builder;
 use crate::disk::Disk;
@@ -319,10 +319,19 @@ impl Drop for Cluster {
     }
 }
 
-/// Port of 127.0.0.1 on which nothing listens.
+/// Port of 127.0.0.1 on which nothing listens. It is below those that the system hands out by itself, so that
+/// nobody gets it before it is used.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 12_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let own = std::process::id() * 97;
+    let mut ports = (0..COUNT).map(|_| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        (FIRST + own.wrapping_add(number) % COUNT) as u16
+    });
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.find(is_free).expect("a free port")
 }
 
 fn process_id(child: &Child) -> i32 {

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
 
-use backup_tests::client::{Running, expect_failure, program};
+use backup_tests::client::{Running, expect_failure, program, terminate_a_worker};
 use backup_tests::leftover;
 use backup_tests::page::{PAGE_SIZE, quiet_table};
 use backup_tests::program::{account, give_to_owner, run, signal};
@@ -564,7 +564,7 @@ fn a_worker_that_lost_its_connection_is_replaced() {
     let cluster = quiet_cluster();
     for (args, status) in [(&["-r", "8M"][..], 0), (&["-r", "8M", "--retries", "0"], 1)] {
         let check = begun_check(&cluster, args);
-        cluster.execute("SELECT pg_terminate_backend(min(pid)) FROM pg_stat_progress_basebackup");
+        terminate_a_worker(&cluster);
         let (ended, said) = check.end();
         assert_eq!(ended, Some(status), "{said}");
         let replaced = said.contains("lost its connection and gets another");

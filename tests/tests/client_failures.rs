@@ -18,8 +18,17 @@ use backup_tests::wait::{PATIENCE, wait_for};
 
 /// Backup that takes a while: the cluster has more than 22 MB.
 fn slow_backup(cluster: &Cluster, target: &Path) -> Command {
+    backup_with_rate(cluster, "8M", target)
+}
+
+/// Backup that something else ends long before its own end.
+fn endless_backup(cluster: &Cluster, target: &Path) -> Command {
+    backup_with_rate(cluster, "1M", target)
+}
+
+fn backup_with_rate(cluster: &Cluster, rate: &str, target: &Path) -> Command {
     let mut program = backup_of(cluster);
-    program.args(["-j", "2", "-r", "8M", "-D"]).arg(target);
+    program.args(["-j", "2", "-r", rate, "-D"]).arg(target);
     program
 }
 
@@ -90,7 +99,7 @@ fn signals_end_a_backup() {
     let cluster = Cluster::new();
     for (name, format) in [("INT", "-Fp"), ("TERM", "-Ft"), ("HUP", "-Fp")] {
         let (folder, target) = new_target();
-        let backup = Running::start(slow_backup(&cluster, &target).arg(format));
+        let backup = Running::start(endless_backup(&cluster, &target).arg(format));
         wait_for_streams(&cluster);
         backup.signal(name);
         let (status, said) = backup.end();
@@ -115,7 +124,7 @@ fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
     verify(&target, &[]);
 
     let (folder, target) = new_target();
-    let backup = Running::start(&mut ignoring("HUP,INT", &slow_backup(&cluster, &target)));
+    let backup = Running::start(&mut ignoring("HUP,INT", &endless_backup(&cluster, &target)));
     wait_for_streams(&cluster);
     backup.signal("HUP");
     backup.signal("TERM");
@@ -247,7 +256,7 @@ fn canceled(cluster: &Cluster) -> usize {
 fn a_killed_program_leaves_nothing_on_the_server_and_nothing_that_starts() {
     let cluster = Cluster::new();
     let (folder, target) = new_target();
-    let backup = Running::start(&mut slow_backup(&cluster, &target));
+    let backup = Running::start(&mut endless_backup(&cluster, &target));
     wait_for_streams(&cluster);
     backup.signal("KILL");
     assert_eq!(backup.end().0, None);
@@ -296,7 +305,7 @@ fn an_archive_of_a_lost_connection_begins_anew() {
 fn a_worker_is_not_replaced_more_often_than_wanted() {
     let cluster = Cluster::new();
     let (folder, target) = new_target();
-    let backup = Running::start(slow_backup(&cluster, &target).args(["--retries", "0"]));
+    let backup = Running::start(endless_backup(&cluster, &target).args(["--retries", "0"]));
     wait_for_streams(&cluster);
     terminate_a_worker(&cluster);
     let (status, said) = backup.end();
@@ -326,8 +335,10 @@ fn of_several_servers_all_connections_have_the_same() {
     let backup = Running::start(program.arg(&target));
     wait_for_streams(&cluster);
     // The other server is the first host in the list. It does not know the backup.
+    backup.signal("STOP");
     other.start();
     terminate_a_worker(&cluster);
+    backup.signal("CONT");
     let (status, said) = backup.end();
     assert_eq!(status, Some(0), "{said}");
     let replaced = "lost its connection and gets another";
@@ -339,7 +350,7 @@ fn of_several_servers_all_connections_have_the_same() {
 fn without_its_leader_a_backup_fails() {
     let cluster = Cluster::new();
     let (folder, target) = new_target();
-    let backup = Running::start(&mut slow_backup(&cluster, &target));
+    let backup = Running::start(&mut endless_backup(&cluster, &target));
     wait_for_streams(&cluster);
     cluster.execute("SELECT pg_terminate_backend(leader_pid) FROM backup_progress()");
     let (status, said) = backup.end();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use backup_tests::client::{backup_of, expect_failure, names_in, new_target};
+use backup_tests::client::{backup_of, expect_failure, names_in, new_target, terminate_a_worker};
 use backup_tests::leftover;
 use backup_tests::page::corrupt_cluster;
 use backup_tests::program::{account, run};
@@ -66,10 +66,7 @@ fn a_terminal_shows_the_whole_and_each_worker() {
             && rows.iter().filter(|row| receives(row)).count() == 2
     });
     // A message appears above the progress lines.
-    cluster.execute(
-        "SELECT pg_terminate_backend(min(pid)) FROM pg_stat_progress_basebackup
-         WHERE phase <> 'transferring wal files' AND pid NOT IN (SELECT leader_pid FROM backup_progress())",
-    );
+    terminate_a_worker(&cluster);
     terminal.wait_for("message above them", |rows| {
         let text = rows.join("\n");
         let lost = text.find("lost its connection and gets another");

@@ -221,12 +221,13 @@ fn an_upload_whose_first_answer_comes_after_an_interruption_is_aborted() {
     wait_for("an upload whose begin is not answered", PATIENCE, || {
         server.open_uploads() > 0
     });
+    let mut observer = cluster.connect();
     running.signal("TERM");
-    cluster.wait_for_sql(
-        "the end of the other worker",
-        "SELECT count(*) < 2 FROM pg_stat_activity
-         WHERE query ~ 'send_backup_files' AND pid <> pg_backend_pid()",
-    );
+    // The program waits three seconds for its threads, of which one waits for the store.
+    wait_for("the end of the backup on the server", PATIENCE, || {
+        let rows = observer.query("SELECT FROM backup_progress()", &[]);
+        rows.expect("backup_progress()").is_empty()
+    });
     server.heal();
     let (status, said) = running.end();
     assert_eq!(status, Some(1), "{said}");

@@ -143,6 +143,11 @@ fn a_superuser_has_no_limit_but_max_connections() {
     };
     let said = expect_failure(&mut backup("7"));
     assert!(said.contains("max_connections is 8."), "{said}");
+    // Its connections count until they are gone.
+    cluster.wait_for_sql(
+        "the end of all other sessions",
+        "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend'",
+    );
     succeed(&mut backup("6"));
     verify(&target, &[]);
 }

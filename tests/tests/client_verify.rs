@@ -300,8 +300,9 @@ fn without_pg_waldump_of_its_version_wal_is_not_taken_for_verified() {
     succeed(ours(&["-n"], &backup).env("PATH", &*none));
 
     let other = none.join("pg_waldump");
-    new_file(&other, b"#!/bin/sh\necho 'pg_waldump (PostgreSQL) 9.6'\n");
-    fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).expect("a mode");
+    // Written by another process: a child of this one could have it open for writing, and nobody could run it.
+    let script = "printf '%s\\n' '#!/bin/sh' 'echo pg_waldump \"(PostgreSQL)\" 9.6' >\"$0\"; chmod 755 \"$0\"";
+    succeed(command("sh").args(["-c", script]).arg(&other));
     let mut verify = ours(&[], &backup);
     verify.env("PATH", &*none);
     let output = run(&mut verify);

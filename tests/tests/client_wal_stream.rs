@@ -42,7 +42,7 @@ fn with_load_table(builder: Builder) -> Cluster {
 /// Rate-limited backup, which takes about 12 seconds.
 fn slow_backup(cluster: &Cluster, args: &[&str], target: &Path) -> Command {
     let mut backup = backup_of(cluster);
-    backup.args(["-r", "2M", "-v"]).args(args);
+    backup.args(["-r", "1M", "-v"]).args(args);
     backup.arg("-D").arg(target);
     backup
 }
@@ -382,7 +382,7 @@ fn a_stream_that_waits_for_wal_is_not_lost() {
     let cluster = Cluster::new();
     let (_folder, target) = new_target();
     // A call of send_wal() waits longer than that.
-    let args = ["-j", "1", "--timeout", "2"];
+    let args = ["-j", "1", "--timeout", "4"];
     let (status, said) = Running::start(&mut slow_backup(&cluster, &args, &target)).end();
     assert_eq!(status, Some(0), "{said}");
     assert!(!said.contains("gets another"), "{said}");

@@ -162,16 +162,17 @@ fn the_files_of_the_half_that_ends_are_sent_by_the_half_that_stays() {
     let cluster = cluster_with_planted(2 * WORKERS as u32, MEGABYTE);
     let mut leader = cluster.connect();
     let sessions = connect_all(&cluster);
-    let id = start(&mut leader, &format!("max_rate => {}", 2 * RATE)).id;
+    let id = start(&mut leader, &format!("max_rate => {RATE}")).id;
     let mut ending = begin(sessions, id);
     let staying = ending.split_off(WORKERS / 2);
     wait_for_workers(&cluster, WORKERS);
-    let mut observer = cluster.connect();
-    for worker in &ending {
-        observer
-            .execute("SELECT pg_terminate_backend($1)", &[&worker.pid])
-            .expect("pg_terminate_backend()");
-    }
+    let pids: Vec<i32> = ending.iter().map(|worker| worker.pid).collect();
+    leader
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid",
+            &[&pids],
+        )
+        .expect("pg_terminate_backend()");
     for worker in ending {
         worker.expect_failure().assert_terminated();
     }

@@ -1,24 +1,14 @@
 //! Rate limits. They promise how long a stream takes, so these tests measure time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use backup_tests::backup::{send_stop, spawn_workers, start, try_start};
 use backup_tests::failure::expect_failure;
+use backup_tests::rate::assert_rate;
 use backup_tests::server::Cluster;
 use backup_tests::stream::{Worker, copy_of, copy_out};
 use backup_tests::workload::{create_table, path_of};
-
-/// Compares the bytes per second that a limit of `kilobytes` allows with the bytes received.
-#[track_caller]
-fn assert_rate(kilobytes: u64, bytes: usize, elapsed: Duration) {
-    let allowed = (kilobytes * 1024) as f64;
-    let measured = bytes as f64 / elapsed.as_secs_f64();
-    assert!(
-        (0.9..=1.1).contains(&(measured / allowed)),
-        "{measured:.0} bytes in a second where {allowed:.0} were allowed: \
-         {bytes} bytes in {elapsed:?}"
-    );
-}
+use postgres::Client;
 
 fn cluster_with_tables(count: u32, megabytes: u32) -> Cluster {
     let cluster = Cluster::builder().setting("autovacuum", "off").start();
@@ -28,22 +18,30 @@ fn cluster_with_tables(count: u32, megabytes: u32) -> Cluster {
     cluster
 }
 
+fn abort(leader: &mut Client) {
+    let aborted = leader.batch_execute("SELECT abort_backup()");
+    aborted.expect("abort_backup()");
+}
+
 #[test]
 fn three_workers_share_the_rate_of_the_backup() {
     const RATE: u64 = 8192;
     let cluster = cluster_with_tables(6, 4);
     let mut leader = cluster.connect();
-    let started = start(&mut leader, &format!("max_rate => {RATE}"));
-    let begin = Instant::now();
-    let workers = spawn_workers(&cluster, started.id, 3);
-    let streams: Vec<usize> = workers
-        .into_iter()
-        .map(|worker| worker.expect().len())
-        .collect();
-    assert_rate(RATE, streams.iter().sum(), begin.elapsed());
-    // Each worker had its share of the rate.
-    assert!(streams.iter().all(|bytes| *bytes > 2 << 20), "{streams:?}");
-    send_stop(&mut leader);
+    assert_rate(RATE, || {
+        let started = start(&mut leader, &format!("max_rate => {RATE}"));
+        let begin = Instant::now();
+        let workers = spawn_workers(&cluster, started.id, 3);
+        let streams: Vec<usize> = workers
+            .into_iter()
+            .map(|worker| worker.expect().len())
+            .collect();
+        let elapsed = begin.elapsed();
+        // Each worker had its share of the rate.
+        assert!(streams.iter().all(|bytes| *bytes > 2 << 20), "{streams:?}");
+        send_stop(&mut leader);
+        vec![(streams.iter().sum(), elapsed)]
+    });
 }
 
 #[test]
@@ -51,17 +49,18 @@ fn each_stream_keeps_its_own_rate() {
     const RATE: u64 = 2048;
     let cluster = cluster_with_tables(2, 8);
     let mut leader = cluster.connect();
-    let id = start(&mut leader, "").id;
-    let begin = Instant::now();
-    let workers = [0, 1].map(|number| {
-        let file = path_of(&mut leader, &format!("t{number}"));
-        let call = format!("send_backup_files({id}, ARRAY['{file}'], max_rate => {RATE})");
-        Worker::spawn(&cluster, &copy_of(&call))
+    let files = [0, 1].map(|number| path_of(&mut leader, &format!("t{number}")));
+    assert_rate(RATE, || {
+        let id = start(&mut leader, "").id;
+        let begin = Instant::now();
+        let workers = files.each_ref().map(|file| {
+            let call = format!("send_backup_files({id}, ARRAY['{file}'], max_rate => {RATE})");
+            Worker::spawn(&cluster, &copy_of(&call))
+        });
+        let streams = workers.map(|worker| (worker.expect().len(), begin.elapsed()));
+        abort(&mut leader);
+        streams.to_vec()
     });
-    for worker in workers {
-        let bytes = worker.expect().len();
-        assert_rate(RATE, bytes, begin.elapsed());
-    }
 }
 
 #[test]
@@ -70,14 +69,15 @@ fn the_lower_of_two_rates_holds() {
     let mut leader = cluster.connect();
     let file = path_of(&mut leader, "t0");
     for (whole, own) in [(2048, 1_048_576), (1_048_576, 2048)] {
-        start(&mut leader, &format!("max_rate => {whole}"));
-        let begin = Instant::now();
-        let call = format!("send_backup_files(files => ARRAY['{file}'], max_rate => {own})");
-        let stream = copy_out(&mut leader, &copy_of(&call)).expect("a stream");
-        assert_rate(2048, stream.len(), begin.elapsed());
-        leader
-            .batch_execute("SELECT abort_backup()")
-            .expect("abort_backup()");
+        assert_rate(2048, || {
+            start(&mut leader, &format!("max_rate => {whole}"));
+            let begin = Instant::now();
+            let call = format!("send_backup_files(files => ARRAY['{file}'], max_rate => {own})");
+            let stream = copy_out(&mut leader, &copy_of(&call)).expect("a stream");
+            let elapsed = begin.elapsed();
+            abort(&mut leader);
+            vec![(stream.len(), elapsed)]
+        });
     }
 }
 

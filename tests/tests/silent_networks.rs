@@ -78,7 +78,7 @@ fn fails_when(cluster: &Cluster, happens: impl FnOnce(&Gateway)) -> String {
 #[test]
 fn a_heartbeat_keeps_the_leaders_connection_from_being_idle() {
     let cluster = cluster();
-    let gateway = Gateway::closing_idle(&cluster, Duration::from_secs(3));
+    let gateway = Gateway::closing_idle(&cluster, Duration::from_secs(8));
     let (_folder, target) = new_target();
     let mut backup = backup_through(&gateway, &target);
     backup.args(SLOWLY).args(["--heartbeat", "1"]);
@@ -154,7 +154,7 @@ fn silence_while_the_server_works_is_no_loss() {
         .expect("a lock that the program waits for");
     let (_folder, target) = new_target();
     let mut backup = backup_through(&gateway, &target);
-    let running = Running::start(backup.args(["--timeout", "1"]));
+    let running = Running::start(backup.args(["--timeout", "4"]));
     // The session that looks after the silent one is the second connection.
     wait_for("another session to ask twice", PATIENCE, || {
         gateway.connections() >= 3
