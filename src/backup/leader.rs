@@ -80,6 +80,7 @@ pub fn start(options: &StartOptions) -> Result<StartSummary> {
         verify_checksums: options.verify_checksums && settings::has_data_checksums(),
         algorithm: options.manifest.unwrap_or(Algorithm::None),
         started_in_recovery: recovery::is_in_recovery(),
+        incremental: options.incremental,
     };
     let backup = SharedBackup::create(&options.label, shared_options, clock::current_timestamp())?;
     // From here on an ERROR ends the backup.
@@ -203,7 +204,10 @@ impl Leader {
                 .replace(Some(RetentionWorker::start(&self.backup)?));
         }
         self.backup.enter(Phase::WaitingForCheckpoint);
-        let _row = ProgressRow::start(ProgressPhase::WaitingForCheckpoint);
+        let _row = ProgressRow::start(
+            self.backup.backup_type(),
+            ProgressPhase::WaitingForCheckpoint,
+        );
         let on_wait = || self.backup.enter(Phase::WaitingForSummaries);
         let earlier = earlier.map(|manifest| Earlier {
             manifest,
@@ -223,7 +227,7 @@ impl Leader {
         earlier: Option<&EarlierManifest>,
     ) -> Result<()> {
         self.backup.enter(Phase::ListingFiles);
-        let _row = ProgressRow::start(ProgressPhase::EstimatingSize);
+        let _row = ProgressRow::start(self.backup.backup_type(), ProgressPhase::EstimatingSize);
         // The tablespaces of the start, not of now: replay makes what came later.
         let tablespaces: &[Tablespace] = &self.started.tablespaces;
         let must_be_readable = !parameters::list_unreadable_files();

@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use backup_format::checksum::Algorithm;
 
+use crate::server::backend_progress::BackupType;
 use crate::server::process;
 use crate::server::report::Result;
 use crate::server::segment::{self, DetachHandler, FromBytes, Memory, NewSegment, Segment};
@@ -114,6 +115,8 @@ pub struct Options {
     pub algorithm: Algorithm,
     /// Whether the leader's cluster was in recovery when the backup started.
     pub started_in_recovery: bool,
+    /// Whether the backup holds only what has changed since another.
+    pub incremental: bool,
 }
 
 /// Options as stored in the segment.
@@ -128,6 +131,8 @@ struct SharedOptions {
     verify_checksums: u32,
     /// 0 or 1.
     started_in_recovery: u32,
+    /// 0 or 1.
+    incremental: u32,
 }
 
 impl From<Options> for SharedOptions {
@@ -137,6 +142,7 @@ impl From<Options> for SharedOptions {
             algorithm: options.algorithm.code().into(),
             verify_checksums: options.verify_checksums.into(),
             started_in_recovery: options.started_in_recovery.into(),
+            incremental: options.incremental.into(),
         }
     }
 }
@@ -151,6 +157,7 @@ impl From<&SharedOptions> for Options {
                 .unwrap_or(Algorithm::None),
             verify_checksums: options.verify_checksums != 0,
             started_in_recovery: options.started_in_recovery != 0,
+            incremental: options.incremental != 0,
         }
     }
 }
@@ -194,6 +201,16 @@ impl BackupState {
     #[must_use]
     pub fn options(&self) -> Options {
         Options::from(&self.options)
+    }
+
+    /// What the rows of its sessions in pg_stat_progress_basebackup say of it.
+    #[must_use]
+    pub fn backup_type(&self) -> BackupType {
+        if self.options().incremental {
+            BackupType::Incremental
+        } else {
+            BackupType::Full
+        }
     }
 
     /// The label, in the encoding of the leader's database.

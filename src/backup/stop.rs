@@ -65,7 +65,10 @@ pub fn stop(
         }
     };
     let leader = running.leader();
-    let _row = ProgressRow::start(ProgressPhase::WaitingForArchive);
+    let _row = ProgressRow::start(
+        leader.backup.backup_type(),
+        ProgressPhase::WaitingForArchive,
+    );
     if let Err(failure) = check_verified(leader) {
         running.end(Phase::Aborted);
         return Err(failure);

@@ -18,6 +18,15 @@ pub enum ProgressPhase {
     TransferringWal = pg_sys::PROGRESS_BASEBACKUP_PHASE_TRANSFER_WAL,
 }
 
+/// What the column `backup_type` shows, from 19 on.
+#[derive(Clone, Copy)]
+pub enum BackupType {
+    /// "full"
+    Full,
+    /// "incremental"
+    Incremental,
+}
+
 /// This session's row in pg_stat_progress_basebackup. An ERROR clears it as well.
 ///
 /// Below COPY it takes the place of the COPY's own row, whose numbers a COPY without rows would
@@ -27,7 +36,7 @@ pub struct ProgressRow;
 impl ProgressRow {
     /// Shows the row.
     #[must_use]
-    pub fn start(phase: ProgressPhase) -> Self {
+    pub fn start(backup: BackupType, phase: ProgressPhase) -> Self {
         // SAFETY: writes this session's own slot.
         unsafe {
             pg_sys::pgstat_progress_start_command(
@@ -36,11 +45,24 @@ impl ProgressRow {
             );
         }
         let row = Self;
+        row.set_type(backup);
         // As in core: an unknown total reads as NULL.
         row.set_bytes_total(-1);
         row.enter(phase);
         row
     }
+
+    #[cfg(pg19_or_newer)]
+    fn set_type(&self, backup: BackupType) {
+        let code = match backup {
+            BackupType::Full => pg_sys::PROGRESS_BASEBACKUP_BACKUP_TYPE_FULL,
+            BackupType::Incremental => pg_sys::PROGRESS_BASEBACKUP_BACKUP_TYPE_INCREMENTAL,
+        };
+        update(pg_sys::PROGRESS_BASEBACKUP_BACKUP_TYPE, i64::from(code));
+    }
+
+    #[cfg(not(pg19_or_newer))]
+    fn set_type(&self, _: BackupType) {}
 
     /// Goes on to another phase.
     pub fn enter(&self, phase: ProgressPhase) {

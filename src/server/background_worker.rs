@@ -4,7 +4,7 @@
 //! library.
 
 use core::cell::Cell;
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 
@@ -116,10 +116,13 @@ fn copy_text(target: &mut [c_char], text: &CStr) {
 pub extern "C-unwind" fn pg_parallel_backup_retain_wal(argument: pg_sys::Datum) {
     // SAFETY: the postmaster has set up this entry; the extra bytes are those of the start.
     let nonce = unsafe {
-        // The default for SIGTERM ends the process within the handler, wherever it stands. A cancel
-        // has nothing to cancel here.
-        let handler: unsafe extern "C-unwind" fn(c_int) = end_at_next_check;
-        libc::signal(libc::SIGTERM, handler as libc::sighandler_t);
+        // Up to 18 the default for SIGTERM ends the process within the handler, wherever it stands. A
+        // cancel has nothing to cancel here.
+        #[cfg(not(pg19_or_newer))]
+        {
+            let handler: unsafe extern "C-unwind" fn(core::ffi::c_int) = end_at_next_check;
+            libc::signal(libc::SIGTERM, handler as libc::sighandler_t);
+        }
         libc::signal(libc::SIGINT, libc::SIG_IGN);
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnection(core::ptr::null(), core::ptr::null(), 0);
@@ -134,8 +137,9 @@ pub extern "C-unwind" fn pg_parallel_backup_retain_wal(argument: pg_sys::Datum) 
     }
 }
 
-/// The server's own handler: FATAL at the next check for interrupts.
-unsafe extern "C-unwind" fn end_at_next_check(signal: c_int) {
+/// The server's own handler, which is the default from 19 on: FATAL at the next check for interrupts.
+#[cfg(not(pg19_or_newer))]
+unsafe extern "C-unwind" fn end_at_next_check(signal: core::ffi::c_int) {
     // SAFETY: made to be called by a signal.
     unsafe { pg_sys::die(signal) }
 }

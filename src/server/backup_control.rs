@@ -233,6 +233,19 @@ pub fn abort() {
     unsafe { pg_sys::do_pg_abort_backup(0, pg_sys::Datum::from(false)) }
 }
 
+#[cfg(not(pg19_or_newer))]
+fn log_min_messages() -> *mut core::ffi::c_int {
+    &raw mut pg_sys::log_min_messages
+}
+
+/// From 19 on each kind of process has its own level.
+#[cfg(pg19_or_newer)]
+fn log_min_messages() -> *mut core::ffi::c_int {
+    let levels = (&raw mut pg_sys::log_min_messages).cast::<core::ffi::c_int>();
+    // SAFETY: the kind of this process is an index of the array.
+    unsafe { levels.add(pg_sys::MyBackendType as usize) }
+}
+
 /// Keeps the server from reporting WARNINGs for as long as it lives.
 struct Silence {
     to_client: core::ffi::c_int,
@@ -246,10 +259,10 @@ impl Silence {
         unsafe {
             let before = Self {
                 to_client: pg_sys::client_min_messages,
-                to_log: pg_sys::log_min_messages,
+                to_log: *log_min_messages(),
             };
             pg_sys::client_min_messages = error;
-            pg_sys::log_min_messages = error;
+            *log_min_messages() = error;
             before
         }
     }
@@ -260,7 +273,7 @@ impl Drop for Silence {
         // SAFETY: plain variables of this process, set back to the values found in them.
         unsafe {
             pg_sys::client_min_messages = self.to_client;
-            pg_sys::log_min_messages = self.to_log;
+            *log_min_messages() = self.to_log;
         }
     }
 }

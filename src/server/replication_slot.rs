@@ -8,7 +8,13 @@ use pgrx::pg_sys::panic::CaughtError;
 /// Checks that the server supports replication slots. Raises otherwise.
 pub fn check_requirements() {
     // SAFETY: reads settings of the server; an ERROR unwinds through pgrx's guard.
-    unsafe { pg_sys::CheckSlotRequirements() };
+    unsafe {
+        pg_sys::CheckSlotRequirements(
+            // For no REPACK.
+            #[cfg(pg19_or_newer)]
+            false,
+        );
+    }
 }
 
 /// Creates a temporary physical slot owned by this process, and reserves WAL from the last
@@ -25,6 +31,9 @@ pub fn create_temporary(name: &str) -> Result<(), String> {
                 name.as_ptr(),
                 false,
                 pg_sys::ReplicationSlotPersistency::RS_TEMPORARY,
+                false,
+                // For no REPACK.
+                #[cfg(pg19_or_newer)]
                 false,
                 // Neither kept by a failover nor copied from a primary.
                 #[cfg(pg17_or_newer)]

@@ -69,7 +69,7 @@ pub fn send_files(stopped: &Stopped, wal: bool, archive: &mut Archive<'_>) -> Re
     }
     if let Some(wal) = wal {
         leader.backup.enter(state::Phase::TransferringWal);
-        let _row = ProgressRow::start(ProgressPhase::TransferringWal);
+        let _row = ProgressRow::start(leader.backup.backup_type(), ProgressPhase::TransferringWal);
         wal_files::send(&wal, archive, |segment| {
             leader.backup.wal.count_segment(wal.end_of(segment));
         })

@@ -94,7 +94,7 @@ pub fn send_files(worker: &Worker, request: &Request, archive: &mut Archive<'_>)
     let verify_from = request
         .start_lsn
         .unwrap_or_else(|| worker.backup().start_lsn());
-    let progress = ProgressRow::start(ProgressPhase::Streaming);
+    let progress = ProgressRow::start(worker.backup().backup_type(), ProgressPhase::Streaming);
     progress.set_bytes_total(table.header().bytes_total.cast_signed());
     let prefix = filter.prefix();
     if !prefix.is_empty() && request.claims() {

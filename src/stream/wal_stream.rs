@@ -39,7 +39,7 @@ pub fn send(request: &Request) -> Result<()> {
     let sender = WalSender::join(request.backup_id)?;
     let first = sender.acknowledge(request.from_lsn)?;
     let backup = sender.backup();
-    let progress = ProgressRow::start(ProgressPhase::TransferringWal);
+    let progress = ProgressRow::start(backup.backup_type(), ProgressPhase::TransferringWal);
     let throttle = Throttle::new(None, None, &backup.rate_clock);
     let mut archive = Archive::new(Target::Client, throttle, encoder, sender.running_check())?;
     let wal = sender.wait_for_segments(first, request.wait)?;

@@ -12,6 +12,13 @@ use crate::scratch::Folder;
 use crate::server::Cluster;
 use crate::stream::{Worker, copy_of, copy_out};
 
+/// A position as the extension and versions up to 18 write it. Later ones write eight digits behind the slash.
+pub fn plain_lsn(text: &str) -> String {
+    let (high, low) = text.split_once('/').expect("a position");
+    let low = low.trim_start_matches('0');
+    format!("{high}/{}", if low.is_empty() { "0" } else { low })
+}
+
 /// Row returned by `start_backup`.
 #[derive(Clone, Debug)]
 pub struct Started {
@@ -45,7 +52,7 @@ pub fn try_start(leader: &mut Client, options: &str) -> Result<Started, Failure>
     )?;
     Ok(Started {
         id: row.get(0),
-        start_lsn: row.get(1),
+        start_lsn: plain_lsn(row.get(1)),
         timeline: row.get(2),
         backup_label: row.get(3),
         tablespace_map: row.get(4),

@@ -41,13 +41,15 @@ const HOSTILE: &[(u32, &str, &str)] = &[
 
 /// Time limits that a role may have. The program's sessions disable them, or they concern the
 /// network or the replication protocol.
-const TIMEOUTS: [&str; 7] = [
+const TIMEOUTS: [&str; 9] = [
     "idle_in_transaction_session_timeout",
     "idle_session_timeout",
     "lock_timeout",
     "statement_timeout",
     "tcp_user_timeout",
     "transaction_timeout",
+    "wal_receiver_timeout",
+    "wal_sender_shutdown_timeout",
     "wal_sender_timeout",
 ];
 
@@ -55,7 +57,9 @@ const TIMEOUTS: [&str; 7] = [
 fn hostile(cluster: &Cluster) {
     let mut client = cluster.connect();
     for (since, name, value) in HOSTILE {
-        if *since <= major_version() {
+        // From 19 on it cannot be off.
+        let is_there = *name != "standard_conforming_strings" || major_version() < 19;
+        if *since <= major_version() && is_there {
             client
                 .batch_execute(&format!("ALTER DATABASE postgres SET {name} = '{value}'"))
                 .unwrap_or_else(|error| panic!("{name}: {error}"));

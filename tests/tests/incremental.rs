@@ -296,6 +296,14 @@ fn a_lost_worker_returns_its_incremental_files() {
     ));
     let lost = PsqlWorker::spawn(&cluster, &copy);
     lost.wait_for_bytes(100_000);
+    if major_version() >= 19 {
+        let row = leader.query_one(
+            "SELECT backup_type FROM pg_stat_progress_basebackup WHERE pid = $1",
+            &[&lost.pid],
+        );
+        let row = row.expect("pg_stat_progress_basebackup");
+        assert_eq!(row.get::<_, &str>(0), "incremental");
+    }
     cluster.execute(&format!("SELECT pg_terminate_backend({})", lost.pid));
     cluster.wait_for_sql(
         "the files of the worker to return",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use backup_tests::archive::{content, members};
-use backup_tests::backup::{Backup, try_start};
+use backup_tests::backup::{Backup, plain_lsn, try_start};
 use backup_tests::failure::expect_failure;
 use backup_tests::leftover;
 use backup_tests::page::{flip_bytes, quiet_table, read_page};
@@ -293,7 +293,7 @@ fn wal_ranges_lead_from_the_start_to_the_stop() {
             &[],
         )
         .expect("stop_backup()");
-    let (stop_lsn, timeline): (String, i32) = (row.get(0), row.get(1));
+    let (stop_lsn, timeline): (String, i32) = (plain_lsn(row.get(0)), row.get(1));
     let start_lsn = &taken.started.start_lsn;
     assert_eq!((taken.started.timeline, timeline), (1, 1));
     assert_ne!(*start_lsn, stop_lsn);

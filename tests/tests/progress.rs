@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use backup_tests::backup::{Started, spawn_workers, start};
 use backup_tests::failure::expect_failure;
 use backup_tests::leftover;
+use backup_tests::program::major_version;
 use backup_tests::server::Cluster;
 use backup_tests::session::backend_pid;
 use backup_tests::stream::{Worker, copy_of, copy_out};
@@ -191,11 +192,18 @@ fn a_running_backup_shows_its_workers() {
         "{seen:?}"
     );
 
+    let of_type = if major_version() >= 19 {
+        "AND backup_type = 'full'"
+    } else {
+        ""
+    };
     let mut pids: Vec<i32> = observer
         .query(
-            "SELECT pid FROM pg_stat_progress_basebackup
-             WHERE phase = 'streaming database files'
-               AND backup_total > 0 AND backup_streamed > 0",
+            &format!(
+                "SELECT pid FROM pg_stat_progress_basebackup
+                 WHERE phase = 'streaming database files'
+                   AND backup_total > 0 AND backup_streamed > 0 {of_type}"
+            ),
             &[],
         )
         .expect("pg_stat_progress_basebackup")

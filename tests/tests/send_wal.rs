@@ -2,7 +2,7 @@
 
 use postgres::Client;
 
-use backup_tests::backup::{Started, start, try_send_stop};
+use backup_tests::backup::{Started, plain_lsn, start, try_send_stop};
 use backup_tests::failure::expect_failure;
 use backup_tests::leftover;
 use backup_tests::member::{self, members};
@@ -71,7 +71,7 @@ fn progress(client: &mut Client, id: i64) -> (i64, Option<String>) {
             &[&id],
         )
         .expect("backup_progress()");
-    (row.get(0), row.get(1))
+    (row.get(0), row.get::<_, Option<&str>>(1).map(plain_lsn))
 }
 
 /// Segment that is being written.
@@ -89,8 +89,8 @@ fn held_from(cluster: &Cluster, started: &Started) -> String {
         "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = $1",
         &[&name],
     );
-    row.unwrap_or_else(|error| panic!("slot {name}: {error}"))
-        .get(0)
+    let row = row.unwrap_or_else(|error| panic!("slot {name}: {error}"));
+    plain_lsn(row.get(0))
 }
 
 /// Statement of a stream that waits for long.

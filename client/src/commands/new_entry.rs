@@ -66,6 +66,7 @@ pub fn describe(
         .context("the server has no pg_control_system()")?;
     let tablespaces =
         format!("SELECT oid, spcname FROM pg_tablespace WHERE oid >= {FIRST_NORMAL_OID}");
+    let (start_lsn, timeline) = started.start()?;
     let info = BackupInfo {
         format: BackupInfo::FORMAT,
         name: name.unwrap_or_default(),
@@ -78,8 +79,9 @@ pub fn describe(
         // It is a bigint, whose sign is part of the number.
         system_identifier: number::<i64>(system, 0)?.cast_unsigned().to_string(),
         server_version: session.server_version()?,
-        timeline: started.start()?.1,
-        start_lsn: started.start_lsn.clone(),
+        timeline,
+        // As those of manifests are written here, which servers write in other ways too.
+        start_lsn: start_lsn.to_string(),
         stop_lsn: None,
         start_time: Utc::now(),
         stop_time: None,

@@ -7,14 +7,45 @@ use core::fmt;
 
 /// Size of the file in bytes.
 pub const SIZE: usize = 8192;
-/// Size in bytes of the data at its start; the rest of the file is zeros.
-pub const CONTENT_SIZE: usize = 296;
+/// Size in bytes of the data at its start, in the version that has most; the rest of the file is zeros.
+pub const CONTENT_SIZE: usize = 312;
 
-/// Possible offsets of the CRC, which covers all bytes before it. From PostgreSQL 18 on, one more field
-/// precedes it.
-const CHECKSUM_PLACES: [usize; 2] = [288, 292];
-/// `PG_CONTROL_VERSION` of PostgreSQL 13 to 16, 17 and 18.
-const VERSIONS: [u32; 3] = [1300, 1700, 1800];
+/// Where a version has its fields.
+struct Layout {
+    /// `PG_CONTROL_VERSION`.
+    version: u32,
+    block_size: usize,
+    segment_blocks: usize,
+    data_checksum_version: usize,
+    /// Of the CRC, which covers all bytes before it.
+    crc: usize,
+}
+
+impl Layout {
+    const fn before_19(version: u32, crc: usize) -> Self {
+        Self {
+            version,
+            block_size: 216,
+            segment_blocks: 220,
+            data_checksum_version: 252,
+            crc,
+        }
+    }
+}
+
+/// Of PostgreSQL 13 to 16, 17, 18 and 19.
+const LAYOUTS: [Layout; 4] = [
+    Layout::before_19(1300, 288),
+    Layout::before_19(1700, 288),
+    Layout::before_19(1800, 292),
+    Layout {
+        version: 1905,
+        block_size: 224,
+        segment_blocks: 228,
+        data_checksum_version: 268,
+        crc: 308,
+    },
+];
 
 /// Reason why a file is not a valid pg_control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +70,8 @@ impl fmt::Display for InvalidControlFile {
 
 impl core::error::Error for InvalidControlFile {}
 
-/// Offsets of fields, the same in all of these versions.
+/// Offset of `PG_CONTROL_VERSION`, the same in all versions.
 const VERSION: usize = 8;
-const BLOCK_SIZE: usize = 216;
-const SEGMENT_BLOCKS: usize = 220;
-const DATA_CHECKSUM_VERSION: usize = 252;
 
 /// Fields of a pg_control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,19 +104,21 @@ impl ControlFile {
             let bytes = content[place..].first_chunk().copied();
             bytes.map_or(0, u32::from_ne_bytes)
         };
-        let is_right = |&place: &usize| number(place) == crc32c(&content[..place]);
-        if !CHECKSUM_PLACES.iter().any(is_right) {
+        let is_right = |layout: &&Layout| number(layout.crc) == crc32c(&content[..layout.crc]);
+        let mut right = LAYOUTS.iter().filter(is_right).peekable();
+        if right.peek().is_none() {
             return Err(InvalidControlFile::Checksum);
         }
-        if !VERSIONS.contains(&number(VERSION)) {
+        let version = number(VERSION);
+        let Some(layout) = right.find(|layout| layout.version == version) else {
             return Err(InvalidControlFile::Version);
-        }
+        };
         Ok(Self {
             system_identifier: u64::from_ne_bytes(*identifier),
-            version: number(VERSION),
-            block_size: number(BLOCK_SIZE),
-            segment_blocks: number(SEGMENT_BLOCKS),
-            data_checksum_version: number(DATA_CHECKSUM_VERSION),
+            version,
+            block_size: number(layout.block_size),
+            segment_blocks: number(layout.segment_blocks),
+            data_checksum_version: number(layout.data_checksum_version),
         })
     }
 }
@@ -120,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_system_is_known_in_all_versions() {
-        for (version, place) in [(1300, 288), (1700, 288), (1800, 292)] {
+        for (version, place) in [(1300, 288), (1700, 288), (1800, 292), (1905, 308)] {
             let content = control_file(version, place);
             assert_eq!(read(&content), Ok(0x1234_5678_9abc_def0), "{version}");
         }
@@ -129,16 +159,20 @@ mod tests {
     #[test]
     fn a_damaged_file_tells_nothing() {
         let content = control_file(1300, 288);
-        for size in [0, 8, 295] {
+        for size in [0, 8, 311] {
             assert_eq!(read(&content[..size]), Err(InvalidControlFile::Short));
         }
-        assert!(read(&content[..296]).is_ok());
-        for place in [0, 100, 287, 289] {
+        assert!(read(&content[..312]).is_ok());
+        for place in [0, 100, 287, 288] {
             let mut content = content.clone();
             content[place] ^= 1;
             assert_eq!(read(&content), Err(InvalidControlFile::Checksum), "{place}");
         }
-        let other = control_file(1200, 288);
-        assert_eq!(read(&other), Err(InvalidControlFile::Version));
+        // Other versions, and those with the CRC where another has it.
+        for (version, place) in [(1200, 288), (1300, 292), (1800, 288), (1902, 308)] {
+            let other = control_file(version, place);
+            let expected = Err(InvalidControlFile::Version);
+            assert_eq!(read(&other), expected, "{version}, {place}");
+        }
     }
 }
