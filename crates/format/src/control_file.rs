@@ -8,7 +8,9 @@ use core::fmt;
 /// Size of the file in bytes.
 pub const SIZE: usize = 8192;
 /// Size in bytes of the data at its start, in the version that has most; the rest of the file is zeros.
-pub const CONTENT_SIZE: usize = 312;
+pub const LARGEST_CONTENT: usize = 312;
+/// The same before PostgreSQL 19.
+const CONTENT_BEFORE_19: usize = 296;
 
 /// Where a version has its fields.
 struct Layout {
@@ -19,6 +21,8 @@ struct Layout {
     data_checksum_version: usize,
     /// Of the CRC, which covers all bytes before it.
     crc: usize,
+    /// Size of all.
+    content: usize,
 }
 
 impl Layout {
@@ -29,6 +33,7 @@ impl Layout {
             segment_blocks: 220,
             data_checksum_version: 252,
             crc,
+            content: CONTENT_BEFORE_19,
         }
     }
 }
@@ -44,13 +49,14 @@ const LAYOUTS: [Layout; 4] = [
         segment_blocks: 228,
         data_checksum_version: 268,
         crc: 308,
+        content: LARGEST_CONTENT,
     },
 ];
 
 /// Reason why a file is not a valid pg_control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidControlFile {
-    /// The file is shorter than [`CONTENT_SIZE`].
+    /// The file is shorter than [`content_size`] of it.
     Short,
     /// The CRC does not match the content.
     Checksum,
@@ -73,6 +79,20 @@ impl core::error::Error for InvalidControlFile {}
 /// Offset of `PG_CONTROL_VERSION`, the same in all versions.
 const VERSION: usize = 8;
 
+/// Size in bytes of the data of a file, of which only a part may be there.
+pub fn content_size(content: &[u8]) -> usize {
+    let version = number_at(content, VERSION);
+    let layout = LAYOUTS
+        .iter()
+        .find(|layout| Some(layout.version) == version);
+    layout.map_or(CONTENT_BEFORE_19, |layout| layout.content)
+}
+
+fn number_at(content: &[u8], place: usize) -> Option<u32> {
+    let bytes = content.get(place..)?.first_chunk().copied();
+    bytes.map(u32::from_ne_bytes)
+}
+
 /// Fields of a pg_control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlFile {
@@ -94,17 +114,16 @@ impl ControlFile {
     /// # Errors
     /// If the file is damaged or of an unknown version.
     pub fn read(content: &[u8], crc32c: impl Fn(&[u8]) -> u32) -> Result<Self, InvalidControlFile> {
-        let (Some(content), Some((identifier, _))) = (
-            content.get(..CONTENT_SIZE),
-            content.split_first_chunk::<8>(),
-        ) else {
+        if content.len() < content_size(content) {
+            return Err(InvalidControlFile::Short);
+        }
+        let Some((identifier, _)) = content.split_first_chunk::<8>() else {
             return Err(InvalidControlFile::Short);
         };
-        let number = |place: usize| {
-            let bytes = content[place..].first_chunk().copied();
-            bytes.map_or(0, u32::from_ne_bytes)
+        let number = |place| number_at(content, place).unwrap_or_default();
+        let is_right = |layout: &&Layout| {
+            layout.content <= content.len() && number(layout.crc) == crc32c(&content[..layout.crc])
         };
-        let is_right = |layout: &&Layout| number(layout.crc) == crc32c(&content[..layout.crc]);
         let mut right = LAYOUTS.iter().filter(is_right).peekable();
         if right.peek().is_none() {
             return Err(InvalidControlFile::Checksum);
@@ -159,10 +178,13 @@ mod tests {
     #[test]
     fn a_damaged_file_tells_nothing() {
         let content = control_file(1300, 288);
-        for size in [0, 8, 311] {
+        for size in [0, 8, 295] {
             assert_eq!(read(&content[..size]), Err(InvalidControlFile::Short));
         }
-        assert!(read(&content[..312]).is_ok());
+        assert!(read(&content[..296]).is_ok());
+        let newer = control_file(1905, 308);
+        assert_eq!(read(&newer[..311]), Err(InvalidControlFile::Short));
+        assert!(read(&newer[..312]).is_ok());
         for place in [0, 100, 287, 288] {
             let mut content = content.clone();
             content[place] ^= 1;

@@ -26,7 +26,7 @@ pub fn check(content: &[u8], expected: u64, name: impl Display) -> Result<()> {
         Err(InvalidControlFile::Short) => bail!(
             "could not read file \"{name}\": read {} of {}",
             content.len(),
-            control_file::CONTENT_SIZE
+            control_file::content_size(content)
         ),
         Err(error) => bail!("{name}: {error}"),
     }

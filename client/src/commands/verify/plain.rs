@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 
 use anyhow::{Result, anyhow};
-use backup_format::control_file::CONTENT_SIZE;
+use backup_format::control_file::LARGEST_CONTENT;
 
 use super::{Verifier, control};
 use crate::console::messages::reason;
@@ -122,7 +122,7 @@ impl Walk<'_> {
         }
         if let (Some(identifier), CONTROL_FILE) = (self.verifier.system_identifier, &path[..]) {
             let content =
-                regular_file::read_start(&full, CONTENT_SIZE as u64).map_err(|error| {
+                regular_file::read_start(&full, LARGEST_CONTENT as u64).map_err(|error| {
                     anyhow!(
                         "could not open file \"{}\" for reading: {}",
                         full.display(),
