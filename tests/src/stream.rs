@@ -114,6 +114,16 @@ impl Worker {
         });
     }
 
+    /// Waits until a halted worker's backend can send no more.
+    #[track_caller]
+    pub fn wait_for_full_socket(&self, cluster: &Cluster) {
+        let waits = "SELECT wait_event = 'ClientWrite' FROM pg_stat_activity WHERE pid = ";
+        cluster.wait_for_sql(
+            "the worker to wait for its client",
+            &format!("{waits}{}", self.pid),
+        );
+    }
+
     /// Makes a halted worker continue reading.
     pub fn resume(&mut self) {
         self.resume = None;

@@ -35,11 +35,7 @@ fn in_mid_stream(cluster: &Cluster) -> (Client, Worker) {
     let copy = copy_of(&format!("send_backup_files({id})"));
     let worker = Worker::spawn_halting(cluster, &copy, MEGABYTE);
     worker.wait_for_bytes(MEGABYTE);
-    let waits = "SELECT wait_event = 'ClientWrite' FROM pg_stat_activity WHERE pid = $1";
-    wait_for("the worker to wait for its client", PATIENCE, || {
-        let row = leader.query_one(waits, &[&worker.pid]).expect(waits);
-        row.get::<_, Option<bool>>(0) == Some(true)
-    });
+    worker.wait_for_full_socket(cluster);
     (leader, worker)
 }
 

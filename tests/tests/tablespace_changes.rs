@@ -52,13 +52,7 @@ fn tablespaces_made_and_dropped_during_the_backup_are_restored_as_they_are_at_it
     let copy = copy_of(&format!("send_backup_files({})", taken.started.id));
     let mut worker = Worker::spawn_halting(&cluster, &copy, MEGABYTE);
     worker.wait_for_bytes(MEGABYTE);
-    cluster.wait_for_sql(
-        "the worker to wait for its client",
-        &format!(
-            "SELECT wait_event = 'ClientWrite' FROM pg_stat_activity WHERE pid = {}",
-            worker.pid
-        ),
-    );
+    worker.wait_for_full_socket(&cluster);
     // The worker has a file of this tablespace open.
     cluster.execute("DROP TABLE big; DROP TABLE of_goes_late");
     let mut client = cluster.connect();
