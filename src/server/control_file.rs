@@ -11,7 +11,7 @@ use super::report::{Error, Result, Sqlstate};
 /// Where pg_control lies, relative to the data directory.
 pub const PATH: &[u8] = b"global/pg_control";
 
-/// ControlFileLock in storage/lwlocknames.h: the number is the same from 15 to 18.
+/// ControlFileLock in storage/lwlocknames.h: the number is the same from 15 to 19.
 const CONTROL_FILE_LOCK: usize = 9;
 
 /// Bytes and attributes of pg_control.
