@@ -172,6 +172,8 @@ fetch_source() {
 # compile SOURCE PREFIX STAGE: builds the server with its contrib modules for PREFIX, and installs it in
 # STAGE.
 compile() {
+    # Where make is at work already, that of PostgreSQL leaves its generated headers to it.
+    unset MAKELEVEL MAKEFLAGS MFLAGS
     # set -e has no effect in a condition.
     cd "$1" \
         && ./configure --quiet --prefix="$2" --with-lz4 --with-zstd --with-openssl \
